@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Regenerates services/charter/v1 from protos/. An argument writes to another root (the freshness test does).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out="${1:-services}"
+python="${PYTHON:-.venv/bin/python}"
+export PATH="$(dirname "$python"):$PATH"
+mkdir -p "$out"
+"$python" -m grpc_tools.protoc -I protos --python_out="$out" --mypy_out="$out" \
+  --grpc_python_out="$out" --mypy_grpc_out="$out" protos/charter/v1/*.proto

@@ -1,0 +1,115 @@
+"""The results that a run writes as JSON into its folder and that the report reads back."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Predictions in ``[lower, upper)``: how many, their mean, and how often the predicted answer was right."""
+
+    lower: float
+    upper: float
+    count: int
+    mean_predicted: float
+    mean_observed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How right and how sure predicted preferences are. The interval is a 95 % bootstrap by prompt."""
+
+    pairs: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    brier: float
+    expected_calibration_error: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCheck:
+    """The judge measured on labelled pairs (``judge_check.json``)."""
+
+    model: str
+    method: str
+    source: str
+    calibration: Calibration
+    # Share of pairs in which the same position wins in both orders; None for a method without positions.
+    position_bias_rate: float | None
+    # Accuracy of "the shorter answer is better" on the same pairs.
+    shorter_is_better_accuracy: float
+    # Pairs without a label, by outcome name; they are not in the figures above.
+    failures: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FitStep:
+    """Losses of the preference model after one optimiser step; held-out figures only where measured."""
+
+    step: int
+    train_loss: float
+    held_out_loss: float | None
+    held_out_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceFit:
+    """The fit of the preference model (``preference_fit.json``)."""
+
+    train_pairs: int
+    held_out_pairs: int
+    # Comparisons that could not be used, by outcome name.
+    left_out: dict[str, int]
+    # Soft labels P(A is better) of all usable comparisons.
+    labels: tuple[float, ...]
+    history: tuple[FitStep, ...]
+    # Agreement with the judge's own labels on comparisons held out by prompt.
+    held_out: Calibration
+    # Correlation of score and answer length (tokens) on the held-out answers.
+    length_correlation: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """One held-out prompt answered by both policies."""
+
+    prompt: str
+    dimension: str
+    before: str
+    after: str
+    outcome: str
+    # P(the aligned policy's answer is better), both orders averaged; None for a failed judgement.
+    probability_after: float | None
+    principles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The aligned policy against the one it started from (``evaluation.json``)."""
+
+    # Mean over prompts of 1 for a win, 0.5 for a tie, 0 for a loss; 95 % bootstrap interval over prompts.
+    win_rate: float
+    win_rate_low: float
+    win_rate_high: float
+    # Mean soft probability, with its interval.
+    mean_probability: float
+    mean_probability_low: float
+    mean_probability_high: float
+    wins: int
+    ties: int
+    losses: int
+    failures: dict[str, int]
+    mean_tokens_before: float
+    mean_tokens_after: float
+    rows: tuple[EvaluationRow, ...]
+
+
+def write_result(folder: Path, name: str, result: Any) -> None:
+    """Write one of the above as ``folder/name.json``, whole or not at all."""
+    temporary = folder / f".{name}.json.tmp"
+    temporary.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False, allow_nan=False))
+    temporary.replace(folder / f"{name}.json")

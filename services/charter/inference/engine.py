@@ -1,0 +1,172 @@
+"""The protocol that every inference engine speaks, and the values that cross it."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation to continue with the assistant's turn.
+
+    ``assistant_prefix`` is text that the assistant's turn already starts with, for example
+    ``"The answer is ("``.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    assistant_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. Log-probs are those of the full distribution at ``temperature``."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+class Finish(Enum):
+    """Why a sample ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSpan:
+    """Tokens ``[start, end)`` of a sample were written by ``version``."""
+
+    start: int
+    end: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSample:
+    """One finished answer.
+
+    ``token_ids`` and ``logprobs`` have the same length; the EOS token, when sampled, is the last of them and
+    is not in ``text``. ``logprobs`` are in nats, at the sampling temperature (at 1 for greedy sampling).
+    """
+
+    prompt_index: int
+    sample_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+    version_spans: tuple[VersionSpan, ...]
+    prompt_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceLogprobs:
+    """Log-probs of the next token being each of the given choices, over the full vocabulary.
+
+    ``sum(exp(logprobs))`` is the mass on the choices: little mass means that the model would not have
+    answered with any of them.
+    """
+
+    logprobs: tuple[float, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLogLikelihood:
+    """Log-likelihood in nats of an answer's tokens (without the end of turn) after a prompt."""
+
+    total: float
+    tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves."""
+
+    model: str
+    engine: str
+    weight_version: int
+    weight_digest: str
+    parameters: int
+    max_context_tokens: int
+
+
+@dataclass(slots=True)
+class ContextTooLongError(ValueError):
+    """An input does not fit the model's context. ``index`` is its place in the call."""
+
+    index: int
+    tokens: int
+    limit: int
+    message: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Word the message."""
+        self.message = f"item {self.index} needs {self.tokens} tokens, the model's context holds {self.limit}"
+        ValueError.__init__(self, self.message)
+
+
+class WeightMismatchError(ValueError):
+    """Received weights do not fit the served model; the message names the tensors."""
+
+
+class Engine(Protocol):
+    """Runs one model. All methods are called on the event loop and never block it.
+
+    Calls may overlap; an engine batches them as it can. A call that is cancelled gives up its place.
+    """
+
+    async def start(self) -> None:
+        """Load and warm the model. Raises ``OSError`` when it cannot be found."""
+
+    async def stop(self) -> None:
+        """Free the model. Calls under way fail."""
+
+    def info(self) -> EngineInfo:
+        """What is served now."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+    ) -> AsyncIterator[GeneratedSample]:
+        """Sample answers, each yielded when it is finished.
+
+        Raises ``ContextTooLongError`` before anything is sampled.
+        """
+
+    async def choice_logprobs(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> list[ChoiceLogprobs | ContextTooLongError]:
+        """Log-probs of each choice (a text that is one token after the prompt) for each prompt.
+
+        A prompt that does not fit gives its error in its place. Raises ``ValueError`` when a choice is not one token.
+        """
+
+    async def answer_loglikelihoods(
+        self, items: Sequence[tuple[Prompt, str]]
+    ) -> list[AnswerLogLikelihood | ContextTooLongError]:
+        """Log-likelihood of each answer after its prompt, at temperature 1.
+
+        An item that does not fit gives its error in its place; an empty answer has total 0 and 0 tokens.
+        """
+
+    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+        """Serve the weights of a safetensors file from now on, as ``version``.
+
+        Tensor names are those of ``AutoModelForCausalLM.state_dict()`` (tied copies left out). Raises ``WeightMismatchError`` and
+        changes nothing when a tensor is unknown, missing or of the wrong shape.
+        """

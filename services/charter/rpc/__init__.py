@@ -1,0 +1,1 @@
+"""What every service shares: server life cycle, interceptors, channels, errors, conversions."""

@@ -1,0 +1,98 @@
+"""Errors on both sides of a call: a status for the servicer, words for the person behind the client."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from charter.rpc.validation import Violation
+
+
+class StatusError(Exception):
+    """Raised anywhere in a servicer; the interceptor answers the call with this status."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        retry_after_seconds: float | None = None,
+        violations: Sequence[Violation] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.violations = tuple(violations)
+
+    def to_status(self) -> grpc.Status:
+        """The status with its google.rpc details (BadRequest, RetryInfo)."""
+        details = []
+        if self.violations:
+            details.append(
+                error_details_pb2.BadRequest(
+                    field_violations=[
+                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                        for v in self.violations
+                    ]
+                )
+            )
+        if self.retry_after_seconds is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(round(self.retry_after_seconds * 1000))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        packed = []
+        for detail in details:
+            box = any_pb2.Any()
+            box.Pack(detail)
+            packed.append(box)
+        number = code_pb2.Code.Value(self.code.name)
+        status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=number, message=self.message, details=packed))
+        return status
+
+
+def invalid_fields(found: Sequence[Violation]) -> StatusError:
+    """INVALID_ARGUMENT that names each field in its message and in a BadRequest."""
+    message = "; ".join(f"{v.field}: {v.description}" for v in found)
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message, violations=found)
+
+
+class ServiceError(RuntimeError):
+    """A call to a service failed; the message says which service, where, why and what to do."""
+
+    def __init__(self, service: str, address: str, code: grpc.StatusCode, details: str) -> None:
+        self.service = service
+        self.address = address
+        self.code = code
+        self.details = details
+        super().__init__(f"the {service} service at {address} {_reason(service, code, details)}")
+
+
+def _reason(service: str, code: grpc.StatusCode, details: str) -> str:
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return (
+                f"cannot be reached ({details}). Is it running? `charter status` tells; `charter up` starts all "
+                f"services, `charter serve {service}` this one."
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"did not answer in time ({details}). `charter status` tells whether it serves; its log says why."
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return f"refused the request: {details}"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"does not know this call: {details}. Is another service listening on that port?"
+        case _:
+            return f"answered {code.name}: {details}"
+
+
+@contextmanager
+def explained(service: str, address: str) -> Iterator[None]:
+    """Turn a ``grpc.RpcError`` raised inside into a ``ServiceError``."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        if not isinstance(error, grpc.Call):
+            raise
+        raise ServiceError(service, address, error.code(), error.details() or "no details") from error

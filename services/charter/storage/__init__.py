@@ -1,0 +1,1 @@
+"""Databases and files that more than one room keeps."""

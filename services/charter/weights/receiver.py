@@ -1,0 +1,155 @@
+"""WeightService: stages a version on disk, checks it, then hands it to what serves."""
+
+import asyncio
+import hashlib
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+from prometheus_client import Counter, Gauge, Histogram
+
+from charter.inference.engine import EngineInfo, WeightMismatchError
+from charter.rpc.errors import StatusError
+from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+
+VERSION = Gauge("charter_weight_version", "Version of the weights that are served.", ["service"])
+TRANSFER_SECONDS = Histogram(
+    "charter_weight_transfer_seconds",
+    "Seconds from the header of a weight transfer to its last byte.",
+    ["service"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+LOAD_SECONDS = Histogram(
+    "charter_weight_load_seconds",
+    "Seconds to put received weights into service.",
+    ["service"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+RECEIVED_BYTES = Counter("charter_weight_received_bytes_total", "Bytes of weights received.", ["service"])
+FAILURES = Counter("charter_weight_transfer_failures_total", "Weight transfers refused or broken off.", ["service"])
+
+
+class WeightTarget(Protocol):
+    """What the weights are for: an engine, or the preference scorer."""
+
+    def info(self) -> EngineInfo:
+        """What is served now."""
+
+    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+        """Serve a safetensors file; raises ``WeightMismatchError`` and changes nothing when it does not fit."""
+
+
+def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
+    """The wire form of what is served."""
+    return types_pb2.ModelInfo(
+        model=info.model,
+        engine=info.engine,
+        weight_version=info.weight_version,
+        weight_digest=info.weight_digest,
+        parameters=info.parameters,
+        max_context_tokens=info.max_context_tokens,
+    )
+
+
+class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
+    """One transfer at a time into ``target``; files are staged in ``staging`` and removed afterwards."""
+
+    def __init__(self, target: WeightTarget, staging: Path, service: str) -> None:
+        self._target = target
+        self._staging = staging
+        self._service = service
+        self._transfer = asyncio.Lock()
+        VERSION.labels(service).set(0)
+        RECEIVED_BYTES.labels(service)
+        FAILURES.labels(service)
+
+    async def LoadWeights(
+        self, request_iterator: AsyncIterator[weights_pb2.LoadWeightsRequest], context: grpc.aio.ServicerContext
+    ) -> weights_pb2.LoadWeightsResponse:
+        """Receive, check and serve one version."""
+        if self._transfer.locked():
+            raise StatusError(grpc.StatusCode.ABORTED, "another weight transfer is under way", retry_after_seconds=1)
+        try:
+            async with self._transfer:
+                return await self._receive(request_iterator)
+        except BaseException:
+            FAILURES.labels(self._service).inc()
+            raise
+
+    async def _receive(
+        self, requests: AsyncIterator[weights_pb2.LoadWeightsRequest]
+    ) -> weights_pb2.LoadWeightsResponse:
+        start = time.monotonic()
+        header = await self._header(requests)
+        served = self._target.info()
+        if header.version == served.weight_version and header.sha256 == served.weight_digest:
+            # Sent again after a lost answer.
+            return weights_pb2.LoadWeightsResponse(version=header.version)
+        if header.version <= served.weight_version and not header.force:
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"version {header.version} is not newer than the served version {served.weight_version}",
+            )
+        self._staging.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._staging) as folder:
+            path = Path(folder) / "model.safetensors"
+            await self._stage(requests, header, path)
+            received = time.monotonic()
+            try:
+                await self._target.load_weights(path, header.version, header.sha256)
+            except WeightMismatchError as error:
+                raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        loaded = time.monotonic()
+        VERSION.labels(self._service).set(header.version)
+        TRANSFER_SECONDS.labels(self._service).observe(received - start)
+        LOAD_SECONDS.labels(self._service).observe(loaded - received)
+        return weights_pb2.LoadWeightsResponse(
+            version=header.version, transfer_seconds=received - start, load_seconds=loaded - received
+        )
+
+    async def _header(self, requests: AsyncIterator[weights_pb2.LoadWeightsRequest]) -> weights_pb2.WeightHeader:
+        async for request in requests:
+            if request.WhichOneof("part") == "header":
+                return request.header
+            break
+        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a transfer must be its header")
+
+    async def _stage(
+        self,
+        requests: AsyncIterator[weights_pb2.LoadWeightsRequest],
+        header: weights_pb2.WeightHeader,
+        path: Path,
+    ) -> None:
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with path.open("wb") as file:
+                async for request in requests:
+                    if request.WhichOneof("part") != "chunk":
+                        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "after the header only chunks may follow")
+                    size += len(request.chunk)
+                    if size > header.size:
+                        raise StatusError(
+                            grpc.StatusCode.DATA_LOSS, f"more than the {header.size} bytes of the header arrived"
+                        )
+                    # A chunk is at most 1 MiB: about a millisecond, so the event loop may do it.
+                    digest.update(request.chunk)
+                    file.write(request.chunk)
+                    RECEIVED_BYTES.labels(self._service).inc(len(request.chunk))
+        except OSError as error:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"cannot stage {header.size} bytes in {self._staging}: {error}"
+            ) from error
+        if size != header.size:
+            raise StatusError(grpc.StatusCode.DATA_LOSS, f"{size} of {header.size} bytes arrived")
+        if digest.hexdigest() != header.sha256:
+            raise StatusError(grpc.StatusCode.DATA_LOSS, "the sha256 of the received bytes differs from the header's")
+
+    async def GetWeightVersion(
+        self, request: weights_pb2.GetWeightVersionRequest, context: grpc.aio.ServicerContext
+    ) -> weights_pb2.GetWeightVersionResponse:
+        """The version that is served."""
+        return weights_pb2.GetWeightVersionResponse(model=model_info(self._target.info()))

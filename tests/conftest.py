@@ -1,0 +1,28 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytest_plugins = ["tests.postgres"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random model."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """Folder of SmolLM2-135M-Instruct; `make models` fetches it."""
+    default = ROOT / ".charter" / "models" / "smollm2-135m-instruct"
+    folder = Path(os.environ.get("CHARTER_TEST_MODEL", default))
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"no model in {folder}: run `make models`, or set CHARTER_TEST_MODEL")
+    return folder

@@ -1,0 +1,53 @@
+"""Runs a real service in a thread, on free ports, for tests."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from charter.rpc.lifecycle import Addresses, Listen, Service, serving
+
+START_SECONDS = 120.0
+
+
+@contextmanager
+def running(service: Service) -> Iterator[Addresses]:
+    """Serve on free ports inside the block; calls under way have a second to end after it."""
+    ready = threading.Event()
+    result: list[Addresses | BaseException] = []
+    loop = asyncio.new_event_loop()
+    stopping = asyncio.Event()
+
+    async def main() -> None:
+        async with serving(service, Listen(port=0, control_port=0, metrics_port=0), drain_seconds=1.0) as addresses:
+            result.append(addresses)
+            ready.set()
+            await stopping.wait()
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(main())
+        except BaseException as error:  # noqa: BLE001 - handed to the test's thread
+            result.append(error)
+        finally:
+            ready.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, name=f"test-{service.name}")
+    thread.start()
+    try:
+        if not ready.wait(START_SECONDS):
+            raise TimeoutError(f"{service.name} did not start in {START_SECONDS:.0f} s")
+        if isinstance(result[0], BaseException):
+            raise result[0]
+        yield result[0]
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stopping.set)
+        thread.join(30)
+        if thread.is_alive():
+            raise TimeoutError(f"{service.name} did not stop")
+    for late in result[1:]:
+        if isinstance(late, BaseException):
+            raise late
