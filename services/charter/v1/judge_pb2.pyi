@@ -533,6 +533,7 @@ class Principle(_message.Message):
     REVISE_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     OPPOSE_FIELD_NUMBER: _builtins.int
+    OPPOSE_WITHOUT_PROMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     dimension: _builtins.str
     """helpful, harmless, honest, or the user's own."""
@@ -544,6 +545,8 @@ class Principle(_message.Message):
     follow: _builtins.str
     """System prompts of the contrast method: the principle followed, and its opposite."""
     oppose: _builtins.str
+    oppose_without_prompt: _builtins.bool
+    """The writer of `oppose` has not read the conversation: what is likely from anybody is then no merit."""
     def __init__(
         self,
         *,
@@ -555,10 +558,11 @@ class Principle(_message.Message):
         revise: _builtins.str = ...,
         follow: _builtins.str = ...,
         oppose: _builtins.str = ...,
+        oppose_without_prompt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "follow", b"follow", "id", b"id", "oppose", b"oppose", "revise", b"revise", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "follow", b"follow", "id", b"id", "oppose", b"oppose", "oppose_without_prompt", b"oppose_without_prompt", "revise", b"revise", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

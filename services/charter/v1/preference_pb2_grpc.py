@@ -93,7 +93,7 @@ class PreferenceServiceServicer:
         """Scores answers with the preference model; results stream as they are finished, in any order, with
         their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
         older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-        the context is named and nothing is scored).
+        the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

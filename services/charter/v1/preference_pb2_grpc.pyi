@@ -46,7 +46,7 @@ class PreferenceServiceStub:
     """Scores answers with the preference model; results stream as they are finished, in any order, with
     their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
     older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-    the context is named and nothing is scored).
+    the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]
     """Says which preference model is served. Idempotent."""
@@ -69,7 +69,7 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     """Scores answers with the preference model; results stream as they are finished, in any order, with
     their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
     older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-    the context is named and nothing is scored).
+    the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]  # type: ignore[assignment]
     """Says which preference model is served. Idempotent."""
@@ -113,7 +113,7 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores answers with the preference model; results stream as they are finished, in any order, with
         their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
         older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-        the context is named and nothing is scored).
+        the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
 
     @_abc_1.abstractmethod

@@ -79,7 +79,7 @@ Global___Phase: _TypeAlias = Phase  # noqa: Y015
 class RunSpec(_message.Message):
     """Everything that one run needs. Its YAML form is protobuf JSON with snake_case names; an unknown
     field is an error that names it. Unset numbers take the default that their comment states
-    (charter.worker.defaults fills them in, and the run stores the filled spec).
+    (charter.spec.defaults fills them in, and the run stores the filled spec).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -632,7 +632,7 @@ Global___ServiceAddresses: _TypeAlias = ServiceAddresses  # noqa: Y015
 
 @_typing.final
 class RunEvent(_message.Message):
-    """One observation of a run. Numbers are by name, in base units (charter.worker.metric_names lists them)."""
+    """One observation of a run. Numbers are by name, in base units (charter.worker.metrics lists them)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -230,6 +230,7 @@ class PrincipleJudgement(_message.Message):
     RATIONALE_FIELD_NUMBER: _builtins.int
     RATIONALE_SWAPPED_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     principle_id: _builtins.str
     dimension: _builtins.str
     outcome: Global___Outcome.ValueType
@@ -245,6 +246,13 @@ class PrincipleJudgement(_message.Message):
     rationale_swapped: _builtins.str
     failure: _builtins.str
     """Why the outcome is INVALID or UNAVAILABLE."""
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What the probability was computed from, before calibration, in nats. CHOICE: log-odds of A when shown
+        first and when shown second. VERDICT and CONTRAST: A's lead over B under the principle and under its
+        opposite. Empty where the method asked no model.
+        """
+
     def __init__(
         self,
         *,
@@ -257,10 +265,11 @@ class PrincipleJudgement(_message.Message):
         rationale: _builtins.str = ...,
         rationale_swapped: _builtins.str = ...,
         failure: _builtins.str = ...,
+        evidence: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "dimension", b"dimension", "failure", b"failure", "outcome", b"outcome", "principle_id", b"principle_id", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second", "rationale", b"rationale", "rationale_swapped", b"rationale_swapped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "dimension", b"dimension", "evidence", b"evidence", "failure", b"failure", "outcome", b"outcome", "principle_id", b"principle_id", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second", "rationale", b"rationale", "rationale_swapped", b"rationale_swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probability_a: _TypeAlias = _typing.Literal["probability_a"]  # noqa: Y015
     _WhichOneofArgType__probability_a: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a"]  # noqa: Y015

@@ -1,0 +1,184 @@
+"""Measures a judge on labelled pairs and fits its calibration; what `charter judge calibrate` computes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from charter.evaluation.calibration import (
+    calibration_of,
+    correctness,
+    fit_contrast,
+    fit_temperature_and_position_bias,
+    position_bias_rate,
+    shorter_is_better_accuracy,
+)
+from charter.evaluation.labelled_pairs import LabelledPair, split_by_group
+from charter.judge.calibration import MethodCalibration
+from charter.v1 import judge_pb2, types_pb2
+
+# Answers count as of similar length when the shorter has at least this share of the longer one's characters.
+SIMILAR_LENGTH = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPair:
+    """A labelled pair and what the judge made of it."""
+
+    pair: LabelledPair
+    judgement: judge_pb2.Judgement
+
+    @property
+    def usable(self) -> bool:
+        """Whether the judge gave a probability."""
+        return self.judgement.HasField("probability_a")
+
+
+def method_name(judgement: judge_pb2.Judgement) -> str:
+    """choice, verdict or contrast."""
+    return judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower()
+
+
+def outcome_name(outcome: types_pb2.Outcome.ValueType) -> str:
+    """The outcome in lower case."""
+    return types_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
+
+
+def halves(judged: Sequence[JudgedPair]) -> tuple[list[JudgedPair], list[JudgedPair]]:
+    """The pairs to fit on and those to report on, with no prompt in both. Raises ``ValueError`` when one is empty."""
+    fit, _ = split_by_group([one.pair for one in judged])
+    groups = {pair.group for pair in fit}
+    parts = (
+        [one for one in judged if one.pair.group in groups],
+        [one for one in judged if one.pair.group not in groups],
+    )
+    if not all(any(one.usable for one in part) for part in parts):
+        prompts = len({one.pair.group for one in judged if one.usable})
+        raise ValueError(f"judged pairs come from {prompts} prompts, too few to fit on some and report on others")
+    return parts
+
+
+def fit(judged: Sequence[JudgedPair]) -> MethodCalibration:
+    """The calibration that makes the labels of these pairs most likely, every principle a sample of its own."""
+    rows = [
+        (*one.evidence, item.pair.label)
+        for item in judged
+        for one in item.judgement.principles
+        if len(one.evidence) == 2
+    ]
+    first, second, labels = zip(*rows, strict=True)
+    if judged[0].judgement.method == judge_pb2.JUDGING_METHOD_CHOICE:
+        temperature, position_bias = fit_temperature_and_position_bias(first, second, labels)
+        return MethodCalibration(temperature=temperature, position_bias=position_bias)
+    temperature, oppose_weight = fit_contrast(first, second, labels)
+    return MethodCalibration(temperature=temperature, oppose_weight=oppose_weight)
+
+
+def probability(judgement: judge_pb2.Judgement, calibration: MethodCalibration) -> float:
+    """P(A is better) of a usable judgement as this calibration would have given it."""
+    method = method_name(judgement)
+    return fmean(
+        fmean(calibration.probabilities(method, tuple(one.evidence))) if one.evidence else 0.5
+        for one in judgement.principles
+        if one.HasField("probability_a")
+    )
+
+
+def as_served(judgement: judge_pb2.Judgement) -> float:
+    """P(A is better) as the judge gave it."""
+    return judgement.probability_a
+
+
+def mirrored(judgement: judge_pb2.Judgement) -> float:
+    """Which answer the opposite question prefers, as 0, 0.5 or 1: a judge that reads it prefers the worse one."""
+    lead = fmean(
+        one.evidence[1] if one.evidence else 0.0 for one in judgement.principles if one.HasField("probability_a")
+    )
+    return 0.5 if lead == 0 else float(lead > 0)
+
+
+def figures(judged: Sequence[JudgedPair], probability_of: Callable[[judge_pb2.Judgement], float]) -> dict[str, Any]:
+    """Accuracy, calibration and length control on the usable pairs, as JSON."""
+    usable = [one for one in judged if one.usable]
+    if not usable:
+        return {"pairs": 0}
+    probabilities = [probability_of(one.judgement) for one in usable]
+    labels = [one.pair.label for one in usable]
+    right = correctness(probabilities, labels)
+    similar = [index for index, one in enumerate(usable) if _similar_length(one.pair)]
+    return asdict(calibration_of(probabilities, labels, [one.pair.group for one in usable])) | {
+        "prompts": len({one.pair.group for one in usable}),
+        "shorter_is_better_accuracy": _shorter(usable),
+        "similar_length_pairs": len(similar),
+        "similar_length_accuracy": float(right[similar].mean()) if similar else None,
+        "similar_length_shorter_accuracy": _shorter([usable[index] for index in similar]) if similar else None,
+    }
+
+
+def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
+    """Everything that `calibrate` reports, as JSON; the fit is on one half of the prompts, the figures on the other.
+
+    Raises ``ValueError`` when there are too few judged pairs.
+    """
+    fitted_on, reported_on = halves(judged)
+    calibration = fit([one for one in fitted_on if one.usable])
+
+    def calibrated(judgement: judge_pb2.Judgement) -> float:
+        return probability(judgement, calibration)
+
+    usable = [one for one in reported_on if one.usable]
+    first = usable[0].judgement
+    with_positions = first.method == judge_pb2.JUDGING_METHOD_CHOICE
+    return {
+        "model": first.model,
+        "method": method_name(first),
+        "constitution_digest": first.constitution_digest,
+        "calibration": asdict(calibration),
+        "fitted_on": figures(fitted_on, calibrated),
+        "as_served": figures(reported_on, as_served),
+        "calibrated": figures(reported_on, calibrated),
+        "by_dimension": {
+            name: figures(part, calibrated) for name, part in _parts(reported_on, lambda one: one.pair.dimension)
+        },
+        "by_source": {
+            name: figures(part, calibrated) for name, part in _parts(reported_on, lambda one: one.pair.source)
+        },
+        "by_principle": {name: figures(part, calibrated) for name, part in _parts(reported_on, _principles)},
+        "position_bias_rate": _position_bias(usable) if with_positions else None,
+        # The opposite question, asked by itself: below a half when the judge reads the question.
+        "mirrored_accuracy": None if with_positions else figures(reported_on, mirrored)["accuracy"],
+        "failures": dict(Counter(outcome_name(one.judgement.outcome) for one in judged if not one.usable)),
+        "prompt_tokens_per_label": fmean(one.judgement.usage.prompt_tokens for one in usable),
+        "completion_tokens_per_label": fmean(one.judgement.usage.completion_tokens for one in usable),
+    }
+
+
+def _parts(judged: Sequence[JudgedPair], key: Callable[[JudgedPair], str]) -> Iterator[tuple[str, list[JudgedPair]]]:
+    for name in sorted({key(one) for one in judged}):
+        yield name or "-", [one for one in judged if key(one) == name]
+
+
+def _principles(judged: JudgedPair) -> str:
+    return ", ".join(sorted(one.principle_id for one in judged.judgement.principles))
+
+
+def _position_bias(judged: Sequence[JudgedPair]) -> float:
+    """Before any calibration: the share of judgements in which the same position won in both orders."""
+    evidence = [one.evidence for item in judged for one in item.judgement.principles if one.evidence]
+    return position_bias_rate(
+        [float(first > 0) for first, _ in evidence], [float(second > 0) for _, second in evidence]
+    )
+
+
+def _similar_length(pair: LabelledPair) -> bool:
+    shorter, longer = sorted((len(pair.answer_a), len(pair.answer_b)))
+    return shorter >= SIMILAR_LENGTH * longer
+
+
+def _shorter(judged: Sequence[JudgedPair]) -> float:
+    return shorter_is_better_accuracy(
+        [len(one.pair.answer_a) for one in judged],
+        [len(one.pair.answer_b) for one in judged],
+        [one.pair.label for one in judged],
+    )

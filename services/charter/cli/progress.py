@@ -1,0 +1,110 @@
+"""Shows a run while it goes: a bar for each phase, with the newest numbers of PPO."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import grpc
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from charter.rpc.channel import BATCH
+from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
+
+PHASES = {
+    run_pb2.PHASE_STARTING: "starting",
+    run_pb2.PHASE_CHECKING_JUDGE: "checking the judge",
+    run_pb2.PHASE_SAMPLING_PAIRS: "sampling pairs",
+    run_pb2.PHASE_JUDGING: "judging",
+    run_pb2.PHASE_FITTING_PREFERENCE_MODEL: "fitting the preference model",
+    run_pb2.PHASE_PPO: "PPO",
+    run_pb2.PHASE_EVALUATING: "evaluating",
+    run_pb2.PHASE_REPORTING: "reporting",
+}
+# Metrics that are shown behind the bars.
+NUMBERS = {
+    "judge_accuracy": "accuracy {:.0%}",
+    "train_loss": "loss {:.3f}",
+    "held_out_accuracy": "agreement {:.0%}",
+    "reward_mean": "reward {:+.3f}",
+    "kl_k1": "KL {:.3f}",
+    "tokens_per_second": "{:.0f} tokens/s",
+    "win_rate": "win rate {:.0%}",
+}
+
+ACTIVE = (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
+
+
+def watch(
+    stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str, after: int = 0
+) -> Iterator[trainer_pb2.WatchRunResponse]:
+    """Events of a run until it ends, however long that takes. Raises ``grpc.RpcError``."""
+    while True:
+        try:
+            request = trainer_pb2.WatchRunRequest(run_id=run_id, after_sequence=after)
+            for response in stub.WatchRun(request, timeout=BATCH):
+                after = max(after, response.event.sequence)
+                yield response
+            return
+        except grpc.RpcError as error:
+            # The deadline of one call; the run may go on for days.
+            if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+
+
+class RunProgress:
+    """Context in which events of a run are shown: live bars on a terminal, one line an event elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✔[/]"),
+            TextColumn("{task.description:<27}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[clock]}", style="progress.elapsed"),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+        )
+        # The newest bar and the phase it stands for; when (Unix seconds) that phase began, and the last event's time.
+        self._bar = self._bars.add_task("waiting for the worker", total=None, numbers="", clock="")
+        self._phase = run_pb2.PHASE_UNSPECIFIED
+        self._begin = self._last = 0.0
+
+    def __enter__(self) -> "RunProgress":
+        """Start drawing."""
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing; what was drawn stays."""
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def show(self, event: run_pb2.RunEvent) -> None:
+        """Draw one event."""
+        name = PHASES.get(event.phase, "working")
+        numbers = "  ".join(text.format(event.metrics[name]) for name, text in NUMBERS.items() if name in event.metrics)
+        seconds = event.time.ToNanoseconds() / 1e9
+        if not self._console.is_terminal:
+            clock = f"{datetime.fromtimestamp(seconds):%H:%M:%S}"
+            count = f"{event.done}/{event.total}" if event.total else ""
+            parts = (clock, name, count, numbers, escape(event.text))
+            self._console.print("  ".join(part for part in parts if part), soft_wrap=True)
+            return
+        if event.text:
+            self._bars.console.print(f"[dim]{escape(event.text)}[/]")
+        if event.phase != self._phase:
+            if not self._phase:
+                self._bars.remove_task(self._bar)
+            self._phase, self._begin = event.phase, self._last or seconds
+            self._bar = self._bars.add_task(name, total=None, numbers="", clock="")
+        # From the events' own times, so that a replayed run shows what it took.
+        clock = str(timedelta(seconds=round(seconds - self._begin)))
+        self._last = seconds
+        self._bars.update(self._bar, clock=clock)
+        if event.total:
+            self._bars.update(self._bar, completed=event.done, total=event.total)
+        if numbers:
+            self._bars.update(self._bar, numbers=numbers)

@@ -1,0 +1,151 @@
+"""`charter serve`: one service in the foreground, until SIGTERM or Ctrl-C. The only file that builds services."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from charter.cli.output import fail
+from charter.cli.services import home
+from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
+from charter.rpc.logs import configure_logging
+
+app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
+
+HostOption = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")]
+ControlPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port for weights, or for workers' reports.")]
+MetricsPortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of Prometheus metrics.")]
+ModelOption = Annotated[str, typer.Option(help="Hub id or folder of the model.")]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option("--setting", metavar="NAME=VALUE", help="A setting of the engine, by its name there; repeatable."),
+]
+DatabaseOption = Annotated[str, typer.Option(help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")]
+
+
+@app.command()
+def policy(
+    model: ModelOption,
+    engine: Annotated[str, typer.Option(help="transformers, vllm or fake.")] = "transformers",
+    setting: SettingOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 50051,
+    control_port: ControlPortOption = 50061,
+    metrics_port: MetricsPortOption = None,
+) -> None:
+    """Sample answers from the policy, and take its new weights."""
+
+    def build() -> Service:
+        from charter.policy import server
+
+        settings = _settings(setting)
+        return server.build(server.PolicyConfig(model, home() / "staging" / "policy", engine, settings))
+
+    _run("policy", build, Listen(host, port, control_port, metrics_port))
+
+
+@app.command()
+def judge(
+    model: ModelOption,
+    constitution: Annotated[Path, typer.Option(help="YAML file of the constitution.")],
+    engine: Annotated[str, typer.Option(help="transformers, vllm, openai or fake.")] = "transformers",
+    method: Annotated[
+        str, typer.Option(help="choice, verdict or contrast. Default: contrast, choice for an endpoint.")
+    ] = "",
+    endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint (engine openai).")] = "",
+    calibration: Annotated[Path | None, typer.Option(help="Calibration file to apply.")] = None,
+    setting: SettingOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 50052,
+    metrics_port: MetricsPortOption = None,
+) -> None:
+    """Compare, rate, criticise and revise answers by a constitution."""
+
+    def build() -> Service:
+        from charter.judge import server
+
+        if (engine == "openai") != bool(endpoint):
+            raise ValueError(
+                "engine openai needs --endpoint, the base URL of the endpoint, and no other engine takes it"
+            )
+        settings = _settings(setting) | ({"endpoint": endpoint} if endpoint else {})
+        # An endpoint gives no log-likelihoods, which contrast reads.
+        chosen = method or ("choice" if engine == "openai" else "contrast")
+        return server.build(server.JudgeConfig(model, constitution, engine, chosen, calibration, settings))
+
+    _run("judge", build, Listen(host, port, None, metrics_port))
+
+
+@app.command()
+def preference(
+    model: ModelOption,
+    database: DatabaseOption = "",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 50053,
+    control_port: ControlPortOption = 50063,
+    metrics_port: MetricsPortOption = None,
+) -> None:
+    """Store comparisons, score answers with the preference model, and take its new weights."""
+
+    def build() -> Service:
+        from charter.preference import server
+
+        return server.build(server.PreferenceConfig(model, database or _database(), home() / "staging" / "preference"))
+
+    _run("preference", build, Listen(host, port, control_port, metrics_port))
+
+
+@app.command()
+def trainer(
+    database: DatabaseOption = "",
+    artifacts: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs in CHARTER_HOME.")] = None,
+    control_address: Annotated[
+        str, typer.Option(help="Where workers report, host:port. Default: the control port on this machine.")
+    ] = "",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 50054,
+    control_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for workers' reports.")] = 50064,
+    metrics_port: MetricsPortOption = None,
+) -> None:
+    """Own runs, start their workers and watch them."""
+
+    def build() -> Service:
+        from charter.trainer import server
+
+        reports = control_address or f"127.0.0.1:{control_port}"
+        return server.build(server.TrainerConfig(database or _database(), artifacts or home() / "runs", reports))
+
+    _run("trainer", build, Listen(host, port, control_port, metrics_port))
+
+
+def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
+    from charter.storage.database import DatabaseError
+
+    configure_logging(name)
+    try:
+        asyncio.run(serve(build(), listen))
+    except (PortTakenError, DatabaseError, OSError, ValueError, RuntimeError) as error:
+        # The words below are for a person; where it happened is for the log.
+        logging.getLogger("charter.cli").error("the service cannot serve", exc_info=error)
+        fail(f"the {name} service cannot serve: {escape(str(error))}")
+
+
+def _database() -> str:
+    return f"sqlite:///{home() / 'charter.db'}"
+
+
+def _settings(given: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs, values read as YAML scalars."""
+    settings = {}
+    for pair in given or []:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.isidentifier():
+            fail(f"--setting takes NAME=VALUE, got `{escape(pair)}`")
+        settings[name] = yaml.safe_load(value)
+    return settings

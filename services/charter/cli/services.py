@@ -1,0 +1,115 @@
+"""Where the services are, and which of them `charter up` started. Every command finds them here."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from charter.rpc.channel import connect
+from charter.rpc.errors import explained
+from charter.trainer.processes import ProcessId
+
+SERVICES = ("policy", "judge", "preference", "trainer")
+HEALTH_NAMES = {
+    "policy": "charter.v1.PolicyService",
+    "judge": "charter.v1.JudgeService",
+    "preference": "charter.v1.PreferenceService",
+    "trainer": "charter.v1.TrainerService",
+}
+HEALTH_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Addresses of one service, host:port; empty where it has none."""
+
+    main: str
+    control: str
+    metrics: str
+
+
+# Ports of `charter up`; the judge takes no weights and no reports.
+DEFAULTS = {
+    "policy": Endpoint("127.0.0.1:50051", "127.0.0.1:50061", "127.0.0.1:9091"),
+    "judge": Endpoint("127.0.0.1:50052", "", "127.0.0.1:9092"),
+    "preference": Endpoint("127.0.0.1:50053", "127.0.0.1:50063", "127.0.0.1:9093"),
+    "trainer": Endpoint("127.0.0.1:50054", "127.0.0.1:50064", "127.0.0.1:9094"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A service that `charter up` started as a process of this machine."""
+
+    process: ProcessId
+    endpoint: Endpoint
+    command: list[str]
+    log: Path
+
+
+def home() -> Path:
+    """The state folder: CHARTER_HOME, or .charter in the present folder."""
+    return Path(os.environ.get("CHARTER_HOME", ".charter")).resolve()
+
+
+def started() -> dict[str, Started]:
+    """What `charter up` has started and not stopped again, whether it still lives or not."""
+    file = home() / "services.json"
+    if not file.exists():
+        return {}
+    return {
+        name: Started(
+            ProcessId(**fields["process"]), Endpoint(**fields["endpoint"]), fields["command"], Path(fields["log"])
+        )
+        for name, fields in json.loads(file.read_text()).items()
+    }
+
+
+def remember(services: dict[str, Started]) -> None:
+    """Replace what is known to be started; nothing at all removes the file."""
+    file = home() / "services.json"
+    if not services:
+        file.unlink(missing_ok=True)
+        return
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({name: asdict(one) for name, one in services.items()}, indent=2, default=str))
+    temporary.replace(file)
+
+
+def endpoint(name: str) -> Endpoint:
+    """Where a service is: CHARTER_POLICY_ADDRESS and the like, else what `charter up` started, else the default."""
+    known = started().get(name)
+    base = known.endpoint if known else DEFAULTS[name]
+    variable = f"CHARTER_{name.upper()}"
+    return Endpoint(
+        os.environ.get(f"{variable}_ADDRESS", base.main),
+        os.environ.get(f"{variable}_CONTROL_ADDRESS", base.control),
+        base.metrics,
+    )
+
+
+@contextmanager
+def channel_to(name: str, address: str = "") -> Iterator[grpc.Channel]:
+    """A channel to a service; a failed call inside becomes a ``ServiceError`` that names it."""
+    address = address or endpoint(name).main
+    with connect(address) as channel, explained(name, address):
+        yield channel
+
+
+def health(name: str, address: str) -> str:
+    """SERVING, NOT_SERVING (it loads its model, or drains), or UNREACHABLE."""
+    request = health_pb2.HealthCheckRequest(service=HEALTH_NAMES[name])
+    # A fresh channel each time: a used one waits longer and longer before it tries again.
+    with connect(address) as channel:
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=HEALTH_SECONDS)
+        except grpc.RpcError as error:
+            # Another service on that port does not know the name.
+            code = error.code() if isinstance(error, grpc.Call) else None
+            return "ANOTHER SERVICE" if code is grpc.StatusCode.NOT_FOUND else "UNREACHABLE"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -1,0 +1,98 @@
+"""`charter status`: what is served where."""
+
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from charter.cli.output import JsonOption, console, emit_json
+from charter.cli.services import SERVICES, channel_to, endpoint, health, started
+from charter.rpc.channel import QUICK
+from charter.v1 import (
+    judge_pb2,
+    judge_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    preference_pb2,
+    preference_pb2_grpc,
+    run_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+    types_pb2,
+)
+
+STYLES = {"SERVING": "green", "NOT_SERVING": "yellow"}
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show health, model and weight version of each service.
+
+    The exit code is 0 when all are serving, else 1.
+    """
+    rows = [_describe(name) for name in SERVICES]
+    if as_json:
+        emit_json({row.pop("service"): row for row in [dict(row) for row in rows]})
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for heading in ("SERVICE", "HEALTH", "ADDRESS", "MODEL", "ENGINE", "WEIGHTS", "PROCESS"):
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(
+                row["service"],
+                f"[{STYLES.get(row['health'], 'red')}]{row['health'].replace('_', ' ').lower()}[/]",
+                row["address"],
+                row["model"] or row["note"],
+                row["engine"],
+                "" if row["weight_version"] is None else f"version {row['weight_version']}",
+                str(row["pid"] or ""),
+            )
+        console.print(table)
+        if any(row["health"] != "SERVING" for row in rows):
+            console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
+    if any(row["health"] != "SERVING" for row in rows):
+        raise typer.Exit(1)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    at = endpoint(name)
+    known = started().get(name)
+    row: dict[str, Any] = {
+        "service": name,
+        "health": health(name, at.main),
+        "address": at.main,
+        "control_address": at.control,
+        "model": "",
+        "engine": "",
+        "weight_version": None,
+        "note": "",
+        "pid": known.process.pid if known and known.process.alive() else None,
+        "log": str(known.log) if known else "",
+    }
+    if row["health"] != "SERVING":
+        row["note"] = f"its process ended; see {known.log}" if known and not known.process.alive() else ""
+    elif name == "trainer":
+        running = _running_runs()
+        row["note"] = f"running: {', '.join(running)}" if running else "no run is running"
+    else:
+        model = _model(name)
+        row |= {"model": model.model, "engine": model.engine, "weight_version": model.weight_version}
+    return row
+
+
+def _model(name: str) -> types_pb2.ModelInfo:
+    with channel_to(name) as channel:
+        if name == "policy":
+            policy = policy_pb2_grpc.PolicyServiceStub(channel)
+            return policy.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model
+        if name == "judge":
+            judge = judge_pb2_grpc.JudgeServiceStub(channel)
+            return judge.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK).model
+        preference = preference_pb2_grpc.PreferenceServiceStub(channel)
+        return preference.GetModelInfo(preference_pb2.PreferenceServiceGetModelInfoRequest(), timeout=QUICK).model
+
+
+def _running_runs() -> list[str]:
+    with channel_to("trainer") as channel:
+        stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+        runs = stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK).runs
+    return [run.id for run in runs if run.state == run_pb2.RUN_STATE_RUNNING]

@@ -1,0 +1,218 @@
+"""`charter up` and `charter down`: the four services as background processes of this machine."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from charter.cli.output import console, fail
+from charter.cli.runs import cancel_all
+from charter.cli.services import DEFAULTS, SERVICES, Endpoint, Started, health, home, remember, started
+from charter.spec.defaults import fill_defaults
+from charter.spec.load import load_spec
+from charter.trainer.processes import ProcessId
+from charter.v1 import judge_pb2, run_pb2
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.5
+# Longer than charter.rpc.lifecycle drains.
+STOP_SECONDS = 45.0
+TAIL_LINES = 15
+
+DEMO = Path("examples/demo.yaml")
+
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="Run spec that names the models, engines and the constitution.")
+]
+OffsetOption = Annotated[
+    int, typer.Option(min=0, max=10_000, help="Added to every port, when the usual ones are taken.")
+]
+
+
+def up(spec: SpecArgument = DEMO, port_offset: OffsetOption = 0) -> None:
+    """Start the four services with the models of a spec.
+
+    They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
+    """
+    wanted = _commands(fill_defaults(load_spec(spec)), port_offset)
+    known = {name: one for name, one in started().items() if one.process.alive()}
+    for name, one in known.items():
+        if one.command != wanted[name][0]:
+            fail(f"the {name} service runs with other settings already; `charter down` stops it")
+    missing = [name for name in SERVICES if name not in known]
+    if not missing:
+        console.print("All services run already. `charter status` shows them.")
+        return
+    for name in missing:
+        _refuse_taken_ports(name, wanted[name][1])
+    running = dict(known)
+    try:
+        for name in missing:
+            running[name] = _start(name, *wanted[name])
+            remember(running)
+        failed = _wait(running)
+    except KeyboardInterrupt:
+        console.print("Stopping what was started.")
+        _stop({name: running[name] for name in missing if name in running})
+        remember(known)
+        raise
+    if failed:
+        log = running[failed].log
+        _stop({name: running[name] for name in missing})
+        remember(known)
+        fail(f"the {failed} service ended before it was serving. The end of {log}:\n{escape(_tail(log))}")
+    console.print(f"All services are serving. Start a run with [bold]charter run {escape(str(spec))}[/].")
+
+
+def down() -> None:
+    """Stop the services that `charter up` started.
+
+    Runs under way are cancelled first; `charter runs resume` continues them.
+    """
+    running = started()
+    if not running:
+        console.print("Nothing that `charter up` started is running.")
+        return
+    if running["trainer"].process.alive():
+        cancel_all()
+    _stop(running)
+    remember({})
+    console.print("All services are stopped.")
+
+
+def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], Endpoint]]:
+    """Command line and addresses of each service."""
+    if not spec.judge.constitution:
+        fail("the spec names no constitution: set judge.constitution to a file")
+    judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
+    if spec.judge.method:
+        method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
+        judge += ["--method", method]
+    if spec.judge.endpoint:
+        judge += ["--endpoint", spec.judge.endpoint]
+    if spec.judge.calibration:
+        judge += ["--calibration", spec.judge.calibration]
+    options = {
+        "policy": ["--model", spec.policy.model, "--engine", _engine(spec.policy.engine)],
+        "judge": judge,
+        "preference": ["--model", spec.preference_model.model],
+        "trainer": [],
+    }
+    commands = {}
+    for name in SERVICES:
+        usual = DEFAULTS[name]
+        at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
+        listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
+        if at.control:
+            listen += ["--control-port", _port(at.control)]
+        commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *options[name]], at)
+    return commands
+
+
+def _engine(name: str) -> str:
+    """What `auto` means here: vLLM where it is installed with a GPU, else the embedded engine."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+
+
+def _shift(address: str, offset: int) -> str:
+    return f"{HOST}:{int(_port(address)) + offset}" if address else ""
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
+    for address in filter(None, (endpoint.main, endpoint.control, endpoint.metrics)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, int(_port(address))))
+            except OSError as error:
+                fail(
+                    f"the {name} service cannot listen on {address}: {error.strerror}. Stop what listens there "
+                    f"(`ss -ltnp` shows it), or use other ports with --port-offset"
+                )
+
+
+def _start(name: str, command: list[str], endpoint: Endpoint) -> Started:
+    log = home() / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Its own group: it outlives this terminal, and Ctrl-C here does not reach it.
+            start_new_session=True,
+            env={**os.environ, "CHARTER_HOME": str(home())},
+        )
+    return Started(ProcessId.of(process.pid), endpoint, command, log)
+
+
+def _wait(services: dict[str, Started]) -> str:
+    """Show the services until all are serving; the name of one that ended instead, or nothing."""
+    begin = time.monotonic()
+    states = dict.fromkeys(services, "starting")
+    with Live(_table(services, states, begin), console=console, refresh_per_second=8) as live:
+        while True:
+            for name, one in services.items():
+                if not one.process.alive():
+                    states[name] = "ended"
+                elif health(name, one.endpoint.main) == "SERVING":
+                    states[name] = "serving"
+            live.update(_table(services, states, begin))
+            if failed := next((name for name, state in states.items() if state == "ended"), ""):
+                return failed
+            if set(states.values()) == {"serving"}:
+                return ""
+            time.sleep(POLL_SECONDS)
+
+
+def _table(services: dict[str, Started], states: dict[str, str], begin: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, one in services.items():
+        mark: RenderableType
+        match states[name]:
+            case "serving":
+                mark, text = Text("✔", "green"), f"serving at {one.endpoint.main}"
+            case "ended":
+                mark, text = Text("✘", "red"), "ended"
+            case _:
+                mark, text = Spinner("dots"), f"loading, {time.monotonic() - begin:.0f} s; log in {one.log}"
+        table.add_row(mark, name, text)
+    return table
+
+
+def _stop(services: dict[str, Started]) -> None:
+    """SIGTERM to all, and SIGKILL to those that do not end in time."""
+    for one in services.values():
+        one.process.stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(one.process.alive() for one in services.values()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for name, one in services.items():
+        if one.process.alive():
+            console.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
+            one.process.stop(force=True)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])

@@ -1,0 +1,209 @@
+"""How right, how sure and how biased predicted preferences are: pure functions on arrays of numbers.
+
+Throughout, a probability is P(answer A is better), and a label is 1 for A, 0 for B, or a soft value between them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+
+from charter.evaluation.results import Calibration, ReliabilityBin
+from charter.evaluation.statistics import bootstrap_interval
+
+Array = NDArray[np.float64]
+
+# Temperatures are searched within exp(-LOG_RANGE) .. exp(LOG_RANGE): wider is saturated or flat in float64 anyway.
+_LOG_RANGE = 12.0
+
+
+def calibration_of(
+    probabilities: Sequence[float],
+    labels: Sequence[float],
+    groups: Sequence[str],
+    *,
+    bins: int = 10,
+    bootstrap_samples: int = 2000,
+    seed: int = 0,
+) -> Calibration:
+    """Accuracy with a 95 % interval, Brier score and expected calibration error of predicted preferences.
+
+    ``groups`` names the prompt of each pair: the bootstrap resamples prompts, because the pairs of one prompt are not
+    independent. Accuracy is the share of pairs whose label lies on the predicted side; a prediction or a label of
+    exactly 0.5 counts half. All three sequences have shape [pairs]. Raises ``ValueError`` when they are empty, differ
+    in length or leave [0, 1].
+    """
+    predicted, observed = _checked(probabilities, labels)
+    if len(groups) != len(predicted):
+        raise ValueError(f"{len(predicted)} probabilities but {len(groups)} groups")
+    right = correctness(predicted, observed)
+    low, high = bootstrap_interval(right, groups, samples=bootstrap_samples, seed=seed)
+    table = reliability_bins(predicted, observed, bins=bins)
+    return Calibration(
+        pairs=len(predicted),
+        accuracy=float(right.mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        brier=float(np.mean((predicted - observed) ** 2)),
+        expected_calibration_error=expected_calibration_error(table),
+        bins=table,
+    )
+
+
+def correctness(probabilities: Sequence[float] | Array, labels: Sequence[float] | Array) -> Array:
+    """1 where prediction and label lie on the same side of 0.5, 0 where on opposite sides, 0.5 where either is 0.5.
+
+    Shapes: [pairs], [pairs] -> [pairs].
+    """
+    predicted, observed = _checked(probabilities, labels)
+    return np.asarray((1.0 + np.sign(predicted - 0.5) * np.sign(observed - 0.5)) / 2.0, dtype=np.float64)
+
+
+def reliability_bins(
+    probabilities: Sequence[float] | Array, labels: Sequence[float] | Array, *, bins: int = 10
+) -> tuple[ReliabilityBin, ...]:
+    """Confidence in the predicted answer, ``max(p, 1 - p)``, against how often that answer was the better one.
+
+    ``bins`` equal bins over [0.5, 1], the last one closed; empty bins are left out. Confidence is used and not P(A),
+    because which answer is called A is arbitrary. A soft label counts with its own share.
+    """
+    predicted, observed = _checked(probabilities, labels)
+    confidence = np.maximum(predicted, 1.0 - predicted)
+    # At exactly 0.5 no answer is predicted: either would be right half of the time.
+    share_right = np.where(predicted == 0.5, 0.5, np.where(predicted > 0.5, observed, 1.0 - observed))
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    table = []
+    for index in range(bins):
+        inside = place == index
+        if inside.any():
+            table.append(
+                ReliabilityBin(
+                    lower=float(edges[index]),
+                    upper=float(edges[index + 1]),
+                    count=int(inside.sum()),
+                    mean_predicted=float(confidence[inside].mean()),
+                    mean_observed=float(share_right[inside].mean()),
+                )
+            )
+    return tuple(table)
+
+
+def expected_calibration_error(table: Sequence[ReliabilityBin]) -> float:
+    """Mean distance of confidence and observed share, weighted by the bins' counts (Guo et al. 2017, equation 3)."""
+    total = sum(entry.count for entry in table)
+    return sum(entry.count * abs(entry.mean_predicted - entry.mean_observed) for entry in table) / total
+
+
+def position_bias_rate(shown_first: Sequence[float], shown_second: Sequence[float]) -> float:
+    """Share of pairs in which the same position wins in both orders.
+
+    ``shown_first`` [pairs] is P(A is better) when A was shown first, ``shown_second`` when it was shown second: the
+    same position wins when they lie on opposite sides of 0.5.
+    """
+    first, second = _checked(shown_first, shown_second)
+    return float(np.mean((first - 0.5) * (second - 0.5) < 0.0))
+
+
+def shorter_is_better_accuracy(lengths_a: Sequence[int], lengths_b: Sequence[int], labels: Sequence[float]) -> float:
+    """Accuracy of always preferring the shorter answer; equal lengths count half. Lengths in any one unit, [pairs]."""
+    difference = np.asarray(lengths_b, dtype=np.float64) - np.asarray(lengths_a, dtype=np.float64)
+    return float(correctness((1.0 + np.sign(difference)) / 2.0, labels).mean())
+
+
+def cross_entropy(logits: Sequence[float] | Array, labels: Sequence[float] | Array) -> float:
+    """Mean of ``-y log s(x) - (1 - y) log s(-x)`` in nats; logits and labels have shape [pairs]."""
+    scores = np.asarray(logits, dtype=np.float64)
+    observed = np.asarray(labels, dtype=np.float64)
+    return float(np.mean(observed * np.logaddexp(0.0, -scores) + (1.0 - observed) * np.logaddexp(0.0, scores)))
+
+
+def fit_temperature(logits: Sequence[float] | Array, labels: Sequence[float]) -> float:
+    """Temperature T that makes ``sigmoid(logits / T)`` fit the labels best (Guo et al. 2017, section 4.2).
+
+    Logits are the log-odds of A before any temperature, [pairs]. When they carry no signal, or point the wrong way, T
+    grows to the end of the search and every probability goes to 0.5, which is then the right answer.
+    """
+    scores, observed = _checked_logits(logits, labels)
+    found = minimize_scalar(
+        lambda log_temperature: cross_entropy(scores / np.exp(log_temperature), observed),
+        bounds=(-_LOG_RANGE, _LOG_RANGE),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+def fit_temperature_and_position_bias(
+    first_logits: Sequence[float], second_logits: Sequence[float], labels: Sequence[float]
+) -> tuple[float, float]:
+    """Temperature and position bias of a judge that sees both answers at once.
+
+    ``first_logits`` [pairs] are the log-odds of A when A was shown first, ``second_logits`` when it was shown second.
+    The judge's bias b towards the first position adds to the one and is taken from the other, so the corrected
+    probability is the mean of ``sigmoid((first - b) / T)`` and ``sigmoid((second + b) / T)``; T and b minimise its
+    cross-entropy. Swapping a pair still gives the complement exactly. The search starts at the bias that centres the
+    two orders on each other.
+    """
+    first, observed = _checked_logits(first_logits, labels)
+    second, _ = _checked_logits(second_logits, labels)
+    start_bias = float(np.median(first - second)) / 2.0
+    start_temperature = float(np.log(fit_temperature(tuple((first + second) / 2.0), labels)))
+
+    def loss(parameters: Array) -> float:
+        temperature = np.exp(np.clip(parameters[0], -_LOG_RANGE, _LOG_RANGE))
+        mean = np.clip(
+            (_sigmoid((first - parameters[1]) / temperature) + _sigmoid((second + parameters[1]) / temperature)) / 2.0,
+            1e-12,
+            1.0 - 1e-12,
+        )
+        return float(-np.mean(observed * np.log(mean) + (1.0 - observed) * np.log1p(-mean)))
+
+    found = minimize(loss, np.array([start_temperature, start_bias]), method="Nelder-Mead")
+    return float(np.exp(np.clip(found.x[0], -_LOG_RANGE, _LOG_RANGE))), float(found.x[1])
+
+
+def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Sequence[float]) -> tuple[float, float]:
+    """Temperature T and weight w that make ``sigmoid((follow - w * oppose) / T)`` fit the labels best.
+
+    ``follow`` and ``oppose`` [pairs] are A's lead over B under a principle and under its opposite. This is logistic
+    regression on two features without an intercept, so that swapping a pair gives the complement. w stays in [0, 1]:
+    between the likelihood under the principle alone and the full contrast.
+    """
+    ahead, behind = np.asarray(follow, dtype=np.float64), np.asarray(oppose, dtype=np.float64)
+    _checked_logits(behind, labels)
+    observed = np.asarray(labels, dtype=np.float64)
+
+    def loss_of(weight: float) -> float:
+        contrast = ahead - weight * behind
+        return cross_entropy(contrast / fit_temperature(contrast, labels), observed)
+
+    weight = float(minimize_scalar(loss_of, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-6}).x)
+    return fit_temperature(ahead - weight * behind, labels), weight
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(np.exp(-np.logaddexp(0.0, -logits)), dtype=np.float64)
+
+
+def _checked(probabilities: Sequence[float] | Array, labels: Sequence[float] | Array) -> tuple[Array, Array]:
+    predicted = np.asarray(probabilities, dtype=np.float64)
+    observed = np.asarray(labels, dtype=np.float64)
+    if len(predicted) == 0:
+        raise ValueError("no pairs to measure")
+    if len(predicted) != len(observed):
+        raise ValueError(f"{len(predicted)} probabilities but {len(observed)} labels")
+    for name, values in (("probabilities", predicted), ("labels", observed)):
+        # Written so that NaN fails too.
+        if not bool(np.all((values >= 0.0) & (values <= 1.0))):
+            raise ValueError(f"{name} must lie in [0, 1]")
+    return predicted, observed
+
+
+def _checked_logits(logits: Sequence[float] | Array, labels: Sequence[float]) -> tuple[Array, Array]:
+    scores = np.asarray(logits, dtype=np.float64)
+    if not bool(np.all(np.isfinite(scores))):
+        raise ValueError("logits must be finite")
+    _, observed = _checked(_sigmoid(scores), labels)
+    return scores, observed

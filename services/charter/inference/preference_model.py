@@ -1,0 +1,222 @@
+"""The preference model: a causal language model with a scalar head, its template, and its loss."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+
+from charter.inference.chat import ChatTokenizer
+from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
+
+_FORMAT = 1
+_DESCRIPTION = "charter.json"
+_HEAD = "head.safetensors"
+
+
+def encode(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], answer: str) -> list[int]:
+    """Token ids of an answer to a conversation, as they are fitted and scored.
+
+    The conversation by the chat template, up to the start of the assistant's turn; the answer; EOS. It is the sequence
+    that a policy with the same tokenizer reads and writes, and its last id is always EOS. Raises ``ValueError`` when
+    the template refuses the conversation.
+    """
+    return [*tokenizer.prompt_ids(Prompt(tuple(messages))), *tokenizer.answer_ids(answer), tokenizer.eos_id]
+
+
+def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both int64 [batch, longest]. Padding is id 0 with mask 0 and never read."""
+    longest = max(len(sequence) for sequence in sequences)
+    input_ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    attention_mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        input_ids[row, : len(sequence)] = torch.tensor(sequence)
+        attention_mask[row, : len(sequence)] = 1
+    return input_ids, attention_mask
+
+
+def soft_label_loss(difference: Tensor, probability_a: Tensor, margin: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the Bradley-Terry model against soft labels, in nats, mean over pairs.
+
+    ``-p log sigmoid(d - m) - (1 - p) log sigmoid(-d - m)``. With ``p`` = 1 it is the Bradley-Terry loss
+    ``-log sigmoid(d - m)`` of Ouyang et al. 2022 (equation 1), and with the margin ``m`` that of Touvron et al. 2023
+    ("Llama 2", equation 2); with soft ``p`` and no margin that of Lee et al. 2023 ("RLAIF", section 2.1).
+
+    Args:
+        difference: score of A minus score of B, [pairs].
+        probability_a: soft label P(A is better) in [0, 1], [pairs].
+        margin: distance >= 0 that the preferred answer must be ahead by, [pairs]. None = 0.
+    """
+    toward_a, toward_b = difference, -difference
+    if margin is not None:
+        toward_a, toward_b = toward_a - margin, toward_b - margin
+    losses = -probability_a * F.logsigmoid(toward_a) - (1 - probability_a) * F.logsigmoid(toward_b)
+    return losses.mean()
+
+
+class PreferenceModel(nn.Module):
+    """A causal language model's backbone with a scalar head that is read at the EOS of the last turn.
+
+    ``offset`` is subtracted from every score; the worker sets it so that answers of the starting policy score 0 on
+    average ("The N+ Implementation Details of RLHF with PPO", arXiv 2403.17031, detail 15). A difference of two
+    scores does not depend on it.
+    """
+
+    backbone: Any
+    offset: Tensor
+    template_digest: Tensor
+
+    def __init__(self, backbone: nn.Module, tokenizer: ChatTokenizer, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.tokenizer = tokenizer
+        self.register_buffer("offset", torch.zeros(()))
+        # Travels with the weights, so that they are never served under another template or vocabulary.
+        self.register_buffer("template_digest", _template_digest(tokenizer))
+
+    @classmethod
+    def from_causal_lm(cls, model: str | Path, seed: int) -> "PreferenceModel":
+        """Start from a causal language model (folder or hub id): its backbone, and a random head.
+
+        Head: weights normal with standard deviation ``1 / sqrt(d + 1)``, bias 0 (arXiv 2403.17031, detail 11 and its
+        code). Dropout is off and everything is float32.
+
+        Raises:
+            OSError: the model cannot be found.
+            ValueError: its tokenizer has no chat template, EOS or padding token.
+        """
+        backbone, tokenizer = _load_backbone(model)
+        width: int = backbone.config.hidden_size
+        head = nn.Linear(width, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.normal_(0.0, 1 / math.sqrt(width + 1), generator=generator)
+            head.bias.zero_()
+        return cls(backbone, tokenizer, head)
+
+    @classmethod
+    def load(cls, folder: Path) -> "PreferenceModel":
+        """Load what ``save`` wrote.
+
+        Raises:
+            OSError: a file is missing.
+            ValueError: the folder holds no preference model, or its tokenizer is not the one it was fitted with.
+        """
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        if description.get("format") != _FORMAT or description.get("kind") != "preference_model":
+            raise ValueError(f"{folder / _DESCRIPTION} does not describe a preference model of format {_FORMAT}")
+        backbone, tokenizer = _load_backbone(folder)
+        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, 1))
+        tensors = load_file(folder / _HEAD)
+        if not torch.equal(tensors["template_digest"], model.template_digest):
+            raise ValueError(f"the tokenizer or chat template in {folder} is not the one the model was fitted with")
+        model.load_state_dict(tensors, strict=False)
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``load`` reads: backbone in the Hugging Face layout, tokenizer, head, charter.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.tokenizer.save_pretrained(folder)
+        tensors = self.state_tensors()
+        save_file({name: tensors[name] for name in tensors if not name.startswith("backbone.")}, folder / _HEAD)
+        description = {
+            "format": _FORMAT,
+            "kind": "preference_model",
+            "chat_template": self.tokenizer.tokenizer.chat_template,
+            "end_of_answer": self.tokenizer.tokenizer.eos_token,
+        }
+        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Most tokens of conversation, answer and EOS together."""
+        limit: int = self.backbone.config.max_position_embeddings
+        return limit
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Centred scores, float32 [batch].
+
+        Args:
+            input_ids: int64 [batch, tokens], right-padded; each row as ``encode`` gives it.
+            attention_mask: int64 [batch, tokens], 1 on tokens and 0 on padding.
+        """
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        last = attention_mask.sum(dim=1) - 1
+        at_eos = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+        scores: Tensor = self.head(at_eos.to(self.head.weight.dtype)).squeeze(-1).float()
+        return scores - self.offset
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Same as ``scores``."""
+        return self.scores(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def centre(self, scores: Tensor) -> None:
+        """Move ``offset`` so that these scores, as given by ``scores``, would have mean 0. [answers]."""
+        self.offset += scores.to(self.offset).mean()
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that scores depend on, by name, on the CPU: backbone, head, offset, template digest."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    @torch.no_grad()
+    def load_tensors(self, path: Path) -> None:
+        """Take over the tensors of a safetensors file that holds what ``state_tensors`` gives.
+
+        Raises ``WeightMismatchError`` and changes nothing when a tensor is unknown, missing or of the wrong shape, or
+        when the weights were fitted with another tokenizer or chat template.
+        """
+        own = self.state_dict()
+        try:
+            with safe_open(path, framework="pt") as file:
+                self._check_tensors(file, own)
+                for name, tensor in own.items():
+                    tensor.copy_(file.get_tensor(name))
+        except SafetensorError as error:
+            raise WeightMismatchError(f"not a readable safetensors file: {error}") from error
+
+    def _check_tensors(self, file: Any, own: dict[str, Tensor]) -> None:
+        names = set(file.keys())
+        if unknown := sorted(names - own.keys()):
+            raise WeightMismatchError(f"unknown tensors: {_few(unknown)}")
+        if missing := sorted(own.keys() - names):
+            raise WeightMismatchError(f"missing tensors: {_few(missing)}")
+        for name in sorted(names):
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(own[name].shape):
+                raise WeightMismatchError(f"tensor {name} has shape {shape}, expected {tuple(own[name].shape)}")
+        if not torch.equal(file.get_tensor("template_digest"), self.template_digest.cpu()):
+            raise WeightMismatchError("the weights were fitted with another tokenizer or chat template")
+
+
+def _load_backbone(model: str | Path) -> tuple[Any, ChatTokenizer]:
+    """Backbone in float32 without dropout, and tokenizer."""
+    tokenizer = ChatTokenizer.load(str(model))
+    config = AutoConfig.from_pretrained(model)
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return AutoModel.from_pretrained(model, config=config, dtype=torch.float32), tokenizer
+
+
+def _template_digest(tokenizer: ChatTokenizer) -> Tensor:
+    """sha256 of what turns messages into token ids: chat template, EOS and vocabulary; uint8 [32]."""
+    vocabulary = sorted(tokenizer.tokenizer.get_vocab().items())
+    parts = json.dumps([tokenizer.tokenizer.chat_template, tokenizer.eos_id, vocabulary])
+    return torch.frombuffer(bytearray(hashlib.sha256(parts.encode()).digest()), dtype=torch.uint8)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names and how many more there are."""
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,0 +1,74 @@
+"""A Hugging Face causal model in this process: loading it, running padded batches, replacing its weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from charter.inference.chat import loading
+from charter.inference.weights_file import Shape, check_shapes, read_shapes
+
+
+def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedModel:
+    """Load for inference. Unset ``device`` is CUDA where there is one; unset ``dtype`` is bfloat16 there, else float32.
+
+    Raises ``OSError`` that says what to do when the model cannot be found.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    with loading(model):
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    return loaded.to(device).eval()
+
+
+def max_context_tokens(model: PreTrainedModel) -> int:
+    """Most tokens of prompt and answer together."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pad on the left: token ids and attention mask, both int64 [len(sequences), longest]."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, width - len(sequence) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among its row's real tokens, int64, shape of ``mask``; 0 on padding."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
+    """Logits, float32 [rows, keep, vocabulary], of the last ``keep`` positions of left-padded rows.
+
+    The LM head runs on those positions only, through the model's own forward, so that whatever the
+    architecture does to its logits (soft caps, scales) is in them.
+    """
+    output = model(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=keep)
+    logits: Tensor = output.logits
+    return logits.float()
+
+
+def replace_weights(model: PreTrainedModel, path: Path) -> None:
+    """Copy a safetensors file into the live model.
+
+    Raises ``WeightMismatchError`` and changes nothing when names or shapes differ.
+    """
+    check_shapes(read_shapes(path), expected_shapes(model))
+    state = model.state_dict()
+    with torch.no_grad(), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            state[name].copy_(file.get_tensor(name))
+
+
+def expected_shapes(model: PreTrainedModel) -> dict[str, Shape]:
+    """Names and shapes of a model's weights, tied copies left out."""
+    tied = model.all_tied_weights_keys
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}

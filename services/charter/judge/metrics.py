@@ -1,0 +1,89 @@
+"""Prometheus metrics of the judge."""
+
+import math
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from charter.v1 import judge_pb2, types_pb2
+
+JUDGEMENTS = Counter("charter_judge_judgements_total", "Pairs judged, by method and outcome.", ["method", "outcome"])
+PRINCIPLE_JUDGEMENTS = Counter(
+    "charter_judge_principle_judgements_total",
+    "Judgements under one principle, by outcome.",
+    ["principle", "outcome"],
+)
+ORDERED = Counter("charter_judge_ordered_total", "Judgements under one principle that showed both orders.")
+POSITION_BIASED = Counter(
+    "charter_judge_position_biased_total", "Those of charter_judge_ordered_total in which the same position won twice."
+)
+LABEL_ENTROPY = Histogram(
+    "charter_judge_label_entropy_nats",
+    "Entropy of the soft labels: 0 is certain, 0.693 undecided.",
+    buckets=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.68, 0.69, 0.7),
+)
+RATINGS = Counter("charter_judge_ratings_total", "Answers rated, by whether there is a rating.", ["rated"])
+TEXTS = Counter(
+    "charter_judge_texts_total", "Critiques and revisions, by whether they were written.", ["kind", "written"]
+)
+RESULT_SECONDS = Histogram(
+    "charter_judge_result_seconds",
+    "Seconds from the start of a request to a result of it, by RPC.",
+    ["rpc"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
+)
+TOKENS = Counter("charter_judge_tokens_total", "Tokens that the judge's model read and wrote.", ["kind"])
+RELOADS = Counter(
+    "charter_judge_constitution_reloads_total", "Changes of the constitution file, by result.", ["result"]
+)
+CONSTITUTION = Gauge(
+    "charter_judge_constitution_info", "1 for the constitution that is judged by.", ["name", "version", "digest"]
+)
+
+OUTCOMES = {
+    types_pb2.OUTCOME_PREFERRED_A: "preferred_a",
+    types_pb2.OUTCOME_PREFERRED_B: "preferred_b",
+    types_pb2.OUTCOME_TIE: "tie",
+    types_pb2.OUTCOME_INVALID: "invalid",
+    types_pb2.OUTCOME_UNAVAILABLE: "unavailable",
+}
+
+
+def preregister(methods: tuple[str, ...]) -> None:
+    """Every series exists from the start, at zero, so that rates and alerts have a base."""
+    for method in methods:
+        for outcome in OUTCOMES.values():
+            JUDGEMENTS.labels(method, outcome)
+    for name in ("Compare", "Score", "Critique", "Revise"):
+        RESULT_SECONDS.labels(name)
+    for rated in ("true", "false"):
+        RATINGS.labels(rated)
+        for kind in ("critique", "revision"):
+            TEXTS.labels(kind, rated)
+    for kind in ("prompt", "completion"):
+        TOKENS.labels(kind)
+    for result in ("loaded", "refused"):
+        RELOADS.labels(result)
+
+
+def observe_judgement(judgement: judge_pb2.Judgement, method: str) -> None:
+    """Count one judged pair."""
+    JUDGEMENTS.labels(method, OUTCOMES[judgement.outcome]).inc()
+    for one in judgement.principles:
+        PRINCIPLE_JUDGEMENTS.labels(one.principle_id, OUTCOMES[one.outcome]).inc()
+        if one.HasField("probability_a_shown_first"):
+            ORDERED.inc()
+            if (one.probability_a_shown_first - 0.5) * (one.probability_a_shown_second - 0.5) < 0:
+                POSITION_BIASED.inc()
+    if judgement.HasField("probability_a"):
+        LABEL_ENTROPY.observe(_entropy(judgement.probability_a))
+    observe_tokens(judgement.usage)
+
+
+def observe_tokens(usage: judge_pb2.TokenUsage) -> None:
+    """Count what a result has cost."""
+    TOKENS.labels("prompt").inc(usage.prompt_tokens)
+    TOKENS.labels("completion").inc(usage.completion_tokens)
+
+
+def _entropy(probability: float) -> float:
+    return -sum(p * math.log(p) for p in (probability, 1.0 - probability) if p > 0.0)

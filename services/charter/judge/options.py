@@ -1,0 +1,48 @@
+"""Reading an answer from the probabilities of option tokens."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt
+from charter.judge.pairs import Usage, too_long
+
+# Below this mass the model would have said something else than one of the options; reading it would be noise.
+LEAST_MASS = 0.05
+# Log-prob of an option that an endpoint does not list among its likeliest tokens, so that evidence stays finite.
+_UNLISTED = -20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """Log-odds of the first option against the second in nats, or why there are none."""
+
+    logit: float = 0.0
+    failure: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+async def log_odds(engine: Engine, prompts: Sequence[Prompt], options: tuple[str, str]) -> list[Odds]:
+    """Odds of the two option tokens after each prompt; equal prompts are asked once."""
+    unique = list(dict.fromkeys(prompts))
+    found = dict(zip(unique, await engine.choice_logprobs(unique, options), strict=True))
+    return [_odds(found[prompt], options) for prompt in prompts]
+
+
+def mass_failure(logprobs: Sequence[float], options: Sequence[str]) -> str:
+    """Why the log-probs of the options cannot be read; empty when they can."""
+    mass = sum(math.exp(logprob) for logprob in logprobs)
+    if mass >= LEAST_MASS:
+        return ""
+    return f"the model gives the options {', '.join(options)} a probability of {mass:.2g} in all, below {LEAST_MASS}"
+
+
+def _odds(result: ChoiceLogprobs | ContextTooLongError, options: tuple[str, str]) -> Odds:
+    if isinstance(result, ContextTooLongError):
+        return Odds(failure=too_long(result))
+    usage = Usage(prompt_tokens=result.prompt_tokens)
+    failure = mass_failure(result.logprobs, options)
+    if failure:
+        return Odds(failure=failure, usage=usage)
+    first, second = (max(logprob, _UNLISTED) for logprob in result.logprobs)
+    return Odds(logit=first - second, usage=usage)

@@ -1,0 +1,71 @@
+"""What the judging methods are asked, and what they find."""
+
+from dataclasses import dataclass, field, replace
+
+from charter.inference.engine import ChatMessage, ContextTooLongError
+from charter.judge.constitution import Principle
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one conversation, which ends with the user's turn."""
+
+    prompt: tuple[ChatMessage, ...]
+    answer_a: str
+    answer_b: str
+
+    def swapped(self) -> "Pair":
+        """The same pair with A and B exchanged."""
+        return replace(self, answer_a=self.answer_b, answer_b=self.answer_a)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One pair under one principle."""
+
+    pair: Pair
+    principle: Principle
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a result has cost."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def total(*usages: Usage) -> Usage:
+    """The sum of what several calls have cost."""
+    return Usage(sum(usage.prompt_tokens for usage in usages), sum(usage.completion_tokens for usage in usages))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a method found for one question, before calibration, or why it found nothing.
+
+    ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
+    From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. It is empty when
+    ``failure`` says why there is none, and for identical answers. ``unavailable`` is true when the model could not be
+    reached.
+    """
+
+    evidence: tuple[float, ...] = ()
+    failure: str = ""
+    unavailable: bool = False
+    rationale: str = ""
+    rationale_swapped: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+def transcript(messages: tuple[ChatMessage, ...]) -> str:
+    """The conversation as text that a model reads about, rather than takes part in."""
+    names = {"system": "System", "user": "User", "assistant": "Assistant"}
+    return "\n\n".join(f"{names[turn.role]}: {turn.content}" for turn in messages)
+
+
+def too_long(error: ContextTooLongError) -> str:
+    """The failure of a question that does not fit the model's context."""
+    if not (error.tokens and error.limit):
+        return "does not fit the model's context"
+    return f"needs {error.tokens} tokens, the model's context holds {error.limit}"

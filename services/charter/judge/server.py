@@ -1,0 +1,105 @@
+"""Builds the judge service."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from charter.inference.load import create_engine
+from charter.judge import metrics
+from charter.judge.calibration import DEFAULTS, CalibrationError, load_calibration
+from charter.judge.judging import METHODS, unsupported_methods
+from charter.judge.servicer import Judge, JudgeServicer
+from charter.judge.watch import WatchedConstitution
+from charter.v1 import judge_pb2_grpc
+
+# Items that share one call of an engine in this process.
+_ITEMS_PER_CALL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """What judges, by what."""
+
+    # Hub id, folder, or the endpoint's name of the model.
+    model: str
+    # YAML file; watched for changes.
+    constitution: Path
+    # transformers, vllm, openai or fake; see charter.inference.load.
+    engine: str = "transformers"
+    # choice, verdict or contrast: how pairs are compared when the request does not say.
+    method: str = "contrast"
+    # Calibration file to apply; without one the defaults of charter.judge.calibration.
+    calibration: Path | None = None
+    # The engine's own settings, by the names of its constructor.
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+
+
+class JudgeRoom:
+    """The judge as a ``charter.rpc.lifecycle.Service``."""
+
+    name = "judge"
+    health_names = ("charter.v1.JudgeService",)
+    control_names: tuple[str, ...] = ()
+
+    def __init__(self, config: JudgeConfig) -> None:
+        if config.method not in METHODS:
+            raise ValueError(f"no judging method {config.method!r}; valid methods: {', '.join(METHODS)}")
+        calibrations = dict(DEFAULTS)
+        if config.calibration is not None:
+            fitted = load_calibration(config.calibration)
+            if config.method not in fitted.methods:
+                raise CalibrationError(f"{config.calibration} has no calibration for method {config.method}")
+            calibrations |= fitted.methods
+        self._method = config.method
+        self._constitution = WatchedConstitution(config.constitution)
+        self.engine = create_engine(config.engine, config.model, **config.engine_settings)
+        judge = Judge(
+            engine=self.engine,
+            constitution=self._constitution,
+            default_method=config.method,
+            calibrations=calibrations,
+            items_per_call=1 if config.engine == "openai" else _ITEMS_PER_CALL,
+        )
+        self._servicer = JudgeServicer(judge)
+        self._watching: asyncio.Task[None] | None = None
+        metrics.preregister(tuple(METHODS))
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add ``JudgeService``."""
+        judge_pb2_grpc.add_JudgeServiceServicer_to_server(self._servicer, server)
+
+    def register_control(self, server: grpc.aio.Server) -> None:
+        """The judge never learns: it has no control port."""
+
+    async def start(self) -> None:
+        """Load and warm the model, and watch the constitution.
+
+        Raises ``OSError`` when the model cannot be found, ``ValueError`` when it cannot judge by the default method.
+        """
+        await self.engine.start()
+        self._servicer.unsupported = await unsupported_methods(self.engine)
+        if self._method in self._servicer.unsupported:
+            reason = self._servicer.unsupported[self._method]
+            raise ValueError(f"{self.engine.info().model} cannot judge by {self._method}: {reason}")
+        self._watching = asyncio.create_task(self._constitution.watch())
+        self._servicer.ready = True
+
+    async def stop(self) -> None:
+        """Free the model."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        await self.engine.stop()
+
+
+def build(config: JudgeConfig) -> JudgeRoom:
+    """Put the service together; the constitution is read, the model is not loaded yet.
+
+    Raises ``ValueError`` (a wrong method or engine, ``ConstitutionError``, ``CalibrationError``) and ``OSError``.
+    """
+    return JudgeRoom(config)

@@ -1,0 +1,275 @@
+"""JudgeService: from requests to the methods, and results back as they finish."""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import grpc
+
+from charter.inference.engine import Engine, Sampling
+from charter.judge import judging, metrics, rating, writing
+from charter.judge.calibration import MethodCalibration
+from charter.judge.judging import METHODS, Task, Way, usage_proto
+from charter.judge.pairs import Pair
+from charter.judge.principles import principles_for
+from charter.judge.streaming import as_finished
+from charter.judge.watch import WatchedConstitution
+from charter.rpc.errors import StatusError, invalid_fields
+from charter.rpc.messages import chat_messages
+from charter.rpc.validation import Violation
+from charter.v1 import judge_pb2, judge_pb2_grpc
+from charter.weights.receiver import model_info
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Pieces of one request that wait for the engine at the same time.
+_AT_ONCE = 8
+_MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What the servicer judges with."""
+
+    engine: Engine
+    constitution: WatchedConstitution
+    default_method: str
+    calibrations: dict[str, MethodCalibration]
+    # Items of a request that go to the engine in one call. One for a remote engine: a failure then costs one label.
+    items_per_call: int
+
+
+class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
+    """Each RPC by its contract in ``judge.proto``. Each call keeps the constitution that it started with."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.ready = False
+        # Methods that the model cannot do, and why; known when it is ready.
+        self.unsupported: dict[str, str] = {}
+
+    async def Compare(
+        self, request: judge_pb2.CompareRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[judge_pb2.CompareResponse, None]:
+        """Label pairs."""
+        self._admit([item.id for item in request.items])
+        options, constitution = request.options, self._judge.constitution.current
+        way = self._way(options)
+        tasks = [
+            (
+                item.id,
+                Task(
+                    Pair(chat_messages(item.prompt), item.answer_a, item.answer_b),
+                    principles_for(item.id, item.dimension, options, constitution),
+                ),
+            )
+            for item in request.items
+        ]
+        digest = "" if options.instruction else constitution.digest
+        model = self._judge.engine.info().model
+
+        async def label(piece: Sequence[tuple[str, Task]]) -> list[judge_pb2.CompareResponse]:
+            judgements = await judging.judge(self._judge.engine, [task for _, task in piece], way)
+            for judgement in judgements:
+                judgement.model = model
+                judgement.constitution_digest = digest
+            return [
+                judge_pb2.CompareResponse(item_id=item_id, judgement=judgement)
+                for (item_id, _), judgement in zip(piece, judgements, strict=True)
+            ]
+
+        async with aclosing(self._streamed("Compare", tasks, label)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Score(
+        self, request: judge_pb2.JudgeServiceScoreRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[judge_pb2.JudgeServiceScoreResponse, None]:
+        """Rate answers."""
+        self._admit([item.id for item in request.items])
+        constitution = self._judge.constitution.current
+        _one_principle(request.options)
+        answers = [
+            (
+                item.id,
+                rating.RatedAnswer(
+                    chat_messages(item.prompt),
+                    item.answer,
+                    principles_for(item.id, "", request.options, constitution)[0],
+                ),
+            )
+            for item in request.items
+        ]
+
+        async def rate(piece: Sequence[tuple[str, rating.RatedAnswer]]) -> list[judge_pb2.JudgeServiceScoreResponse]:
+            ratings = await rating.rate(self._judge.engine, [answer for _, answer in piece])
+            return [
+                _score_response(item_id, answer, found) for (item_id, answer), found in zip(piece, ratings, strict=True)
+            ]
+
+        async with aclosing(self._streamed("Score", answers, rate)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Critique(
+        self, request: judge_pb2.CritiqueRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[judge_pb2.CritiqueResponse, None]:
+        """Criticise answers."""
+        drafts = self._drafts(request.items, request.options)
+
+        async def write(piece: Sequence[tuple[str, writing.Draft]]) -> list[judge_pb2.CritiqueResponse]:
+            prompts = [writing.critique_prompt(draft) for _, draft in piece]
+            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits, request.options))
+            return [
+                judge_pb2.CritiqueResponse(
+                    item_id=item_id,
+                    critique=one.text,
+                    principle_id=draft.principle.id,
+                    failure=one.failure,
+                    usage=_counted("critique", one),
+                )
+                for (item_id, draft), one in zip(piece, written, strict=True)
+            ]
+
+        async with aclosing(self._streamed("Critique", drafts, write)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Revise(
+        self, request: judge_pb2.ReviseRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[judge_pb2.ReviseResponse, None]:
+        """Rewrite answers."""
+        drafts = self._drafts(request.items, request.options)
+
+        async def write(piece: Sequence[tuple[str, writing.Draft]]) -> list[judge_pb2.ReviseResponse]:
+            prompts = [writing.revision_prompt(draft) for _, draft in piece]
+            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits, request.options))
+            return [
+                judge_pb2.ReviseResponse(
+                    item_id=item_id,
+                    revision=one.text,
+                    principle_id=draft.principle.id,
+                    failure=one.failure,
+                    usage=_counted("revision", one),
+                )
+                for (item_id, draft), one in zip(piece, written, strict=True)
+            ]
+
+        async with aclosing(self._streamed("Revise", drafts, write)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GetConstitution(
+        self, request: judge_pb2.GetConstitutionRequest, context: grpc.aio.ServicerContext
+    ) -> judge_pb2.GetConstitutionResponse:
+        """What is judged by now."""
+        return judge_pb2.GetConstitutionResponse(constitution=self._judge.constitution.current.to_proto())
+
+    async def GetModelInfo(
+        self, request: judge_pb2.JudgeServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
+    ) -> judge_pb2.JudgeServiceGetModelInfoResponse:
+        """Which model judges, and how unless told otherwise."""
+        return judge_pb2.JudgeServiceGetModelInfoResponse(
+            model=model_info(self._judge.engine.info()), default_method=METHODS[self._judge.default_method]
+        )
+
+    def _admit(self, ids: Sequence[str]) -> None:
+        if not self.ready:
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the judge's model is not loaded yet", retry_after_seconds=5)
+        first: dict[str, int] = {}
+        for index, item_id in enumerate(ids):
+            if first.setdefault(item_id, index) != index:
+                raise invalid_fields(
+                    [Violation(f"items[{index}].id", f"{item_id!r} is also that of item {first[item_id]}")]
+                )
+
+    def _way(self, options: judge_pb2.JudgingOptions) -> Way:
+        chosen = next((name for name, number in METHODS.items() if number == options.method), None)
+        method = chosen or self._judge.default_method
+        if options.chain_of_thought and method != "choice":
+            raise invalid_fields(
+                [Violation("options.chain_of_thought", f"needs the method CHOICE, not {method.upper()}")]
+            )
+        if method in self.unsupported:
+            info = self._judge.engine.info()
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"{info.model} on engine {info.engine} cannot judge by {method}: {self.unsupported[method]}",
+            )
+        return Way(method, self._judge.calibrations[method], options.chain_of_thought)
+
+    def _drafts(
+        self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions
+    ) -> list[tuple[str, writing.Draft]]:
+        self._admit([item.id for item in items])
+        _one_principle(options)
+        constitution = self._judge.constitution.current
+        return [
+            (
+                item.id,
+                writing.Draft(
+                    chat_messages(item.prompt),
+                    item.answer,
+                    principles_for(item.id, "", options, constitution)[0],
+                    item.critique,
+                ),
+            )
+            for item in items
+        ]
+
+    async def _streamed(
+        self, rpc: str, items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[list[R]]]
+    ) -> AsyncGenerator[R, None]:
+        """Hand pieces of the request to the engine and yield what comes back."""
+        start = time.monotonic()
+        jobs = [partial(work, piece) for piece in _pieces(items, self._judge.items_per_call)]
+        async with aclosing(as_finished(jobs, _AT_ONCE)) as finished:
+            async for responses in finished:
+                for response in responses:
+                    metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start)
+                    yield response
+
+
+def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _one_principle(options: judge_pb2.JudgingOptions) -> None:
+    if options.ensemble_size > 1:
+        raise invalid_fields([Violation("options.ensemble_size", "only Compare averages over principles")])
+
+
+def _sampling(limits: judge_pb2.SamplingLimits, options: judge_pb2.JudgingOptions) -> Sampling:
+    return Sampling(
+        max_new_tokens=limits.max_new_tokens if limits.HasField("max_new_tokens") else _MAX_NEW_TOKENS,
+        temperature=limits.temperature if limits.HasField("temperature") else 1.0,
+        seed=options.seed or None,
+    )
+
+
+def _counted(kind: str, written: writing.Written) -> judge_pb2.TokenUsage:
+    usage = usage_proto(written.usage)
+    metrics.TEXTS.labels(kind, "false" if written.failure else "true").inc()
+    metrics.observe_tokens(usage)
+    return usage
+
+
+def _score_response(
+    item_id: str, answer: rating.RatedAnswer, found: rating.Rating
+) -> judge_pb2.JudgeServiceScoreResponse:
+    usage = usage_proto(found.usage)
+    metrics.RATINGS.labels("false" if found.failure else "true").inc()
+    metrics.observe_tokens(usage)
+    return judge_pb2.JudgeServiceScoreResponse(
+        item_id=item_id,
+        rated=not found.failure,
+        score=None if found.failure else found.score,
+        distribution=found.distribution,
+        principle_id=answer.principle.id,
+        failure=found.failure,
+        usage=usage,
+    )

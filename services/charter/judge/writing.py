@@ -1,0 +1,76 @@
+"""Critique and Revise: the generation steps of Constitutional AI (Bai et al. 2022, arXiv 2212.08073, section 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from charter.inference.engine import (
+    ChatMessage,
+    ContextTooLongError,
+    Engine,
+    GeneratedSample,
+    Prompt,
+    RefusedRequestError,
+    Sampling,
+)
+from charter.judge.constitution import Principle
+from charter.judge.pairs import Usage, too_long, transcript
+from charter.judge.text_generation import write_each
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An answer to criticise, or with a ``critique`` to rewrite, under one principle."""
+
+    prompt: tuple[ChatMessage, ...]
+    answer: str
+    principle: Principle
+    critique: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the model wrote, or why it wrote nothing."""
+
+    text: str = ""
+    failure: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+def critique_prompt(draft: Draft) -> Prompt:
+    """Ask what is wrong with the answer by the principle."""
+    return Prompt((ChatMessage("user", f"{_shown(draft)}\n\n{draft.principle.critique}"),))
+
+
+def revision_prompt(draft: Draft) -> Prompt:
+    """Ask for a better answer, by the principle and the critique."""
+    critique = f"\n\nCritique of the last response: {draft.critique}" if draft.critique else ""
+    ending = f"{draft.principle.revise} Write only the new response."
+    return Prompt((ChatMessage("user", f"{_shown(draft)}{critique}\n\n{ending}"),))
+
+
+async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[Written]:
+    """One text for each prompt, in their order."""
+    try:
+        return [_written(sample) for sample in await write_each(engine, prompts, sampling)]
+    except ConnectionError as error:
+        return [Written(failure=f"the judge's model cannot be reached: {error}") for _ in prompts]
+    except RefusedRequestError as error:
+        if len(prompts) == 1:
+            return [Written(failure=str(error))]
+        return [(await write(engine, [prompt], sampling))[0] for prompt in prompts]
+
+
+def _shown(draft: Draft) -> str:
+    return (
+        "Here is a conversation between a user and an assistant.\n\n"
+        f"{transcript(draft.prompt)}\n\nAssistant: {draft.answer}"
+    )
+
+
+def _written(sample: GeneratedSample | ContextTooLongError) -> Written:
+    if isinstance(sample, ContextTooLongError):
+        return Written(failure=too_long(sample))
+    usage = Usage(len(sample.prompt_token_ids), len(sample.token_ids))
+    if not sample.text.strip():
+        return Written(failure="the model wrote nothing", usage=usage)
+    return Written(sample.text.strip(), usage=usage)

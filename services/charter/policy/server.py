@@ -1,0 +1,64 @@
+"""Builds the policy service."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from charter.inference.load import create_engine
+from charter.policy.servicer import PolicyServicer
+from charter.v1 import policy_pb2_grpc, weights_pb2_grpc
+from charter.weights.receiver import WeightServicer
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """What the policy service serves."""
+
+    # Hub id or folder.
+    model: str
+    # Folder for weights on their way in.
+    staging: Path
+    # transformers, vllm or fake; see charter.inference.load.
+    engine: str = "transformers"
+    # The engine's own settings, by the names of its constructor.
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+    # Generate calls under way; more get RESOURCE_EXHAUSTED.
+    max_requests: int = 256
+
+
+class PolicyRoom:
+    """The policy service as a ``charter.rpc.lifecycle.Service``."""
+
+    name = "policy"
+    health_names = ("charter.v1.PolicyService",)
+    control_names = ("charter.v1.WeightService",)
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self.engine = create_engine(config.engine, config.model, **config.engine_settings)
+        self._staging = config.staging
+        self._servicer = PolicyServicer(self.engine, config.max_requests)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add ``PolicyService``."""
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer, server)
+
+    def register_control(self, server: grpc.aio.Server) -> None:
+        """Add ``WeightService``."""
+        servicer = WeightServicer(self.engine, self._staging, "policy")
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
+
+    async def start(self) -> None:
+        """Load and warm the model. Raises ``OSError`` when it cannot be found."""
+        await self.engine.start()
+        self._servicer.ready = True
+
+    async def stop(self) -> None:
+        """Free the model."""
+        await self.engine.stop()
+
+
+def build(config: PolicyConfig) -> PolicyRoom:
+    """Put the service together; nothing is loaded yet. Raises ``ValueError`` for an engine that does not exist."""
+    return PolicyRoom(config)

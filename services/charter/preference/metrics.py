@@ -1,0 +1,28 @@
+"""Prometheus metrics of the preference service. The served weight version is in ``charter.weights.receiver``."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from charter.storage.comparisons import enum_name
+from charter.v1 import types_pb2
+
+ADDED = Counter("charter_comparisons_added_total", "Comparisons stored.", ["outcome", "source"])
+DUPLICATES = Counter("charter_comparisons_duplicates_total", "Comparisons that were stored already.")
+SCORES = Counter("charter_preference_scores_total", "Answers scored.")
+TOKENS = Counter("charter_preference_tokens_total", "Tokens scored, without padding.")
+PADDING = Counter("charter_preference_padding_tokens_total", "Tokens computed only to fill up batches.")
+WAITING = Gauge("charter_preference_waiting_answers", "Answers that wait to be scored.")
+BATCH_ANSWERS = Histogram(
+    "charter_preference_batch_answers",
+    "Answers in a forward pass.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+BATCH_SECONDS = Histogram(
+    "charter_preference_batch_seconds",
+    "Seconds of a forward pass.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+# Every series exists from the start, at zero, so that rates and alerts have a base.
+for _outcome in types_pb2.Outcome.values()[1:]:
+    for _source in types_pb2.LabelSource.values()[1:]:
+        ADDED.labels(enum_name("outcome", _outcome).lower(), enum_name("source", _source).lower())

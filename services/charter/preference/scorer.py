@@ -1,0 +1,237 @@
+"""Serves a preference model: batches what waits across requests, and runs torch in a thread of its own."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo
+from charter.inference.preference_model import PreferenceModel, encode, pad_right
+from charter.preference import metrics
+from charter.preference.batching import choose_batch
+
+logger = logging.getLogger("charter.preference")
+
+# Tokens of one forward pass, padding included. On a CPU a larger batch is no faster.
+TOKENS_PER_BATCH = 4096
+# More than this and a request is refused: it would only wait.
+MOST_WAITING = 65_536
+
+
+class OverloadedError(RuntimeError):
+    """Too many answers wait already."""
+
+
+class UnreadableInputError(ValueError):
+    """The chat template refuses the conversation of the input at ``index``."""
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(problem)
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInput:
+    """A conversation and an answer to it."""
+
+    messages: tuple[ChatMessage, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Score of the input with this index, and the weights that gave it."""
+
+    index: int
+    value: float
+    weight_version: int
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """One answer that waits; its score or its failure goes to the queue of its request."""
+
+    index: int
+    token_ids: list[int]
+    results: "asyncio.Queue[Score | BaseException]"
+
+
+class Scorer:
+    """A preference model behind a queue. All methods are called on one event loop and never block it.
+
+    ``model`` is a folder written by ``PreferenceModel.save``, which is served at once as version 0, or a causal
+    language model (folder or hub id), which gives the architecture and tokenizer and waits for its first weights.
+    """
+
+    def __init__(self, model: str, token_budget: int = TOKENS_PER_BATCH) -> None:
+        self._name = model
+        self._token_budget = token_budget
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Tokenizers and torch must each stay in one thread.
+        self._tokenizing = ThreadPoolExecutor(1, "tokenize")
+        self._computing = ThreadPoolExecutor(1, "torch")
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._batches: asyncio.Task[None] | None = None
+        self._model: PreferenceModel | None = None
+        self._served = (0, "")
+        self._fitted = False
+
+    async def start(self) -> None:
+        """Load the model and run it once. Raises ``OSError`` or ``ValueError`` when it cannot be loaded."""
+        loop = asyncio.get_running_loop()
+        self._model = await loop.run_in_executor(self._computing, self._load)
+        self._batches = loop.create_task(self._run_batches(), name="preference batches")
+
+    async def stop(self) -> None:
+        """Free the model."""
+        if self._batches is not None:
+            self._batches.cancel()
+            await asyncio.gather(self._batches, return_exceptions=True)
+        self._fail(self._waiting, RuntimeError("the preference service is stopping"))
+        await asyncio.to_thread(self._computing.shutdown)
+        await asyncio.to_thread(self._tokenizing.shutdown)
+        self._model = None
+
+    def info(self) -> EngineInfo:
+        """What is served now."""
+        model = self._loaded()
+        version, digest = self._served
+        return EngineInfo(
+            model=self._name,
+            engine="torch",
+            weight_version=version,
+            weight_digest=digest,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            max_context_tokens=model.max_context_tokens,
+        )
+
+    @property
+    def fitted(self) -> bool:
+        """Fitted weights are being served."""
+        return self._fitted
+
+    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+        """Serve the weights of a safetensors file from the next batch on, as ``version``.
+
+        Raises ``WeightMismatchError`` and changes nothing when they do not fit.
+        """
+
+        def load() -> None:
+            self._loaded().load_tensors(path)
+            self._served = (version, digest)
+            self._fitted = True
+
+        await asyncio.get_running_loop().run_in_executor(self._computing, load)
+        logger.info("serving weights", extra={"version": version, "sha256": digest})
+
+    async def score(self, inputs: Sequence[ScoreInput]) -> AsyncIterator[Score]:
+        """Scores in the order in which they are finished.
+
+        They mean something only when ``fitted``. Raises ``OverloadedError``, ``ContextTooLongError`` (with the index
+        of the first input that does not fit) or ``UnreadableInputError``, each before anything is scored.
+        """
+        if len(self._waiting) + len(inputs) > MOST_WAITING:
+            raise OverloadedError
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._tokenizing, self._encode, inputs)
+        results: asyncio.Queue[Score | BaseException] = asyncio.Queue()
+        mine = [_Waiting(index, token_ids, results) for index, token_ids in enumerate(encoded)]
+        self._add(mine)
+        try:
+            for _ in mine:
+                result = await results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            # The caller may have gone away before everything was scored.
+            self._remove(mine)
+
+    def _load(self) -> PreferenceModel:
+        folder = Path(self._name)
+        if (folder / "charter.json").is_file():
+            model = PreferenceModel.load(folder)
+            self._fitted = True
+        else:
+            model = PreferenceModel.from_causal_lm(self._name, seed=0)
+        model = model.eval().to(self._device)
+        self._forward(model, [encode(model.tokenizer, (ChatMessage("user", "Hello"),), "Hello")])
+        return model
+
+    def _loaded(self) -> PreferenceModel:
+        if self._model is None:
+            raise RuntimeError("the preference model is not loaded: call start first")
+        return self._model
+
+    def _encode(self, inputs: Sequence[ScoreInput]) -> list[list[int]]:
+        model = self._loaded()
+        encoded = []
+        for index, one in enumerate(inputs):
+            try:
+                token_ids = encode(model.tokenizer, one.messages, one.answer)
+            except ValueError as error:
+                raise UnreadableInputError(index, str(error)) from error
+            if len(token_ids) > model.max_context_tokens:
+                raise ContextTooLongError(index, len(token_ids), model.max_context_tokens)
+            encoded.append(token_ids)
+        return encoded
+
+    async def _run_batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            chosen = choose_batch([len(one.token_ids) for one in self._waiting], self._token_budget)
+            batch = [self._waiting[index] for index in chosen]
+            self._remove(batch)
+            try:
+                scores, version = await loop.run_in_executor(
+                    self._computing, self._compute, [one.token_ids for one in batch]
+                )
+            except Exception as error:  # noqa: BLE001 - raised in each request that waits for this batch
+                self._fail(batch, error)
+                continue
+            for one, value in zip(batch, scores, strict=True):
+                one.results.put_nowait(Score(one.index, value, version))
+
+    def _compute(self, batch: list[list[int]]) -> tuple[list[float], int]:
+        start = time.monotonic()
+        scores = self._forward(self._loaded(), batch)
+        metrics.BATCH_SECONDS.observe(time.monotonic() - start)
+        metrics.BATCH_ANSWERS.observe(len(batch))
+        metrics.SCORES.inc(len(batch))
+        tokens = sum(len(one) for one in batch)
+        metrics.TOKENS.inc(tokens)
+        metrics.PADDING.inc(len(batch) * max(len(one) for one in batch) - tokens)
+        return scores, self._served[0]
+
+    def _forward(self, model: PreferenceModel, batch: list[list[int]]) -> list[float]:
+        input_ids, attention_mask = pad_right(batch)
+        with torch.inference_mode():
+            scores: list[float] = model.scores(input_ids.to(self._device), attention_mask.to(self._device)).tolist()
+        return scores
+
+    def _add(self, new: Sequence[_Waiting]) -> None:
+        self._waiting.extend(new)
+        self._waiting_changed()
+
+    def _remove(self, gone: Sequence[_Waiting]) -> None:
+        removed = set(map(id, gone))
+        self._waiting = [one for one in self._waiting if id(one) not in removed]
+        self._waiting_changed()
+
+    def _waiting_changed(self) -> None:
+        metrics.WAITING.set(len(self._waiting))
+        if self._waiting:
+            self._arrived.set()
+        else:
+            self._arrived.clear()
+
+    def _fail(self, waiting: Sequence[_Waiting], error: Exception) -> None:
+        for one in waiting:
+            one.results.put_nowait(error)

@@ -1,0 +1,66 @@
+"""Builds the preference service."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from charter.preference.scorer import Scorer
+from charter.preference.servicer import PreferenceServicer
+from charter.preference.store import ComparisonStore
+from charter.storage.database import open_database
+from charter.v1 import preference_pb2_grpc, weights_pb2_grpc
+from charter.weights.receiver import WeightServicer
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceConfig:
+    """What the preference service serves, and where it keeps what."""
+
+    # A causal language model (hub id or folder) whose fitted weights will be sent, or a preference_model folder.
+    model: str
+    # SQLAlchemy URL: sqlite:///FILE or postgresql://...
+    database: str
+    # Folder for weights on their way in.
+    staging: Path
+
+
+class PreferenceRoom:
+    """The preference service as a ``charter.rpc.lifecycle.Service``."""
+
+    name = "preference"
+    health_names = ("charter.v1.PreferenceService",)
+    control_names = ("charter.v1.WeightService",)
+
+    def __init__(self, config: PreferenceConfig) -> None:
+        # Opened before anything is served, so that a wrong URL fails at once.
+        self._database = open_database(config.database, MIGRATIONS, "preference_version")
+        self._scorer = Scorer(config.model)
+        self._staging = config.staging
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add ``PreferenceService``."""
+        servicer = PreferenceServicer(ComparisonStore(self._database), self._scorer)
+        preference_pb2_grpc.add_PreferenceServiceServicer_to_server(servicer, server)
+
+    def register_control(self, server: grpc.aio.Server) -> None:
+        """Add ``WeightService``."""
+        servicer = WeightServicer(self._scorer, self._staging, "preference")
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
+
+    async def start(self) -> None:
+        """Load the model."""
+        await self._scorer.start()
+
+    async def stop(self) -> None:
+        """Free the model and close the database."""
+        await self._scorer.stop()
+        await asyncio.to_thread(self._database.dispose)
+
+
+def build(config: PreferenceConfig) -> PreferenceRoom:
+    """Open the database and put the service together. Raises ``charter.storage.database.DatabaseError``."""
+    return PreferenceRoom(config)

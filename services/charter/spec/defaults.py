@@ -1,0 +1,69 @@
+"""Fills in the defaults that the comments of ``run.proto`` state, so that a stored spec says all that it means."""
+
+from typing import Any
+
+from charter.v1 import run_pb2
+
+# Addresses of the services that `charter up` starts.
+POLICY = "127.0.0.1:50051"
+POLICY_CONTROL = "127.0.0.1:50061"
+JUDGE = "127.0.0.1:50052"
+PREFERENCE = "127.0.0.1:50053"
+PREFERENCE_CONTROL = "127.0.0.1:50063"
+TRAINER = "127.0.0.1:50054"
+TRAINER_CONTROL = "127.0.0.1:50064"
+
+# Unset stays unset for ppo.kl_target (a fixed coefficient) and the optional files of the judge.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "policy": {"engine": "auto"},
+    "judge": {"engine": "transformers", "ensemble_size": 1, "labelled_pairs_limit": 100},
+    "prompts": {"max_prompt_tokens": 256},
+    "sampling": {"temperature": 1.0, "max_new_tokens": 64},
+    "comparisons": {"pairs": 64, "held_out_fraction": 0.2},
+    "preference_model": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-5},
+    "ppo": {
+        "steps": 8,
+        "episodes_per_step": 16,
+        "epochs": 1,
+        "minibatches": 2,
+        "learning_rate": 3e-6,
+        "critic_learning_rate": 1e-5,
+        "kl_coefficient": 0.05,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "ratio_clip": 0.2,
+        "value_clip": 0.2,
+        "value_coefficient": 0.1,
+        "max_gradient_norm": 1.0,
+        "missing_eos_penalty": 1.0,
+        "importance_ratio_cap": 2.0,
+        "critic_warmup_steps": 0,
+    },
+    "evaluation": {"prompts": 32, "bootstrap_samples": 2000},
+    "checkpoints": {"every_steps": 1, "keep": 2},
+    "services": {
+        "policy": [POLICY],
+        "policy_control": [POLICY_CONTROL],
+        "judge": JUDGE,
+        "preference": PREFERENCE,
+        "preference_control": PREFERENCE_CONTROL,
+    },
+}
+
+
+def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
+    """Copy of ``spec`` in which every unset field has its default."""
+    filled = run_pb2.RunSpec()
+    filled.CopyFrom(spec)
+    for section, fields in DEFAULTS.items():
+        message = getattr(filled, section)
+        for name, default in fields.items():
+            field = message.DESCRIPTOR.fields_by_name[name]
+            if field.is_repeated:
+                if not getattr(message, name):
+                    getattr(message, name).extend(default)
+            elif not (message.HasField(name) if field.has_presence else getattr(message, name)):
+                setattr(message, name, default)
+    if not filled.preference_model.model:
+        filled.preference_model.model = filled.policy.model
+    return filled

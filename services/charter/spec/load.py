@@ -1,0 +1,219 @@
+"""Reads a run spec from YAML. Every mistake is reported with the field's full path and its line."""
+
+import math
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import cast
+
+import yaml
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from charter.rpc.validation import violations
+from charter.spec.paths import resolve_paths
+from charter.v1 import run_pb2
+
+_UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
+
+
+class SpecError(ValueError):
+    """A spec cannot be used. ``problems`` has one line of text for each mistake, ``file:line: field: what``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load_spec(path: Path) -> run_pb2.RunSpec:
+    """Read the spec in ``path``, with relative files in it resolved against its folder. Defaults are not filled in.
+
+    Raises ``SpecError`` for anything wrong in it: unreadable file, not YAML, unknown field, wrong type, broken
+    constraint, missing file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([f"{path}: cannot be read: {error}"]) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SpecError([f"{path}{line}: not YAML: {error.problem or error.context}"]) from error
+    except yaml.YAMLError as error:
+        raise SpecError([f"{path}: not YAML: {error}"]) from error
+    if not isinstance(root, yaml.MappingNode):
+        raise SpecError([f"{path}: a spec is a mapping of fields, for example `name: my-run`"])
+    spec = run_pb2.RunSpec()
+    reader = _Reader()
+    reader.read_message(root, spec, "")
+    # Constraints only make sense on a message that was read completely.
+    found = reader.problems or [(broken.field, broken.description) for broken in violations(spec)]
+    found += resolve_paths(spec, path.resolve().parent)
+    if found:
+        found.sort(key=lambda problem: reader.line(problem[0]))
+        raise SpecError([f"{path}:{reader.line(field)}: {field}: {problem}" for field, problem in found])
+    return spec
+
+
+def spec_to_yaml(spec: run_pb2.RunSpec) -> str:
+    """Write a spec as YAML that ``load_spec`` reads back."""
+    fields = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    if "seed" in fields:
+        # Protobuf JSON writes 64-bit integers as text.
+        fields["seed"] = spec.seed
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def spec_to_json(spec: run_pb2.RunSpec) -> str:
+    """Write a spec as protobuf JSON with snake_case names (``spec.json`` of a run folder)."""
+    return json_format.MessageToJson(spec, preserving_proto_field_name=True, ensure_ascii=False)
+
+
+def spec_from_json(text: str) -> run_pb2.RunSpec:
+    """Read what ``spec_to_json`` wrote. Raises ``google.protobuf.json_format.ParseError``."""
+    return json_format.Parse(text, run_pb2.RunSpec())
+
+
+class _Reader:
+    """Copies YAML nodes into a message; notes each mistake as (field path, text), and the line of each field."""
+
+    def __init__(self) -> None:
+        self.problems: list[tuple[str, str]] = []
+        self._lines: dict[str, int] = {}
+
+    def line(self, field: str) -> int:
+        """Line of a field, or of the nearest part of the spec that would contain it; counts from 1."""
+        while field and field not in self._lines:
+            cut = max(field.rfind("."), field.rfind("["))
+            field = field[:cut] if cut > 0 else ""
+        return self._lines.get(field, 1)
+
+    def read_message(self, node: yaml.Node, message: Message, path: str) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            self.problems.append((path, f"expected a mapping with fields of {message.DESCRIPTOR.name}"))
+            return
+        message.SetInParent()
+        descriptor = cast(Descriptor, message.DESCRIPTOR)
+        for name, key, value in _entries(node):
+            field_path = f"{path}.{name}" if path else name
+            if field_path in self._lines:
+                self.problems.append((field_path, f"given again on line {key.start_mark.line + 1}"))
+                continue
+            self._lines[field_path] = key.start_mark.line + 1
+            field = descriptor.fields_by_name.get(name)
+            if field is None:
+                self.problems.append((field_path, _unknown(name, descriptor)))
+            elif not _is_null(value):
+                self._read_field(value, message, field, field_path)
+
+    def _read_field(self, node: yaml.Node, message: Message, field: FieldDescriptor, path: str) -> None:
+        if field.is_repeated:
+            if not isinstance(node, yaml.SequenceNode):
+                self.problems.append((path, "expected a list"))
+                return
+            for index, item in enumerate(node.value):
+                item_path = f"{path}[{index}]"
+                self._lines[item_path] = item.start_mark.line + 1
+                if (value := self._scalar(item, field, item_path)) is not None:
+                    getattr(message, field.name).append(value)
+        elif field.message_type is not None:
+            self.read_message(node, getattr(message, field.name), path)
+        elif (value := self._scalar(node, field, path)) is not None:
+            setattr(message, field.name, value)
+
+    def _scalar(self, node: yaml.Node, field: FieldDescriptor, path: str) -> str | int | float | bool | None:
+        """Value of a scalar node as the field's type; None when it was wrong and the problem was noted."""
+        try:
+            if not isinstance(node, yaml.ScalarNode):
+                raise ValueError(f"expected {_expected(field)}")
+            return _convert(node, field)
+        except ValueError as error:
+            self.problems.append((path, str(error)))
+            return None
+
+
+def _entries(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    for key, value in node.value:
+        yield (key.value if isinstance(key, yaml.ScalarNode) else "?"), key, value
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _unknown(name: str, descriptor: Descriptor) -> str:
+    valid = [field.name for field in descriptor.fields]
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean `{close[0]}`?" if close else f"{descriptor.name} has: {', '.join(valid)}"
+    return f"unknown field; {hint}"
+
+
+def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float | bool:
+    """Value of ``node`` as protobuf JSON means it. Numbers are parsed here because YAML 1.1 reads `1e-5` as text.
+
+    Raises ``ValueError`` with what was expected.
+    """
+    text: str = node.value
+    quoted = node.style is not None
+    wrong = ValueError(f"expected {_expected(field)}, got `{text}`")
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            if not quoted and node.tag != "tag:yaml.org,2002:str":
+                raise ValueError(f"expected text, got `{text}`; put it in quotes")
+            return text
+        case FieldDescriptor.CPPTYPE_BOOL:
+            if quoted or text not in ("true", "false"):
+                raise wrong
+            return text == "true"
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return _enum(text, cast(EnumDescriptor, field.enum_type))
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            try:
+                # YAML writes .inf and .nan where Python wants inf and nan.
+                number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            except ValueError:
+                raise wrong from None
+            if quoted:
+                raise wrong
+            if not math.isfinite(number):
+                raise ValueError(f"must be a finite number, got `{text}`")
+            return number
+        case FieldDescriptor.CPPTYPE_UINT32 | FieldDescriptor.CPPTYPE_UINT64:
+            # Protobuf JSON writes 64-bit integers as text.
+            if not (text.isascii() and text.isdecimal()) or (
+                quoted and field.cpp_type == FieldDescriptor.CPPTYPE_UINT32
+            ):
+                raise wrong
+            if int(text) >= _UNSIGNED_LIMIT[field.cpp_type]:
+                raise ValueError(f"must be below {_UNSIGNED_LIMIT[field.cpp_type]}, got `{text}`")
+            return int(text)
+    raise AssertionError(f"no spec field has the type of {field.full_name}")
+
+
+def _enum(text: str, enum: EnumDescriptor) -> int:
+    """Number of an enum value given as `contrast` or `JUDGING_METHOD_CONTRAST`."""
+    # buf's lint holds that every value starts with the enum's name.
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    names = {value.name: value.number for value in enum.values}
+    number = names.get(text, names.get(prefix + text.upper()))
+    if number is None:
+        valid = [value.name.removeprefix(prefix).lower() for value in enum.values if value.number]
+        close = get_close_matches(text.lower(), valid, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`? It" if close else "it"
+        raise ValueError(f"`{text}` is unknown; {hint} can be {', '.join(valid)}")
+    return number
+
+
+def _expected(field: FieldDescriptor) -> str:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            return "text"
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return "true or false"
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return "a name"
+        case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
+            return "a number"
+    return "a whole number, 0 or more"

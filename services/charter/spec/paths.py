@@ -1,0 +1,42 @@
+"""Files and folders that a spec names, resolved against the folder of the spec's file."""
+
+from pathlib import Path
+
+from charter.v1 import run_pb2
+
+
+def resolve_paths(spec: run_pb2.RunSpec, base: Path) -> list[tuple[str, str]]:
+    """Make every file and local model folder of ``spec`` absolute, in place.
+
+    Returns a problem, as (field path, text), for each one that does not exist.
+    """
+    problems: list[tuple[str, str]] = []
+
+    def file(field: str, value: str) -> str:
+        path = (base / Path(value).expanduser()).resolve()
+        if not path.is_file():
+            problems.append((field, f"no such file: {path}"))
+        return str(path)
+
+    def model(field: str, value: str) -> str:
+        path = (base / Path(value).expanduser()).resolve()
+        if path.is_dir():
+            return str(path)
+        # A hub id never starts like this.
+        if value.startswith((".", "/", "~")):
+            problems.append((field, f"no such model folder: {path}"))
+        return value
+
+    for name in ("train", "held_out"):
+        values = getattr(spec.prompts, name)
+        values[:] = [file(f"prompts.{name}[{index}]", value) for index, value in enumerate(values)]
+    for name in ("constitution", "labelled_pairs", "calibration"):
+        if value := getattr(spec.judge, name):
+            setattr(spec.judge, name, file(f"judge.{name}", value))
+    if spec.policy.engine != "fake":
+        spec.policy.model = model("policy.model", spec.policy.model)
+    if spec.judge.engine not in ("openai", "fake"):
+        spec.judge.model = model("judge.model", spec.judge.model)
+    if spec.preference_model.model:
+        spec.preference_model.model = model("preference_model.model", spec.preference_model.model)
+    return problems

@@ -1,0 +1,174 @@
+"""Runs and their workers: starts them, hears their reports, notices their end."""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+
+from charter.spec.defaults import fill_defaults
+from charter.spec.load import spec_to_json
+from charter.trainer import metrics
+from charter.trainer.launcher import Launcher, WorkerExit, WorkerOrder
+from charter.trainer.runs import MOST_EVENTS_READ, RunStore, State, to_proto
+from charter.trainer.tables import RunRow
+from charter.v1 import run_pb2, trainer_pb2
+
+logger = logging.getLogger("charter.trainer")
+
+# After a cancel the worker has this long to stop by itself, then this long after SIGTERM, then it is killed.
+COOPERATE_SECONDS = 10.0
+TERMINATE_SECONDS = 30.0
+
+
+class Supervisor:
+    """Owns the store and the launcher. ``control_address`` is where workers report, host:port."""
+
+    def __init__(self, store: RunStore, launcher: Launcher, artifacts: Path, control_address: str) -> None:
+        self.control_address = control_address
+        self._store = store
+        self._launcher = launcher
+        self._artifacts = artifacts
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Set, and replaced, whenever a run changes; it lives as long as somebody waits for it.
+        self._changed: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
+
+    async def recover(self) -> None:
+        """Watch the workers that an earlier trainer left; runs whose worker is gone become FAILED."""
+        for row in await asyncio.to_thread(self._store.active):
+            logger.info("recovering", extra={"run": row.id, "attempt": row.attempts})
+            self._background(self._watch_worker(row, row.worker))
+            if row.cancel_requested:
+                self._background(self._stop_worker(row))
+        await self._show_runs()
+
+    async def close(self) -> None:
+        """Stop watching. Workers live on; the next trainer finds them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def create(self, request_id: str, spec: run_pb2.RunSpec) -> RunRow:
+        """Store a run and start its worker. Raises ``RunStateError``."""
+        filled = fill_defaults(spec)
+        row, new = await asyncio.to_thread(self._store.create, request_id, filled, str(self._artifacts))
+        if new:
+            folder = Path(row.artifacts)
+            await asyncio.to_thread(folder.mkdir, parents=True)
+            await asyncio.to_thread((folder / "spec.json").write_text, spec_to_json(filled))
+            row = await self._start_worker(row, (State.PENDING,))
+        return row
+
+    async def resume(self, run: str) -> RunRow:
+        """Start a failed or cancelled run's worker again. Raises ``UnknownRunError``, ``RunStateError``."""
+        row = await asyncio.to_thread(self._store.find, run)
+        return await self._start_worker(row, (State.FAILED, State.CANCELLED))
+
+    async def cancel(self, run: str) -> RunRow:
+        """Ask a run's worker to stop; end it when it does not. Raises ``UnknownRunError``, ``RunStateError``."""
+        row = await asyncio.to_thread(self._store.request_cancel, run)
+        if State(row.state).active:
+            self._background(self._stop_worker(row))
+        return row
+
+    async def report(self, run_id: str, attempt: int, events: Sequence[run_pb2.RunEvent]) -> bool:
+        """Store a worker's events; True when it should stop. Raises ``UnknownRunError``, ``StaleReportError``."""
+        row = await asyncio.to_thread(self._store.add_events, run_id, attempt, events)
+        for event in events:
+            if event.HasField("step"):
+                metrics.show_step(row.id, event.step, event.metrics)
+        self._notify(row.id)
+        return row.cancel_requested
+
+    async def watch(self, run: str, after_sequence: int) -> AsyncIterator[trainer_pb2.WatchRunResponse]:
+        """Stored events, then new ones as they come, until the run has ended. Raises ``UnknownRunError``."""
+        run_id = (await asyncio.to_thread(self._store.find, run)).id
+        shown: tuple[str, int] | None = None
+        while True:
+            # In this order nothing is missed: a change after the reads sets the event, and no event of a run
+            # comes after its end.
+            changed = self._changed.setdefault(run_id, asyncio.Event())
+            row = await asyncio.to_thread(self._store.find, run_id)
+            events = await asyncio.to_thread(self._store.events, run_id, after_sequence)
+            for event in events:
+                yield trainer_pb2.WatchRunResponse(event=event)
+                after_sequence = event.sequence
+            if len(events) == MOST_EVENTS_READ:
+                continue
+            if (row.state, row.attempts) != shown:
+                shown = (row.state, row.attempts)
+                yield trainer_pb2.WatchRunResponse(run=to_proto(row))
+            if not State(row.state).active:
+                return
+            await changed.wait()
+
+    async def _start_worker(self, row: RunRow, allowed: Sequence[State]) -> RunRow:
+        row = await asyncio.to_thread(self._store.begin_attempt, row.id, allowed)
+        order = WorkerOrder(row.id, row.attempts, Path(row.artifacts), self.control_address)
+        try:
+            worker = await self._launcher.start(order)
+        except OSError as error:
+            await self._end(row, State.FAILED, f"the worker could not be started: {error}")
+            return await asyncio.to_thread(self._store.find, row.id)
+        await asyncio.to_thread(self._store.set_worker, row.id, worker)
+        logger.info("worker started", extra={"run": row.id, "attempt": row.attempts, "worker": worker})
+        self._background(self._watch_worker(row, worker))
+        await self._show_runs()
+        self._notify(row.id)
+        return row
+
+    async def _watch_worker(self, row: RunRow, worker: str) -> None:
+        ended = await self._launcher.wait(worker, Path(row.artifacts))
+        row = await asyncio.to_thread(self._store.find, row.id)
+        state, error = _outcome(row, ended)
+        await self._end(row, state, error)
+
+    async def _end(self, row: RunRow, state: State, error: str) -> None:
+        if await asyncio.to_thread(self._store.end, row.id, row.attempts, state, error):
+            logger.info("run ended", extra={"run": row.id, "attempt": row.attempts, "state": state, "error": error})
+            metrics.remove_run(row.id)
+            await self._show_runs()
+            self._notify(row.id)
+
+    async def _stop_worker(self, row: RunRow) -> None:
+        for seconds, force in ((COOPERATE_SECONDS, False), (TERMINATE_SECONDS, True)):
+            await asyncio.sleep(seconds)
+            now = await asyncio.to_thread(self._store.find, row.id)
+            if not State(now.state).active or now.attempts != row.attempts:
+                return
+            logger.warning("stopping the worker", extra={"run": row.id, "attempt": row.attempts, "force": force})
+            await self._launcher.stop(now.worker, force)
+
+    async def _show_runs(self) -> None:
+        metrics.show_runs(await asyncio.to_thread(self._store.count_by_state))
+
+    def _notify(self, run_id: str) -> None:
+        if (changed := self._changed.pop(run_id, None)) is not None:
+            changed.set()
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("watching a run failed; a restart of the trainer takes it up again", exc_info=error)
+
+
+def _outcome(row: RunRow, ended: WorkerExit) -> tuple[State, str]:
+    """State of a run whose worker has ended, and the error when it failed.
+
+    A worker has finished when its last event is of the last phase with all work done; its exit status may be unknown.
+    """
+    last = run_pb2.RunEvent.FromString(row.last_event)
+    finished = last.phase == run_pb2.PHASE_REPORTING and 0 < last.total <= last.done
+    if finished and ended.status in (0, None):
+        return State.SUCCEEDED, ""
+    if row.cancel_requested:
+        return State.CANCELLED, ""
+    return State.FAILED, (
+        f"the worker did not finish the run: {ended.reason}. "
+        f"`charter runs resume {row.id}` continues from the newest checkpoint"
+    )

@@ -1,0 +1,76 @@
+"""``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
+
+Exit status: 0 finished, 1 failed (the last line of the log says why), 3 stopped on request.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import transformers
+from google.protobuf import json_format
+
+from charter.rpc.errors import ServiceError
+from charter.rpc.logs import configure_logging
+from charter.spec.defaults import fill_defaults
+from charter.spec.load import spec_from_json
+from charter.v1 import run_pb2
+from charter.worker import metrics
+from charter.worker.artifacts import Artifacts
+from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.reporter import Reporter
+from charter.worker.run import execute
+
+logger = logging.getLogger("charter.worker")
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+
+
+def main() -> int:
+    """Read the command line, work, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m charter.worker", description=__doc__)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--attempt", type=int, default=1, help="how often the worker of this run was started")
+    parser.add_argument("--trainer", default="", help="control address of the trainer, host:port; empty = no reports")
+    parser.add_argument("--artifacts", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--spec", type=Path, required=True, help="the run's spec as protobuf JSON")
+    options = parser.parse_args()
+    configure_logging("worker")
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
+    except (OSError, json_format.ParseError) as error:
+        logger.error("cannot read the spec: %s", error)
+        return FAILED
+    artifacts = Artifacts(options.artifacts, options.run_id)
+    reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
+    reporter.stop_on_signals()
+    metrics.serve(options.run_id, spec.name)
+    return work(options.run_id, options.attempt, spec, artifacts, reporter)
+
+
+def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> int:
+    """Do the run, deliver its last events, and turn how it ended into an exit status."""
+    try:
+        execute(run_id, attempt, spec, artifacts, reporter)
+    except Cancelled:
+        reporter.report(0, 0, text="stopped on request")
+        return STOPPED
+    except Superseded as reason:
+        logger.error("a newer worker has taken over this run: %s", reason)
+        return FAILED
+    except (RunError, ServiceError) as error:
+        # Worded for a person; the trainer shows the last line of this log.
+        logger.error("%s", error)
+        return FAILED
+    except Exception:
+        logger.exception("the worker failed")
+        return FAILED
+    finally:
+        reporter.close()
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

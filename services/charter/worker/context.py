@@ -1,0 +1,40 @@
+"""What every stage of a run works with."""
+
+from dataclasses import dataclass
+
+import torch
+
+from charter.v1 import judge_pb2, run_pb2
+from charter.worker.artifacts import Artifacts
+from charter.worker.clients import Services
+from charter.worker.prompts import PromptSets
+from charter.worker.reporter import Reporter
+
+# The policy serves the starting weights as this version; every PPO step that changes them adds one.
+STARTING_VERSION = 1
+# The preference service serves this run's preference model as this version.
+PREFERENCE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: its filled spec, its folder, the services, and whom it reports to."""
+
+    id: str
+    spec: run_pb2.RunSpec
+    artifacts: Artifacts
+    services: Services
+    reporter: Reporter
+    prompts: PromptSets
+    constitution: judge_pb2.Constitution
+    device: torch.device
+
+    def judging_options(self, seed: int) -> judge_pb2.JudgingOptions:
+        """How the spec wants pairs to be judged."""
+        return judge_pb2.JudgingOptions(
+            method=self.spec.judge.method, ensemble_size=self.spec.judge.ensemble_size, seed=seed
+        )
+
+    def judged_dimension(self, dimension: str) -> str:
+        """The dimension to judge by: the prompt's own when the constitution has principles of it, else all of them."""
+        return dimension if any(one.dimension == dimension for one in self.constitution.principles) else ""

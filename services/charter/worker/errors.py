@@ -1,0 +1,13 @@
+"""Errors that end a run. Their messages are for the person who started it."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on; the message says why and what to do."""
+
+
+class Cancelled(Exception):  # noqa: N818 (it is not an error)
+    """The run was asked to stop and everything worth keeping is saved."""
+
+
+class Superseded(Exception):  # noqa: N818 (it is not an error)
+    """A newer worker has taken over the run: stop without touching its files."""

@@ -1,0 +1,102 @@
+"""The numbers of a run: names of RunEvent metrics, and what Prometheus scrapes from the worker.
+
+Each PPO metric of ``PPO`` is the Prometheus gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
+``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Gauge, start_http_server
+
+from charter.v1 import run_pb2
+
+logger = logging.getLogger("charter.worker")
+
+# Port of the metrics page, 0 for none, and the address that it listens on (0.0.0.0 in a cluster).
+PORT_VARIABLE = "CHARTER_WORKER_METRICS_PORT"
+HOST_VARIABLE = "CHARTER_WORKER_METRICS_HOST"
+_DEFAULT_PORT = 9095
+
+PPO = {
+    "score_mean": "Mean preference score of the step's answers, before any penalty.",
+    "score_std": "Standard deviation of the preference scores.",
+    "reward_mean": "Mean reward of an answer: score, less the missing-EOS penalty, less the KL penalty.",
+    "kl_k1": "KL to the reference per answer in nats, estimator k1.",
+    "kl_k3": "KL to the reference per answer in nats, estimator k3.",
+    "kl_coefficient": "Coefficient of the KL penalty.",
+    "response_tokens_mean": "Mean tokens of an answer, EOS included.",
+    "eos_share": "Share of answers that ended with EOS.",
+    "policy_loss": "Clipped surrogate loss, mean over tokens and optimiser steps.",
+    "value_loss": "Clipped value loss, mean over tokens and optimiser steps.",
+    "clip_fraction": "Share of tokens whose ratio was clipped.",
+    "value_clip_fraction": "Share of tokens whose value was clipped.",
+    "ratio_mean": "Mean probability ratio of new and old policy.",
+    "entropy": "Mean entropy in nats of the next-token distribution before the update.",
+    "explained_variance": "Share of the returns' variance that the critic explains; absent when they do not vary.",
+    "policy_gradient_norm": "Norm of the policy's gradient before clipping.",
+    "importance_ratio_mean": "Mean probability ratio of trainer and sampler, before truncation.",
+    "logprob_mismatch_mean": "Mean absolute difference in nats between trainer's and sampler's log-probs.",
+    "logprob_mismatch_max": "Largest such difference.",
+    "tokens_per_second": "Answer tokens per second of the whole step.",
+    "episodes_per_second": "Answers per second of the whole step.",
+    "sampling_seconds": "Seconds to sample the answers.",
+    "scoring_seconds": "Seconds to score them.",
+    "update_seconds": "Seconds for log-probs, advantages and optimiser steps.",
+    "weight_sync_seconds": "Seconds until every policy replica served the new weights.",
+    "step_seconds": "Seconds of the whole step, without the checkpoint.",
+    "weight_version": "Version that the policy serves after the step.",
+}
+FIT = {
+    "train_loss": "Cross-entropy on the last batch, in nats.",
+    "held_out_loss": "Cross-entropy on the held-out comparisons, in nats.",
+    "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
+}
+
+_PPO_GAUGES = {name: Gauge(f"charter_ppo_{name}", text) for name, text in PPO.items()}
+_FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text) for name, text in FIT.items()}
+_PHASE = Gauge("charter_worker_phase", "1 for the phase that the worker is in, else 0.", ["phase"])
+_RUN = Gauge("charter_worker_run_info", "1, with the run's id and name.", ["run", "name"])
+_DONE = Gauge("charter_worker_phase_done_ratio", "Share of the present phase that is done.")
+STEPS = Counter("charter_worker_steps_total", "PPO steps done by this process.")
+EPISODES = Counter("charter_worker_episodes_total", "Answers that PPO has learned from.")
+TOKENS = Counter("charter_worker_tokens_total", "Answer tokens that PPO has learned from.")
+PAIRS = Counter("charter_worker_pairs_total", "Judged pairs by outcome.", ["outcome"])
+CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.")
+
+
+def serve(run_id: str, name: str) -> None:
+    """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page."""
+    for phase in run_pb2.Phase.values()[1:]:
+        _PHASE.labels(phase_name(phase)).set(0)
+    _RUN.labels(run_id, name).set(1)
+    port = int(os.environ.get(PORT_VARIABLE, _DEFAULT_PORT))
+    if port == 0:
+        return
+    host = os.environ.get(HOST_VARIABLE, "127.0.0.1")
+    try:
+        start_http_server(port, addr=host)
+    except OSError as error:
+        logger.warning("no metrics page", extra={"address": f"{host}:{port}", "reason": error.strerror})
+
+
+def show(event: run_pb2.RunEvent) -> None:
+    """Set the gauges that an event speaks of."""
+    for phase in run_pb2.Phase.values()[1:]:
+        _PHASE.labels(phase_name(phase)).set(phase == event.phase)
+    if event.total:
+        _DONE.set(event.done / event.total)
+    gauges: Mapping[str, Gauge] = {}
+    if event.phase == run_pb2.PHASE_PPO:
+        gauges = _PPO_GAUGES
+    elif event.phase == run_pb2.PHASE_FITTING_PREFERENCE_MODEL:
+        gauges = _FIT_GAUGES
+    for name, value in event.metrics.items():
+        if name in gauges:
+            gauges[name].set(value)
+
+
+def phase_name(phase: "run_pb2.Phase.ValueType") -> str:
+    """``PHASE_PPO`` -> ``PPO``."""
+    return run_pb2.Phase.Name(phase).removeprefix("PHASE_")

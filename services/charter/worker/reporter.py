@@ -1,0 +1,138 @@
+"""Tells the trainer service and ``events.jsonl`` how the run goes, and hears that it should stop."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+import grpc
+from google.protobuf import json_format
+
+from charter.rpc.channel import QUICK, connect
+from charter.rpc.errors import ServiceError, explained
+from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
+from charter.worker import metrics
+from charter.worker.artifacts import Artifacts, append_line, read_lines
+from charter.worker.errors import Cancelled, RunError, Superseded
+
+logger = logging.getLogger("charter.worker")
+
+# Most events in one call (the contract's limit).
+_AT_ONCE = 1000
+# How long the last events wait for a trainer that is away.
+_PATIENCE_SECONDS = 60.0
+
+
+class Reporter:
+    """Numbers the events of a run and delivers them in order.
+
+    With an empty ``trainer`` address events go to the file alone. A trainer that cannot be reached does not stop the
+    run: its events wait and are delivered with a later one.
+    """
+
+    def __init__(self, artifacts: Artifacts, run_id: str, attempt: int, trainer: str) -> None:
+        self._artifacts = artifacts
+        self._run_id = run_id
+        self._attempt = attempt
+        self._address = trainer
+        self._channel = connect(trainer) if trainer else None
+        self._stop_requested = False
+        self.phase: run_pb2.Phase.ValueType = run_pb2.PHASE_STARTING
+        earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in read_lines(artifacts.events)]
+        self._sequence = earlier[-1].sequence if earlier else 0
+        # What an attempt that died wrote to the file may never have reached the trainer; it ignores repeated ones.
+        self._waiting = earlier
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the trainer or a signal asked the worker to stop."""
+        return self._stop_requested
+
+    def stop_on_signals(self) -> None:
+        """Take SIGTERM and SIGINT as a request to stop; a second one ends the process as usual."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def raise_if_stopped(self) -> None:
+        """Raise ``Cancelled`` when the worker was asked to stop."""
+        if self._stop_requested:
+            raise Cancelled
+
+    @contextmanager
+    def in_phase(self, phase: "run_pb2.Phase.ValueType") -> Iterator[None]:
+        """Name the phase of the events inside the block and add its time to ``run.json``."""
+        self.phase = phase
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._artifacts.add_seconds(metrics.phase_name(phase), time.monotonic() - start)
+
+    def report(
+        self,
+        done: int,
+        total: int,
+        *,
+        step: int | None = None,
+        numbers: Mapping[str, float] | None = None,
+        text: str = "",
+    ) -> None:
+        """Report progress in the present phase.
+
+        Raises ``Superseded`` when a newer worker has taken over, ``RunError`` for a number that is not finite,
+        ``ServiceError`` when the trainer refuses the report.
+        """
+        numbers = numbers or {}
+        if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
+            raise RunError(f"{', '.join(broken)} is not a finite number: the run has diverged")
+        self._sequence += 1
+        event = run_pb2.RunEvent(
+            sequence=self._sequence, phase=self.phase, done=done, total=total, step=step, metrics=numbers, text=text
+        )
+        event.time.GetCurrentTime()
+        line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+        append_line(self._artifacts.events, line)
+        metrics.show(event)
+        logger.info(text or "progress", extra={"phase": metrics.phase_name(self.phase), "done": done, "total": total})
+        self._waiting.append(event)
+        self._deliver()
+
+    def close(self) -> None:
+        """Deliver what waits, for as long as a trainer takes to restart, and close the channel to it."""
+        if self._channel is None:
+            return
+        patience = time.monotonic() + _PATIENCE_SECONDS
+        with self._channel:
+            while self._waiting and time.monotonic() < patience:
+                self._deliver()
+        if self._waiting:
+            logger.error("events were not delivered", extra={"events": len(self._waiting), "trainer": self._address})
+
+    def _deliver(self) -> None:
+        if self._channel is None:
+            return
+        stub = trainer_pb2_grpc.RunReportServiceStub(self._channel)
+        while self._waiting:
+            events = self._waiting[:_AT_ONCE]
+            request = trainer_pb2.ReportEventsRequest(run_id=self._run_id, attempt=self._attempt, events=events)
+            try:
+                with explained("trainer", self._address):
+                    response = stub.ReportEvents(request, timeout=QUICK)
+            except ServiceError as error:
+                if error.code == grpc.StatusCode.ABORTED:
+                    self._waiting = []
+                    raise Superseded(error.details) from error
+                if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise
+                logger.warning("events wait", extra={"events": len(self._waiting), "reason": str(error)})
+                return
+            self._waiting = self._waiting[len(events) :]
+            self._stop_requested |= response.cancel_requested
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        logger.warning("stopping after the current operation", extra={"signal": signal.Signals(number).name})
+        self._stop_requested = True
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,57 @@
+"""Which weights the services hold for this run. Their digests are kept in ``run.json``, so that nobody else's pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from charter.inference.preference_model import PreferenceModel
+from charter.weights.sender import WeightUpdate
+from charter.worker.context import PREFERENCE_VERSION, Run
+from charter.worker.errors import RunError
+
+
+def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int, *, force: bool) -> float:
+    """Serve weights on every replica of the policy; returns the seconds it took."""
+    return _remember(run, "policy", run.services.send_policy(tensors, version, force=force))
+
+
+def serve_preference_model(run: Run, model: PreferenceModel) -> float:
+    """Serve a preference model in place of whatever is served; returns the seconds it took."""
+    return _remember(run, "preference", run.services.send_preference_model(model.state_tensors(), PREFERENCE_VERSION))
+
+
+def policy_serves(run: Run, version: int) -> bool:
+    """Whether every replica serves the weights that this run last sent, as ``version``."""
+    sent = _sent(run, "policy")
+    return sent["version"] == version and all(
+        (info.weight_version, info.weight_digest) == (version, sent["digest"]) for info in run.services.policy_info()
+    )
+
+
+def preference_serves(run: Run) -> bool:
+    """Whether the preference service serves this run's preference model."""
+    info = run.services.preference_info()
+    sent = _sent(run, "preference")
+    return (info.weight_version, info.weight_digest) == (sent["version"], sent["digest"])
+
+
+def check_served(run: Run, version: int) -> None:
+    """Raise ``RunError`` unless policy and preference model are this run's; a number from others must not be used."""
+    for service, right in (("policy", policy_serves(run, version)), ("preference", preference_serves(run))):
+        if not right:
+            raise RunError(
+                f"the {service} service does not serve this run's weights any more: another run uses it, or it was "
+                "restarted. See to it that this run has it alone, then resume the run"
+            )
+
+
+def _remember(run: Run, service: str, update: WeightUpdate) -> float:
+    run.artifacts.record.setdefault("served", {})[service] = {"version": update.version, "digest": update.sha256}
+    run.artifacts.save_record()
+    return update.seconds
+
+
+def _sent(run: Run, service: str) -> dict[str, Any]:
+    sent: dict[str, Any] = run.artifacts.record.get("served", {}).get(service, {"version": None, "digest": None})
+    return sent

@@ -1,0 +1,51 @@
+"""Answers to the held-out prompts, by the starting policy before PPO and by the aligned one after it."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from charter.worker.artifacts import write_json
+from charter.worker.context import Run
+from charter.worker.prompts import TaskPrompt, take
+from charter.worker.seeds import derive_seed
+
+# Prompts in one call.
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutAnswer:
+    """One answer and its length in tokens, EOS included."""
+
+    key: str
+    text: str
+    tokens: int
+
+
+def held_out_prompts(run: Run) -> list[TaskPrompt]:
+    """The prompts of the evaluation, each once."""
+    return take(run.prompts.held_out, 0, min(run.spec.evaluation.prompts, len(run.prompts.held_out)), run.spec.seed)
+
+
+def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:
+    """Answer every held-out prompt once, or read what an earlier attempt wrote; the seeds do not depend on ``name``."""
+    path = run.artifacts.answers(name)
+    if path.exists():
+        return [HeldOutAnswer(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    prompts = held_out_prompts(run)
+    answers: list[HeldOutAnswer] = []
+    for start in range(0, len(prompts), _BATCH):
+        run.reporter.raise_if_stopped()
+        batch = prompts[start : start + _BATCH]
+        sampled = run.services.generate(
+            [prompt.messages for prompt in batch],
+            run.spec.sampling,
+            version=version,
+            seed=derive_seed(run.spec.seed, "held out", start),
+        )
+        answers += [
+            HeldOutAnswer(prompt.key, one.text, len(one.token_ids))
+            for prompt, (one,) in zip(batch, sampled, strict=True)
+        ]
+        run.reporter.report(len(answers), len(prompts), text=f"held-out answers {name} PPO")
+    write_json(path, [asdict(answer) for answer in answers])
+    return answers

@@ -1,0 +1,121 @@
+"""Lets the judge compare the aligned policy with the one it started from, on held-out prompts."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+from charter.evaluation.results import Evaluation, EvaluationRow, write_result
+from charter.evaluation.statistics import win_rate
+from charter.rpc.messages import proto_messages
+from charter.storage.comparisons import enum_name
+from charter.v1 import judge_pb2, run_pb2
+from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.errors import RunError
+from charter.worker.models import LanguageModel, named_tensors
+from charter.worker.prompts import TaskPrompt
+from charter.worker.seeds import derive_seed
+from charter.worker.served import policy_serves, serve_policy
+from charter.worker.stages.answers import HeldOutAnswer, held_out_prompts, sample_held_out
+
+# Pairs in one call, so that progress shows.
+_BATCH = 16
+
+
+def evaluate(run: Run) -> None:
+    """Write ``evaluation.json`` once. Raises ``RunError`` when every judgement failed."""
+    if (run.artifacts.folder / "evaluation.json").exists():
+        return
+    with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
+        version = run.artifacts.record["policy_version"]
+        if not policy_serves(run, version):
+            serve_policy(
+                run, named_tensors(LanguageModel.load(run.artifacts.policy, run.device).model), version, force=True
+            )
+        before = sample_held_out(run, "before", STARTING_VERSION)
+        after = sample_held_out(run, "after", version)
+        prompts = held_out_prompts(run)
+        judgements: list[judge_pb2.Judgement] = []
+        for start in range(0, len(prompts), _BATCH):
+            run.reporter.raise_if_stopped()
+            rows = slice(start, start + _BATCH)
+            judgements += _judge(run, prompts[rows], before[rows], after[rows], start)
+            run.reporter.report(len(judgements), len(prompts))
+        result = _evaluation(run, prompts, before, after, judgements)
+        write_result(run.artifacts.folder, "evaluation", result)
+        run.reporter.report(
+            len(prompts),
+            len(prompts),
+            numbers={
+                "win_rate": result.win_rate,
+                "win_rate_low": result.win_rate_low,
+                "win_rate_high": result.win_rate_high,
+            },
+            text=f"the judge prefers the aligned policy on {result.win_rate:.0%} of the held-out prompts",
+        )
+
+
+def _judge(
+    run: Run,
+    prompts: Sequence[TaskPrompt],
+    before: Sequence[HeldOutAnswer],
+    after: Sequence[HeldOutAnswer],
+    start: int,
+) -> list[judge_pb2.Judgement]:
+    """A is the aligned policy's answer; every method of the judge treats both orders alike."""
+    items = [
+        judge_pb2.ComparisonItem(
+            id=f"evaluation-{start + place}",
+            prompt=proto_messages(prompt.messages),
+            answer_a=new.text,
+            answer_b=old.text,
+            dimension=run.judged_dimension(prompt.dimension),
+        )
+        for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
+    ]
+    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "evaluation")))
+    return [judged[item.id] for item in items]
+
+
+def _evaluation(
+    run: Run,
+    prompts: Sequence[TaskPrompt],
+    before: Sequence[HeldOutAnswer],
+    after: Sequence[HeldOutAnswer],
+    judgements: Sequence[judge_pb2.Judgement],
+) -> Evaluation:
+    probabilities = [one.probability_a if one.HasField("probability_a") else None for one in judgements]
+    failures: dict[str, int] = {}
+    for judgement, probability in zip(judgements, probabilities, strict=True):
+        if probability is None:
+            name = enum_name("outcome", judgement.outcome)
+            failures[name] = failures.get(name, 0) + 1
+    if all(probability is None for probability in probabilities):
+        raise RunError(f"the judge could not judge any of {len(prompts)} held-out prompts: {failures}. See its log")
+    rates = win_rate(probabilities, samples=run.spec.evaluation.bootstrap_samples, seed=run.spec.seed)
+    return Evaluation(
+        win_rate=rates.win_rate,
+        win_rate_low=rates.win_rate_low,
+        win_rate_high=rates.win_rate_high,
+        mean_probability=rates.mean_probability,
+        mean_probability_low=rates.mean_probability_low,
+        mean_probability_high=rates.mean_probability_high,
+        wins=rates.wins,
+        ties=rates.ties,
+        losses=rates.losses,
+        failures=failures,
+        mean_tokens_before=mean(answer.tokens for answer in before),
+        mean_tokens_after=mean(answer.tokens for answer in after),
+        rows=tuple(
+            EvaluationRow(
+                prompt=prompt.text,
+                dimension=prompt.dimension,
+                before=old.text,
+                after=new.text,
+                outcome=enum_name("outcome", judgement.outcome),
+                probability_after=probability,
+                principles=tuple(one.principle_id for one in judgement.principles),
+            )
+            for prompt, old, new, judgement, probability in zip(
+                prompts, before, after, judgements, probabilities, strict=True
+            )
+        ),
+    )

@@ -1,0 +1,138 @@
+"""Fits the preference model to the stored labels of this run, measures it on held-out ones, and has it served."""
+
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from charter.evaluation.calibration import calibration_of, correctness
+from charter.evaluation.results import FitStep, PreferenceFit, write_result
+from charter.inference.preference_model import PreferenceModel, encode
+from charter.rpc.messages import chat_messages
+from charter.storage.comparisons import LABELLED, enum_name
+from charter.v1 import run_pb2, types_pb2
+from charter.worker import fit
+from charter.worker.context import Run
+from charter.worker.errors import RunError
+from charter.worker.fit import Example, Measured
+from charter.worker.seeds import derive_seed
+from charter.worker.served import preference_serves, serve_preference_model
+
+_RESULT = "preference_fit"
+# With fewer labels than this share, the failures say more than the labels.
+_LEAST_LABELLED_SHARE = 0.5
+
+
+def fit_preference_model(run: Run) -> None:
+    """Write ``preference_model/`` and ``preference_fit.json`` once, and see that the preference service serves it."""
+    with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL):
+        if not (run.artifacts.folder / f"{_RESULT}.json").exists():
+            serve_preference_model(run, _fit(run))
+        elif not preference_serves(run):
+            serve_preference_model(run, PreferenceModel.load(run.artifacts.preference_model))
+
+
+def _fit(run: Run) -> PreferenceModel:
+    torch.manual_seed(derive_seed(run.spec.seed, "fit"))
+    spec = run.spec.preference_model
+    model = PreferenceModel.from_causal_lm(spec.model, derive_seed(run.spec.seed, "head")).to(run.device).eval()
+    train, held_out, left_out = split_examples(model, list(run.services.comparisons(run.id)))
+    left_out["IDENTICAL"] = run.artifacts.record["counts"]["pairs_identical"]
+    history: list[FitStep] = []
+    latest: list[Measured] = []
+
+    def after_step(step: int, total: int, loss: float) -> None:
+        if step % (total // spec.epochs) == 0:
+            latest[:] = [fit.measure(model, held_out, run.device)]
+            history.append(FitStep(step, loss, latest[0].loss, _accuracy(latest[0], held_out)))
+        else:
+            history.append(FitStep(step, loss, None, None))
+        _report(run, history[-1], total)
+        run.reporter.raise_if_stopped()
+
+    fit.fit(model, train, spec, run.device, after_step)
+    (measured,) = latest
+    # Answers of the starting policy that the fit has not seen.
+    scores = [*measured.scores_a, *measured.scores_b]
+    model.centre(torch.tensor(scores))
+    result = PreferenceFit(
+        train_pairs=len(train),
+        held_out_pairs=len(held_out),
+        left_out=left_out,
+        labels=tuple(example.probability_a for example in (*train, *held_out)),
+        history=tuple(history),
+        held_out=calibration_of(
+            measured.probabilities,
+            [example.probability_a for example in held_out],
+            [example.group for example in held_out],
+            seed=run.spec.seed,
+        ),
+        length_correlation=correlation(
+            scores, [len(ids) for ids in (*(one.ids_a for one in held_out), *(one.ids_b for one in held_out))]
+        ),
+    )
+    shutil.rmtree(run.artifacts.preference_model, ignore_errors=True)
+    model.save(run.artifacts.preference_model)
+    # Last: its presence says that the model is whole.
+    write_result(run.artifacts.folder, _RESULT, result)
+    return model
+
+
+def split_examples(
+    model: PreferenceModel, comparisons: Sequence[types_pb2.Comparison]
+) -> tuple[list[Example], list[Example], dict[str, int]]:
+    """Pairs to fit, pairs held out, and the comparisons that have no label, counted by outcome.
+
+    Raises ``RunError`` when too few have one.
+    """
+    train: list[Example] = []
+    held_out: list[Example] = []
+    left_out: dict[str, int] = {}
+    for comparison in comparisons:
+        if comparison.outcome not in LABELLED:
+            name = enum_name("outcome", comparison.outcome)
+            left_out[name] = left_out.get(name, 0) + 1
+            continue
+        (held_out if comparison.split == types_pb2.SPLIT_HELD_OUT else train).append(_example(model, comparison))
+    labelled = len(train) + len(held_out)
+    if labelled < _LEAST_LABELLED_SHARE * len(comparisons) or not train or not held_out:
+        raise RunError(
+            f"only {labelled} of {len(comparisons)} comparisons have a label ({len(train)} to fit, {len(held_out)} "
+            f"held out; without label: {left_out}), too few for a preference model. If labels failed, the judge's log "
+            "says why; otherwise raise comparisons.pairs"
+        )
+    return train, held_out, left_out
+
+
+def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
+    """Pearson correlation, 0 where one of the two does not vary; both [answers]."""
+    if np.ptp(scores) == 0 or np.ptp(lengths) == 0:
+        return 0.0
+    return float(np.corrcoef(scores, lengths)[0, 1])
+
+
+def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Example:
+    messages = chat_messages(comparison.prompt)
+    ids_a = encode(model.tokenizer, messages, comparison.answer_a.text)
+    ids_b = encode(model.tokenizer, messages, comparison.answer_b.text)
+    longest = max(len(ids_a), len(ids_b))
+    if longest > model.max_context_tokens:
+        raise RunError(
+            f"a comparison has {longest} tokens, the preference model's context holds {model.max_context_tokens}: "
+            "lower prompts.max_prompt_tokens or sampling.max_new_tokens"
+        )
+    group = "\n".join(message.content for message in messages)
+    return Example(tuple(ids_a), tuple(ids_b), comparison.probability_a, group)
+
+
+def _accuracy(measured: Measured, examples: Sequence[Example]) -> float:
+    labels = [example.probability_a for example in examples]
+    return float(correctness(measured.probabilities, labels).mean())
+
+
+def _report(run: Run, step: FitStep, total: int) -> None:
+    numbers = {"train_loss": step.train_loss}
+    if step.held_out_loss is not None and step.held_out_accuracy is not None:
+        numbers |= {"held_out_loss": step.held_out_loss, "held_out_accuracy": step.held_out_accuracy}
+    run.reporter.report(step.step, total, numbers=numbers)

@@ -1,0 +1,89 @@
+"""Lets the judge label the sampled pairs and stores every label, failed ones too."""
+
+import json
+import math
+from collections import Counter
+
+from charter.rpc.messages import proto_messages
+from charter.storage.comparisons import enum_name
+from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import metrics
+from charter.worker.artifacts import append_line, read_lines
+from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.seeds import derive_seed, stable_fraction
+from charter.worker.stages.sample_pairs import Pair, pair_prompts
+
+
+def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
+    """Judge and store each batch. Its request id is the same in every attempt, so that nothing is stored twice."""
+    total = sum(len(batch) for batch in batches)
+    finished = [json.loads(line) for line in read_lines(run.artifacts.labels)]
+    if len(finished) < len(batches):
+        held_out = held_out_keys(run)
+        with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
+            for index in range(len(finished), len(batches)):
+                run.reporter.raise_if_stopped()
+                outcomes = _label(run, batches[index], index, held_out) if batches[index] else {}
+                append_line(run.artifacts.labels, json.dumps(outcomes))
+                finished.append(outcomes)
+                done = sum((Counter(one) for one in finished), Counter())
+                run.reporter.report(done.total(), total, numbers={f"outcome_{name}": n for name, n in done.items()})
+    done = sum((Counter(one) for one in finished), Counter())
+    run.artifacts.count(**{f"labels_{name.lower()}": count for name, count in done.items()})
+
+
+def held_out_keys(run: Run) -> set[str]:
+    """Keys of the prompts whose comparisons are held out from the fit.
+
+    The share of prompts with the smallest hashes; at least one prompt on either side.
+    """
+    keys = sorted({prompt.key for prompt in pair_prompts(run)}, key=lambda key: stable_fraction("held out", key))
+    share = math.ceil(run.spec.comparisons.held_out_fraction * len(keys))
+    return set(keys[: max(1, min(share, len(keys) - 1))])
+
+
+def _label(run: Run, pairs: list[Pair], index: int, held_out: set[str]) -> dict[str, int]:
+    items = [
+        judge_pb2.ComparisonItem(
+            id=f"pair-{index}-{place}",
+            prompt=proto_messages(pair.prompt.messages),
+            answer_a=pair.answer_a,
+            answer_b=pair.answer_b,
+            dimension=run.judged_dimension(pair.prompt.dimension),
+        )
+        for place, pair in enumerate(pairs)
+    ]
+    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
+    comparisons = [
+        _comparison(run, pair, judged[item.id], pair.prompt.key in held_out)
+        for pair, item in zip(pairs, items, strict=True)
+    ]
+    run.services.add_comparisons(f"{run.id}-labels-{index}", comparisons)
+    outcomes = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
+    for name, count in outcomes.items():
+        metrics.PAIRS.labels(name).inc(count)
+    return dict(outcomes)
+
+
+def _comparison(run: Run, pair: Pair, judgement: judge_pb2.Judgement, held_out: bool) -> types_pb2.Comparison:
+    comparison = types_pb2.Comparison(
+        prompt=proto_messages(pair.prompt.messages),
+        answer_a=_written(run, pair.answer_a),
+        answer_b=_written(run, pair.answer_b),
+        source=types_pb2.LABEL_SOURCE_AI,
+        labeller=judgement.model,
+        outcome=judgement.outcome,
+        judgements=judgement.principles,
+        method=judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower(),
+        constitution_digest=judgement.constitution_digest,
+        run_id=run.id,
+        split=types_pb2.SPLIT_HELD_OUT if held_out else types_pb2.SPLIT_TRAIN,
+        dimension=pair.prompt.dimension,
+    )
+    if judgement.HasField("probability_a"):
+        comparison.probability_a = judgement.probability_a
+    return comparison
+
+
+def _written(run: Run, text: str) -> types_pb2.Answer:
+    return types_pb2.Answer(text=text, model=run.spec.policy.model, weight_version=STARTING_VERSION)

@@ -1,0 +1,60 @@
+"""Samples two answers of the starting policy to each of the training prompts that will be judged."""
+
+import json
+from dataclasses import dataclass
+
+from charter.v1 import run_pb2
+from charter.worker.artifacts import append_line, read_lines
+from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.prompts import TaskPrompt, take
+from charter.worker.seeds import derive_seed
+
+# Prompts in one call, so that progress shows and little is lost when the worker dies.
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two different answers to a prompt."""
+
+    prompt: TaskPrompt
+    answer_a: str
+    answer_b: str
+
+
+def sample_pairs(run: Run) -> list[list[Pair]]:
+    """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted."""
+    prompts = pair_prompts(run)
+    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+    finished = [json.loads(line) for line in read_lines(run.artifacts.pairs)]
+    if len(finished) < len(batches):
+        with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
+            for index in range(len(finished), len(batches)):
+                run.reporter.raise_if_stopped()
+                answers = _sample(run, batches[index], index)
+                append_line(run.artifacts.pairs, json.dumps(answers, ensure_ascii=False))
+                finished.append(answers)
+                run.reporter.report(min((index + 1) * BATCH, len(prompts)), len(prompts))
+    pairs = [
+        [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a != b]
+        for batch, answers in zip(batches, finished, strict=True)
+    ]
+    usable = sum(len(batch) for batch in pairs)
+    run.artifacts.count(pairs_sampled=len(prompts), pairs_identical=len(prompts) - usable)
+    return pairs
+
+
+def pair_prompts(run: Run) -> list[TaskPrompt]:
+    """The prompts that get pairs: training prompts in the run's order, again from the start when there are too few."""
+    return take(run.prompts.train, 0, run.spec.comparisons.pairs, run.spec.seed)
+
+
+def _sample(run: Run, prompts: list[TaskPrompt], index: int) -> list[list[str]]:
+    answers = run.services.generate(
+        [prompt.messages for prompt in prompts],
+        run.spec.sampling,
+        version=STARTING_VERSION,
+        seed=derive_seed(run.spec.seed, "pairs", index),
+        samples_per_prompt=2,
+    )
+    return [[answer.text for answer in both] for both in answers]

@@ -1,0 +1,100 @@
+"""Checks that the services are there and serve what the spec names, and writes down what the run is made of."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+from charter.inference.chat import ChatTokenizer
+from charter.spec.load import spec_to_json
+from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker.artifacts import Artifacts, write_text
+from charter.worker.clients import Services
+from charter.worker.errors import RunError
+from charter.worker.prompts import PromptSets, load_prompt_sets
+
+
+def check_spec(spec: run_pb2.RunSpec) -> None:
+    """Raise ``RunError`` for numbers that do not go together."""
+    if spec.ppo.minibatches > spec.ppo.episodes_per_step:
+        raise RunError(
+            f"ppo.minibatches is {spec.ppo.minibatches}, more than ppo.episodes_per_step, {spec.ppo.episodes_per_step}"
+        )
+    if len(spec.services.policy) != len(spec.services.policy_control):
+        raise RunError("services.policy and services.policy_control must name the same replicas, in the same order")
+
+
+def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
+    """Read the prompt files and count what they hold. Raises ``RunError`` for wrong files."""
+    tokenizer = ChatTokenizer.load(spec.policy.model)
+    prompts = load_prompt_sets(spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens)
+    artifacts.count(
+        prompts_train=len(prompts.train), prompts_held_out=len(prompts.held_out), prompts_too_long=prompts.too_long
+    )
+    return prompts
+
+
+def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifacts) -> judge_pb2.Constitution:
+    """Check models, context and constitution; store spec, constitution and versions.
+
+    Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
+    """
+    policies = services.policy_info()
+    judge = services.judge_info().model
+    preference = services.preference_info()
+    services.check_control_ports()
+    for address, info in zip(spec.services.policy, policies, strict=True):
+        _same_model("policy", address, info, spec.policy.model, "policy.model")
+    _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
+    _same_model(
+        "preference", spec.services.preference, preference, spec.preference_model.model, "preference_model.model"
+    )
+    needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
+    for info in (*policies, preference):
+        if needed > info.max_context_tokens:
+            raise RunError(
+                f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
+                f"{info.max_context_tokens} tokens: lower one of them"
+            )
+    constitution = services.constitution()
+    _same_constitution(spec, constitution, artifacts)
+    artifacts.record["constitution_digest"] = constitution.digest
+    artifacts.record["versions"] = {
+        "charter": importlib.metadata.version("charter"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "grpcio")},
+        "policy engine": policies[0].engine,
+        "judge engine": judge.engine,
+    }
+    artifacts.save_record()
+    write_text(artifacts.spec, spec_to_json(spec))
+    write_text(artifacts.constitution, constitution.source_yaml)
+    return constitution
+
+
+def _same_model(service: str, address: str, info: types_pb2.ModelInfo, wanted: str, field: str) -> None:
+    if info.model != wanted and _folder(info.model) != _folder(wanted):
+        raise RunError(
+            f"the {service} service at {address} serves {info.model}, the spec's {field} is {wanted}: start the "
+            "services with this spec (`charter up`), or change the spec"
+        )
+
+
+def _folder(model: str) -> Path | str:
+    path = Path(model).expanduser()
+    return path.resolve() if path.is_dir() else model
+
+
+def _same_constitution(spec: run_pb2.RunSpec, served: judge_pb2.Constitution, artifacts: Artifacts) -> None:
+    if spec.judge.constitution:
+        try:
+            wanted = Path(spec.judge.constitution).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot read judge.constitution: {error}") from error
+        if wanted != served.source_yaml:
+            raise RunError(
+                f"the judge at {spec.services.judge} judges by {served.name!r} (version {served.version}), which is "
+                f"not the file {spec.judge.constitution}: restart the judge with that file"
+            )
+    earlier = artifacts.record["constitution_digest"]
+    if earlier and earlier != served.digest:
+        raise RunError("the judge's constitution has changed since this run began: start a new run for the new one")

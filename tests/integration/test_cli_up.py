@@ -1,0 +1,143 @@
+"""`charter up`, a whole run of a tiny model, and `charter down`, each as the real command in its own process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from charter.cli.services import DEFAULTS
+from charter.trainer.processes import ProcessId
+
+ROOT = Path(__file__).resolve().parents[2]
+CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
+
+
+class Command:
+    """The `charter` command with a state folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        addresses = {name for name in os.environ if name.startswith("CHARTER_") and name.endswith("_ADDRESS")}
+        inherited = {name: value for name, value in os.environ.items() if name not in addresses}
+        own = {"CHARTER_HOME": str(home), "CHARTER_WORKER_METRICS_PORT": "0", "PYTHONPATH": str(ROOT / "services")}
+        self.environment = inherited | own
+
+    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "charter.cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=500,
+            env=self.environment,
+        )
+
+    def as_json(self, *arguments: str) -> Any:
+        result = self(*arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def processes(self) -> list[ProcessId]:
+        services = json.loads((self.home / "services.json").read_text())
+        return [ProcessId(**fields["process"]) for fields in services.values()]
+
+
+@pytest.fixture
+def charter(tmp_path: Path) -> Iterator[Command]:
+    command = Command(tmp_path / "home")
+    yield command
+    result = command("down")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_model: Path) -> Path:
+    for name, count in (("train", 8), ("held", 2)):
+        lines = [json.dumps({"id": f"{name}{i}", "prompt": f"Question {name} {i}?"}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    file = tmp_path / "spec.yaml"
+    file.write_text(
+        f"name: tiny\npolicy: {{model: {tiny_model}, engine: transformers}}\n"
+        f"judge: {{model: fake, engine: fake, constitution: {CONSTITUTION}}}\n"
+        "prompts: {train: [train.jsonl], held_out: [held.jsonl]}\n"
+        "sampling: {max_new_tokens: 8}\ncomparisons: {pairs: 8}\n"
+        "ppo: {steps: 1, episodes_per_step: 4}\nevaluation: {prompts: 2}\n"
+    )
+    return file
+
+
+@pytest.fixture
+def offset() -> str:
+    """A shift of the ports that leaves all of them free."""
+    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
+    ports = [int(address.rpartition(":")[2]) for address in addresses]
+    for candidate in range(1000, 10_000, 100):
+        if all(_free(port + candidate) for port in ports):
+            return str(candidate)
+    raise RuntimeError("no free ports")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
+    up = charter("up", str(spec), "--port-offset", offset)
+    assert up.returncode == 0, up.stderr + up.stdout
+    assert "All services are serving" in up.stdout
+    assert "run already" in charter("up", str(spec), "--port-offset", offset).stdout
+    assert charter.as_json("status")["policy"]["weight_version"] == 0
+
+    done = charter.as_json("run", str(spec))
+    assert done["state"] == "RUN_STATE_SUCCEEDED"
+    assert (Path(done["artifacts"]) / "report.html").is_file()
+    assert charter.as_json("status")["policy"]["weight_version"] > 0
+    assert charter.as_json("generate", "Hello", "--max-new-tokens", "4")[0]["tokens"] > 0
+
+    other = spec.with_name("other.yaml")
+    other.write_text(spec.read_text().replace("model: fake", "model: another"))
+    refused = charter("up", str(other), "--port-offset", offset)
+    assert refused.returncode == 1
+    assert "the judge service runs with other settings already" in refused.stderr
+
+    processes = charter.processes()
+    down = charter("down")
+    assert down.returncode == 0, down.stderr
+    assert not any(process.alive() for process in processes)
+    assert not (charter.home / "services.json").exists()
+
+
+def test_up_says_which_service_cannot_start_and_stops_the_others(charter: Command, spec: Path, offset: str) -> None:
+    broken = spec.with_name("broken.yaml")
+    # A folder that holds no model.
+    (spec.parent / "empty").mkdir()
+    broken.write_text(
+        spec.read_text().replace("engine: transformers}", "engine: fake}") + "preference_model: {model: ./empty}\n"
+    )
+    up = charter("up", str(broken), "--port-offset", offset)
+    assert up.returncode == 1
+    assert "the preference service ended before it was serving" in up.stderr
+    assert str(spec.parent / "empty") in up.stderr
+    assert not (charter.home / "services.json").exists()
+    assert "Nothing" in charter("down").stdout
+
+
+def test_up_says_which_port_is_taken_before_it_starts_anything(charter: Command, spec: Path, offset: str) -> None:
+    port = int(DEFAULTS["judge"].main.rpartition(":")[2]) + int(offset)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        held.listen()
+        up = charter("up", str(spec), "--port-offset", offset)
+    assert up.returncode == 1
+    assert f"the judge service cannot listen on 127.0.0.1:{port}" in up.stderr
+    assert not charter.home.exists()

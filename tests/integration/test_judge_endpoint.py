@@ -1,0 +1,251 @@
+"""The judge service in front of an OpenAI-compatible endpoint: the methods that ask questions, and failures."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from charter.inference.engine import ChatMessage
+from charter.judge.server import JudgeConfig, build
+from charter.rpc.channel import QUICK, connect
+from charter.rpc.messages import proto_messages
+from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
+
+from tests.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
+from tests.harness import running
+
+CONSTITUTION = """\
+name: short
+version: "1"
+principles:
+  - id: kind
+    dimension: helpful
+    compare: Which is kinder?
+    critique: Say what is unkind.
+    revise: Make it kind.
+    follow: Be kind.
+    oppose: Be rude.
+"""
+DEADLINE = QUICK * 6
+
+
+@contextmanager
+def judge(
+    tmp_path: Path, reply: Callable[[Body], Answer | Failure], method: str = "choice"
+) -> Iterator[tuple[judge_pb2_grpc.JudgeServiceStub, Endpoint]]:
+    """A judge whose model answers by ``reply``."""
+    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    with endpoint(reply) as served:
+        config = JudgeConfig(
+            MODEL, tmp_path / "constitution.yaml", "openai", method, engine_settings={"endpoint": served.url}
+        )
+        with running(build(config)) as addresses, connect(addresses.main) as channel:
+            yield judge_pb2_grpc.JudgeServiceStub(channel), served
+
+
+def item(name: str, a: str, b: str) -> judge_pb2.ComparisonItem:
+    messages = proto_messages([ChatMessage("user", "How are you?")])
+    return judge_pb2.ComparisonItem(id=name, prompt=messages, answer_a=a, answer_b=b)
+
+
+def compare(stub: judge_pb2_grpc.JudgeServiceStub, *items: judge_pb2.ComparisonItem, **options: Any) -> dict[str, Any]:
+    request = judge_pb2.CompareRequest(items=items, options=judge_pb2.JudgingOptions(**options))
+    return {response.item_id: response.judgement for response in stub.Compare(request, timeout=DEADLINE)}
+
+
+def asked(body: Body) -> str:
+    """The text of the user's last turn; a prefix may stand behind it."""
+    return str([turn["content"] for turn in body["messages"] if turn["role"] == "user"][-1])
+
+
+def letters(first: float) -> Answer:
+    return Answer("A", {"A": first, " B": 1 - first})
+
+
+def prefers_good(body: Body) -> Answer:
+    """Says A with 0.9 when the good answer is A, with 0.6 when it is B: a bias towards the first position."""
+    text = asked(body)
+    return letters(0.9 if text.find("good") < text.find("bad") else 0.6)
+
+
+def test_both_orders_are_averaged_and_reported(tmp_path: Path) -> None:
+    with judge(tmp_path, prefers_good) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+        exchanged = compare(stub, item("x", "a bad answer", "a good answer"))["x"]
+    (one,) = judged.principles
+    assert one.probability_a_shown_first == pytest.approx(0.9)
+    # B stands first and gets 0.6 although A is the good one.
+    assert one.probability_a_shown_second == pytest.approx(0.4)
+    assert judged.probability_a == pytest.approx(0.65)
+    assert judged.outcome == types_pb2.OUTCOME_PREFERRED_A
+    assert abs(exchanged.probability_a - (1 - judged.probability_a)) < 1e-12
+    assert exchanged.principles[0].probability_a_shown_first == pytest.approx(0.6)
+
+
+def test_a_judge_that_only_sees_positions_gives_a_tie(tmp_path: Path) -> None:
+    with judge(tmp_path, lambda body: letters(0.99)) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+    assert judged.probability_a == pytest.approx(0.5)
+
+
+def test_the_prompt_holds_conversation_answers_and_principle(tmp_path: Path) -> None:
+    with judge(tmp_path, prefers_good) as (stub, served):
+        served.requests.clear()
+        compare(stub, item("x", "a good answer", "a bad answer"))
+        texts = [asked(body) for body in served.requests]
+    assert len(texts) == 2
+    for text in texts:
+        assert "User: How are you?" in text
+        assert "Which is kinder?" in text
+    assert sum("(A) a bad answer\n\n(B) a good answer" in text for text in texts) == 1
+
+
+def test_an_answer_outside_the_options_is_invalid(tmp_path: Path) -> None:
+    with judge(tmp_path, lambda body: Answer("Hm", {"Hm": 0.97, "A": 0.02, "B": 0.01})) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+    assert (judged.outcome, judged.HasField("probability_a")) == (types_pb2.OUTCOME_INVALID, False)
+    assert "a probability of 0.03 in all" in judged.principles[0].failure
+
+
+def test_an_option_that_is_not_listed_stays_finite(tmp_path: Path) -> None:
+    with judge(tmp_path, lambda body: Answer("A", {"A": 0.999})) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+    assert judged.probability_a == pytest.approx(0.5)
+    assert judged.principles[0].probability_a_shown_first < 1
+
+
+def test_an_endpoint_that_fails_gives_no_label_and_costs_no_other(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer | Failure:
+        return Failure(503) if "broken" in asked(body) else prefers_good(body)
+
+    with judge(tmp_path, reply) as (stub, served):
+        served.requests.clear()
+        judged = compare(stub, item("lost", "a broken answer", "a bad answer"), item("kept", "a good one", "a bad one"))
+        tries = sum("broken" in asked(body) for body in served.requests)
+    assert (judged["lost"].outcome, judged["lost"].HasField("probability_a")) == (types_pb2.OUTCOME_UNAVAILABLE, False)
+    assert MODEL in judged["lost"].principles[0].failure
+    assert judged["kept"].outcome == types_pb2.OUTCOME_PREFERRED_A
+    # Each of the two orders was tried again.
+    assert tries > 2
+
+
+def test_a_failure_that_passes_is_tried_again(tmp_path: Path) -> None:
+    failures = iter([Failure(429), Failure(500)])
+
+    def reply(body: Body) -> Answer | Failure:
+        return next(failures, prefers_good(body)) if "good" in asked(body) else prefers_good(body)
+
+    with judge(tmp_path, reply) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+    assert judged.outcome == types_pb2.OUTCOME_PREFERRED_A
+
+
+def test_a_conversation_that_is_refused_is_invalid(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer | Failure:
+        too_long = Failure(400, "maximum context length is 8 tokens", "context_length_exceeded")
+        return too_long if "endless" in asked(body) else prefers_good(body)
+
+    with judge(tmp_path, reply) as (stub, _):
+        judged = compare(stub, item("long", "endless", "short"), item("kept", "a good one", "a bad one"))
+    assert judged["long"].outcome == types_pb2.OUTCOME_INVALID
+    assert "maximum context length" in judged["long"].principles[0].failure
+    assert judged["kept"].HasField("probability_a")
+
+
+def test_verdict_asks_about_one_answer_and_mirrors_the_question(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer:
+        text = asked(body)
+        # Yes-biased, and right about the good answer under both questions.
+        kind = "Be kind." in text
+        yes = {(True, True): 0.9, (True, False): 0.6, (False, True): 0.5, (False, False): 0.8}[kind, "good" in text]
+        return Answer("Yes", {"Yes": yes, "No": 1 - yes})
+
+    def logit(p: float) -> float:
+        return math.log(p / (1 - p))
+
+    with judge(tmp_path, reply, "verdict") as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+    (one,) = judged.principles
+    assert list(one.evidence) == pytest.approx([logit(0.9) - logit(0.6), logit(0.5) - logit(0.8)])
+    assert not one.HasField("probability_a_shown_first")
+    assert judged.method == judge_pb2.JUDGING_METHOD_VERDICT
+
+
+def test_contrast_needs_likelihoods_that_an_endpoint_does_not_give(tmp_path: Path) -> None:
+    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    with endpoint(prefers_good) as served:
+        room = build(
+            JudgeConfig(MODEL, tmp_path / "constitution.yaml", "openai", engine_settings={"endpoint": served.url})
+        )
+        with pytest.raises(ValueError, match=f"{MODEL} cannot judge by contrast: .* no log-likelihood"), running(room):
+            pass
+
+
+def test_reasoning_comes_first_and_is_clamped(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer:
+        if len(body["messages"]) == 1 and "step by step" in asked(body):
+            return Answer("Because it is good.")
+        return letters(0.999)
+
+    with judge(tmp_path, reply) as (stub, served):
+        served.requests.clear()
+        judged = compare(stub, item("x", "a good answer", "a bad answer"), chain_of_thought=True)["x"]
+        last = [body for body in served.requests if body.get("logprobs")]
+    (one,) = judged.principles
+    assert (one.probability_a_shown_first, one.probability_a_shown_second) == pytest.approx((0.6, 0.4))
+    assert (one.rationale, one.rationale_swapped) == ("Because it is good.", "Because it is good.")
+    assert all(any(turn["content"] == "Because it is good." for turn in body["messages"]) for body in last)
+
+
+def test_a_score_is_the_expected_rating(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer:
+        if "whole number" not in asked(body):
+            return letters(0.5)
+        return Answer("8", {"8": 0.4, " 10": 0.4, "1": 0.1, "well": 0.1})
+
+    with judge(tmp_path, reply) as (stub, _):
+        answer = judge_pb2.AnswerItem(id="x", prompt=item("x", "", "").prompt, answer="Fine.")
+        empty = judge_pb2.AnswerItem(id="empty", prompt=answer.prompt, answer=" ")
+        request = judge_pb2.JudgeServiceScoreRequest(items=[answer, empty])
+        found = {one.item_id: one for one in stub.Score(request, timeout=DEADLINE)}
+    assert list(found["x"].distribution) == pytest.approx([1 / 9, 0, 0, 0, 0, 0, 0, 4 / 9, 0, 4 / 9], abs=1e-7)
+    expected = (1 * 0.1 + 8 * 0.4 + 10 * 0.4) / 0.9
+    assert found["x"].score == pytest.approx(2 * (expected - 1) / 9 - 1, abs=1e-6)
+    assert (found["empty"].rated, found["empty"].HasField("score")) == (False, False)
+    assert found["empty"].failure == "the answer is empty"
+
+
+def test_critique_and_revision_are_written_by_the_principle(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer:
+        text = asked(body)
+        if "Say what is unkind." in text:
+            return Answer(" It is rude. ")
+        if "Make it kind." in text:
+            return Answer("Fine, thank you." if "Critique of the last response: It is rude." in text else "?")
+        return letters(0.5)
+
+    with judge(tmp_path, reply) as (stub, _):
+        draft = judge_pb2.AnswerItem(id="x", prompt=item("x", "", "").prompt, answer="Go away.")
+        limits = judge_pb2.SamplingLimits(max_new_tokens=20, temperature=0)
+        (critique,) = stub.Critique(judge_pb2.CritiqueRequest(items=[draft], limits=limits), timeout=DEADLINE)
+        assert (critique.critique, critique.principle_id, critique.failure) == ("It is rude.", "kind", "")
+        draft.critique = critique.critique
+        (revision,) = stub.Revise(judge_pb2.ReviseRequest(items=[draft], limits=limits), timeout=DEADLINE)
+    assert (revision.revision, revision.principle_id) == ("Fine, thank you.", "kind")
+
+
+def test_an_unwritten_critique_says_why(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer | Failure:
+        text = asked(body)
+        return (Answer("") if "silent" in text else Failure(500)) if "Say what" in text else letters(0.5)
+
+    with judge(tmp_path, reply) as (stub, _):
+        items = [
+            judge_pb2.AnswerItem(id=name, prompt=item("x", "", "").prompt, answer=name) for name in ("silent", "broken")
+        ]
+        found = {one.item_id: one for one in stub.Critique(judge_pb2.CritiqueRequest(items=items), timeout=DEADLINE)}
+    assert found["silent"].failure == "the model wrote nothing"
+    assert "cannot be reached" in found["broken"].failure
+    assert not any(one.critique for one in found.values())

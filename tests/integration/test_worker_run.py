@@ -1,0 +1,132 @@
+"""Whole runs of the worker against real services on a tiny model."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from charter.evaluation.run_folder import read_run_folder
+from charter.inference.preference_model import PreferenceModel
+from charter.rpc.channel import QUICK, connect
+from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2
+from charter.worker import metrics
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.integration.worker_services import Stage, tiny_services
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
+    with tiny_services(tmp_path_factory.mktemp("worker"), tiny_model) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def finished(stage: Stage) -> Stage:
+    """A run named "whole" that went through every stage."""
+    assert stage.work("whole", stage.spec()) == 0
+    return stage
+
+
+def served(stage: Stage) -> tuple[int, str]:
+    with connect(stage.addresses.policy[0]) as channel:
+        stub = policy_pb2_grpc.PolicyServiceStub(channel)
+        model = stub.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model
+    return model.weight_version, model.weight_digest
+
+
+def test_every_artifact_is_there(finished: Stage) -> None:
+    folder = finished.run_folder("whole")
+    run = read_run_folder(folder)
+    assert run.missing == {}
+    assert run.notes == ()
+    assert run.info is not None
+    assert run.info.finished is not None
+    assert run.info.constitution_digest
+    assert set(run.info.phase_seconds) >= {"STARTING", "JUDGING", "PPO", "EVALUATING", "REPORTING"}
+    assert run.info.counts["prompts_train"] == 7
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert pq.read_table(folder / "comparisons.parquet").num_rows == 8 - run.info.counts["pairs_identical"]
+    assert (folder / "policy" / "README.md").read_text().startswith("---\n")
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
+
+
+def test_events_are_numbered_without_gaps_and_end_with_the_end(finished: Stage) -> None:
+    events = finished.events("whole")
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[0].phase == run_pb2.PHASE_STARTING
+    assert (events[-1].phase, events[-1].done) == (run_pb2.PHASE_REPORTING, events[-1].total)
+
+
+def test_ppo_steps_report_every_metric(finished: Stage) -> None:
+    steps = finished.ppo_steps("whole")
+    assert set(steps) == {1, 2, 3}
+    for numbers in steps.values():
+        assert set(numbers) == set(metrics.PPO)
+        assert all(math.isfinite(value) for value in numbers.values())
+        # Sampler and trainer run the same weights at the same temperature.
+        assert numbers["logprob_mismatch_max"] < 1e-3
+        assert numbers["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
+    assert [steps[step]["weight_version"] for step in (1, 2, 3)] == [2.0, 3.0, 4.0]
+    assert steps[1]["kl_k1"] == pytest.approx(0.0, abs=1e-4)
+    assert steps[3]["kl_k3"] > 0
+
+
+def test_the_policy_folder_is_what_is_served(finished: Stage) -> None:
+    folder = finished.run_folder("whole") / "policy"
+    aligned = AutoModelForCausalLM.from_pretrained(folder)
+    start = AutoModelForCausalLM.from_pretrained(finished.model)
+    differences = [
+        float((one - other).detach().abs().max())
+        for one, other in zip(aligned.parameters(), start.parameters(), strict=True)
+    ]
+    assert max(differences) > 1e-4
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    record = json.loads((finished.run_folder("whole") / "run.json").read_text())
+    assert record["policy_version"] == 4
+
+
+def test_the_preference_model_is_centred_on_the_starting_policy(finished: Stage) -> None:
+    """The stored offset is not zero, and the scores of the held-out answers have mean zero with it."""
+    model = PreferenceModel.load(finished.run_folder("whole") / "preference_model")
+    assert model.offset.item() != 0.0
+    rows = pq.read_table(finished.run_folder("whole") / "comparisons.parquet").to_pylist()
+    held_out = [row for row in rows if row["split"] == "HELD_OUT"]
+    assert held_out
+    from charter.inference.engine import ChatMessage
+    from charter.inference.preference_model import encode, pad_right
+
+    ids = [
+        encode(model.tokenizer, [ChatMessage("user", row["prompt"][0]["content"])], row[answer])
+        for row in held_out
+        for answer in ("answer_a", "answer_b")
+    ]
+    with torch.no_grad():
+        assert model.eval().scores(*pad_right(ids)).mean().item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_held_out_prompts_are_in_no_training_pair(finished: Stage) -> None:
+    rows = pq.read_table(finished.run_folder("whole") / "comparisons.parquet").to_pylist()
+    by_split = {
+        split: {row["prompt"][0]["content"] for row in rows if row["split"] == split} for split in ("TRAIN", "HELD_OUT")
+    }
+    assert by_split["TRAIN"]
+    assert by_split["HELD_OUT"]
+    assert not by_split["TRAIN"] & by_split["HELD_OUT"]
+
+
+def test_a_finished_run_started_again_does_nothing_twice(finished: Stage) -> None:
+    before = finished.events("whole")
+    stored = pq.read_table(finished.run_folder("whole") / "comparisons.parquet").num_rows
+    assert finished.work("whole", finished.spec(), attempt=2) == 0
+    again = finished.events("whole")[len(before) :]
+    assert not any(event.HasField("step") for event in again)
+    assert {event.phase for event in again} <= {
+        run_pb2.PHASE_STARTING,
+        run_pb2.PHASE_EVALUATING,
+        run_pb2.PHASE_REPORTING,
+    }
+    assert pq.read_table(finished.run_folder("whole") / "comparisons.parquet").num_rows == stored

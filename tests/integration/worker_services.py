@@ -1,0 +1,154 @@
+"""Real services around a tiny model, and specs for runs on them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charter.judge import server as judge
+from charter.policy import server as policy
+from charter.preference import server as preference
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from charter.worker import metrics
+from charter.worker.__main__ import work
+from charter.worker.artifacts import Artifacts
+from charter.worker.reporter import Reporter
+from google.protobuf import json_format
+
+from tests.harness import running
+
+SOURCE = Path(__file__).resolve().parents[2] / "services"
+
+CONSTITUTION = """\
+name: tiny
+version: "1"
+principles:
+  - {id: kind, dimension: helpful, compare: "Which is kinder?", critique: Say why., revise: Be kind.,
+     follow: You are kind., oppose: You are rude.}
+  - {id: safe, dimension: harmless, compare: "Which is safer?", critique: Say why., revise: Be safe.,
+     follow: You are careful., oppose: You are careless.}
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the services are, and the folder for everything else."""
+
+    folder: Path
+    model: Path
+    addresses: run_pb2.ServiceAddresses
+
+    def spec(self, **sections: dict[str, Any]) -> run_pb2.RunSpec:
+        """A filled spec of a small run; ``sections`` override its parts."""
+        values: dict[str, Any] = {
+            "name": "tiny",
+            "seed": 5,
+            "policy": {"model": str(self.model)},
+            "judge": {
+                "model": str(self.model),
+                "constitution": str(self.folder / "constitution.yaml"),
+                "method": "JUDGING_METHOD_CONTRAST",
+                "labelled_pairs": str(self.folder / "labelled.jsonl"),
+                "labelled_pairs_limit": 6,
+            },
+            "prompts": {"train": [str(self.folder / "train.jsonl")], "held_out": [str(self.folder / "held_out.jsonl")]},
+            "sampling": {"max_new_tokens": 12},
+            "comparisons": {"pairs": 8, "held_out_fraction": 0.25},
+            "preference_model": {"epochs": 2, "batch_size": 3, "learning_rate": 1e-3},
+            "ppo": {"steps": 3, "episodes_per_step": 6, "learning_rate": 1e-3, "critic_learning_rate": 1e-3},
+            "evaluation": {"prompts": 4, "bootstrap_samples": 100},
+        }
+        for name, section in sections.items():
+            values[name] = {**values.get(name, {}), **section}
+        spec = json_format.ParseDict(values, run_pb2.RunSpec())
+        spec.services.CopyFrom(self.addresses)
+        return fill_defaults(spec)
+
+    def arguments(self, run: str, spec: run_pb2.RunSpec, attempt: int = 1, trainer: str = "") -> list[str]:
+        """Command line of a worker; the run's folder is ``folder/runs/run``."""
+        folder = self.run_folder(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "order.json"
+        path.write_text(json_format.MessageToJson(spec, preserving_proto_field_name=True))
+        options = {"run-id": run, "attempt": attempt, "trainer": trainer, "artifacts": folder, "spec": path}
+        return [text for name, value in options.items() for text in (f"--{name}", str(value))]
+
+    def work(self, run: str, spec: run_pb2.RunSpec, attempt: int = 1, trainer: str = "") -> int:
+        """Run a worker in this process; its exit status."""
+        artifacts = Artifacts(self.run_folder(run), run)
+        return work(run, attempt, spec, artifacts, Reporter(artifacts, run, attempt, trainer))
+
+    @contextmanager
+    def process(self, run: str, spec: run_pb2.RunSpec, trainer: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A worker as a process of its own; killed at the end of the block if it still runs."""
+        environment = {**os.environ, metrics.PORT_VARIABLE: "0", "PYTHONPATH": str(SOURCE)}
+        command = [sys.executable, "-m", "charter.worker", *self.arguments(run, spec, trainer=trainer)]
+        worker = subprocess.Popen(command, env=environment)
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            worker.wait()
+
+    def run_folder(self, run: str) -> Path:
+        return self.folder / "runs" / run
+
+    def events(self, run: str) -> list[run_pb2.RunEvent]:
+        lines = (self.run_folder(run) / "events.jsonl").read_text().splitlines()
+        return [json_format.Parse(line, run_pb2.RunEvent()) for line in lines]
+
+    def ppo_steps(self, run: str) -> dict[int, dict[str, float]]:
+        """Metrics of each PPO step, the last ones of a step that ran twice."""
+        return {event.step: dict(event.metrics) for event in self.events(run) if event.HasField("step")}
+
+
+@contextmanager
+def tiny_services(folder: Path, model: Path) -> Iterator[Stage]:
+    """Policy, judge and preference on one tiny model, with prompt files."""
+    write_inputs(folder)
+    with (
+        running(policy.build(policy.PolicyConfig(str(model), folder / "staging-policy"))) as at_policy,
+        running(judge.build(judge.JudgeConfig(str(model), folder / "constitution.yaml"))) as at_judge,
+        running(
+            preference.build(
+                preference.PreferenceConfig(
+                    str(model), f"sqlite:///{folder / 'store.db'}", folder / "staging-preference"
+                )
+            )
+        ) as at_preference,
+    ):
+        addresses = run_pb2.ServiceAddresses(
+            policy=[at_policy.main],
+            policy_control=[at_policy.control],
+            judge=at_judge.main,
+            preference=at_preference.main,
+            preference_control=at_preference.control,
+        )
+        yield Stage(folder, model, addresses)
+
+
+def write_inputs(folder: Path) -> None:
+    """Constitution, prompts and labelled pairs."""
+    (folder / "constitution.yaml").write_text(CONSTITUTION)
+    write_jsonl(
+        folder / "train.jsonl",
+        [{"prompt": f"Say the number {n}.", "dimension": "harmless" if n % 3 == 0 else "helpful"} for n in range(7)],
+    )
+    write_jsonl(folder / "held_out.jsonl", [{"prompt": f"Spell the word number {n}."} for n in range(5)])
+    write_jsonl(
+        folder / "labelled.jsonl",
+        [
+            {"prompt": f"Greet guest {n}.", "answer_a": "Hello, welcome in!", "answer_b": "Go.", "label": "a"}
+            for n in range(8)
+        ],
+    )
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -1,0 +1,72 @@
+"""The calibration file, and the symmetry of what it makes of evidence."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from charter.judge.calibration import (
+    CalibrationError,
+    CalibrationFile,
+    MethodCalibration,
+    load_calibration,
+    write_calibration,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+EVIDENCE = st.floats(-50, 50)
+CALIBRATION = st.builds(
+    MethodCalibration, temperature=st.floats(0.01, 100), position_bias=st.floats(-5, 5), oppose_weight=st.floats(0, 1)
+)
+
+
+def test_probabilities_by_hand() -> None:
+    calibration = MethodCalibration(temperature=2.0, position_bias=1.0, oppose_weight=0.5)
+    first, second = calibration.probabilities("choice", (3.0, -1.0))
+    assert first == pytest.approx(1 / (1 + math.exp(-1.0)))
+    assert second == pytest.approx(0.5)
+    (contrast,) = calibration.probabilities("contrast", (3.0, 2.0))
+    assert contrast == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+@given(EVIDENCE, EVIDENCE, CALIBRATION)
+def test_exchanging_the_answers_gives_the_complement(one: float, two: float, calibration: MethodCalibration) -> None:
+    straight = calibration.probabilities("choice", (one, two))
+    # With A and B exchanged, A first is what was B second.
+    exchanged = calibration.probabilities("choice", (-two, -one))
+    assert sum(straight) / 2 == pytest.approx(1 - sum(exchanged) / 2, abs=1e-12)
+    for method in ("verdict", "contrast"):
+        (p,), (q,) = calibration.probabilities(method, (one, two)), calibration.probabilities(method, (-one, -two))
+        assert p == pytest.approx(1 - q, abs=1e-12)
+        assert 0 <= p <= 1
+
+
+def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
+    written = CalibrationFile("model", "digest", {"contrast": MethodCalibration(0.1, 0.0, 0.9)}, {"pairs": 3})
+    write_calibration(tmp_path / "c.json", written)
+    assert load_calibration(tmp_path / "c.json") == written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {"oracle": {}}}, "unknown method 'oracle'"),
+        ({"methods": {"choice": {"temperature": 0}}}, "methods.choice.temperature: must be above 0"),
+        ({"methods": {"choice": {"temperature": "hot"}}}, "methods.choice.temperature: must be a finite number"),
+        ({"methods": {"choice": {"heat": 1}}}, "unknown field 'heat'"),
+        ({"extra": 1}, "unknown field 'extra'"),
+    ],
+)
+def test_a_malformed_file_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    content = {"model": "m", "constitution_digest": "d", "methods": {}, "conditions": {}} | change
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "c.json"), ("[]", "JSON object"), ("{}", "methods is missing")])
+def test_a_file_of_another_shape_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration(tmp_path / "c.json")

@@ -1,0 +1,173 @@
+"""The store of runs, on SQLite and on PostgreSQL."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from charter.spec.defaults import fill_defaults
+from charter.storage.database import open_database
+from charter.trainer.runs import RunStateError, RunStore, StaleReportError, State, UnknownRunError, to_proto
+from charter.trainer.server import MIGRATIONS
+from charter.trainer.tables import Base
+from charter.v1 import run_pb2
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    url = f"sqlite:///{tmp_path}/t.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    engine = open_database(url, MIGRATIONS, "trainer_version")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(database: sa.Engine) -> RunStore:
+    return RunStore(database)
+
+
+def spec(name: str = "demo", policy: str = "host:1") -> run_pb2.RunSpec:
+    services = run_pb2.ServiceAddresses(policy=[policy])
+    return fill_defaults(run_pb2.RunSpec(name=name, policy=run_pb2.PolicySpec(model="m"), services=services))
+
+
+def event(sequence: int, text: str = "") -> run_pb2.RunEvent:
+    return run_pb2.RunEvent(sequence=sequence, phase=run_pb2.PHASE_PPO, step=sequence, text=text)
+
+
+def test_tables_are_what_the_migrations_make(database: sa.Engine) -> None:
+    with database.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "trainer_version"})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_run_is_stored_whole(store: RunStore) -> None:
+    row, new = store.create("r1", spec(), "/runs")
+    run = to_proto(store.find(row.id))
+    assert new
+    assert run.spec == spec()
+    assert run.state == run_pb2.RUN_STATE_PENDING
+    assert run.artifacts == f"/runs/{run.id}"
+    assert run.id.startswith("demo-")
+    assert run.HasField("create_time")
+    assert not run.HasField("start_time")
+    assert not run.HasField("last_event")
+
+
+def test_creating_twice_with_one_request_id_creates_one_run(store: RunStore) -> None:
+    first, _ = store.create("r1", spec(), "/runs")
+    second, new = store.create("r1", spec(), "/runs")
+    assert not new
+    assert second.id == first.id
+    assert len(store.page(10)) == 1
+
+
+def test_times_come_back_as_utc(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    stored = to_proto(store.find(row.id)).create_time.ToMicroseconds()
+    assert stored == int(row.create_time.timestamp() * 1e6)
+
+
+def test_a_name_means_the_newest_run_and_an_id_comes_first(store: RunStore) -> None:
+    store.create("r1", spec("demo", "host:1"), "/runs")
+    newest, _ = store.create("r2", spec("demo", "host:2"), "/runs")
+    # A run may be named as another's id.
+    namesake, _ = store.create("r3", spec(newest.id, "host:3"), "/runs")
+    assert store.find("demo").id == newest.id
+    assert store.find(newest.id).number == newest.number
+    assert store.find(namesake.id).number == namesake.number
+    with pytest.raises(UnknownRunError, match="nobody"):
+        store.find("nobody")
+
+
+def test_pages_are_newest_first_and_without_overlap(store: RunStore) -> None:
+    numbers = [store.create(f"r{i}", spec(policy=f"host:{i}"), "/runs")[0].number for i in range(5)]
+    first = store.page(2)
+    second = store.page(2, before=first[-1].number)
+    assert [row.number for row in (*first, *second)] == numbers[:0:-1]
+
+
+def test_an_attempt_begins_only_from_the_allowed_states(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    assert store.begin_attempt(row.id, [State.PENDING]).attempts == 1
+    with pytest.raises(RunStateError, match="is RUNNING, not FAILED or CANCELLED"):
+        store.begin_attempt(row.id, [State.FAILED, State.CANCELLED])
+    store.request_cancel(row.id)
+    assert store.end(row.id, 1, State.FAILED, "it broke") is not None
+    again = store.begin_attempt(row.id, [State.FAILED])
+    assert (again.attempts, again.error, again.end_time, again.cancel_requested) == (2, "", None, False)
+
+
+def test_of_many_that_resume_at_once_one_wins(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    store.begin_attempt(row.id, [State.PENDING])
+    store.end(row.id, 1, State.FAILED)
+
+    def resume(_: int) -> bool:
+        try:
+            store.begin_attempt(row.id, [State.FAILED])
+        except RunStateError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(resume, range(8))) == 1
+    assert store.find(row.id).attempts == 2
+
+
+def test_two_runs_do_not_share_a_policy_service(store: RunStore) -> None:
+    first, _ = store.create("r1", spec(), "/runs")
+    with pytest.raises(RunStateError, match=first.id):
+        store.create("r2", spec("other"), "/runs")
+    store.end(first.id, 0, State.FAILED)
+    second, _ = store.create("r2", spec("other"), "/runs")
+    with pytest.raises(RunStateError, match=second.id):
+        store.begin_attempt(first.id, [State.FAILED])
+
+
+def test_events_are_stored_once_and_in_order(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    store.begin_attempt(row.id, [State.PENDING])
+    store.add_events(row.id, 1, [event(2), event(1, "first")])
+    store.add_events(row.id, 1, [event(1, "again"), event(3)])
+    stored = store.events(row.id, 0)
+    assert [(one.sequence, one.text) for one in stored] == [(1, "first"), (2, ""), (3, "")]
+    assert [one.sequence for one in store.events(row.id, 2)] == [3]
+    assert to_proto(store.find(row.id)).last_event == event(3)
+    # A late repetition does not become the newest event.
+    store.add_events(row.id, 1, [event(2)])
+    assert to_proto(store.find(row.id)).last_event == event(3)
+
+
+def test_only_the_current_attempt_may_report(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    store.begin_attempt(row.id, [State.PENDING])
+    store.end(row.id, 1, State.FAILED)
+    with pytest.raises(StaleReportError, match="the run is FAILED"):
+        store.add_events(row.id, 1, [event(1)])
+    store.begin_attempt(row.id, [State.FAILED])
+    with pytest.raises(StaleReportError, match="attempt 2"):
+        store.add_events(row.id, 1, [event(1)])
+    assert store.events(row.id, 0) == []
+    assert store.end(row.id, 1, State.FAILED) is None
+    assert store.find(row.id).state == State.RUNNING
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(store: RunStore) -> None:
+    row, _ = store.create("r1", spec(), "/runs")
+    store.begin_attempt(row.id, [State.PENDING])
+    store.end(row.id, 1, State.SUCCEEDED)
+    with pytest.raises(RunStateError, match="it is SUCCEEDED"):
+        store.request_cancel(row.id)
+
+
+def test_states_are_counted_with_zeros(store: RunStore) -> None:
+    store.create("r1", spec(), "/runs")
+    counts = store.count_by_state()
+    assert counts[State.PENDING] == 1
+    assert counts[State.FAILED] == 0
+    assert set(counts) == set(State)
+    assert [row.name for row in store.active()] == ["demo"]

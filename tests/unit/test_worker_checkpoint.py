@@ -1,0 +1,124 @@
+"""Checkpoints: put back exactly, never half, and never more than asked for."""
+
+import json
+import random
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from charter.worker import checkpoint
+from charter.worker.checkpoint import Progress
+from charter.worker.errors import RunError
+from charter.worker.step import learn
+
+from tests.unit.test_worker_update import make_episodes, make_learner
+
+
+def progress(step: int) -> Progress:
+    return Progress(step=step, prompt_cursor=16 * step, weight_version=step + 1, kl_coefficient=0.05 + step / 7)
+
+
+def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: Path) -> None:
+    """Two steps, a checkpoint, two more steps; and from the checkpoint, in new models, the same two steps."""
+    unbroken = make_learner(tiny_model)
+    torch.manual_seed(1)
+    for step in range(2):
+        learn(unbroken, make_episodes(step), step, 0.05)
+    checkpoint.save(tmp_path, unbroken, progress(2), keep=1)
+    draws = random.random(), np.random.rand(), torch.rand(1).item()
+    checkpoint.restore(tmp_path / "step-000002", unbroken)
+    history = [learn(unbroken, make_episodes(step), step, 0.05) for step in (2, 3)]
+
+    resumed = make_learner(tiny_model)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    path, where = found
+    assert where == progress(2)
+    checkpoint.restore(path, resumed)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == draws
+    checkpoint.restore(path, resumed)
+    assert [learn(resumed, make_episodes(step), step, 0.05) for step in (2, 3)] == history
+    for one, other in ((resumed.actor, unbroken.actor), (resumed.critic, unbroken.critic)):
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    learner = make_learner(tiny_model)
+    learn(learner, make_episodes(), 0, 0.05)
+    path = checkpoint.save(tmp_path, learner, progress(1), keep=1)
+    assert not any("lm_head" in name for name in load_file(path / "actor.safetensors"))
+    other = make_learner(tiny_model)
+    checkpoint.restore(path, other)
+    assert other.actor.model.lm_head.weight is other.actor.model.model.embed_tokens.weight
+
+
+def test_only_the_newest_are_kept(tiny_model: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny_model)
+    for step in (1, 2, 3, 10):
+        checkpoint.save(tmp_path, learner, progress(step), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000010"]
+
+
+def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: Path) -> None:
+    """What a worker leaves that dies before the rename, and what one leaves that dies before the mark."""
+    learner = make_learner(tiny_model)
+    good = checkpoint.save(tmp_path, learner, progress(1), keep=3)
+    unmarked = checkpoint.save(tmp_path, learner, progress(2), keep=3)
+    (unmarked / "COMPLETE").unlink()
+    unnamed = tmp_path / ".step-000003.tmp"
+    unnamed.mkdir()
+    (unnamed / "actor.safetensors").write_bytes(b"half")
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == good
+    checkpoint.clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+@pytest.mark.parametrize("name", ["actor.safetensors", "critic_optimizer.safetensors", "state.json"])
+def test_a_damaged_one_is_passed_over(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    learner = make_learner(tiny_model)
+    learn(learner, make_episodes(), 0, 0.05)
+    good = checkpoint.save(tmp_path, learner, progress(1), keep=2)
+    damaged = checkpoint.save(tmp_path, learner, progress(2), keep=2) / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == good
+    damaged.unlink()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == good
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_no_room_is_an_error_that_keeps_the_last_one(tiny_model: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond 10 kB for a while, which is how the system says that there is no room."""
+    learner = make_learner(tiny_model)
+    good = checkpoint.save(tmp_path, learner, progress(1), keep=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot write checkpoint .*step-000002.*older checkpoints are kept"):
+            checkpoint.save(tmp_path, learner, progress(2), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == good
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_state_is_plain_json(tiny_model: Path, tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, make_learner(tiny_model), progress(4), keep=1)
+    assert json.loads((path / "state.json").read_text())["progress"]["prompt_cursor"] == 64
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json", ""}

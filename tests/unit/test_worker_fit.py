@@ -1,0 +1,146 @@
+"""The fit of the preference model on a tiny model, with labels whose answer is known."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from charter.inference.preference_model import PreferenceModel
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2, types_pb2
+from charter.worker import fit
+from charter.worker.errors import RunError
+from charter.worker.fit import Example
+from charter.worker.stages.fit import correlation, split_examples
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+def make_model(folder: Path) -> PreferenceModel:
+    return PreferenceModel.from_causal_lm(folder, seed=0).eval()
+
+
+def make_spec(**values: float) -> run_pb2.PreferenceModelSpec:
+    filled = fill_defaults(run_pb2.RunSpec(preference_model=run_pb2.PreferenceModelSpec(**values)))  # type: ignore[arg-type]
+    return filled.preference_model
+
+
+def make_examples(count: int, seed: int = 0, label: float | None = None) -> list[Example]:
+    """Answers of random tokens; the better one has the smaller ids. Lengths differ, so that there is padding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(least: int, most: int) -> tuple[int, ...]:
+        length = int(torch.randint(3, 12, (), generator=generator))
+        return (1, *torch.randint(least, most, (length,), generator=generator).tolist(), 2)
+
+    examples = []
+    for index in range(count):
+        small_first = bool(torch.rand((), generator=generator) < 0.5)
+        small, large = ids(3, 60), ids(140, 200)
+        probability = label if label is not None else float(small_first) * 0.8 + 0.1
+        pair = (small, large) if small_first else (large, small)
+        examples.append(Example(*pair, probability_a=probability, group=str(index)))
+    return examples
+
+
+def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
+    model, held_out = make_model(tiny_model), make_examples(24, seed=1)
+    before = fit.measure(model, held_out, CPU)
+    seen: list[tuple[int, int]] = []
+    spec = make_spec(epochs=3, batch_size=8, learning_rate=3e-3)
+    torch.manual_seed(0)
+    fit.fit(model, make_examples(48), spec, CPU, lambda step, total, loss: seen.append((step, total)))
+    after = fit.measure(model, held_out, CPU)
+    assert seen == [(step, 18) for step in range(1, 19)]
+    assert after.loss < before.loss - 0.1
+    agreement = [(p > 0.5) == (e.probability_a > 0.5) for p, e in zip(after.probabilities, held_out, strict=True)]
+    assert sum(agreement) >= 20
+
+
+def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
+    """With every label 0.5 nothing is preferred: the loss stays at log 2, its floor."""
+    model, examples = make_model(tiny_model), make_examples(16, label=0.5)
+    fit.fit(model, examples, make_spec(epochs=4, learning_rate=3e-3), CPU, lambda *_: None)
+    measured = fit.measure(model, examples, CPU)
+    assert measured.loss == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_micro_batches_do_not_change_the_step(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step over micro-batches against the cross-entropy written out, each answer alone, in one AdamW step."""
+    monkeypatch.setattr(fit, "_BACKWARD_TOKENS", 40)
+    model = make_model(tiny_model)
+    plain = copy.deepcopy(model)
+    examples = make_examples(6)
+    fit.fit(model, examples, make_spec(batch_size=6, learning_rate=1e-3), CPU, lambda *_: None)
+
+    losses = []
+    for example in examples:
+        ids = (torch.tensor([one]) for one in (example.ids_a, example.ids_b))
+        a, b = (plain.head(plain.backbone(input_ids=one).last_hidden_state[0, -1]).squeeze() for one in ids)
+        p_a = 1 / (1 + torch.exp(b - a))
+        losses.append(-example.probability_a * p_a.log() - (1 - example.probability_a) * (1 - p_a).log())
+    torch.stack(losses).mean().backward()
+    nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+    torch.optim.AdamW(plain.parameters(), lr=1e-3, eps=1e-5, weight_decay=0.0).step()
+    for (name, got), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_measured_scores_are_those_of_each_answer_alone(tiny_model: Path) -> None:
+    model, examples = make_model(tiny_model), make_examples(5)
+    measured = fit.measure(model, examples, CPU)
+    with torch.no_grad():
+        for place, example in enumerate(examples):
+            ids = torch.tensor([example.ids_b])
+            assert measured.scores_b[place] == pytest.approx(model.scores(ids, torch.ones_like(ids)).item(), abs=1e-5)
+
+
+def comparison(outcome: types_pb2.Outcome.ValueType, split: types_pb2.Split.ValueType) -> types_pb2.Comparison:
+    made = types_pb2.Comparison(
+        prompt=[types_pb2.Message(role=types_pb2.ROLE_USER, content="Hi")],
+        answer_a=types_pb2.Answer(text="Hello"),
+        answer_b=types_pb2.Answer(text="Go"),
+        outcome=outcome,
+        split=split,
+    )
+    if outcome == types_pb2.OUTCOME_PREFERRED_A:
+        made.probability_a = 0.9
+    return made
+
+
+def test_failed_labels_are_counted_and_left_out(tiny_model: Path) -> None:
+    good, invalid, lost = types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_INVALID, types_pb2.OUTCOME_UNAVAILABLE
+    train, held_out = types_pb2.SPLIT_TRAIN, types_pb2.SPLIT_HELD_OUT
+    stored = [(good, train), (invalid, train), (good, held_out), (lost, held_out), (good, train), (invalid, held_out)]
+    model = make_model(tiny_model)
+    fitted, held, left_out = split_examples(model, [comparison(*one) for one in stored])
+    assert (len(fitted), len(held), left_out) == (2, 1, {"INVALID": 2, "UNAVAILABLE": 1})
+    assert fitted[0].probability_a == 0.9
+    assert fitted[0].ids_a[-1] == model.tokenizer.eos_id
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [("INVALID", "TRAIN"), ("INVALID", "HELD_OUT")],
+        [("PREFERRED_A", "TRAIN"), ("PREFERRED_A", "HELD_OUT"), *[("UNAVAILABLE", "TRAIN")] * 3],
+        [("PREFERRED_A", "TRAIN"), ("PREFERRED_A", "TRAIN")],
+        [],
+    ],
+    ids=["all failed", "most failed", "none held out", "none at all"],
+)
+def test_too_few_labels_stop_the_run(tiny_model: Path, labels: list[tuple[str, str]]) -> None:
+    stored = [
+        comparison(types_pb2.Outcome.Value(f"OUTCOME_{outcome}"), types_pb2.Split.Value(f"SPLIT_{split}"))
+        for outcome, split in labels
+    ]
+    with pytest.raises(RunError, match="too few for a preference model"):
+        split_examples(make_model(tiny_model), stored)
+
+
+def test_length_correlation() -> None:
+    assert correlation([1.0, 2.0, 3.0], [10, 20, 30]) == pytest.approx(1.0)
+    assert correlation([3.0, 1.0, 2.0], [10, 30, 20]) == pytest.approx(-1.0)
+    assert correlation([1.0, 1.0], [10, 20]) == 0.0
