@@ -1,11 +1,11 @@
 """A real Prometheus scrapes real services and answers every query of every panel."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -58,6 +58,10 @@ class Server:
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
+    def value(self, expr: str) -> float:
+        """Sum of a query's values; 0 when no such series exists yet."""
+        return sum(float(one["value"][1]) for one in self.query(expr))
+
     def wait_for(self, expr: str) -> list[dict[str, Any]]:
         """The first non-empty result of a query."""
         deadline = time.monotonic() + WAIT_SECONDS
@@ -81,14 +85,26 @@ def prometheus(target: str, folder: Path) -> Iterator[Server]:
         process = subprocess.Popen([*command, "--web.listen-address=127.0.0.1:0"], stderr=log)
     try:
         deadline = time.monotonic() + WAIT_SECONDS
-        while not (found := re.search(r'"Listening on" address=(\S+)', (folder / "log").read_text())):
+        while not (address := ready_address((folder / "log").read_text())):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.1)
-        yield Server(found[1])
+        yield Server(address)
     finally:
         process.terminate()
         process.wait(30)
+
+
+def ready_address(log: str) -> str:
+    """Where a Prometheus with this log answers queries; empty while it does not."""
+    found = re.search(r'"Listening on" address=(\S+)', log)
+    if not found:
+        return ""
+    try:
+        with urllib.request.urlopen(f"http://{found[1]}/-/ready", timeout=5):
+            return found[1]
+    except urllib.error.URLError:
+        return ""
 
 
 def generate(address: str) -> None:
@@ -124,9 +140,28 @@ def take_a_step(step: int) -> None:
     trainer_metrics.show_step("run-1", step, numbers)
 
 
+# What the calls of the fixture count. Other tests of this process count on the same page, so only growth is compared.
+COUNTS = {
+    "sum(charter_policy_samples_total)": 8,
+    'grpc_server_handled_total{grpc_method="Generate", grpc_code="OK"}': 2,
+    'grpc_server_handled_total{grpc_method="Generate", grpc_code="InvalidArgument"}': 2,
+    "sum(charter_judge_judgements_total)": 4,
+    "sum(charter_judge_ordered_total)": 4,
+}
+
+
+@dataclass(frozen=True)
+class Scraped:
+    """A Prometheus that has seen every metric change, the page that it scrapes, and COUNTS before the changes."""
+
+    server: Server
+    page: str
+    before: dict[str, float]
+
+
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    """A Prometheus that has seen every metric change, and the address of the page that it scrapes.
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    """A Prometheus and real traffic on what it scrapes.
 
     Policy and judge are real services with the fake engine. They share this process and so one page, on which the
     worker's and the trainer's own functions show their numbers too.
@@ -145,7 +180,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     ):
         # A counter's rate needs a value from before it counts.
         server.wait_for('up{job="charter", app="policy"} == 1')
+        before = {expr: server.value(expr) for expr in COUNTS}
         patch.setenv(worker_metrics.PORT_VARIABLE, "0")
+        # A worker has one run; this process may have shown others.
+        worker_metrics._RUN.clear()
         worker_metrics.serve("run-1", "tides")
         worker_metrics.PAIRS.labels("preferred_a").inc()
         worker_metrics.show(
@@ -162,38 +200,31 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
             compare(judge_at.main)
             take_a_step(step)
             server.wait_for(f"charter_run_step == {step}")
-        yield server, at.metrics
+        yield Scraped(server, at.metrics, before)
 
 
 @pytest.mark.parametrize(("title", "expr"), queries())
-def test_query_returns_data(scraped: tuple[Server, str], title: str, expr: str) -> None:
-    server, _ = scraped
-    result = server.wait_for(expr)
-    assert all("metric" in one for one in result), title
+def test_query_returns_data(scraped: Scraped, title: str, expr: str) -> None:
+    assert scraped.server.wait_for(expr), title
 
 
-def test_a_query_that_prometheus_refuses_is_reported(scraped: tuple[Server, str]) -> None:
+def test_a_query_that_prometheus_refuses_is_reported(scraped: Scraped) -> None:
     with pytest.raises(pytest.fail.Exception, match="parse error"):
-        scraped[0].query("sum by (rate(")
+        scraped.server.query("sum by (rate(")
 
 
-def test_rates_are_those_of_the_calls(scraped: tuple[Server, str]) -> None:
-    server, _ = scraped
-    (samples,) = server.query("sum(charter_policy_samples_total)")
-    assert float(samples["value"][1]) == 8
-    (answered,) = server.query('grpc_server_handled_total{grpc_method="Generate", grpc_code="OK"}')
-    assert float(answered["value"][1]) == 2
-    (refused,) = server.query('grpc_server_handled_total{grpc_method="Generate", grpc_code="InvalidArgument"}')
-    assert float(refused["value"][1]) == 2
-    assert {one["metric"]["service"] for one in server.query("charter_serving == 1")} == {"policy", "judge"}
-    (pairs,) = server.query("sum(charter_judge_judgements_total)")
-    assert not math.isnan(float(pairs["value"][1]))
-    assert float(pairs["value"][1]) == 4
+@pytest.mark.parametrize("expr", COUNTS)
+def test_counts_are_those_of_the_calls(scraped: Scraped, expr: str) -> None:
+    assert scraped.server.value(expr) - scraped.before[expr] == COUNTS[expr]
 
 
-def test_promtool_takes_the_scrape(scraped: tuple[Server, str]) -> None:
-    _, address = scraped
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+def test_services_are_shown_as_ready(scraped: Scraped) -> None:
+    ready = {one["metric"]["service"] for one in scraped.server.query("charter_serving == 1")}
+    assert {"policy", "judge"} <= ready
+
+
+def test_promtool_takes_the_scrape(scraped: Scraped) -> None:
+    with urllib.request.urlopen(f"http://{scraped.page}/metrics", timeout=10) as response:
         page = response.read()
     result = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
     assert result.returncode == 0, (result.stdout + result.stderr).decode()

@@ -1,44 +1,33 @@
-"""`charter up`, a whole run of a tiny model, and `charter down`, each as the real command in its own process."""
+"""`charter up`, a whole run of a tiny model, and `charter down`: real processes; only the judge's model is fake."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from charter.cli.main import app
 from charter.cli.services import DEFAULTS
 from charter.trainer.processes import ProcessId
+from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 
 
 class Command:
-    """The `charter` command with a state folder of its own."""
+    """The `charter` command with a state folder of its own. It runs in this process, its services do not."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        addresses = {name for name in os.environ if name.startswith("CHARTER_") and name.endswith("_ADDRESS")}
-        inherited = {name: value for name, value in os.environ.items() if name not in addresses}
-        own = {"CHARTER_HOME": str(home), "CHARTER_WORKER_METRICS_PORT": "0", "PYTHONPATH": str(ROOT / "services")}
-        self.environment = inherited | own
 
-    def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "charter.cli.main", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=500,
-            env=self.environment,
-        )
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
 
     def as_json(self, *arguments: str) -> Any:
         result = self(*arguments, "--json")
-        assert result.returncode == 0, result.stderr
+        assert result.exit_code == 0, result.stderr
         return json.loads(result.stdout)
 
     def processes(self) -> list[ProcessId]:
@@ -47,11 +36,17 @@ class Command:
 
 
 @pytest.fixture
-def charter(tmp_path: Path) -> Iterator[Command]:
+def charter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    for name in DEFAULTS:
+        monkeypatch.delenv(f"CHARTER_{name.upper()}_ADDRESS", raising=False)
+        monkeypatch.delenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", raising=False)
     command = Command(tmp_path / "home")
+    monkeypatch.setenv("CHARTER_HOME", str(command.home))
+    monkeypatch.setenv("CHARTER_WORKER_METRICS_PORT", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
     yield command
     result = command("down")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
 
 
 @pytest.fixture
@@ -93,7 +88,7 @@ def _free(port: int) -> bool:
 
 def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     up = charter("up", str(spec), "--port-offset", offset)
-    assert up.returncode == 0, up.stderr + up.stdout
+    assert up.exit_code == 0, up.stderr + up.stdout
     assert "All services are serving" in up.stdout
     assert "run already" in charter("up", str(spec), "--port-offset", offset).stdout
     assert charter.as_json("status")["policy"]["weight_version"] == 0
@@ -107,12 +102,12 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     other = spec.with_name("other.yaml")
     other.write_text(spec.read_text().replace("model: fake", "model: another"))
     refused = charter("up", str(other), "--port-offset", offset)
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "the judge service runs with other settings already" in refused.stderr
 
     processes = charter.processes()
     down = charter("down")
-    assert down.returncode == 0, down.stderr
+    assert down.exit_code == 0, down.stderr
     assert not any(process.alive() for process in processes)
     assert not (charter.home / "services.json").exists()
 
@@ -125,7 +120,7 @@ def test_up_says_which_service_cannot_start_and_stops_the_others(charter: Comman
         spec.read_text().replace("engine: transformers}", "engine: fake}") + "preference_model: {model: ./empty}\n"
     )
     up = charter("up", str(broken), "--port-offset", offset)
-    assert up.returncode == 1
+    assert up.exit_code == 1
     assert "the preference service ended before it was serving" in up.stderr
     assert str(spec.parent / "empty") in up.stderr
     assert not (charter.home / "services.json").exists()
@@ -138,6 +133,6 @@ def test_up_says_which_port_is_taken_before_it_starts_anything(charter: Command,
         held.bind(("127.0.0.1", port))
         held.listen()
         up = charter("up", str(spec), "--port-offset", offset)
-    assert up.returncode == 1
+    assert up.exit_code == 1
     assert f"the judge service cannot listen on 127.0.0.1:{port}" in up.stderr
     assert not charter.home.exists()

@@ -85,7 +85,7 @@ def test_a_pair_without_a_label_is_a_failure(address: str) -> None:
     result = charter("judge", "compare", "--prompt", "Help", "--a", "", "--b", "quality 2.", "--address", address)
     assert result.exit_code == 1
     assert "invalid" in result.stdout
-    assert "answer A is empty" in result.stdout.replace("\n", " ")
+    assert "no label" in result.stdout
 
 
 def test_score_prints_the_distribution(address: str) -> None:
@@ -136,9 +136,9 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
     rows = [json.loads(line) for line in details.read_text().splitlines()]
     assert len(rows) == 401
     judged = [row for row in rows if row["judgement"]["probability_a"] is not None]
-    biased = [
-        (p["evidence"][0] > 0) != (p["evidence"][1] > 0) for row in judged for p in row["judgement"]["principles"]
-    ]
+    # Without identical answers, which are a tie by themselves.
+    evidence = [p["evidence"] for row in judged for p in row["judgement"]["principles"] if p["evidence"]]
+    biased = [(first > 0) != (second > 0) for first, second in evidence]
     assert found["position_bias_rate"] == pytest.approx(sum(biased) / len(biased), abs=0.1)
     right = [
         (row["judgement"]["probability_a"] > 0.5) == (row["label"] == 1)
@@ -154,7 +154,7 @@ def test_calibrate_prints_a_table(address: str, tmp_path: Path) -> None:
     labelled(tmp_path / "labelled.jsonl", 20)
     result = charter("judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--address", address)
     assert result.exit_code == 0, result.output
-    for expected in ("dimension service", "fitted: temperature", "same position wins", "without a label"):
+    for expected in ("dimension", "fitted: temperature", "same position wins", "without a label"):
         assert expected in result.stdout
 
 

@@ -13,6 +13,7 @@ from charter.evaluation.calibration import (
     fit_contrast,
     fit_temperature,
     fit_temperature_and_position_bias,
+    length_slope,
     position_bias_rate,
     reliability_bins,
     shorter_is_better_accuracy,
@@ -103,6 +104,14 @@ def test_position_bias_counts_the_same_position_winning_twice() -> None:
 
 def test_shorter_is_better_baseline() -> None:
     assert shorter_is_better_accuracy([5, 9, 4, 4], [7, 3, 4, 8], [1.0, 1.0, 0.0, 1.0]) == (1 + 0 + 0.5 + 1) / 4
+
+
+def test_length_slope_is_the_gain_from_doubling_the_length() -> None:
+    lengths_a, lengths_b = [2, 4, 8, 3], [1, 1, 16, 3]
+    probabilities = [0.5 + 0.07 * math.log2(a / b) for a, b in zip(lengths_a, lengths_b, strict=True)]
+    assert length_slope(lengths_a, lengths_b, probabilities) == pytest.approx(0.07)
+    assert length_slope(lengths_b, lengths_a, [1 - p for p in probabilities]) == pytest.approx(0.07)
+    assert length_slope([5], [5], [0.9]) == 0
 
 
 def test_cross_entropy_is_that_of_the_probabilities() -> None:

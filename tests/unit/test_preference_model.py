@@ -214,3 +214,16 @@ def test_dropout_of_the_config_is_off(tmp_path: Path) -> None:
     model = PreferenceModel.from_causal_lm(folder, seed=0).train()
     assert torch.equal(scores_of(model, ["one"]), scores_of(model, ["one"]))
     assert model.backbone.config.attention_dropout == 0
+
+
+@pytest.mark.real_model
+def test_real_model_is_read_at_eos_whatever_the_padding(real_model: Path) -> None:
+    model = PreferenceModel.from_causal_lm(real_model, seed=0).eval()
+    ids = encode(model.tokenizer, HELLO, "Hi there!")
+    assert model.tokenizer.tokenizer.decode(ids).endswith("<|im_start|>assistant\nHi there!<|im_end|>")
+    assert ids.count(model.tokenizer.eos_id) == 3
+    answers = ["Hi there!", "Hello! " * 30]
+    together = scores_of(model, answers)
+    alone = torch.cat([scores_of(model, [answer]) for answer in answers])
+    assert torch.allclose(together, alone, atol=1e-3)
+    assert abs(together[0] - together[1]) > 1e-2

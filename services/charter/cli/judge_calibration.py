@@ -1,6 +1,8 @@
 """Measures a judge on labelled pairs and fits its calibration; what `charter judge calibrate` computes."""
 
-from collections import Counter
+import itertools
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -11,6 +13,7 @@ from charter.evaluation.calibration import (
     correctness,
     fit_contrast,
     fit_temperature_and_position_bias,
+    length_slope,
     position_bias_rate,
     shorter_is_better_accuracy,
 )
@@ -20,6 +23,8 @@ from charter.v1 import judge_pb2, types_pb2
 
 # Answers count as of similar length when the shorter has at least this share of the longer one's characters.
 SIMILAR_LENGTH = 0.8
+# Fewer pairs give no correlation worth printing.
+_LEAST_FOR_CORRELATION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ def figures(judged: Sequence[JudgedPair], probability_of: Callable[[judge_pb2.Ju
     return asdict(calibration_of(probabilities, labels, [one.pair.group for one in usable])) | {
         "prompts": len({one.pair.group for one in usable}),
         "shorter_is_better_accuracy": _shorter(usable),
+        "length_slope": length_slope(*_lengths(usable), probabilities),
         "similar_length_pairs": len(similar),
         "similar_length_accuracy": float(right[similar].mean()) if similar else None,
         "similar_length_shorter_accuracy": _shorter([usable[index] for index in similar]) if similar else None,
@@ -144,7 +150,11 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
         "by_source": {
             name: figures(part, calibrated) for name, part in _parts(reported_on, lambda one: one.pair.source)
         },
-        "by_principle": {name: figures(part, calibrated) for name, part in _parts(reported_on, _principles)},
+        "by_principle": {
+            name: figures([_alone(one, name) for one in reported_on if name in _principles(one)], calibrated)
+            for name in sorted({name for one in reported_on for name in _principles(one)})
+        },
+        "principle_correlations": _correlations(usable, calibration),
         "position_bias_rate": _position_bias(usable) if with_positions else None,
         # The opposite question, asked by itself: below a half when the judge reads the question.
         "mirrored_accuracy": None if with_positions else figures(reported_on, mirrored)["accuracy"],
@@ -159,8 +169,35 @@ def _parts(judged: Sequence[JudgedPair], key: Callable[[JudgedPair], str]) -> It
         yield name or "-", [one for one in judged if key(one) == name]
 
 
-def _principles(judged: JudgedPair) -> str:
-    return ", ".join(sorted(one.principle_id for one in judged.judgement.principles))
+def _principles(judged: JudgedPair) -> list[str]:
+    return [one.principle_id for one in judged.judgement.principles]
+
+
+def _alone(judged: JudgedPair, principle: str) -> JudgedPair:
+    """The pair as if this principle alone had been asked."""
+    (one,) = (one for one in judged.judgement.principles if one.principle_id == principle)
+    judgement = judge_pb2.Judgement(method=judged.judgement.method, outcome=one.outcome, principles=[one])
+    if one.HasField("probability_a"):
+        judgement.probability_a = one.probability_a
+    return JudgedPair(judged.pair, judgement)
+
+
+def _correlations(judged: Sequence[JudgedPair], calibration: MethodCalibration) -> dict[str, float]:
+    """Correlation of the probabilities of each two principles that were asked about the same pairs."""
+    together: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for one in judged:
+        asked = {
+            name: probability(_alone(one, name).judgement, calibration)
+            for name in _principles(one)
+            if _alone(one, name).usable
+        }
+        for first, second in itertools.combinations(sorted(asked), 2):
+            together[first, second].append((asked[first], asked[second]))
+    return {
+        f"{first} and {second}": statistics.correlation(*zip(*values, strict=True))
+        for (first, second), values in together.items()
+        if len(values) >= _LEAST_FOR_CORRELATION and all(len(set(column)) > 1 for column in zip(*values, strict=True))
+    }
 
 
 def _position_bias(judged: Sequence[JudgedPair]) -> float:
@@ -177,8 +214,8 @@ def _similar_length(pair: LabelledPair) -> bool:
 
 
 def _shorter(judged: Sequence[JudgedPair]) -> float:
-    return shorter_is_better_accuracy(
-        [len(one.pair.answer_a) for one in judged],
-        [len(one.pair.answer_b) for one in judged],
-        [one.pair.label for one in judged],
-    )
+    return shorter_is_better_accuracy(*_lengths(judged), [one.pair.label for one in judged])
+
+
+def _lengths(judged: Sequence[JudgedPair]) -> tuple[list[int], list[int]]:
+    return [len(one.pair.answer_a) for one in judged], [len(one.pair.answer_b) for one in judged]

@@ -109,6 +109,9 @@ def print_measurement(found: dict[str, Any]) -> None:
         console.print(
             f"the opposite question alone prefers the better answer: {found['mirrored_accuracy']:.1%} of pairs"
         )
+    console.print(f"an answer twice as long gains {found['calibrated']['length_slope']:+.3f} in probability")
+    for names, value in found["principle_correlations"].items():
+        console.print(f"correlation of {names}: {value:+.2f}")
     console.print(f"tokens per label: {found['prompt_tokens_per_label']:.0f} read")
     if found["failures"]:
         console.print(f"[red]without a label[/]: {found['failures']}")

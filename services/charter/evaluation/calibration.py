@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 
 from charter.evaluation.results import Calibration, ReliabilityBin
 from charter.evaluation.statistics import bootstrap_interval
@@ -112,6 +112,17 @@ def shorter_is_better_accuracy(lengths_a: Sequence[int], lengths_b: Sequence[int
     return float(correctness((1.0 + np.sign(difference)) / 2.0, labels).mean())
 
 
+def length_slope(lengths_a: Sequence[int], lengths_b: Sequence[int], probabilities: Sequence[float]) -> float:
+    """How much P(A is better) grows when A is twice as long as B: 0 without a length bias, below 0 towards the shorter.
+
+    Least squares of ``P - 0.5`` on ``log2(length A / length B)`` through the origin, so that exchanging the answers
+    changes nothing. Lengths in any one unit, [pairs]; an empty answer counts as one unit. 0 when all lengths are equal.
+    """
+    ratio = np.log2(np.maximum(lengths_a, 1)) - np.log2(np.maximum(lengths_b, 1))
+    spread = float(ratio @ ratio)
+    return float(ratio @ (np.asarray(probabilities, dtype=np.float64) - 0.5)) / spread if spread else 0.0
+
+
 def cross_entropy(logits: Sequence[float] | Array, labels: Sequence[float] | Array) -> float:
     """Mean of ``-y log s(x) - (1 - y) log s(-x)`` in nats; logits and labels have shape [pairs]."""
     scores = np.asarray(logits, dtype=np.float64)
@@ -141,27 +152,23 @@ def fit_temperature_and_position_bias(
     """Temperature and position bias of a judge that sees both answers at once.
 
     ``first_logits`` [pairs] are the log-odds of A when A was shown first, ``second_logits`` when it was shown second.
-    The judge's bias b towards the first position adds to the one and is taken from the other, so the corrected
-    probability is the mean of ``sigmoid((first - b) / T)`` and ``sigmoid((second + b) / T)``; T and b minimise its
-    cross-entropy. Swapping a pair still gives the complement exactly. The search starts at the bias that centres the
-    two orders on each other.
+    The judge's bias b towards the first position adds to the one and is taken from the other: b is half of the median
+    difference. T is then the temperature that makes the mean of ``sigmoid((first - b) / T)`` and
+    ``sigmoid((second + b) / T)`` fit the labels best. Swapping a pair still gives the complement exactly.
     """
     first, observed = _checked_logits(first_logits, labels)
     second, _ = _checked_logits(second_logits, labels)
-    start_bias = float(np.median(first - second)) / 2.0
-    start_temperature = float(np.log(fit_temperature(tuple((first + second) / 2.0), labels)))
+    bias = float(np.median(first - second)) / 2.0
 
-    def loss(parameters: Array) -> float:
-        temperature = np.exp(np.clip(parameters[0], -_LOG_RANGE, _LOG_RANGE))
-        mean = np.clip(
-            (_sigmoid((first - parameters[1]) / temperature) + _sigmoid((second + parameters[1]) / temperature)) / 2.0,
-            1e-12,
-            1.0 - 1e-12,
-        )
+    def loss(log_temperature: float) -> float:
+        temperature = np.exp(log_temperature)
+        mean = (_sigmoid((first - bias) / temperature) + _sigmoid((second + bias) / temperature)) / 2.0
+        # Far below what any label can cost at a sensible temperature.
+        mean = np.clip(mean, 1e-12, 1.0 - 1e-12)
         return float(-np.mean(observed * np.log(mean) + (1.0 - observed) * np.log1p(-mean)))
 
-    found = minimize(loss, np.array([start_temperature, start_bias]), method="Nelder-Mead")
-    return float(np.exp(np.clip(found.x[0], -_LOG_RANGE, _LOG_RANGE))), float(found.x[1])
+    found = minimize_scalar(loss, bounds=(-_LOG_RANGE, _LOG_RANGE), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x)), bias
 
 
 def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Sequence[float]) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def sample_rows(
             return
         if len(staying) < len(alive):
             kept = torch.tensor(staying, device=ids.device)
-            cache.batch_select_indices(torch.arange(len(staying)))
+            cache.batch_select_indices(kept)
             tokens, mask, place = tokens[kept], mask[kept], place[kept]
             alive = [alive[index] for index in staying]
         ids = tokens.unsqueeze(1)

@@ -50,9 +50,23 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
             initialize_layerwise_reload(self.model)
             self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
             finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_head()
 
     def finish_weight_update(self) -> None:
         """Nothing is left to do."""
+
+    def _repack_tied_head(self) -> None:
+        """Bring a tied LM head up to date.
+
+        No weights of its own are loaded into it, so vLLM's reload (0.32) passes it over. The tensor that it shares with
+        the embedding is new, but on CPU it computes with a packed copy, which would stay the old one.
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+        if self.model_config.hf_text_config.tie_word_embeddings:
+            for module in self.model.modules():
+                if isinstance(module, ParallelLMHead) and isinstance(module.quant_method, UnquantizedEmbeddingMethod):
+                    module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
         """Nothing is held."""

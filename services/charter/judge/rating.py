@@ -22,6 +22,8 @@ from charter.judge.pairs import Usage, too_long, total, transcript
 
 _DIGITS = tuple("123456789")
 _TEN = "10"
+# Ends with a space: tokenizers keep digits apart from the space before them.
+_PREFIX = "Rating: "
 
 Result = ChoiceLogprobs | ContextTooLongError
 
@@ -72,7 +74,8 @@ async def _rate(engine: Engine, answers: Sequence[RatedAnswer]) -> list[Rating]:
     except ValueError:
         # "10" is not one token here: the digits first, then whether a zero follows the one.
         first = await engine.choice_logprobs(prompts, _DIGITS)
-        second = await engine.choice_logprobs([Prompt(prompt.messages, _DIGITS[0]) for prompt in prompts], ("0",))
+        after_one = [Prompt(prompt.messages, _PREFIX + _DIGITS[0]) for prompt in prompts]
+        second = await engine.choice_logprobs(after_one, ("0",))
         return [_rating(_with_ten(one, two)) for one, two in zip(first, second, strict=True)]
 
 
@@ -83,7 +86,7 @@ def _prompt(rated: RatedAnswer) -> Prompt:
         "How well did it do this in its last response? "
         "Answer with one whole number from 1 (not at all) to 10 (perfectly)."
     )
-    return Prompt((ChatMessage("user", text),))
+    return Prompt((ChatMessage("user", text),), _PREFIX)
 
 
 def _with_ten(digits: Result, zero: Result) -> Result:

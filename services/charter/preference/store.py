@@ -200,9 +200,7 @@ def _insert(connection: sa.Connection, new: dict[str, types_pb2.Comparison]) -> 
         row = comparison_to_row(comparison)
         rows.append({**row, "id": digest, "size": comparison.ByteSize(), "create_time": row["create_time"] or now})
     connection.execute(sa.insert(ComparisonRow), rows)
-    sequences = connection.execute(
-        sa.select(ComparisonRow.id, ComparisonRow.sequence).where(ComparisonRow.id.in_(new))
-    )
+    sequences = connection.execute(sa.select(ComparisonRow.id, ComparisonRow.sequence).where(ComparisonRow.id.in_(new)))
     principles = [
         {"principle_id": principle, "comparison": sequence}
         for digest, sequence in sequences

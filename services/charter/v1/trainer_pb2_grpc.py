@@ -72,7 +72,8 @@ class TrainerServiceServicer:
     """
 
     def CreateRun(self, request, context):
-        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec).
+        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
+        FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +110,7 @@ class TrainerServiceServicer:
 
     def ResumeRun(self, request, context):
         """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

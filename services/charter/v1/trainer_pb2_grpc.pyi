@@ -34,7 +34,9 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateRunRequest, _trainer_pb2.CreateRunResponse]
-    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec)."""
+    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
+    FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]
     """One run. Idempotent. Errors: NOT_FOUND."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListRunsRequest, _trainer_pb2.ListRunsResponse]
@@ -47,7 +49,7 @@ class TrainerServiceStub:
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
     """
 
 @_typing.type_check_only
@@ -56,7 +58,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateRunRequest, _trainer_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec)."""
+    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
+    FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. Idempotent. Errors: NOT_FOUND."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListRunsRequest, _trainer_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -69,7 +73,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded).
+    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,7 +85,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.CreateRunResponse, _abc.Awaitable[_trainer_pb2.CreateRunResponse]]:
-        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec)."""
+        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
+        FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+        """
 
     @_abc_1.abstractmethod
     def GetRun(
@@ -124,7 +130,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ResumeRunResponse, _abc.Awaitable[_trainer_pb2.ResumeRunResponse]]:
         """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded).
+        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -101,7 +101,7 @@ def _accumulate(model: PreferenceModel, batch: Sequence[Example], device: torch.
     for rows, both in _score(model, batch, _BACKWARD_TOKENS, device):
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device)
         loss = soft_label_loss(both[0] - both[1], labels) * (len(rows) / len(batch))
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         total += loss.item()
     return total
 

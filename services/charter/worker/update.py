@@ -112,7 +112,7 @@ class Learner:
                 weights=targets.importance_weights[rows].to(self.device),
             )
             loss = terms.loss.sum() / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             sums["policy_loss"] += loss.item()
             sums["clip_fraction"] += terms.clipped.sum().item() / tokens
             sums["ratio_mean"] += terms.ratio.sum().item() / tokens
@@ -136,7 +136,7 @@ class Learner:
                 value_clip=self.spec.value_clip,
             )
             loss = terms.loss.sum() / tokens
-            (self.spec.value_coefficient * loss).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(self.spec.value_coefficient * loss)
             sums["value_loss"] += loss.item()
             sums["value_clip_fraction"] += terms.clipped.sum().item() / tokens
         self._step(self.critic, self.critic_optimizer, "critic")
