@@ -18,7 +18,7 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, StatusError, explained
 from charter.rpc.lifecycle import Addresses, Listen, PortTakenError, serve, serving
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2, weights_pb2, weights_pb2_grpc
-from charter.weights.receiver import WeightServicer
+from charter.weights.receiver import WeightServicer, model_info
 from charter.weights.sender import send_weights
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -89,6 +89,11 @@ class ToyService(policy_pb2_grpc.PolicyServiceServicer):
                 yield policy_pb2.GenerateResponse(prompt_index=0)
                 await asyncio.sleep(0.2)
         yield policy_pb2.GenerateResponse(prompt_index=1)
+
+    async def GetModelInfo(
+        self, request: policy_pb2.PolicyServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
+    ) -> policy_pb2.PolicyServiceGetModelInfoResponse:
+        return policy_pb2.PolicyServiceGetModelInfoResponse(model=model_info(self.target.info()))
 
 
 @pytest.fixture
@@ -178,7 +183,7 @@ def test_a_broken_constraint_names_the_field(addresses: Addresses) -> None:
     with connect(addresses.main) as channel, pytest.raises(grpc.RpcError) as caught:
         list(policy_pb2_grpc.PolicyServiceStub(channel).Generate(policy_pb2.GenerateRequest(), timeout=QUICK))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "prompts: needs at least 1 items" in caught.value.details()
+    assert "prompts: needs at least 1 items" in str(caught.value.details())
     bad = error_details_pb2.BadRequest()
     assert rpc_status.from_call(caught.value).details[0].Unpack(bad)
     assert [violation.field for violation in bad.field_violations] == ["prompts", "sampling"]
@@ -335,5 +340,5 @@ def test_a_broken_transfer_changes_nothing(
     with connect(addresses.control) as channel, pytest.raises(grpc.RpcError) as caught:
         weights_pb2_grpc.WeightServiceStub(channel).LoadWeights(sent, timeout=QUICK)
     assert caught.value.code() == code
-    assert words in caught.value.details()
+    assert words in str(caught.value.details())
     assert toy.target.version == 0
