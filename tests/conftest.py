@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tiny models, several processes, two cores: threads that wait for each other cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.tiny import make_tiny_model

@@ -149,7 +149,7 @@ def calibrate(
         found = measurement(judged)
     except ValueError as error:
         fail(escape(str(error)))
-    found = {"files": [str(file) for file in files], "options": _options_json(options)} | found
+    found = {"files": [file.name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
     if as_json:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
+from charter.inference.cpu_attention import use_grouped_attention
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
@@ -21,7 +22,9 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     with loading(model):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
-    return loaded.to(device).eval()
+    loaded = loaded.to(device).eval()
+    use_grouped_attention(loaded)
+    return loaded
 
 
 def max_context_tokens(model: PreTrainedModel) -> int:

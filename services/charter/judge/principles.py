@@ -55,7 +55,7 @@ def draw(principles: tuple[Principle, ...], count: int, seed: int, item_id: str)
     """
 
     def key(principle: Principle) -> float:
-        return math.log(_uniform(f"{seed}\x00{item_id}\x00{principle.id}")) * principle.weight
+        return math.log(_uniform(f"{seed}\x00{item_id}\x00{principle.id}")) / principle.weight
 
     return tuple(sorted(principles, key=key, reverse=True)[:count])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from charter.judge.judging import METHODS, unsupported_methods
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.v1 import judge_pb2_grpc
+
+logger = logging.getLogger("charter.judge")
 
 # Items that share one call of an engine in this process.
 _ITEMS_PER_CALL = 16
@@ -49,13 +52,17 @@ class JudgeRoom:
         if config.method not in METHODS:
             raise ValueError(f"no judging method {config.method!r}; valid methods: {', '.join(METHODS)}")
         calibrations = dict(DEFAULTS)
-        if config.calibration is not None:
-            fitted = load_calibration(config.calibration)
+        fitted = load_calibration(config.calibration) if config.calibration is not None else None
+        if fitted is not None:
             if config.method not in fitted.methods:
                 raise CalibrationError(f"{config.calibration} has no calibration for method {config.method}")
             calibrations |= fitted.methods
         self._method = config.method
         self._constitution = WatchedConstitution(config.constitution)
+        if fitted is not None and fitted.constitution_digest != self._constitution.current.digest:
+            logger.warning(
+                "the calibration was fitted for another constitution", extra={"file": str(config.calibration)}
+            )
         self.engine = create_engine(config.engine, config.model, **config.engine_settings)
         judge = Judge(
             engine=self.engine,
