@@ -93,10 +93,3 @@ def test_written_folders_of_the_image_are_volumes() -> None:
     values = image_environment()
     for variable in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "HF_HOME", "CHARTER_HOME"):
         assert any(f"{values[variable]}/".startswith(f"{volume}/") for volume in volumes), variable
-
-
-def test_constitution_of_the_overlay_is_the_example() -> None:
-    """A kustomization may only read files below itself, so the overlay has a copy."""
-    copy = ROOT / "deploy" / "overlays" / "local" / "constitution.yaml"
-    original = ROOT / "examples" / "constitutions" / "general.yaml"
-    assert copy.read_text() == original.read_text(), f"cp {original.relative_to(ROOT)} {copy.relative_to(ROOT)}"

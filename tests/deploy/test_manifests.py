@@ -10,6 +10,7 @@ from charter.rpc import lifecycle
 from tests.deploy.manifests import (
     BASE,
     OVERLAYS,
+    ROOT,
     Manifest,
     config_map,
     containers,
@@ -193,6 +194,15 @@ def test_everything_that_an_overlay_names_is_in_it(folder: Path) -> None:
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
             if "configMap" in volume:
                 assert config_map(objects, volume["configMap"]["name"])
+
+
+@overlays
+def test_constitution_is_one_of_the_examples(folder: Path) -> None:
+    objects = render(folder)
+    ((_, judge),) = [(name, spec) for name, spec in pod_specs(objects) if name == "judge"]
+    (volume,) = [volume for volume in judge["volumes"] if volume["name"] == "constitution"]
+    text = config_map(objects, volume["configMap"]["name"])["constitution.yaml"]
+    assert text in [path.read_text() for path in (ROOT / "examples" / "constitutions").glob("*.yaml")]
 
 
 @overlays

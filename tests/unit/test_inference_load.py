@@ -23,3 +23,16 @@ def test_the_fake_engine_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"engine 'fake': .*'speed'; it knows: start_seconds, latency_seconds"):
+        create_engine("fake", "fake", speed=1)
+    with pytest.raises(ValueError, match=r"engine 'openai': missing a required .*'endpoint'"):
+        create_engine("openai", "judge")
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charter.inference.load.find_spec", lambda _: None)
+    with pytest.raises(RuntimeError, match="install vllm"):
+        create_engine("vllm", "model")

