@@ -1,5 +1,6 @@
 """`charter status`: what is served where."""
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -34,17 +35,17 @@ def status(as_json: JsonOption = False) -> None:
         emit_json({row.pop("service"): row for row in [dict(row) for row in rows]})
     else:
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for heading in ("SERVICE", "HEALTH", "ADDRESS", "MODEL", "ENGINE", "WEIGHTS", "PROCESS"):
+        for heading in ("SERVICE", "HEALTH", "ADDRESS", "MODEL", "ENGINE", "WEIGHTS"):
             table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(
                 row["service"],
                 f"[{STYLES.get(row['health'], 'red')}]{row['health'].replace('_', ' ').lower()}[/]",
                 row["address"],
-                row["model"] or row["note"],
+                # The folder's own name; --json has the whole path.
+                Path(row["model"]).name or row["note"],
                 row["engine"],
                 "" if row["weight_version"] is None else f"version {row['weight_version']}",
-                str(row["pid"] or ""),
             )
         console.print(table)
         if any(row["health"] != "SERVING" for row in rows):
