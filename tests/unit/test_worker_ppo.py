@@ -180,6 +180,20 @@ def test_value_loss(mask: Tensor) -> None:
     assert not got.loss[~mask].any()
 
 
+def test_fit_values(mask: Tensor) -> None:
+    values = random(19)
+    returns = 0.4 * values + 1.5 + random(20, 0.1)
+    slope, intercept = ppo.fit_values(values, returns, mask)
+    expected_slope, expected_intercept = np.polyfit(values[mask].numpy(), returns[mask].numpy(), 1)
+    assert (slope, intercept) == pytest.approx((expected_slope, expected_intercept), rel=1e-4)
+    assert ppo.explained_variance(slope * values + intercept, returns, mask) == pytest.approx(
+        np.corrcoef(values[mask].numpy(), returns[mask].numpy())[0, 1] ** 2, rel=1e-4
+    )
+    mean = returns[mask].mean().item()
+    assert ppo.fit_values(-values, returns, mask) == pytest.approx((0.0, mean), rel=1e-5)
+    assert ppo.fit_values(torch.full_like(values, 3.0), returns, mask) == pytest.approx((0.0, mean), rel=1e-5)
+
+
 def test_explained_variance(mask: Tensor) -> None:
     returns = random(17)
     assert ppo.explained_variance(returns, returns, mask) == pytest.approx(1.0)

@@ -117,7 +117,7 @@ def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: p
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
     episodes = make_episodes()
     actor, critic = copy.deepcopy(learner.actor.model), copy.deepcopy(learner.critic)
-    learn(learner, episodes, step=0, kl_coefficient=0.3)
+    learn(learner, episodes, step=1, kl_coefficient=0.3)
 
     spec, mask = learner.spec, episodes.mask
 
@@ -151,7 +151,7 @@ def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: p
     for module, loss, name in ((actor, policy_loss, "actor"), (critic, spec.value_coefficient * value_loss, "critic")):
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        torch.optim.AdamW(module.parameters(), lr=1e-3, eps=1e-5, weight_decay=0.0).step()
+        torch.optim.AdamW(module.parameters(), lr=1e-3 * (1 - 1 / 8), eps=1e-5, weight_decay=0.0).step()
         trained = learner.actor.model if name == "actor" else learner.critic
         for key, parameter in trained.named_parameters():
             expected = dict(module.named_parameters())[key]
@@ -177,6 +177,20 @@ def test_warm_up_leaves_the_policy_alone(tiny_model: Path) -> None:
     assert "policy_loss" not in numbers
     learn(learner, make_episodes(1), step=1, kl_coefficient=0.05)
     assert not all(torch.equal(tensor, actor[name]) for name, tensor in learner.actor.state_dict().items())
+
+
+def test_the_critic_is_calibrated_before_the_first_step_only(tiny_model: Path) -> None:
+    """Its values then explain the returns no worse than a constant; what was calibrated is what is served on."""
+    learner = make_learner(tiny_model, gae_lambda=1.0, critic_learning_rate=1e-12)
+    learner.critic.rescale(50.0, 20.0)
+    episodes = make_episodes()
+    far = learner.prepare(episodes).values
+    numbers, _ = learn(learner, episodes, step=0, kl_coefficient=0.05)
+    assert -1e-6 <= numbers["explained_variance"] <= 1.0
+    assert learner.prepare(episodes).values[episodes.mask].abs().max() < far[episodes.mask].abs().max() / 10
+    head = learner.critic.head.weight.clone()
+    learn(learner, episodes, step=1, kl_coefficient=0.05)
+    torch.testing.assert_close(learner.critic.head.weight, head, rtol=0, atol=1e-9)
 
 
 def test_learning_rates_fall_linearly(tiny_model: Path) -> None:

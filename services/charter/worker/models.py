@@ -106,6 +106,12 @@ class Critic(nn.Module):
         nn.init.zeros_(head.bias)
         return cls(backbone, head).to(device)
 
+    @torch.no_grad()
+    def rescale(self, slope: float, intercept: float) -> None:
+        """Make every value ``slope * value + intercept``."""
+        self.head.weight.mul_(slope)
+        self.head.bias.mul_(slope).add_(intercept)
+
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""
         output = self.backbone(input_ids=batch.input_ids, use_cache=False)

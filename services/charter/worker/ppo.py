@@ -195,6 +195,18 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     return ValueLoss(loss.masked_fill(~mask, 0.0), (limited > unclipped) & mask)
 
 
+def fit_values(values: Tensor, returns: Tensor, mask: Tensor) -> tuple[float, float]:
+    """Slope >= 0 and intercept of the least-squares line from values to returns, over the valid tokens.
+
+    With them a critic explains no less of these returns than a constant does. A slope below 0 would turn the critic's
+    order around and is held at 0; so is that of values that do not vary.
+    """
+    x, y = values[mask].double(), returns[mask].double()
+    spread = (x - x.mean()).square().sum()
+    slope = max(0.0, float(((x - x.mean()) * (y - y.mean())).sum() / spread)) if spread > 1e-12 else 0.0
+    return slope, float(y.mean()) - slope * float(x.mean())
+
+
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
     """``1 - Var(R - V) / Var(R)`` over the valid tokens: 1 is a perfect critic, 0 one that knows only a constant.
 

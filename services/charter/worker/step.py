@@ -1,10 +1,11 @@
 """The arithmetic of one PPO step: from scored episodes to updated models and the step's numbers."""
 
 import torch
+from torch import Tensor
 
 from charter.worker import ppo
 from charter.worker.batches import Episodes
-from charter.worker.update import Learner, Targets
+from charter.worker.update import Learner, Prepared, Targets
 
 
 def learn(learner: Learner, episodes: Episodes, step: int, kl_coefficient: float) -> tuple[dict[str, float], float]:
@@ -31,6 +32,8 @@ def learn(learner: Learner, episodes: Episodes, step: int, kl_coefficient: float
         kl_coefficient=kl_coefficient,
         missing_eos_penalty=spec.missing_eos_penalty,
     )
+    if step == 0:
+        old = _calibrate_critic(learner, old, rewards, mask)
     advantages, returns = ppo.generalised_advantages(
         rewards, old.values, mask, gamma=spec.gamma, gae_lambda=spec.gae_lambda
     )
@@ -67,3 +70,15 @@ def learn(learner: Learner, episodes: Episodes, step: int, kl_coefficient: float
     if spec.HasField("kl_target"):
         kl_coefficient = ppo.adapt_kl_coefficient(kl_coefficient, kl_per_answer, spec.kl_target)
     return numbers, kl_coefficient
+
+
+def _calibrate_critic(learner: Learner, old: Prepared, rewards: Tensor, mask: Tensor) -> Prepared:
+    """Fit the critic's scale and level to the first step's undiscounted returns.
+
+    The preference model is only read at EOS, so its values elsewhere can be off by more than the returns vary; a run of
+    few steps would then follow the critic's noise.
+    """
+    _, returns = ppo.generalised_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, gae_lambda=1.0)
+    slope, intercept = ppo.fit_values(old.values, returns, mask)
+    learner.critic.rescale(slope, intercept)
+    return old._replace(values=(slope * old.values + intercept).masked_fill(~mask, 0.0))

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from tests.benchmarks.engines.prompts import REQUESTS
 
+CONSOLE = Console(width=120)
 PROMPTS = [Prompt((ChatMessage("user", text),)) for text in REQUESTS]
 ANSWER = "That depends on a few things. " * 8
 
@@ -56,6 +57,10 @@ async def measure(timings: Timings, weights: Path, new_tokens: int, version: int
     start = time.perf_counter()
     await engine.load_weights(weights, version, "0" * 64)
     timings.update_seconds.append(time.perf_counter() - start)
+    CONSOLE.print(
+        f"{timings.label}: {timings.tokens_per_second[-1]:.0f} sampled and "
+        f"{timings.scored_tokens_per_second[-1]:.0f} scored tokens/s, update {timings.update_seconds[-1]:.1f} s"
+    )
 
 
 def resident_gib() -> float:
@@ -79,6 +84,7 @@ async def run(model: str, *, compiled: bool, rounds: int, new_tokens: int) -> li
             start = time.perf_counter()
             await timings.engine.start()
             timings.start_seconds = time.perf_counter() - start
+            CONSOLE.print(f"{timings.label}: started in {timings.start_seconds:.0f} s; one short round to warm up")
             await measure(timings, Path(model) / "model.safetensors", 4, 1)
             timings.memory_gib = resident_gib() - before
             timings.tokens_per_second.clear()
@@ -97,8 +103,7 @@ def show(everything: list[Timings], model: str, new_tokens: int) -> None:
     """Print the table, medians first and the range beside them."""
     chat = ChatTokenizer.load(model)
     lengths = [len(ids) for ids in chat.prompts_ids(PROMPTS)]
-    console = Console(width=120)
-    console.print(
+    CONSOLE.print(
         f"{len(PROMPTS)} prompts of {min(lengths)} to {max(lengths)} tokens, up to {new_tokens} new tokens each; "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end"
     )
@@ -112,7 +117,7 @@ def show(everything: list[Timings], model: str, new_tokens: int) -> None:
             _spread(timings.update_seconds),
             f"{timings.memory_gib:.1f}",
         )
-    console.print(table)
+    CONSOLE.print(table)
 
 
 def _spread(values: list[float]) -> str:
