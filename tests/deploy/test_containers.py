@@ -170,9 +170,8 @@ def test_the_process_answers_its_probes(name: str, tmp_path: Path, tiny_model: P
         stranger = {"grpc": {**container["readinessProbe"]["grpc"], "service": "charter.v1.NoService"}}
         assert process.probe(stranger) == "NOT_FOUND"
         named = {port["name"]: port["containerPort"] for port in container["ports"]}
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{process.ports[named['metrics']]}/metrics", timeout=CALL_SECONDS
-        ) as page:
+        metrics = f"http://127.0.0.1:{process.ports[named['metrics']]}/metrics"
+        with urllib.request.urlopen(metrics, timeout=CALL_SECONDS) as page:
             assert f'charter_serving{{service="{name}"}} 1.0' in page.read().decode()
         if "control" in named:
             control = {"grpc": {"port": named["control"]}}
