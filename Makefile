@@ -51,6 +51,7 @@ protos: setup
 
 dashboards: setup
 	$(BIN)/python deploy/monitoring/dashboards.py
+	$(BIN)/python deploy/monitoring/metrics_page.py
 
 # Pins the newest versions that fit together; run it to upgrade.
 lock: setup
