@@ -16,14 +16,13 @@ from tests.harness import running
 pytestmark = pytest.mark.real_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CALIBRATION = EXAMPLES / "calibration" / "smollm2-135m-instruct.json"
 PROMPT = proto_messages([ChatMessage("user", "How do I boil an egg?")])
 GOOD, RUDE = "Put the egg into boiling water for eight minutes.", "What a stupid question. Go away."
 
 
 @pytest.fixture(scope="module")
 def stub(real_model: Path) -> Iterator[judge_pb2_grpc.JudgeServiceStub]:
-    config = JudgeConfig(str(real_model), EXAMPLES / "constitutions" / "general.yaml", calibration=CALIBRATION)
+    config = JudgeConfig(str(real_model), EXAMPLES / "constitutions" / "general.yaml")
     with running(build(config)) as addresses, connect(addresses.main) as channel:
         yield judge_pb2_grpc.JudgeServiceStub(channel)
 

@@ -97,6 +97,16 @@ def test_measured_scores_are_those_of_each_answer_alone(tiny_model: Path) -> Non
             assert measured.scores_b[place] == pytest.approx(model.scores(ids, torch.ones_like(ids)).item(), abs=1e-5)
 
 
+def test_probe_fits_the_head_and_leaves_the_backbone(tiny_model: Path) -> None:
+    model, held_out = make_model(tiny_model), make_examples(24, seed=1)
+    backbone = copy.deepcopy(model.backbone.state_dict())
+    examples = make_examples(48)
+    loss = fit.probe(model, examples, CPU)
+    assert all(torch.equal(tensor, backbone[name]) for name, tensor in model.backbone.state_dict().items())
+    assert fit.measure(model, examples, CPU).loss == pytest.approx(loss, abs=1e-4)
+    assert fit.measure(model, held_out, CPU).loss < math.log(2) - 0.1
+
+
 def comparison(outcome: types_pb2.Outcome.ValueType, split: types_pb2.Split.ValueType) -> types_pb2.Comparison:
     made = types_pb2.Comparison(
         prompt=[types_pb2.Message(role=types_pb2.ROLE_USER, content="Hi")],

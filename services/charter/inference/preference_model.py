@@ -150,11 +150,15 @@ class PreferenceModel(nn.Module):
             input_ids: int64 [batch, tokens], right-padded; each row as ``encode`` gives it.
             attention_mask: int64 [batch, tokens], 1 on tokens and 0 on padding.
         """
+        scores: Tensor = self.head(self.features(input_ids, attention_mask)).squeeze(-1).float()
+        return scores - self.offset
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``."""
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         last = attention_mask.sum(dim=1) - 1
-        at_eos = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
-        scores: Tensor = self.head(at_eos.to(self.head.weight.dtype)).squeeze(-1).float()
-        return scores - self.offset
+        at_eos: Tensor = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+        return at_eos.to(self.head.weight.dtype)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Same as ``scores``."""

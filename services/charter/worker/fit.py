@@ -1,9 +1,10 @@
-"""Fits the preference model to soft labels."""
+"""Fits the preference model to soft labels: first the head alone, then everything."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from charter.inference.preference_model import PreferenceModel, pad_right, soft_
 from charter.v1 import run_pb2
 from charter.worker.batches import by_tokens
 from charter.worker.errors import RunError
+from charter.worker.probe import fit_probe
 
 # Tokens of a micro-batch, both answers of its pairs and their padding counted.
 _BACKWARD_TOKENS = 1024
@@ -40,6 +42,20 @@ class Measured:
     loss: float
     # P(A is better) by the model, [pairs].
     probabilities: tuple[float, ...]
+
+
+@torch.no_grad()
+def probe(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> float:
+    """Fit the head alone, in place; returns its cross-entropy on the examples, in nats."""
+    features = torch.zeros(2, len(examples), model.head.in_features, dtype=torch.double)
+    for rows, both in _batches(examples, _FORWARD_TOKENS, device):
+        features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
+    differences = (features[0] - features[1]).numpy()
+    labels = np.array([example.probability_a for example in examples])
+    weights = torch.from_numpy(fit_probe(differences, labels, [example.group for example in examples]))
+    model.head.weight.copy_(weights.unsqueeze(0))
+    model.head.bias.zero_()
+    return float(soft_label_loss(torch.from_numpy(differences) @ weights, torch.from_numpy(labels)))
 
 
 def fit(
@@ -109,9 +125,17 @@ def _accumulate(model: PreferenceModel, batch: Sequence[Example], device: torch.
 def _score(
     model: PreferenceModel, examples: Sequence[Example], budget: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Pairs of similar length together: their places, and the scores of A and B, [2, pairs]."""
+    """Places of pairs, and the scores of A and B, [2, pairs]."""
+    for rows, both in _batches(examples, budget, device):
+        yield rows, model.scores(*both).view(2, len(rows))
+
+
+def _batches(
+    examples: Sequence[Example], budget: int, device: torch.device
+) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
+    """Pairs of similar length together: their places, and token ids and mask of all A, then all B."""
     lengths = [2 * max(len(example.ids_a), len(example.ids_b)) for example in examples]
     for rows in by_tokens(lengths, budget):
         sequences = [examples[row].ids_a for row in rows] + [examples[row].ids_b for row in rows]
         input_ids, attention_mask = pad_right(sequences)
-        yield rows, model.scores(input_ids.to(device), attention_mask.to(device)).view(2, len(rows))
+        yield rows, (input_ids.to(device), attention_mask.to(device))

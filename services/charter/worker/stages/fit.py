@@ -51,6 +51,8 @@ def _fit(run: Run) -> PreferenceModel:
         _report(run, history[-1], total)
         run.reporter.raise_if_stopped()
 
+    # Step 0 is the probe.
+    after_step(0, spec.epochs, fit.probe(model, train, run.device))
     fit.fit(model, train, spec, run.device, after_step)
     (measured,) = latest
     # Answers of the starting policy that the fit has not seen.
