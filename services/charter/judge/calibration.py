@@ -35,12 +35,12 @@ class MethodCalibration:
 
 
 # Without a calibration file. Differences of mean log-likelihoods per token are small numbers: at temperature 1 every
-# label would be 0.5. The value for contrast is of the order that is fitted for a model of 135 M parameters
+# label would be 0.5. The values for contrast are rounded from those fitted for a model of 135 M parameters
 # (docs/judge.md).
 DEFAULTS: Mapping[str, MethodCalibration] = {
     "choice": MethodCalibration(),
     "verdict": MethodCalibration(),
-    "contrast": MethodCalibration(temperature=0.1),
+    "contrast": MethodCalibration(temperature=0.1, oppose_weight=0.9),
 }
 
 
