@@ -3,11 +3,10 @@
 Throughout, a probability is P(answer A is better), and a label is 1 for A, 0 for B, or a soft value between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from charter.evaluation.results import Calibration, ReliabilityBin
 from charter.evaluation.statistics import bootstrap_interval
@@ -137,13 +136,9 @@ def fit_temperature(logits: Sequence[float] | Array, labels: Sequence[float]) ->
     grows to the end of the search and every probability goes to 0.5, which is then the right answer.
     """
     scores, observed = _checked_logits(logits, labels)
-    found = minimize_scalar(
-        lambda log_temperature: cross_entropy(scores / np.exp(log_temperature), observed),
-        bounds=(-_LOG_RANGE, _LOG_RANGE),
-        method="bounded",
-        options={"xatol": 1e-6},
+    return float(
+        np.exp(_minimum(lambda logarithm: cross_entropy(scores / np.exp(logarithm), observed), -_LOG_RANGE, _LOG_RANGE))
     )
-    return float(np.exp(found.x))
 
 
 def fit_temperature_and_position_bias(
@@ -167,8 +162,7 @@ def fit_temperature_and_position_bias(
         mean = np.clip(mean, 1e-12, 1.0 - 1e-12)
         return float(-np.mean(observed * np.log(mean) + (1.0 - observed) * np.log1p(-mean)))
 
-    found = minimize_scalar(loss, bounds=(-_LOG_RANGE, _LOG_RANGE), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x)), bias
+    return float(np.exp(_minimum(loss, -_LOG_RANGE, _LOG_RANGE))), bias
 
 
 def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Sequence[float]) -> tuple[float, float]:
@@ -186,8 +180,15 @@ def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Seque
         contrast = ahead - weight * behind
         return cross_entropy(contrast / fit_temperature(contrast, labels), observed)
 
-    weight = float(minimize_scalar(loss_of, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-6}).x)
+    weight = _minimum(loss_of, 0.0, 1.0)
     return fit_temperature(ahead - weight * behind, labels), weight
+
+
+def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:
+    # Imported here: it takes longer than all else that a command of the CLI imports.
+    from scipy.optimize import minimize_scalar
+
+    return float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
 
 
 def _sigmoid(logits: Array) -> Array:
