@@ -81,6 +81,10 @@ def _print_judgements(judgements: Sequence[types_pb2.PrincipleJudgement]) -> Non
         )
     console.print(table)
     for one in judgements:
+        if one.without_logprobs:
+            console.print(
+                f"{escape(printable(one.principle_id))}: the model gave no log-probs; it was read by what it wrote"
+            )
         for title, text in (
             ("why there is no label", one.failure),
             ("reasoning with A first", one.rationale),

@@ -38,6 +38,7 @@ _JUDGEMENT = pa.struct(
         ("evidence", pa.list_(pa.float64())),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
+        ("without_logprobs", pa.bool_()),
     ]
 )
 SCHEMA = pa.schema(
@@ -67,7 +68,7 @@ SCHEMA = pa.schema(
 _JUDGEMENT_FIELDS = tuple(field.name for field in _JUDGEMENT)
 _PROBABILITIES = ("probability_a", "probability_a_shown_first", "probability_a_shown_second")
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_NOT_TEXTS = ("outcome", "evidence", *_PROBABILITIES, *_TOKENS)
+_NOT_TEXTS = ("outcome", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
 _JUDGEMENT_TEXTS = tuple(name for name in _JUDGEMENT_FIELDS if name not in _NOT_TEXTS)
 
 _PREFIXES = {"outcome": "OUTCOME_", "source": "LABEL_SOURCE_", "split": "SPLIT_"}
@@ -213,6 +214,7 @@ def _judgement_from_row(entry: Any, name: str) -> types_pb2.PrincipleJudgement:
         values: dict[str, Any] = {field: _text(entry, field) for field in _JUDGEMENT_TEXTS}
         values |= {field: _number(entry, field) for field in _PROBABILITIES}
         values |= {field: _count(entry, field) for field in _TOKENS}
+        values["without_logprobs"] = _flag(entry, "without_logprobs")
         values["evidence"] = [_as_number(one, "evidence") for one in _list(entry.get("evidence"), "evidence")]
         # A judgement without an outcome is possible on the wire.
         if entry.get("outcome") not in (None, "UNSPECIFIED"):
@@ -257,6 +259,13 @@ def _count(row: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or not 0 <= value <= MOST_TOKENS:
         raise ValueError(f"{name} must be an integer from 0 to {MOST_TOKENS}")
     return value
+
+
+def _flag(row: Mapping[str, Any], name: str) -> bool:
+    value = row.get(name)
+    if not isinstance(value, bool | None):
+        raise ValueError(f"{name} must be true or false")
+    return bool(value)
 
 
 def _as_number(value: Any, name: str) -> float:
