@@ -51,6 +51,9 @@ def full_comparison() -> types_pb2.Comparison:
         rationale="r",
         rationale_swapped="s",
         evidence=[-1.25, 0.1 + 0.2],
+        prompt_tokens=2**53 - 1,
+        completion_tokens=3,
+        without_logprobs=True,
     )
     one.judgements.add(principle_id="true", outcome=types_pb2.OUTCOME_INVALID, failure="not an option \x00")
     one.create_time.FromDatetime(datetime(2026, 2, 28, 23, 59, 59, 123456, UTC))

@@ -21,6 +21,8 @@ class Failure:
     status: int
     message: str = "told to fail"
     code: str | None = None
+    # Retries at once by default: the tests do not wait for back-off.
+    headers: Mapping[str, str] = field(default_factory=lambda: {"retry-after-ms": "1"})
 
 
 @dataclass
@@ -40,11 +42,14 @@ class Endpoint:
     url: str = ""
     requests: list[Body] = field(default_factory=list)
     most_at_once: int = 0
+    usage: dict[str, int] | None = field(
+        default_factory=lambda: {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    )
     _under_way: int = 0
     _lock: Lock = field(default_factory=Lock)
 
-    def answer(self, body: Body) -> tuple[int, dict[str, Any]]:
-        """Status and JSON for one request."""
+    def answer(self, body: Body) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+        """Status, headers and JSON for one request."""
         with self._lock:
             self.requests.append(body)
             self._under_way += 1
@@ -55,7 +60,11 @@ class Endpoint:
             with self._lock:
                 self._under_way -= 1
         if isinstance(reply, Failure):
-            return reply.status, {"error": {"message": reply.message, "code": reply.code, "type": "test"}}
+            return (
+                reply.status,
+                reply.headers,
+                {"error": {"message": reply.message, "code": reply.code, "type": "test"}},
+            )
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "content": reply.text},
@@ -64,14 +73,18 @@ class Endpoint:
         if body.get("logprobs") and reply.first_token is not None:
             likely = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in reply.first_token.items()]
             choice["logprobs"] = {"content": [{**likely[0], "top_logprobs": likely}]}
-        return 200, {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": MODEL,
-            "choices": [choice],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8},
-        }
+        return (
+            200,
+            {},
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": MODEL,
+                "choices": [choice],
+                "usage": self.usage,
+            },
+        )
 
 
 def last_message(body: Body) -> str:
@@ -88,19 +101,19 @@ def endpoint(reply: Callable[[Body], Answer | Failure]) -> Iterator[Endpoint]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]})
+            self._send(200, {}, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self._send(*state.answer(body))
 
-        def _send(self, status: int, content: dict[str, Any]) -> None:
+        def _send(self, status: int, headers: Mapping[str, str], content: dict[str, Any]) -> None:
             payload = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
-            # Retries at once: the tests do not wait for back-off.
-            self.send_header("retry-after-ms", "1")
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(payload)
 

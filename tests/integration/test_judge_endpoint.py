@@ -1,11 +1,13 @@
 """The judge service in front of an OpenAI-compatible endpoint: the methods that ask questions, and failures."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from charter.inference.engine import ChatMessage
 from charter.judge.server import JudgeConfig, build
@@ -33,13 +35,17 @@ DEADLINE = QUICK * 6
 
 @contextmanager
 def judge(
-    tmp_path: Path, reply: Callable[[Body], Answer | Failure], method: str = "choice"
+    tmp_path: Path, reply: Callable[[Body], Answer | Failure], method: str = "choice", **settings: int
 ) -> Iterator[tuple[judge_pb2_grpc.JudgeServiceStub, Endpoint]]:
     """A judge whose model answers by ``reply``."""
     (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
     with endpoint(reply) as served:
         config = JudgeConfig(
-            MODEL, tmp_path / "constitution.yaml", "openai", method, engine_settings={"endpoint": served.url}
+            MODEL,
+            tmp_path / "constitution.yaml",
+            "openai",
+            method,
+            engine_settings={"endpoint": served.url, **settings},
         )
         with running(build(config)) as addresses, connect(addresses.main) as channel:
             yield judge_pb2_grpc.JudgeServiceStub(channel), served
@@ -140,6 +146,66 @@ def test_a_failure_that_passes_is_tried_again(tmp_path: Path) -> None:
     with judge(tmp_path, reply) as (stub, _):
         judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
     assert judged.outcome == types_pb2.OUTCOME_PREFERRED_A
+
+
+def structured(body: Body) -> Answer | Failure:
+    """An endpoint without log-probs, that keeps to a schema; it prefers the good answer."""
+    if body.get("logprobs"):
+        return Failure(400, "logprobs are not supported")
+    if "response_format" not in body:
+        return Answer("A")
+    options = body["response_format"]["json_schema"]["schema"]["properties"]["answer"]["enum"]
+    text = asked(body)
+    if "endless" in text:
+        return Answer("I would rather not say")
+    choice = "8" if "8" in options else "A" if text.find("good") < text.find("bad") else "B"
+    return Answer(json.dumps({"answer": choice}))
+
+
+def test_without_log_probs_the_written_option_is_read_and_the_result_says_so(tmp_path: Path) -> None:
+    with judge(tmp_path, structured) as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"), item("lost", "endless", "short"))
+        rated = judge_pb2.AnswerItem(id="x", prompt=item("x", "", "").prompt, answer="Fine.")
+        (score,) = stub.Score(judge_pb2.JudgeServiceScoreRequest(items=[rated]), timeout=DEADLINE)
+    (one,) = judged["x"].principles
+    assert one.without_logprobs
+    assert judged["x"].probability_a == pytest.approx(1, abs=1e-6)
+    assert (judged["x"].usage.prompt_tokens, judged["x"].usage.completion_tokens) == (14, 2)
+    assert (one.prompt_tokens, one.completion_tokens) == (14, 2)
+    assert judged["lost"].outcome == types_pb2.OUTCOME_INVALID
+    assert judged["lost"].principles[0].failure == "the model wrote none of the options A, B"
+    assert (score.without_logprobs, list(score.distribution)[7]) == (True, 1.0)
+
+
+def test_an_endpoint_with_neither_log_probs_nor_structure_cannot_judge(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer | Failure:
+        return Failure(400, "unknown parameter") if "response_format" in body else Answer("A")
+
+    with pytest.raises(ValueError, match=r"cannot judge by choice: .*unknown parameter"), judge(tmp_path, reply):
+        pass
+
+
+def test_reasoning_counts_the_tokens_that_the_endpoint_counted(tmp_path: Path) -> None:
+    with judge(tmp_path, prefers_good) as (stub, served):
+        served.requests.clear()
+        judged = compare(stub, item("x", "a good answer", "a bad answer"), chain_of_thought=True)["x"]
+        calls = len(served.requests)
+    assert (judged.usage.prompt_tokens, judged.usage.completion_tokens) == (7 * calls, calls)
+
+
+def test_a_spent_budget_ends_the_request_and_says_what_to_do(tmp_path: Path) -> None:
+    # Starting costs some calls of 8 tokens, a label two.
+    with judge(tmp_path, prefers_good, token_budget=160, concurrent_calls=2) as (stub, served):
+        items = [item(str(index), f"a good answer {index}", "a bad answer") for index in range(40)]
+        with pytest.raises(grpc.RpcError) as caught:
+            compare(stub, *items)
+        asked_in_all = len(served.requests)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "token budget of 160 is spent" in (caught.value.details() or "")
+    assert "resume the run" in (caught.value.details() or "")
+    # Only what was under way passes the bound.
+    assert 20 <= asked_in_all <= 22
 
 
 def test_a_conversation_that_is_refused_is_invalid(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Run specs: every mistake is named with its field, file and line; defaults are those that the contract states."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+from charter.inference.openai_engine import OpenAIEngine
 from charter.rpc.validation import violations
 from charter.spec.defaults import DEFAULTS, fill_defaults
 from charter.spec.load import SpecError, load_spec, spec_from_json, spec_to_json, spec_to_yaml
@@ -148,6 +150,16 @@ def test_the_name_of_an_endpoints_model_is_no_path(folder: Path) -> None:
     assert spec.judge.model == "gpt"
 
 
+def test_the_limits_of_an_endpoint_are_its_engines_settings(folder: Path) -> None:
+    limits = "engine: openai\n  endpoint: http://host/v1\n  limits: {requests_per_minute: 60, token_budget: 9000000000}"
+    spec = load(folder, GOOD.replace("model: org/judge", f"model: gpt\n  {limits}"))
+    names = [field.name for field in spec.judge.limits.DESCRIPTOR.fields]
+    settings = list(inspect.signature(OpenAIEngine).parameters)
+    assert set(names) <= set(settings)
+    assert spec.judge.limits.token_budget == 9000000000
+    assert not spec.judge.limits.HasField("concurrent_calls")
+
+
 def test_a_spec_survives_yaml_and_json(folder: Path) -> None:
     # More than 2**53, so that a way through a float would be seen.
     spec = fill_defaults(load(folder, GOOD.replace("seed: 3", "seed: 9007199254740993")))
@@ -178,7 +190,8 @@ def test_every_optional_number_has_a_default() -> None:
         for field in section.message_type.fields
         if field.has_presence and not getattr(filled, section.name).HasField(field.name)
     ]
-    assert unset == ["ppo.kl_target"]
+    # The engine has the defaults of the limits.
+    assert unset == ["judge.limits", "ppo.kl_target"]
 
 
 def test_defaults_are_those_that_the_contract_states() -> None:

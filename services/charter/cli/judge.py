@@ -109,6 +109,7 @@ def score(
                 "distribution": list(found.distribution),
                 "principle_id": found.principle_id,
                 "failure": found.failure,
+                "without_logprobs": found.without_logprobs,
             }
         )
     elif found.rated:

@@ -36,6 +36,7 @@ def _principle_json(one: types_pb2.PrincipleJudgement) -> dict[str, Any]:
         "rationale": one.rationale,
         "rationale_swapped": one.rationale_swapped,
         "failure": one.failure,
+        "without_logprobs": one.without_logprobs,
     }
 
 

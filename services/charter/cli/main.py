@@ -4,7 +4,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from charter.cli import constitution, demo, generate, judge, preferences, report, run, runs, serve, status, up
+from charter.cli import audit, constitution, demo, generate, judge, preferences, report, run, runs, serve, status, up
 from charter.cli.output import fail
 from charter.cli.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
@@ -39,6 +39,7 @@ app.command()(status.status)
 app.command()(run.run)
 app.add_typer(runs.app, name="runs")
 app.command()(report.report)
+app.command()(audit.audit)
 app.command()(generate.generate)
 app.add_typer(judge.app, name="judge")
 app.add_typer(constitution.app, name="constitution")

@@ -102,6 +102,8 @@ def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], 
         judge += ["--method", method]
     if spec.judge.endpoint:
         judge += ["--endpoint", spec.judge.endpoint]
+    for field, value in spec.judge.limits.ListFields():
+        judge += ["--setting", f"{field.name}={value}"]
     if spec.judge.calibration:
         judge += ["--calibration", spec.judge.calibration]
     options = {

@@ -71,6 +71,13 @@ class GeneratedSample:
     finish: Finish
     version_spans: tuple[VersionSpan, ...]
     prompt_token_ids: tuple[int, ...]
+    # Tokens of prompt and answer as an endpoint counts them that gives no ids.
+    counted_tokens: tuple[int, int] | None = None
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens of prompt and answer."""
+        return self.counted_tokens or (len(self.prompt_token_ids), len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +85,14 @@ class ChoiceLogprobs:
     """Log-probs of the next token being each of the given choices, over the full vocabulary.
 
     ``sum(exp(logprobs))`` is the mass on the choices: little mass means that the model would not have
-    answered with any of them.
+    answered with any of them. ``written`` is true where the model could only be read by the choice that it wrote: that
+    one then has probability 1.
     """
 
     logprobs: tuple[float, ...]
     prompt_tokens: int
+    completion_tokens: int = 0
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,14 @@ class ContextTooLongError(ValueError):
 
 class RefusedRequestError(ValueError):
     """The chat template refuses a conversation, or the engine a sampling parameter; the message says which and why."""
+
+
+class BudgetSpentError(RuntimeError):
+    """The tokens that an endpoint may cost are spent."""
+
+    def __init__(self, spent: int, budget: int) -> None:
+        self.spent, self.budget = spent, budget
+        super().__init__(f"the token budget of {budget} is spent ({spent} used)")
 
 
 class WeightMismatchError(ValueError):

@@ -1,6 +1,8 @@
 """Any OpenAI-compatible endpoint as an engine, for the judge: text and probabilities of answer tokens only."""
 
 import asyncio
+import json
+import logging
 import math
 import os
 from collections.abc import AsyncGenerator, Sequence
@@ -8,10 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import openai
-from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
+from charter.inference.endpoint_client import EndpointClient, Limits
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
@@ -24,39 +25,64 @@ from charter.inference.engine import (
     Sampling,
 )
 
-# As many alternatives as the API gives.
-_TOP_LOGPROBS = 20
-# Calls at a time; endpoints limit their rate.
-_CONCURRENT_CALLS = 16
-# Seconds for one answer; the client repeats a failed call twice, with growing pauses.
-_TIMEOUT = 120.0
+logger = logging.getLogger("charter.inference")
+
+# As many alternatives as the API gives, and as many as more modest endpoints give.
+_TOP_LOGPROBS = (20, 5)
+# A choice as JSON, with room for models that write white space.
+_WRITTEN_TOKENS = 32
 
 
 class OpenAIEngine:
     """Speaks the chat-completions API. The key is read from ``OPENAI_API_KEY``.
 
     ``assistant_prefix`` is continued where the endpoint can do that (vLLM, SGLang); elsewhere the model is asked to
-    write only what follows it. Every method raises ``ConnectionError`` when the endpoint cannot be reached or does not
-    serve, and ``RefusedRequestError`` when it refuses a request.
+    write only what follows it. Where the endpoint gives no log-probs, choices are read from structured output
+    (a JSON schema) and marked as ``written``. Every method raises ``ConnectionError`` when the endpoint cannot be
+    reached or does not serve, ``RefusedRequestError`` when it refuses a request, and ``BudgetSpentError`` once
+    ``token_budget`` tokens were spent since the start.
     """
 
-    def __init__(self, model: str, *, endpoint: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        endpoint: str,
+        concurrent_calls: int = 16,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
         self._model = model
         self._endpoint = endpoint
-        self._client: AsyncOpenAI
+        self._limits = Limits(concurrent_calls, requests_per_minute, tokens_per_minute, token_budget)
+        self._client: EndpointClient
         self._continues_prefix = True
-        self._places = asyncio.Semaphore(_CONCURRENT_CALLS)
+        self._top_logprobs = 0  # None to be had: choices are read from structured output.
 
     async def start(self) -> None:
-        """Ask the endpoint for one token. Raises ``ConnectionError`` when it does not answer."""
+        """Ask for single tokens, to learn what the endpoint can do. Raises ``ConnectionError`` when it is not there."""
         key = os.environ.get("OPENAI_API_KEY", "none")
-        self._client = AsyncOpenAI(base_url=self._endpoint, api_key=key, timeout=_TIMEOUT)
-        probe: dict[str, Any] = {"max_tokens": 1}
+        self._client = EndpointClient(self._model, self._endpoint, key, self._limits)
+        asked = [{"role": "user", "content": "Hi"}]
         try:
-            await self._complete([{"role": "user", "content": "Hi"}, _turn("He")], probe | _continued())
+            await self._client.complete([*asked, _turn("He")], {"max_tokens": 1} | _continued())
         except RefusedRequestError:
             self._continues_prefix = False
-            await self._complete([{"role": "user", "content": "Hi"}], probe)
+            await self._client.complete(asked, {"max_tokens": 1})
+        for wanted in _TOP_LOGPROBS:
+            try:
+                completion = await self._client.complete(asked, _first_token(wanted))
+            except RefusedRequestError:
+                continue
+            logprobs = completion.choices[0].logprobs
+            if logprobs is not None and logprobs.content:
+                self._top_logprobs = wanted
+                return
+        logger.warning(
+            "the endpoint gives no log-probs: labels are what the model writes, without a probability of its own",
+            extra={"endpoint": self._endpoint, "model": self._model},
+        )
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -91,6 +117,7 @@ class OpenAIEngine:
                 finish=Finish.LENGTH if choice.finish_reason == "length" else Finish.EOS,
                 version_spans=(),
                 prompt_token_ids=(),
+                counted_tokens=_usage(completion),
             )
 
         places = count()
@@ -109,25 +136,40 @@ class OpenAIEngine:
     async def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[str]
     ) -> list[ChoiceLogprobs | ContextTooLongError]:
-        """Log-probs of each choice among the 20 likeliest next tokens, white space around a token left out.
+        """Log-probs of each choice among the likeliest next tokens, white space around a token left out.
 
-        A choice that is not among them gets minus infinity: its probability is below every one of theirs.
+        A choice that is not among them gets minus infinity: its probability is below every one of theirs. Without
+        log-probs the one that the model writes gets 0 and the others minus infinity; all do when it writes none.
         """
+        read = self._first_token if self._top_logprobs else self._written
+        tasks = [asyncio.create_task(read(prompt, choices)) for prompt in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            # After an error the rest would only cost tokens.
+            for task in tasks:
+                task.cancel()
 
-        async def score(prompt: Prompt) -> ChoiceLogprobs:
-            asked = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
-            completion = await self._answer(prompt, asked)
-            logprobs = completion.choices[0].logprobs
-            if logprobs is None or not logprobs.content:
-                raise RefusedRequestError(f"{self._endpoint} gave no log-probs: the judge needs an endpoint that does")
-            mass = dict.fromkeys(choices, 0.0)
-            for candidate in logprobs.content[0].top_logprobs:
-                if candidate.token.strip() in mass:
-                    mass[candidate.token.strip()] += math.exp(candidate.logprob)
-            tokens = completion.usage.prompt_tokens if completion.usage else 0
-            return ChoiceLogprobs(tuple(math.log(p) if p else -math.inf for p in mass.values()), tokens)
+    async def _first_token(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
+        completion = await self._answer(prompt, _first_token(self._top_logprobs))
+        logprobs = completion.choices[0].logprobs
+        if logprobs is None or not logprobs.content:
+            raise RefusedRequestError(f"{self._endpoint} gave no log-probs this time")
+        mass = dict.fromkeys(choices, 0.0)
+        for candidate in logprobs.content[0].top_logprobs:
+            if candidate.token.strip() in mass:
+                mass[candidate.token.strip()] += math.exp(candidate.logprob)
+        return ChoiceLogprobs(tuple(math.log(p) if p else -math.inf for p in mass.values()), *_usage(completion))
 
-        return list(await asyncio.gather(*(score(prompt) for prompt in prompts)))
+    async def _written(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
+        """The choice that the model writes as structured output. The schema takes the place of the prefix."""
+        asked = f"\n\nAnswer as JSON with the one key `answer`, which is one of: {', '.join(choices)}."
+        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        turns[-1]["content"] += asked
+        completion = await self._client.complete(turns, _structured(choices))
+        chosen = _chosen(completion.choices[0].message.content or "")
+        logprobs = tuple(0.0 if choice == chosen else -math.inf for choice in choices)
+        return ChoiceLogprobs(logprobs, *_usage(completion), written=True)
 
     async def answer_loglikelihoods(
         self, items: Sequence[tuple[Prompt, str]]
@@ -142,30 +184,11 @@ class OpenAIEngine:
     async def _answer(self, prompt: Prompt, parameters: dict[str, Any]) -> ChatCompletion:
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         if prompt.assistant_prefix and self._continues_prefix:
-            return await self._complete([*turns, _turn(prompt.assistant_prefix)], parameters | _continued())
+            return await self._client.complete([*turns, _turn(prompt.assistant_prefix)], parameters | _continued())
         if prompt.assistant_prefix:
             asked = f"\n\nYour answer begins with: {prompt.assistant_prefix}\nWrite only what follows that beginning."
             turns[-1] = turns[-1] | {"content": turns[-1]["content"] + asked}
-        return await self._complete(turns, parameters)
-
-    async def _complete(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> ChatCompletion:
-        try:
-            async with self._places:
-                completion = await self._client.chat.completions.create(
-                    model=self._model,
-                    messages=messages,  # type: ignore[arg-type]
-                    **parameters,
-                )
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise RefusedRequestError(f"{self._endpoint} refused the request: {error}") from error
-        except openai.APIError as error:
-            raise ConnectionError(
-                f"the endpoint {self._endpoint} does not serve {self._model}: {error}. Is it running, is the model's "
-                "name right, and OPENAI_API_KEY set if it needs a key?"
-            ) from error
-        if not completion.choices:
-            raise ConnectionError(f"the endpoint {self._endpoint} answered without a choice")
-        return completion
+        return await self._client.complete(turns, parameters)
 
 
 def _turn(prefix: str) -> dict[str, str]:
@@ -175,3 +198,32 @@ def _turn(prefix: str) -> dict[str, str]:
 def _continued() -> dict[str, Any]:
     """Parameters by which vLLM and SGLang continue the last turn instead of opening a new one."""
     return {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
+
+
+def _first_token(top_logprobs: int) -> dict[str, Any]:
+    return {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": top_logprobs}
+
+
+def _structured(choices: Sequence[str]) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"type": "string", "enum": list(choices)}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    return {"max_tokens": _WRITTEN_TOKENS, "temperature": 0.0, "response_format": form}
+
+
+def _chosen(text: str) -> str | None:
+    """The answer in the JSON that the model wrote; None when it is something else."""
+    try:
+        written = json.loads(text)
+    except ValueError:
+        return None
+    return written.get("answer") if isinstance(written, dict) else None
+
+
+def _usage(completion: ChatCompletion) -> tuple[int, int]:
+    """Tokens of prompt and answer, as far as the endpoint tells."""
+    return (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else (0, 0)

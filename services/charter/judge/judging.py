@@ -167,6 +167,9 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
         rationale_swapped=finding.rationale_swapped,
         failure=finding.failure,
         evidence=finding.evidence,
+        prompt_tokens=finding.usage.prompt_tokens,
+        completion_tokens=finding.usage.completion_tokens,
+        without_logprobs=finding.written,
     )
     if finding.failure:
         judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if finding.unavailable else types_pb2.OUTCOME_INVALID

@@ -9,7 +9,8 @@ from charter.judge.pairs import Usage, too_long
 
 # Below this mass the model would have said something else than one of the options; reading it would be noise.
 LEAST_MASS = 0.05
-# Log-prob of an option that an endpoint does not list among its likeliest tokens, so that evidence stays finite.
+# Log-prob of an option that an endpoint does not list among its likeliest tokens, or that the model did not write where
+# only that can be read: evidence stays finite.
 _UNLISTED = -20.0
 
 
@@ -20,6 +21,8 @@ class Odds:
     logit: float = 0.0
     failure: str = ""
     usage: Usage = field(default_factory=Usage)
+    # The model wrote an option, and gave no log-probs.
+    written: bool = False
 
 
 async def log_odds(engine: Engine, prompts: Sequence[Prompt], options: tuple[str, str]) -> list[Odds]:
@@ -29,20 +32,21 @@ async def log_odds(engine: Engine, prompts: Sequence[Prompt], options: tuple[str
     return [_odds(found[prompt], options) for prompt in prompts]
 
 
-def mass_failure(logprobs: Sequence[float], options: Sequence[str]) -> str:
+def mass_failure(found: ChoiceLogprobs, options: Sequence[str]) -> str:
     """Why the log-probs of the options cannot be read; empty when they can."""
-    mass = sum(math.exp(logprob) for logprob in logprobs)
+    mass = sum(math.exp(logprob) for logprob in found.logprobs)
     if mass >= LEAST_MASS:
         return ""
+    if found.written:
+        return f"the model wrote none of the options {', '.join(options)}"
     return f"the model gives the options {', '.join(options)} a probability of {mass:.2g} in all, below {LEAST_MASS}"
 
 
 def _odds(result: ChoiceLogprobs | ContextTooLongError, options: tuple[str, str]) -> Odds:
     if isinstance(result, ContextTooLongError):
         return Odds(failure=too_long(result))
-    usage = Usage(prompt_tokens=result.prompt_tokens)
-    failure = mass_failure(result.logprobs, options)
-    if failure:
-        return Odds(failure=failure, usage=usage)
+    usage = Usage(result.prompt_tokens, result.completion_tokens)
+    if failure := mass_failure(result, options):
+        return Odds(failure=failure, usage=usage, written=result.written)
     first, second = (max(logprob, _UNLISTED) for logprob in result.logprobs)
-    return Odds(logit=first - second, usage=usage)
+    return Odds(logit=first - second, usage=usage, written=result.written)

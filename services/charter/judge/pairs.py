@@ -47,7 +47,7 @@ class Finding:
     ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
     From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. It is empty when
     ``failure`` says why there is none, and for identical answers. ``unavailable`` is true when the model could not be
-    reached.
+    reached, ``written`` when it gave no log-probs and was read by the options that it wrote.
     """
 
     evidence: tuple[float, ...] = ()
@@ -56,6 +56,7 @@ class Finding:
     rationale: str = ""
     rationale_swapped: str = ""
     usage: Usage = field(default_factory=Usage)
+    written: bool = False
 
 
 def transcript(messages: tuple[ChatMessage, ...]) -> str:

@@ -18,7 +18,7 @@ from charter.inference.engine import (
 )
 from charter.judge.constitution import Principle
 from charter.judge.options import mass_failure
-from charter.judge.pairs import Usage, too_long, total, transcript
+from charter.judge.pairs import Usage, too_long, transcript
 
 _DIGITS = tuple("123456789")
 _TEN = "10"
@@ -44,6 +44,8 @@ class Rating:
     distribution: tuple[float, ...] = ()
     failure: str = ""
     usage: Usage = field(default_factory=Usage)
+    # The model wrote a rating, and gave no log-probs: the distribution is that one number.
+    written: bool = False
 
     @property
     def score(self) -> float:
@@ -103,10 +105,9 @@ def _with_ten(digits: Result, zero: Result) -> Result:
 def _rating(result: Result) -> Rating:
     if isinstance(result, ContextTooLongError):
         return Rating(failure=too_long(result))
-    usage = Usage(prompt_tokens=result.prompt_tokens)
-    failure = mass_failure(result.logprobs, (*_DIGITS, _TEN))
-    if failure:
+    usage = Usage(result.prompt_tokens, result.completion_tokens)
+    if failure := mass_failure(result, (*_DIGITS, _TEN)):
         return Rating(failure=failure, usage=usage)
     weights = [math.exp(logprob) for logprob in result.logprobs]
     mass = math.fsum(weights)
-    return Rating(tuple(weight / mass for weight in weights), usage=total(usage))
+    return Rating(tuple(weight / mass for weight in weights), usage=usage, written=result.written)

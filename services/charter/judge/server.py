@@ -21,6 +21,8 @@ logger = logging.getLogger("charter.judge")
 
 # Items that share one call of an engine in this process.
 _ITEMS_PER_CALL = 16
+# Calls of one request that wait for the engine at the same time.
+_CALLS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class JudgeRoom:
                 "the calibration was fitted for another constitution", extra={"file": str(config.calibration)}
             )
         self.engine = create_engine(config.engine, config.model, **config.engine_settings)
+        remote = config.engine == "openai"
         judge = Judge(
             engine=self.engine,
             constitution=self._constitution,
             default_method=config.method,
             calibrations=calibrations,
-            items_per_call=1 if config.engine == "openai" else _ITEMS_PER_CALL,
+            items_per_call=1 if remote else _ITEMS_PER_CALL,
+            calls_at_once=config.engine_settings.get("concurrent_calls", _CALLS_AT_ONCE) if remote else _CALLS_AT_ONCE,
         )
         self._servicer = JudgeServicer(judge)
         self._watching: asyncio.Task[None] | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import grpc
 
-from charter.inference.engine import Engine, Sampling
+from charter.inference.engine import BudgetSpentError, Engine, Sampling
 from charter.judge import judging, metrics, rating, writing
 from charter.judge.calibration import MethodCalibration
 from charter.judge.judging import METHODS, Task, Way, usage_proto
@@ -26,8 +26,6 @@ from charter.weights.receiver import model_info
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Pieces of one request that wait for the engine at the same time.
-_AT_ONCE = 8
 _MAX_NEW_TOKENS = 256
 
 
@@ -41,6 +39,8 @@ class Judge:
     calibrations: dict[str, MethodCalibration]
     # Items of a request that go to the engine in one call. One for a remote engine: a failure then costs one label.
     items_per_call: int
+    # Calls of one request that wait for the engine at the same time.
+    calls_at_once: int
 
 
 class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
@@ -227,11 +227,17 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         """Hand pieces of the request to the engine and yield what comes back."""
         start = time.monotonic()
         jobs = [partial(work, piece) for piece in _pieces(items, self._judge.items_per_call)]
-        async with aclosing(as_finished(jobs, _AT_ONCE)) as finished:
-            async for responses in finished:
-                for response in responses:
-                    metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start)
-                    yield response
+        async with aclosing(as_finished(jobs, self._judge.calls_at_once)) as finished:
+            try:
+                async for responses in finished:
+                    for response in responses:
+                        metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start)
+                        yield response
+            except BudgetSpentError as error:
+                raise StatusError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{error}: start the judge with a larger token_budget, then resume the run",
+                ) from error
 
 
 def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -272,4 +278,5 @@ def _score_response(
         principle_id=answer.principle.id,
         failure=found.failure,
         usage=usage,
+        without_logprobs=found.written,
     )

@@ -70,7 +70,7 @@ def _shown(draft: Draft) -> str:
 def _written(sample: GeneratedSample | ContextTooLongError) -> Written:
     if isinstance(sample, ContextTooLongError):
         return Written(failure=too_long(sample))
-    usage = Usage(len(sample.prompt_token_ids), len(sample.token_ids))
+    usage = Usage(*sample.usage)
     if not sample.text.strip():
         return Written(failure="the model wrote nothing", usage=usage)
     return Written(sample.text.strip(), usage=usage)

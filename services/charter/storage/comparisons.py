@@ -20,6 +20,8 @@ Row = dict[str, Any]
 
 # Versions are uint64 on the wire; SQL and Parquet hold them as int64.
 MOST_WEIGHT_VERSION = 2**63 - 1
+# The bound that the contract declares.
+MOST_TOKENS = 2**53 - 1
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _JUDGEMENT = pa.struct(
@@ -34,6 +36,9 @@ _JUDGEMENT = pa.struct(
         ("rationale_swapped", pa.string()),
         ("failure", pa.string()),
         ("evidence", pa.list_(pa.float64())),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("without_logprobs", pa.bool_()),
     ]
 )
 SCHEMA = pa.schema(
@@ -62,7 +67,9 @@ SCHEMA = pa.schema(
 )
 _JUDGEMENT_FIELDS = tuple(field.name for field in _JUDGEMENT)
 _PROBABILITIES = ("probability_a", "probability_a_shown_first", "probability_a_shown_second")
-_JUDGEMENT_TEXTS = tuple(name for name in _JUDGEMENT_FIELDS if name not in ("outcome", "evidence", *_PROBABILITIES))
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_NOT_TEXTS = ("outcome", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
+_JUDGEMENT_TEXTS = tuple(name for name in _JUDGEMENT_FIELDS if name not in _NOT_TEXTS)
 
 _PREFIXES = {"outcome": "OUTCOME_", "source": "LABEL_SOURCE_", "split": "SPLIT_"}
 _ENUMS: dict[str, Any] = {"outcome": types_pb2.Outcome, "source": types_pb2.LabelSource, "split": types_pb2.Split}
@@ -206,6 +213,8 @@ def _judgement_from_row(entry: Any, name: str) -> types_pb2.PrincipleJudgement:
         _refuse_unknown(entry, _JUDGEMENT_FIELDS)
         values: dict[str, Any] = {field: _text(entry, field) for field in _JUDGEMENT_TEXTS}
         values |= {field: _number(entry, field) for field in _PROBABILITIES}
+        values |= {field: _count(entry, field) for field in _TOKENS}
+        values["without_logprobs"] = _flag(entry, "without_logprobs")
         values["evidence"] = [_as_number(one, "evidence") for one in _list(entry.get("evidence"), "evidence")]
         # A judgement without an outcome is possible on the wire.
         if entry.get("outcome") not in (None, "UNSPECIFIED"):
@@ -241,6 +250,22 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 def _number(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     return None if value is None else _as_number(value, name)
+
+
+def _count(row: Mapping[str, Any], name: str) -> int:
+    value = row.get(name)
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value <= MOST_TOKENS:
+        raise ValueError(f"{name} must be an integer from 0 to {MOST_TOKENS}")
+    return value
+
+
+def _flag(row: Mapping[str, Any], name: str) -> bool:
+    value = row.get(name)
+    if not isinstance(value, bool | None):
+        raise ValueError(f"{name} must be true or false")
+    return bool(value)
 
 
 def _as_number(value: Any, name: str) -> float:

@@ -324,6 +324,7 @@ class JudgeServiceScoreResponse(_message.Message):
     PRINCIPLE_ID_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    WITHOUT_LOGPROBS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     rated: _builtins.bool
     """False when the answer could not be rated; then failure says why and score is unset."""
@@ -331,6 +332,8 @@ class JudgeServiceScoreResponse(_message.Message):
     """Expectation over the ratings 1 to 10, mapped to [-1, 1] (Lee et al. 2023, d-RLAIF)."""
     principle_id: _builtins.str
     failure: _builtins.str
+    without_logprobs: _builtins.bool
+    """The judge's model gave no log-probs: the distribution is the one rating that it wrote."""
     @_builtins.property
     def distribution(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """P(rating = i + 1), ten numbers that add to 1; float64 [10]."""
@@ -347,10 +350,11 @@ class JudgeServiceScoreResponse(_message.Message):
         principle_id: _builtins.str = ...,
         failure: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
+        without_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "distribution", b"distribution", "failure", b"failure", "item_id", b"item_id", "principle_id", b"principle_id", "rated", b"rated", "score", b"score", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "distribution", b"distribution", "failure", b"failure", "item_id", b"item_id", "principle_id", b"principle_id", "rated", b"rated", "score", b"score", "usage", b"usage", "without_logprobs", b"without_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015

@@ -75,7 +75,8 @@ class JudgeServiceServicer:
 
     def Compare(self, request, context):
         """Which of two answers is better. A pair that cannot be judged gives a typed outcome, never a
-        number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle).
+        number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle), RESOURCE_EXHAUSTED (the
+        token budget of the judge's endpoint is spent; waiting does not help).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class JudgeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> JudgeServiceAsyncStub: ...
     Compare: _grpc.UnaryStreamMultiCallable[_judge_pb2.CompareRequest, _judge_pb2.CompareResponse]
     """Which of two answers is better. A pair that cannot be judged gives a typed outcome, never a
-    number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle).
+    number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle), RESOURCE_EXHAUSTED (the
+    token budget of the judge's endpoint is spent; waiting does not help).
     """
     Score: _grpc.UnaryStreamMultiCallable[_judge_pb2.JudgeServiceScoreRequest, _judge_pb2.JudgeServiceScoreResponse]
     """Rates one answer (direct RLAIF). Errors: as Compare."""
@@ -59,7 +60,8 @@ class JudgeServiceAsyncStub(JudgeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Compare: _aio.UnaryStreamMultiCallable[_judge_pb2.CompareRequest, _judge_pb2.CompareResponse]  # type: ignore[assignment]
     """Which of two answers is better. A pair that cannot be judged gives a typed outcome, never a
-    number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle).
+    number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle), RESOURCE_EXHAUSTED (the
+    token budget of the judge's endpoint is spent; waiting does not help).
     """
     Score: _aio.UnaryStreamMultiCallable[_judge_pb2.JudgeServiceScoreRequest, _judge_pb2.JudgeServiceScoreResponse]  # type: ignore[assignment]
     """Rates one answer (direct RLAIF). Errors: as Compare."""
@@ -84,7 +86,8 @@ class JudgeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_judge_pb2.CompareResponse], _abc.AsyncIterator[_judge_pb2.CompareResponse]]:
         """Which of two answers is better. A pair that cannot be judged gives a typed outcome, never a
-        number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle).
+        number. Errors: INVALID_ARGUMENT (bad field), NOT_FOUND (unknown principle), RESOURCE_EXHAUSTED (the
+        token budget of the judge's endpoint is spent; waiting does not help).
         """
 
     @_abc_1.abstractmethod

@@ -184,6 +184,7 @@ class JudgeSpec(_message.Message):
     LABELLED_PAIRS_FIELD_NUMBER: _builtins.int
     LABELLED_PAIRS_LIMIT_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id, folder, or with engine openai the endpoint's name of the model."""
     engine: _builtins.str
@@ -201,6 +202,10 @@ class JudgeSpec(_message.Message):
     """Most labelled pairs to use. Default 100."""
     calibration: _builtins.str
     """Calibration file to apply. Optional."""
+    @_builtins.property
+    def limits(self) -> Global___EndpointLimits:
+        """Bounds of what the endpoint is asked (engine openai)."""
+
     def __init__(
         self,
         *,
@@ -213,10 +218,11 @@ class JudgeSpec(_message.Message):
         labelled_pairs: _builtins.str = ...,
         labelled_pairs_limit: _builtins.int | None = ...,
         calibration: _builtins.str = ...,
+        limits: Global___EndpointLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ensemble_size", b"_ensemble_size", "_labelled_pairs_limit", b"_labelled_pairs_limit", "ensemble_size", b"ensemble_size", "labelled_pairs_limit", b"labelled_pairs_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ensemble_size", b"_ensemble_size", "_labelled_pairs_limit", b"_labelled_pairs_limit", "ensemble_size", b"ensemble_size", "labelled_pairs_limit", b"labelled_pairs_limit", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ensemble_size", b"_ensemble_size", "_labelled_pairs_limit", b"_labelled_pairs_limit", "calibration", b"calibration", "constitution", b"constitution", "endpoint", b"endpoint", "engine", b"engine", "ensemble_size", b"ensemble_size", "labelled_pairs", b"labelled_pairs", "labelled_pairs_limit", b"labelled_pairs_limit", "method", b"method", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ensemble_size", b"_ensemble_size", "_labelled_pairs_limit", b"_labelled_pairs_limit", "calibration", b"calibration", "constitution", b"constitution", "endpoint", b"endpoint", "engine", b"engine", "ensemble_size", b"ensemble_size", "labelled_pairs", b"labelled_pairs", "labelled_pairs_limit", b"labelled_pairs_limit", "limits", b"limits", "method", b"method", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ensemble_size: _TypeAlias = _typing.Literal["ensemble_size"]  # noqa: Y015
     _WhichOneofArgType__ensemble_size: _TypeAlias = _typing.Literal["_ensemble_size", b"_ensemble_size"]  # noqa: Y015
@@ -228,6 +234,54 @@ class JudgeSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__labelled_pairs_limit) -> _WhichOneofReturnType__labelled_pairs_limit | None: ...
 
 Global___JudgeSpec: _TypeAlias = JudgeSpec  # noqa: Y015
+
+@_typing.final
+class EndpointLimits(_message.Message):
+    """How much an OpenAI-compatible endpoint is asked. Unset = no bound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCURRENT_CALLS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    concurrent_calls: _builtins.int
+    """Calls at the same time. Default 16."""
+    requests_per_minute: _builtins.int
+    tokens_per_minute: _builtins.int
+    """Tokens of prompts and answers."""
+    token_budget: _builtins.int
+    """Tokens that may be spent since the judge service was started; the run then stops, and can be resumed."""
+    def __init__(
+        self,
+        *,
+        concurrent_calls: _builtins.int | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        token_budget: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrent_calls", b"_concurrent_calls", "_requests_per_minute", b"_requests_per_minute", "_token_budget", b"_token_budget", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_calls", b"concurrent_calls", "requests_per_minute", b"requests_per_minute", "token_budget", b"token_budget", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrent_calls", b"_concurrent_calls", "_requests_per_minute", b"_requests_per_minute", "_token_budget", b"_token_budget", "_tokens_per_minute", b"_tokens_per_minute", "concurrent_calls", b"concurrent_calls", "requests_per_minute", b"requests_per_minute", "token_budget", b"token_budget", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrent_calls: _TypeAlias = _typing.Literal["concurrent_calls"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_calls: _TypeAlias = _typing.Literal["_concurrent_calls", b"_concurrent_calls"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__token_budget: _TypeAlias = _typing.Literal["token_budget"]  # noqa: Y015
+    _WhichOneofArgType__token_budget: _TypeAlias = _typing.Literal["_token_budget", b"_token_budget"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_calls) -> _WhichOneofReturnType__concurrent_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_budget) -> _WhichOneofReturnType__token_budget | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+
+Global___EndpointLimits: _TypeAlias = EndpointLimits  # noqa: Y015
 
 @_typing.final
 class PromptSpec(_message.Message):

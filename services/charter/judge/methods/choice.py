@@ -79,9 +79,10 @@ def _finding(straight: Odds, swapped: Odds) -> Finding:
     usage = total(straight.usage, swapped.usage)
     if failure := straight.failure or swapped.failure:
         return Finding(failure=failure, usage=usage)
+    written = straight.written or swapped.written
     # In the swapped order A stands second, so its log-odds are those of the letter B.
-    return Finding(evidence=(straight.logit, -swapped.logit), usage=usage)
+    return Finding(evidence=(straight.logit, -swapped.logit), usage=usage, written=written)
 
 
 def _spent(sample: GeneratedSample) -> Usage:
-    return Usage(len(sample.prompt_token_ids), len(sample.token_ids))
+    return Usage(*sample.usage)

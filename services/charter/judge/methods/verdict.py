@@ -41,4 +41,5 @@ def _finding(odds: Sequence[Odds]) -> Finding:
         if one.failure:
             return Finding(failure=one.failure, usage=usage)
     follow_a, follow_b, oppose_a, oppose_b = (one.logit for one in odds)
-    return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage)
+    written = any(one.written for one in odds)
+    return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage, written=written)

@@ -10,6 +10,7 @@ from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.artifacts import append_line, read_lines
 from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed, stable_fraction
 from charter.worker.stages.sample_pairs import Pair, pair_prompts
 
@@ -54,6 +55,10 @@ def _label(run: Run, pairs: list[Pair], index: int, held_out: set[str]) -> dict[
         for place, pair in enumerate(pairs)
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
+    if all(one.outcome == types_pb2.OUTCOME_UNAVAILABLE for one in judged.values()):
+        # An outage, not a property of these pairs: nothing is stored, so that a resumed run asks about them again.
+        reason = next(principle.failure for one in judged.values() for principle in one.principles)
+        raise RunError(f"the judge's model cannot be reached: {reason}. Resume the run when it can")
     comparisons = [
         _comparison(run, pair, judged[item.id], pair.prompt.key in held_out)
         for pair, item in zip(pairs, items, strict=True)
