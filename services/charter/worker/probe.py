@@ -1,8 +1,8 @@
 """A linear probe: the head of a preference model fitted alone, before everything is.
 
 A random head disturbs the backbone that is fitted with it (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained
-Features and Underperform Out-of-Distribution": probe first, then fine-tune), and its random scores outlast a fit to a few
-hundred labels. The probe is convex, and its penalty is chosen on labels that it has not seen: where nothing can be
+Features and Underperform Out-of-Distribution": probe first, then fine-tune), and its random scores outlast a fit to a
+few hundred labels. The probe is convex, and its penalty is chosen on labels that it has not seen: where nothing can be
 predicted, its scores are close to 0.
 """
 
