@@ -3,12 +3,13 @@
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from charter.cli.main import app
-from charter.judge.calibration import load_calibration
+from charter.judge.calibration import MethodCalibration, MixCalibration, load_calibration
 from charter.judge.server import JudgeConfig, build
 from typer.testing import CliRunner, Result
 
@@ -121,11 +122,17 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
     output, details = tmp_path / "calibration.json", tmp_path / "details.jsonl"
     result = charter(
         "judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--output", str(output), "--details", str(details),
-        "--address", address, "--json",
+        "--html", str(tmp_path / "page.html"), "--address", address, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
+    page = (tmp_path / "page.html").read_text()
+    for name, form in (("accuracy", ".1%"), ("brier", ".3f"), ("expected_calibration_error", ".3f")):
+        assert format(found["calibrated"][name], form) in page
+    assert page.count("<svg") == 2
+    assert not re.search(r"(src|href)=\"(?!#)", page)
     fitted = load_calibration(output).methods["choice"]
+    assert isinstance(fitted, MethodCalibration)
     # The judge sees twice the quality: temperature 2; its bias is known.
     assert fitted.position_bias == pytest.approx(POSITION_BIAS, abs=0.2)
     assert fitted.temperature == pytest.approx(2, rel=0.35)
@@ -148,6 +155,23 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
     served, fit = found["as_served"], found["fitted_on"]
     assert (served["accuracy"] * served["pairs"] + fit["accuracy"] * fit["pairs"]) == pytest.approx(sum(right), abs=12)
     assert found["calibrated"]["brier"] <= found["as_served"]["brier"]
+
+
+def test_calibrate_fits_the_weights_of_a_mix(address: str, tmp_path: Path) -> None:
+    labelled(tmp_path / "labelled.jsonl", 100)
+    output = tmp_path / "calibration.json"
+    result = charter(
+        "judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--output", str(output), "--method", "mix",
+        "--address", address, "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    mix = load_calibration(output).methods["mix"]
+    assert isinstance(mix, MixCalibration)
+    # Half of what the judge sees is right; it says nothing by verdict, and an endpoint cannot contrast.
+    assert mix.choice == pytest.approx(0.5, rel=0.35)
+    assert (mix.verdict_follow, mix.contrast_follow, mix.contrast_oppose) == (0, 0, 0)
+    found = json.loads(result.stdout)
+    assert found["calibrated"]["brier"] <= found["as_served"]["brier"] + 0.01
 
 
 def test_calibrate_prints_a_table(address: str, tmp_path: Path) -> None:

@@ -35,10 +35,14 @@ DEADLINE = QUICK * 6
 
 @contextmanager
 def judge(
-    tmp_path: Path, reply: Callable[[Body], Answer | Failure], method: str = "choice", **settings: int
+    tmp_path: Path,
+    reply: Callable[[Body], Answer | Failure],
+    method: str = "choice",
+    constitution: str = CONSTITUTION,
+    **settings: int,
 ) -> Iterator[tuple[judge_pb2_grpc.JudgeServiceStub, Endpoint]]:
     """A judge whose model answers by ``reply``."""
-    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    (tmp_path / "constitution.yaml").write_text(constitution)
     with endpoint(reply) as served:
         config = JudgeConfig(
             MODEL,
@@ -106,6 +110,44 @@ def test_the_prompt_holds_conversation_answers_and_principle(tmp_path: Path) -> 
         assert "User: How are you?" in text
         assert "Which is kinder?" in text
     assert sum("(A) a bad answer\n\n(B) a good answer" in text for text in texts) == 1
+
+
+def test_examples_come_before_the_pair_and_are_swapped_with_it(tmp_path: Path) -> None:
+    examples = """
+    examples:
+      - {prompt: "First?", better: one good, worse: one bad}
+      - {prompt: "Second?", better: two good, worse: two bad}
+"""
+    with judge(tmp_path, prefers_good, constitution=CONSTITUTION + examples) as (stub, served):
+        served.requests.clear()
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+        dialogues = [[turn["content"] for turn in body["messages"]] for body in served.requests]
+    assert judged.principles[0].probability_a_shown_first == pytest.approx(0.9)
+    assert len(dialogues) == 2
+    orders = {}
+    for first, answer_1, second, answer_2, pair, _ in dialogues:
+        assert ("First?" in first, "Second?" in second, "Which is kinder?" in first) == (True, True, True)
+        letters_of = (answer_1[-2], answer_2[-2])
+        for text, letter, word in ((first, letters_of[0], "one"), (second, letters_of[1], "two")):
+            assert f"({letter}) {word} good" in text
+        orders["(A) a good answer" in pair] = letters_of
+    assert sorted(orders.values()) == [("A", "B"), ("B", "A")]
+    assert len(orders) == 2
+
+
+def test_a_conversation_of_several_turns_is_shown_whole(tmp_path: Path) -> None:
+    turns = [
+        ChatMessage("system", "You are a guide."),
+        ChatMessage("user", "Where am I?"),
+        ChatMessage("assistant", "In Rome."),
+        ChatMessage("user", "And the time?"),
+    ]
+    pair = judge_pb2.ComparisonItem(id="x", prompt=proto_messages(turns), answer_a="a good one", answer_b="a bad one")
+    with judge(tmp_path, prefers_good) as (stub, served):
+        served.requests.clear()
+        assert compare(stub, pair)["x"].outcome == types_pb2.OUTCOME_PREFERRED_A
+        shown = asked(served.requests[0])
+    assert "System: You are a guide.\n\nUser: Where am I?\n\nAssistant: In Rome.\n\nUser: And the time?\n\n(A)" in shown
 
 
 def test_an_answer_outside_the_options_is_invalid(tmp_path: Path) -> None:
@@ -237,6 +279,32 @@ def test_verdict_asks_about_one_answer_and_mirrors_the_question(tmp_path: Path) 
     assert list(one.evidence) == pytest.approx([logit(0.9) - logit(0.6), logit(0.5) - logit(0.8)])
     assert not one.HasField("probability_a_shown_first")
     assert judged.method == judge_pb2.JUDGING_METHOD_VERDICT
+
+
+def test_a_mix_weighs_what_its_methods_find(tmp_path: Path) -> None:
+    def reply(body: Body) -> Answer:
+        text = asked(body)
+        if "(A)" in text:
+            return prefers_good(body)
+        yes = 0.8 if ("Be kind." in text) == ("good" in text) else 0.3
+        return Answer("Yes", {"Yes": yes, "No": 1 - yes})
+
+    def logit(p: float) -> float:
+        return math.log(p / (1 - p))
+
+    with judge(tmp_path, reply, "mix") as (stub, _):
+        judged = compare(stub, item("x", "a good answer", "a bad answer"))["x"]
+        exchanged = compare(stub, item("x", "a bad answer", "a good answer"))["x"]
+    (one,) = judged.principles
+    lead = logit(0.8) - logit(0.3)
+    # Both orders of the letters, the verdicts and their mirror; an endpoint gives no likelihoods to contrast.
+    expected = [logit(0.9), -logit(0.6), lead, -lead, 0, 0]
+    assert list(one.evidence) == pytest.approx(expected)
+    log_odds = ((expected[0] + expected[1]) / 2 + 2 * lead) / 3
+    assert judged.probability_a == pytest.approx(1 / (1 + math.exp(-log_odds)))
+    assert exchanged.probability_a == pytest.approx(1 - judged.probability_a, abs=1e-12)
+    assert list(exchanged.principles[0].evidence) == pytest.approx([logit(0.6), -logit(0.9), -lead, lead, 0, 0])
+    assert judged.method == judge_pb2.JUDGING_METHOD_MIX
 
 
 def test_contrast_needs_likelihoods_that_an_endpoint_does_not_give(tmp_path: Path) -> None:

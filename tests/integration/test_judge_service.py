@@ -85,8 +85,12 @@ def compare(
 
 def mean_logprob(model: Path, system: str, user: str, answer: str) -> float:
     """The mean log-prob per token of an answer, by transformers alone."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
     turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return mean_logprob_after(model, turns, answer)
+
+
+def mean_logprob_after(model: Path, turns: list[dict[str, str]], answer: str) -> float:
+    tokenizer = AutoTokenizer.from_pretrained(model)
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     prompt, rest = tokenizer.encode(text), tokenizer.encode(answer)
     with torch.no_grad():
@@ -116,6 +120,27 @@ def test_contrast_is_the_difference_of_mean_log_likelihoods(
         types_pb2.OUTCOME_PREFERRED_A if judgement.probability_a > 0.5 else types_pb2.OUTCOME_PREFERRED_B
     )
     assert judgement.usage.prompt_tokens > 0
+
+
+def test_contrast_scores_the_answers_of_a_conversation_in_its_context(
+    stub: judge_pb2_grpc.JudgeServiceStub, tiny_model: Path
+) -> None:
+    turns = [
+        ChatMessage("system", "Short."),
+        ChatMessage("user", "Hi"),
+        ChatMessage("assistant", "Hello."),
+        ChatMessage("user", "Bye?"),
+    ]
+    pair = judge_pb2.ComparisonItem(id="x", prompt=proto_messages(turns), answer_a="Bye!", answer_b="No.")
+    (one,) = compare(stub, [pair], principle_id="kind")["x"].principles
+    rule = load_rule("kind")
+    expected = []
+    for system in (rule.follow, rule.oppose):
+        # The conversation's own system prompt follows the principle's in one turn.
+        given = [{"role": "system", "content": f"{system}\n\nShort."}]
+        given += [{"role": turn.role, "content": turn.content} for turn in turns[1:]]
+        expected.append(mean_logprob_after(tiny_model, given, "Bye!") - mean_logprob_after(tiny_model, given, "No."))
+    assert list(one.evidence) == pytest.approx(expected, abs=2e-5)
 
 
 def load_rule(principle: str) -> Principle:

@@ -11,8 +11,10 @@ from charter.evaluation.calibration import (
     cross_entropy,
     expected_calibration_error,
     fit_contrast,
+    fit_sharpness,
     fit_temperature,
     fit_temperature_and_position_bias,
+    fit_weights,
     length_slope,
     position_bias_rate,
     reliability_bins,
@@ -21,6 +23,39 @@ from charter.evaluation.calibration import (
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+
+
+def test_weights_of_a_mix_are_found_and_useless_features_get_little() -> None:
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(4000, 4)) * [1.0, 5.0, 0.1, 1.0]
+    features[:, 3] = 0.0
+    truth = np.array([1.5, 0.0, -10.0, 0.0])
+    labels = (draw.uniform(size=4000) < 1 / (1 + np.exp(-features @ truth))).astype(float)
+    groups = [f"prompt {index // 4}" for index in range(4000)]
+    weights = fit_weights(features.tolist(), labels.tolist(), groups)
+    assert weights[0] == pytest.approx(1.5, abs=0.2)
+    assert weights[1] == pytest.approx(0, abs=0.03)
+    assert weights[2] == pytest.approx(-10, abs=1.5)
+    assert weights[3] == 0.0
+    # Exchanging the answers of every pair is the same data.
+    exchanged = fit_weights((-features).tolist(), (1 - labels).tolist(), groups)
+    assert weights == pytest.approx(exchanged, rel=1e-4, abs=1e-6)
+
+
+def test_a_cautious_mean_is_sharpened() -> None:
+    draw = np.random.default_rng(2)
+    truth = draw.normal(size=20_000) * 2
+    labels = (draw.uniform(size=20_000) < 1 / (1 + np.exp(-truth))).astype(float).tolist()
+    assert fit_sharpness(lambda factor: (1 / (1 + np.exp(-factor * truth / 3))).tolist(), labels) == pytest.approx(
+        3, rel=0.05
+    )
+
+
+def test_weights_of_noise_are_held_small() -> None:
+    draw = np.random.default_rng(1)
+    features, labels = draw.normal(size=(60, 5)), draw.integers(0, 2, 60).astype(float)
+    groups = [f"{index}" for index in range(60)]
+    assert np.abs(fit_weights(features.tolist(), labels.tolist(), groups)).max() < 0.3
 
 
 def sigmoid(x: float) -> float:

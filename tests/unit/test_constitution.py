@@ -35,6 +35,32 @@ principles:
 """
 
 
+DIGEST = "d69334b9b64ee813520fb7679768b40fd59fcf093b806d433523795542105706"
+WITH_EXAMPLES = VALID.replace(
+    "    oppose: You are unkind.\n",
+    """\
+    oppose: You are unkind.
+    examples:
+      - {prompt: Hi, better: Hello!, worse: Go away.}
+      - {prompt: Bye, better: See you., worse: At last.}
+""",
+)
+
+
+def test_examples_are_read_and_are_part_of_the_digest() -> None:
+    constitution = parse_constitution(WITH_EXAMPLES, "file.yaml")
+    kind, safe = constitution.principles
+    assert [(one.prompt, one.better, one.worse) for one in kind.examples] == [
+        ("Hi", "Hello!", "Go away."),
+        ("Bye", "See you.", "At last."),
+    ]
+    assert safe.examples == ()
+    assert from_proto(constitution.to_proto()) == constitution
+    # Without examples the digest is that of before there were any: published as a value.
+    assert parse_constitution(VALID, "file.yaml").digest == DIGEST
+    assert len({DIGEST, constitution.digest, parse_constitution(WITH_EXAMPLES.replace("Hi", "Ho"), "f").digest}) == 3
+
+
 def problems(text: str) -> list[str]:
     with pytest.raises(ConstitutionError) as caught:
         parse_constitution(text, "file.yaml")
@@ -56,6 +82,22 @@ def test_a_valid_file_is_read() -> None:
     ("old", "new", "expected"),
     [
         ("    weight: 2\n", "    wieght: 2\n", "file.yaml:7: principles[0].wieght: unknown field; known are id,"),
+        ("weight: 2", "examples: []", "file.yaml:7: principles[0].examples: must be a list of 1 to 8 examples"),
+        (
+            "weight: 2",
+            "examples: [{prompt: a, better: b}]",
+            "file.yaml:7: principles[0].examples[0].worse: is missing",
+        ),
+        (
+            "weight: 2",
+            "examples: [{prompt: a, better: b, worse: b}]",
+            "file.yaml:7: principles[0].examples[0]: better and worse are the same text",
+        ),
+        (
+            "weight: 2",
+            "examples: [{prompt: a, better: b, worse: c, why: d}]",
+            "file.yaml:7: principles[0].examples[0].why: unknown field; known are prompt, better, worse",
+        ),
         ("weight: 2", "weight: -1", "file.yaml:7: principles[0].weight: must be a number above 0, not '-1'"),
         ("weight: 2", "weight: .inf", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("weight: 2", "weight: much", "file.yaml:7: principles[0].weight: must be a number above 0"),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from charter.judge.calibration import (
+    Calibration,
     CalibrationError,
     CalibrationFile,
     MethodCalibration,
+    MixCalibration,
     load_calibration,
     write_calibration,
 )
@@ -42,8 +44,32 @@ def test_exchanging_the_answers_gives_the_complement(one: float, two: float, cal
         assert 0 <= p <= 1
 
 
+WEIGHT = st.floats(-5, 5)
+MIX = st.builds(MixCalibration, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT)
+
+
+@given(st.lists(EVIDENCE, min_size=6, max_size=6), MIX)
+def test_a_mix_of_exchanged_answers_gives_the_complement(evidence: list[float], mix: MixCalibration) -> None:
+    first, second, *others = evidence
+    (p,) = mix.probabilities("mix", tuple(evidence))
+    (q,) = mix.probabilities("mix", (-second, -first, *(-number for number in others)))
+    assert p == pytest.approx(1 - q, abs=1e-12)
+
+
+def test_a_mix_by_hand() -> None:
+    mix = MixCalibration(choice=2.0, contrast_follow=1.0, contrast_oppose=-0.5)
+    assert mix.methods == ("choice", "contrast")
+    (p,) = mix.probabilities("mix", (1.0, -0.5, 0.0, 0.0, 0.4, 0.2))
+    assert p == pytest.approx(1 / (1 + math.exp(-(2 * 0.25 + 0.4 - 0.1))))
+    assert mix.only(["contrast"]) == MixCalibration(contrast_follow=1.0, contrast_oppose=-0.5)
+
+
 def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
-    written = CalibrationFile("model", "digest", {"contrast": MethodCalibration(0.1, 0.0, 0.9)}, {"pairs": 3})
+    methods: dict[str, Calibration] = {
+        "contrast": MethodCalibration(0.1, 0.0, 0.9),
+        "mix": MixCalibration(verdict_follow=0.5),
+    }
+    written = CalibrationFile("model", "digest", methods, {"pairs": 3})
     write_calibration(tmp_path / "c.json", written)
     assert load_calibration(tmp_path / "c.json") == written
 
@@ -54,6 +80,8 @@ def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
         ({"methods": {"oracle": {}}}, "unknown method 'oracle'"),
         ({"methods": {"choice": {"temperature": 0}}}, "methods.choice.temperature: must be above 0"),
         ({"methods": {"choice": {"temperature": "hot"}}}, "methods.choice.temperature: must be a finite number"),
+        ({"methods": {"mix": {"temperature": 1}}}, "methods.mix: unknown field 'temperature'"),
+        ({"methods": {"mix": {"choice": 0}}}, "methods.mix: needs a weight that is not 0"),
         ({"methods": {"choice": {"heat": 1}}}, "unknown field 'heat'"),
         ({"extra": 1}, "unknown field 'extra'"),
     ],

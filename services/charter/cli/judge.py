@@ -16,7 +16,7 @@ from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.services import channel_to
 from charter.evaluation.labelled_pairs import LabelledPair, LabelledPairError, read_labelled_pairs
 from charter.inference.engine import ChatMessage
-from charter.judge.calibration import CalibrationFile, MethodCalibration, write_calibration
+from charter.judge.calibration import DEFAULTS, CalibrationFile, write_calibration
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc
@@ -35,6 +35,7 @@ class Method(StrEnum):
     CHOICE = "choice"
     VERDICT = "verdict"
     CONTRAST = "contrast"
+    MIX = "mix"
 
 
 AddressOption = Annotated[
@@ -134,6 +135,7 @@ def calibrate(
     details: Annotated[
         Path | None, typer.Option(help="Write what the judge found for each pair here, as JSONL without the texts.")
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots and tables here.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the judge on labelled pairs and fit its calibration.
@@ -153,10 +155,14 @@ def calibrate(
     found = {"files": [file.name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
+    if html is not None:
+        _write_page(html, found)
     if as_json:
         emit_json(found)
         return
     print_measurement(found)
+    if html is not None:
+        console.print(f"Page: {html}", markup=False, soft_wrap=True)
     if output is not None:
         console.print(f"Calibration file: {output}. Start the judge with --calibration {output} to apply it.")
 
@@ -228,11 +234,21 @@ def _write_calibration(path: Path, found: dict[str, Any]) -> None:
     calibration = CalibrationFile(
         model=found["model"],
         constitution_digest=found["constitution_digest"],
-        methods={found["method"]: MethodCalibration(**found["calibration"])},
+        methods={found["method"]: type(DEFAULTS[found["method"]])(**found["calibration"])},
         conditions=conditions,
     )
     try:
         write_calibration(path, calibration)
+    except OSError as error:
+        fail(escape(f"cannot write {path}: {error.strerror}"))
+
+
+def _write_page(path: Path, found: dict[str, Any]) -> None:
+    # Here, not at the top: every other command starts without matplotlib.
+    from charter.evaluation.judge_page import render_judge_page
+
+    try:
+        path.write_text(render_judge_page(found), encoding="utf-8")
     except OSError as error:
         fail(escape(f"cannot write {path}: {error.strerror}"))
 

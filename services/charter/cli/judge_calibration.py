@@ -12,13 +12,15 @@ from charter.evaluation.calibration import (
     calibration_of,
     correctness,
     fit_contrast,
+    fit_sharpness,
     fit_temperature_and_position_bias,
+    fit_weights,
     length_slope,
     position_bias_rate,
     shorter_is_better_accuracy,
 )
 from charter.evaluation.labelled_pairs import LabelledPair, split_by_group
-from charter.judge.calibration import MethodCalibration
+from charter.judge.calibration import Calibration, MethodCalibration, MixCalibration, mix_features
 from charter.v1 import judge_pb2, types_pb2
 
 # Answers count as of similar length when the shorter has at least this share of the longer one's characters.
@@ -41,7 +43,7 @@ class JudgedPair:
 
 
 def method_name(judgement: judge_pb2.Judgement) -> str:
-    """choice, verdict or contrast."""
+    """choice, verdict, contrast or mix."""
     return judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower()
 
 
@@ -64,15 +66,28 @@ def halves(judged: Sequence[JudgedPair]) -> tuple[list[JudgedPair], list[JudgedP
     return parts
 
 
-def fit(judged: Sequence[JudgedPair]) -> MethodCalibration:
-    """The calibration that makes the labels of these pairs most likely, every principle a sample of its own."""
-    rows = [
-        (*one.evidence, item.pair.label)
-        for item in judged
-        for one in item.judgement.principles
-        if len(one.evidence) == 2
-    ]
-    first, second, labels = zip(*rows, strict=True)
+def fit(judged: Sequence[JudgedPair]) -> Calibration:
+    """The calibration that makes the labels of these usable pairs most likely.
+
+    Every principle is a sample of its own; an ensemble's mean is then made as sure as it is right.
+    """
+    fitted = _fit_principles(judged)
+    if all(len(one.judgement.principles) == 1 for one in judged):
+        return fitted
+    factor = fit_sharpness(
+        lambda sharpness: [probability(one.judgement, fitted.sharpened(sharpness)) for one in judged],
+        [one.pair.label for one in judged],
+    )
+    return fitted.sharpened(factor)
+
+
+def _fit_principles(judged: Sequence[JudgedPair]) -> Calibration:
+    found = [(one.evidence, item.pair) for item in judged for one in item.judgement.principles if one.evidence]
+    labels = [pair.label for _, pair in found]
+    if judged[0].judgement.method == judge_pb2.JUDGING_METHOD_MIX:
+        features = [mix_features(evidence) for evidence, _ in found]
+        return MixCalibration(*fit_weights(features, labels, [pair.group for _, pair in found]))
+    first, second = zip(*(evidence for evidence, _ in found), strict=True)
     if judged[0].judgement.method == judge_pb2.JUDGING_METHOD_CHOICE:
         temperature, position_bias = fit_temperature_and_position_bias(first, second, labels)
         return MethodCalibration(temperature=temperature, position_bias=position_bias)
@@ -80,7 +95,7 @@ def fit(judged: Sequence[JudgedPair]) -> MethodCalibration:
     return MethodCalibration(temperature=temperature, oppose_weight=oppose_weight)
 
 
-def probability(judgement: judge_pb2.Judgement, calibration: MethodCalibration) -> float:
+def probability(judgement: judge_pb2.Judgement, calibration: Calibration) -> float:
     """P(A is better) of a usable judgement as this calibration would have given it."""
     method = method_name(judgement)
     return fmean(
@@ -135,7 +150,7 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
 
     usable = [one for one in reported_on if one.usable]
     first = usable[0].judgement
-    with_positions = first.method == judge_pb2.JUDGING_METHOD_CHOICE
+    mirrors = first.method in (judge_pb2.JUDGING_METHOD_VERDICT, judge_pb2.JUDGING_METHOD_CONTRAST)
     return {
         "model": first.model,
         "method": method_name(first),
@@ -155,9 +170,9 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
             for name in sorted({name for one in reported_on for name in _principles(one)})
         },
         "principle_correlations": _correlations(usable, calibration),
-        "position_bias_rate": _position_bias(usable) if with_positions else None,
+        "position_bias_rate": _position_bias(usable) if first.method == judge_pb2.JUDGING_METHOD_CHOICE else None,
         # The opposite question, asked by itself: below a half when the judge reads the question.
-        "mirrored_accuracy": None if with_positions else figures(reported_on, mirrored)["accuracy"],
+        "mirrored_accuracy": figures(reported_on, mirrored)["accuracy"] if mirrors else None,
         "failures": dict(Counter(outcome_name(one.judgement.outcome) for one in judged if not one.usable)),
         "prompt_tokens_per_label": fmean(one.judgement.usage.prompt_tokens for one in usable),
         "completion_tokens_per_label": fmean(one.judgement.usage.completion_tokens for one in usable),
@@ -182,7 +197,7 @@ def _alone(judged: JudgedPair, principle: str) -> JudgedPair:
     return JudgedPair(judged.pair, judgement)
 
 
-def _correlations(judged: Sequence[JudgedPair], calibration: MethodCalibration) -> dict[str, float]:
+def _correlations(judged: Sequence[JudgedPair], calibration: Calibration) -> dict[str, float]:
     """Correlation of the probabilities of each two principles that were asked about the same pairs."""
     together: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for one in judged:

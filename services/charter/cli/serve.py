@@ -56,7 +56,7 @@ def judge(
     constitution: Annotated[Path, typer.Option(help="YAML file of the constitution.")],
     engine: Annotated[str, typer.Option(help="transformers, vllm, openai or fake.")] = "transformers",
     method: Annotated[
-        str, typer.Option(help="choice, verdict or contrast. Default: contrast, choice for an endpoint.")
+        str, typer.Option(help="choice, verdict, contrast or mix. Default: contrast, choice for an endpoint.")
     ] = "",
     endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint (engine openai).")] = "",
     calibration: Annotated[Path | None, typer.Option(help="Calibration file to apply.")] = None,

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from charter.cli.output import console, fail
 from charter.cli.runs import cancel_all
-from charter.cli.services import DEFAULTS, SERVICES, Endpoint, Started, health, home, remember, started
+from charter.cli.services import DEFAULTS, Endpoint, Started, health, home, remember, started
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import load_spec
 from charter.trainer.processes import ProcessId
@@ -42,16 +42,16 @@ OffsetOption = Annotated[
 
 
 def up(spec: SpecArgument = DEMO, port_offset: OffsetOption = 0) -> None:
-    """Start the four services with the models of a spec.
+    """Start the four services with the models of a spec; three when judge.engine is external.
 
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
     wanted = _commands(fill_defaults(load_spec(spec)), port_offset)
     known = {name: one for name, one in started().items() if one.process.alive()}
     for name, one in known.items():
-        if one.command != wanted[name][0]:
+        if name in wanted and one.command != wanted[name][0]:
             fail(f"the {name} service runs with other settings already; `charter down` stops it")
-    missing = [name for name in SERVICES if name not in known]
+    missing = [name for name in wanted if name not in known]
     if not missing:
         console.print("All services run already. `charter status` shows them.")
         return
@@ -93,7 +93,30 @@ def down() -> None:
 
 
 def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], Endpoint]]:
-    """Command line and addresses of each service."""
+    """Command line and addresses of each service that is started."""
+    options = {
+        "policy": ["--model", spec.policy.model, "--engine", _engine(spec.policy.engine)],
+        "judge": judge_command(spec),
+        "preference": ["--model", spec.preference_model.model],
+        "trainer": [],
+    }
+    commands = {}
+    for name, given in options.items():
+        if given is None:
+            continue
+        usual = DEFAULTS[name]
+        at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
+        listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
+        if at.control:
+            listen += ["--control-port", _port(at.control)]
+        commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *given], at)
+    return commands
+
+
+def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
+    """Options of `charter serve judge`; None for a judge that somebody else serves."""
+    if spec.judge.engine == "external":
+        return None
     if not spec.judge.constitution:
         fail("the spec names no constitution: set judge.constitution to a file")
     judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
@@ -106,21 +129,7 @@ def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], 
         judge += ["--setting", f"{field.name}={value}"]
     if spec.judge.calibration:
         judge += ["--calibration", spec.judge.calibration]
-    options = {
-        "policy": ["--model", spec.policy.model, "--engine", _engine(spec.policy.engine)],
-        "judge": judge,
-        "preference": ["--model", spec.preference_model.model],
-        "trainer": [],
-    }
-    commands = {}
-    for name in SERVICES:
-        usual = DEFAULTS[name]
-        at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
-        listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
-        if at.control:
-            listen += ["--control-port", _port(at.control)]
-        commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *options[name]], at)
-    return commands
+    return judge
 
 
 def _engine(name: str) -> str:

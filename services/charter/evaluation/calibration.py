@@ -15,6 +15,11 @@ Array = NDArray[np.float64]
 
 # Temperatures are searched within exp(-LOG_RANGE) .. exp(LOG_RANGE): wider is saturated or flat in float64 anyway.
 _LOG_RANGE = 12.0
+# An ensemble is made sharper or softer by at most this, as a logarithm.
+_LOG_SHARPNESS = 3.0
+# Parts of the prompts that are left out in turn to choose the ridge penalty, and the penalties tried.
+_FOLDS = 5
+_PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def calibration_of(
@@ -182,6 +187,67 @@ def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Seque
 
     weight = _minimum(loss_of, 0.0, 1.0)
     return fit_temperature(ahead - weight * behind, labels), weight
+
+
+def fit_weights(
+    features: Sequence[Sequence[float]], labels: Sequence[float], groups: Sequence[str]
+) -> tuple[float, ...]:
+    """Weights w that make ``sigmoid(features @ w)`` fit the labels: logistic regression without an intercept.
+
+    Shapes: [pairs, features], [pairs], [pairs] -> [features]. Without an intercept, features that change their sign
+    when a pair is swapped give complementary probabilities. The ridge penalty, on features scaled to unit size, is the
+    one of a fixed grid that predicts best the prompts (``groups``) left out, a fifth of them at a time. A feature that
+    is always 0 gets the weight 0.
+    """
+    table = np.asarray(features, dtype=np.float64)
+    observed = np.asarray(labels, dtype=np.float64)
+    if not bool(np.all(np.isfinite(table))):
+        raise ValueError("features must be finite")
+    size = np.sqrt(np.mean(table**2, axis=0))
+    size[size == 0] = 1.0
+    scaled = table / size
+    names = {name: index for index, name in enumerate(sorted(set(groups)))}
+    part = np.array([names[group] % _FOLDS for group in groups])
+
+    def left_out_loss(penalty: float) -> float:
+        losses = np.zeros(len(observed))
+        for out in (part == index for index in range(min(_FOLDS, len(names)))):
+            logits = scaled[out] @ _ridge(scaled[~out], observed[~out], penalty)
+            losses[out] = cross_entropy(logits, observed[out])
+        return float(losses.mean())
+
+    penalty = min(_PENALTIES, key=left_out_loss) if len(names) > 1 else _PENALTIES[-1]
+    return tuple(float(weight) for weight in _ridge(scaled, observed, penalty) / size)
+
+
+def _ridge(features: Array, labels: Array, penalty: float) -> Array:
+    """Minimum of the mean cross-entropy plus ``penalty / 2 * |w|^2``, a convex function."""
+
+    # Imported here for the reason that _minimum gives.
+    from scipy.optimize import minimize
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        logits = features @ weights
+        gradient = features.T @ (_sigmoid(logits) - labels) / len(labels) + penalty * weights
+        return cross_entropy(logits, labels) + penalty / 2 * float(weights @ weights), gradient
+
+    found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-9})
+    return np.asarray(found.x, dtype=np.float64)
+
+
+def fit_sharpness(probabilities_at: Callable[[float], Sequence[float]], labels: Sequence[float]) -> float:
+    """The factor on all log-odds at which probabilities fit the labels best.
+
+    ``probabilities_at(factor)`` [pairs] are those with every log-odds multiplied by it. For means of probabilities,
+    which are less sure than their parts: each part calibrated by itself leaves the mean too cautious.
+    """
+    observed = np.asarray(labels, dtype=np.float64)
+
+    def loss(log_factor: float) -> float:
+        predicted = np.clip(probabilities_at(float(np.exp(log_factor))), 1e-12, 1.0 - 1e-12)
+        return float(-np.mean(observed * np.log(predicted) + (1.0 - observed) * np.log1p(-predicted)))
+
+    return float(np.exp(_minimum(loss, -_LOG_SHARPNESS, _LOG_SHARPNESS)))
 
 
 def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class MethodCalibration:
     position_bias: float = 0.0
     oppose_weight: float = 1.0
 
+    def sharpened(self, factor: float) -> "MethodCalibration":
+        """The same with all log-odds multiplied."""
+        return replace(self, temperature=self.temperature / factor)
+
     def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
         """P(A is better): with A shown first and second for ``choice``, one number for the other methods."""
         one, two = evidence
@@ -34,13 +38,59 @@ class MethodCalibration:
         return (_sigmoid((one - self.oppose_weight * two) / self.temperature),)
 
 
+@dataclass(frozen=True, slots=True)
+class MixCalibration:
+    """Weights of the evidence of several methods: the log-odds of A are their weighted sum.
+
+    Both orders of ``choice`` have one weight, that of their mean. The sum is then odd under an exchange of the answers,
+    as in ``MethodCalibration``.
+    """
+
+    choice: float = 0.0
+    verdict_follow: float = 0.0
+    verdict_oppose: float = 0.0
+    contrast_follow: float = 0.0
+    contrast_oppose: float = 0.0
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that have any weight."""
+        weights = {one.name: getattr(self, one.name) for one in fields(self)}
+        return tuple(dict.fromkeys(_method_of(name) for name, weight in weights.items() if weight))
+
+    def sharpened(self, factor: float) -> "MixCalibration":
+        """The same with all log-odds multiplied."""
+        return MixCalibration(*(factor * getattr(self, one.name) for one in fields(self)))
+
+    def only(self, methods: Collection[str]) -> "MixCalibration":
+        """The same weights for these methods, and none for the others."""
+        kept = {one.name: getattr(self, one.name) for one in fields(self) if _method_of(one.name) in methods}
+        return MixCalibration(**kept)
+
+    def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
+        """P(A is better) from the six numbers of the mix."""
+        weights = (getattr(self, one.name) for one in fields(self))
+        return (_sigmoid(math.fsum(w * x for w, x in zip(weights, mix_features(evidence), strict=True))),)
+
+
+def mix_features(evidence: Sequence[float]) -> tuple[float, ...]:
+    """What the weights of a mix belong to, in the order of the fields of ``MixCalibration``."""
+    first, second, *others = evidence
+    return ((first + second) / 2, *others)
+
+
+Calibration = MethodCalibration | MixCalibration
+
+# The mean of the log-odds by the defaults below.
+DEFAULT_MIX = MixCalibration(1 / 3, 1 / 3, -1 / 3, 10 / 3, -3.0)
 # Without a calibration file. Differences of mean log-likelihoods per token are small numbers: at temperature 1 every
 # label would be 0.5. The values for contrast are rounded from those fitted for a model of 135 M parameters
 # (docs/judge.md).
-DEFAULTS: Mapping[str, MethodCalibration] = {
+DEFAULTS: Mapping[str, Calibration] = {
     "choice": MethodCalibration(),
     "verdict": MethodCalibration(),
     "contrast": MethodCalibration(temperature=0.1, oppose_weight=0.9),
+    "mix": DEFAULT_MIX,
 }
 
 
@@ -50,7 +100,7 @@ class CalibrationFile:
 
     model: str
     constitution_digest: str
-    methods: Mapping[str, MethodCalibration]
+    methods: Mapping[str, Calibration]
     conditions: Mapping[str, Any]
 
 
@@ -83,19 +133,27 @@ def write_calibration(path: Path, calibration: CalibrationFile) -> None:
     temporary.replace(path)
 
 
-def _method(name: str, values: Mapping[str, float]) -> MethodCalibration:
+def _method(name: str, values: Mapping[str, float]) -> Calibration:
     if name not in DEFAULTS:
         raise ValueError(f"methods: unknown method {name!r}; known are {', '.join(DEFAULTS)}")
-    unknown = sorted(set(values) - {one.name for one in fields(MethodCalibration)})
+    kind = type(DEFAULTS[name])
+    unknown = sorted(set(values) - {one.name for one in fields(kind)})
     if unknown:
         raise ValueError(f"methods.{name}: unknown field {unknown[0]!r}")
     for field, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"methods.{name}.{field}: must be a finite number, not {value!r}")
-    calibration = MethodCalibration(**values)
-    if calibration.temperature <= 0:
+    calibration = kind(**values)
+    if isinstance(calibration, MixCalibration):
+        if not calibration.methods:
+            raise ValueError(f"methods.{name}: needs a weight that is not 0")
+    elif calibration.temperature <= 0:
         raise ValueError(f"methods.{name}.temperature: must be above 0, not {calibration.temperature}")
     return calibration
+
+
+def _method_of(weight: str) -> str:
+    return weight.partition("_")[0]
 
 
 def _sigmoid(logit: float) -> float:

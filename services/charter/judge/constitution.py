@@ -18,6 +18,8 @@ _MOST_CHARACTERS = {"id": 200, "dimension": 100, "name": 200, "version": 100}
 _MOST_TEXT = 20_000
 _CONSTITUTION_TEXTS = ("name", "version")
 _PRINCIPLE_TEXTS = ("id", "dimension", "compare", "critique", "revise", "follow", "oppose")
+_EXAMPLE_TEXTS = ("prompt", "better", "worse")
+_MOST_EXAMPLES = 8
 
 
 class ConstitutionError(ValueError):
@@ -29,6 +31,15 @@ class ConstitutionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A request and two answers, of which one keeps to the principle."""
+
+    prompt: str
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True)
 class Principle:
     """One rule, with its text for each use.
 
@@ -36,6 +47,7 @@ class Principle:
     Constitutional AI (Bai et al. 2022, section 3.1), ``follow`` and ``oppose`` are system prompts of a writer who keeps
     to the rule and of one who breaks it. With ``oppose_without_prompt`` the one who breaks it has not read the
     conversation: what anybody would say is then no merit. ``weight`` is the relative chance of being drawn.
+    ``examples`` are shown to the judge before a pair that is compared by its answer letters.
     """
 
     id: str
@@ -47,6 +59,7 @@ class Principle:
     oppose: str
     oppose_without_prompt: bool = False
     weight: float = 1.0
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,10 @@ class Constitution:
         """Hexadecimal sha256 of the content: comments, key order and layout of the file do not change it."""
         content = asdict(self)
         del content["source_yaml"]
+        for principle in content["principles"]:
+            if not principle["examples"]:
+                # A constitution without any keeps the digest that it had before there were examples.
+                del principle["examples"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -97,7 +114,10 @@ def from_proto(message: judge_pb2.Constitution) -> Constitution:
         version=message.version,
         description=message.description,
         principles=tuple(
-            Principle(**{one.name: getattr(principle, one.name) for one in fields(Principle)})
+            Principle(
+                **{one.name: getattr(principle, one.name) for one in fields(Principle) if one.name != "examples"},
+                examples=tuple(Example(one.prompt, one.better, one.worse) for one in principle.examples),
+            )
             for principle in message.principles
         ),
         source_yaml=message.source_yaml,
@@ -166,7 +186,7 @@ class _Reader:
         return tuple(principles)
 
     def _principle(self, node: yaml.Node, path: str) -> Principle | None:
-        given = self._fields(node, path, (*_PRINCIPLE_TEXTS, "oppose_without_prompt", "weight"))
+        given = self._fields(node, path, (*_PRINCIPLE_TEXTS, "oppose_without_prompt", "weight", "examples"))
         if given is None:
             return None
         texts = {name: self._required_text(node, given, name, f"{path}.{name}") for name in _PRINCIPLE_TEXTS}
@@ -175,7 +195,23 @@ class _Reader:
                 self._problem(given[name], f"{path}.{name}", "may have lower-case letters, digits and single hyphens")
         blind = self._flag(given, "oppose_without_prompt", path)
         weight = self._weight(given["weight"], f"{path}.weight") if "weight" in given else 1.0
-        return Principle(**texts, oppose_without_prompt=blind, weight=weight)
+        examples = self._examples(given["examples"], f"{path}.examples") if "examples" in given else ()
+        return Principle(**texts, oppose_without_prompt=blind, weight=weight, examples=examples)
+
+    def _examples(self, node: yaml.Node, path: str) -> tuple[Example, ...]:
+        if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= _MOST_EXAMPLES:
+            self._problem(node, path, f"must be a list of 1 to {_MOST_EXAMPLES} examples")
+            return ()
+        examples = []
+        for index, item in enumerate(node.value):
+            place = f"{path}[{index}]"
+            given = self._fields(item, place, _EXAMPLE_TEXTS)
+            if given is not None:
+                texts = {name: self._required_text(item, given, name, f"{place}.{name}") for name in _EXAMPLE_TEXTS}
+                if texts["better"] and texts["better"] == texts["worse"]:
+                    self._problem(item, place, "better and worse are the same text")
+                examples.append(Example(**texts))
+        return tuple(examples)
 
     def _fields(self, node: yaml.Node, path: str, known: Sequence[str]) -> dict[str, yaml.Node] | None:
         """Values by key; unknown and repeated keys are problems."""

@@ -1,24 +1,24 @@
 """Labels pairs: asks a judging method about each pair and each of its principles, and averages what it finds."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 from charter.inference.engine import ChatMessage, Engine, RefusedRequestError
 from charter.judge import metrics
-from charter.judge.calibration import MethodCalibration
+from charter.judge.calibration import Calibration, MixCalibration
 from charter.judge.constitution import Principle
-from charter.judge.methods import choice, contrast, verdict
+from charter.judge.methods import choice, mix
+from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
 from charter.v1 import judge_pb2, types_pb2
 
-Find = Callable[[Engine, Sequence[Question]], Awaitable[list[Finding]]]
-
-_FIND: Mapping[str, Find] = {"choice": choice.find, "verdict": verdict.find, "contrast": contrast.find}
 METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
     "choice": judge_pb2.JUDGING_METHOD_CHOICE,
     "verdict": judge_pb2.JUDGING_METHOD_VERDICT,
     "contrast": judge_pb2.JUDGING_METHOD_CONTRAST,
+    "mix": judge_pb2.JUDGING_METHOD_MIX,
 }
 # After a rationale the letter is nearly certain whatever it is; as a label it is held between these (Bai et al. 2022,
 # section 4.1).
@@ -38,7 +38,7 @@ class Way:
     """How pairs are labelled."""
 
     method: str
-    calibration: MethodCalibration
+    calibration: Calibration
     reasoning: bool = False
 
 
@@ -58,12 +58,12 @@ _PROBE = Question(
 
 
 async def unsupported_methods(engine: Engine) -> dict[str, str]:
-    """The methods that this model or engine cannot do at all, and why: an option that is not one token, for example.
+    """The methods, mix aside, that this model or engine cannot do, and why: an option of two tokens, for example.
 
     Raises ``ConnectionError`` when the model cannot be reached.
     """
     reasons = {}
-    for method, find in _FIND.items():
+    for method, find in PARTS.items():
         try:
             await find(engine, [_PROBE])
         except (ValueError, NotImplementedError) as error:
@@ -89,14 +89,19 @@ async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_p
             else:
                 asked.append(Question(_in_fixed_order(task.pair), principle))
                 places.append(place)
-    find = choice.find_by_reasoning if way.reasoning else _FIND[way.method]
-    for place, question, finding in zip(places, asked, await _find(find, engine, asked), strict=True):
+    for place, question, finding in zip(places, asked, await _find(_finder(way), engine, asked), strict=True):
         swapped = question.pair != tasks[place[0]].pair
         findings[place] = _exchanged(finding, way.method) if swapped else finding
     return [
         _judgement(task, [findings[index, place] for place in range(len(task.principles))], way)
         for index, task in enumerate(tasks)
     ]
+
+
+def _finder(way: Way) -> Find:
+    if isinstance(way.calibration, MixCalibration):
+        return partial(mix.find, methods=way.calibration.methods)
+    return choice.find_by_reasoning if way.reasoning else PARTS[way.method]
 
 
 def _without_model(pair: Pair) -> Finding | None:
@@ -118,6 +123,8 @@ def _exchanged(finding: Finding, method: str) -> Finding:
     if method == "choice":
         # A shown first is the order in which the other answer was shown second.
         evidence = evidence[::-1]
+    elif method == "mix" and evidence:
+        evidence = (*evidence[1::-1], *evidence[2:])
     return replace(finding, evidence=evidence, rationale=finding.rationale_swapped, rationale_swapped=finding.rationale)
 
 

@@ -45,9 +45,10 @@ class Finding:
     """What a method found for one question, before calibration, or why it found nothing.
 
     ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
-    From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. It is empty when
-    ``failure`` says why there is none, and for identical answers. ``unavailable`` is true when the model could not be
-    reached, ``written`` when it gave no log-probs and was read by the options that it wrote.
+    From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. From ``mix``: that
+    of all three, in this order. It is empty when ``failure`` says why there is none, and for identical answers.
+    ``unavailable`` is true when the model could not be reached, ``written`` when it gave no log-probs and was read by
+    the options that it wrote.
     """
 
     evidence: tuple[float, ...] = ()

@@ -11,7 +11,7 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.judge import metrics
-from charter.judge.calibration import DEFAULTS, CalibrationError, load_calibration
+from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, MixCalibration, load_calibration
 from charter.judge.judging import METHODS, unsupported_methods
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
@@ -35,7 +35,7 @@ class JudgeConfig:
     constitution: Path
     # transformers, vllm, openai or fake; see charter.inference.load.
     engine: str = "transformers"
-    # choice, verdict or contrast: how pairs are compared when the request does not say.
+    # choice, verdict, contrast or mix: how pairs are compared when the request does not say.
     method: str = "contrast"
     # Calibration file to apply; without one the defaults of charter.judge.calibration.
     calibration: Path | None = None
@@ -60,6 +60,7 @@ class JudgeRoom:
                 raise CalibrationError(f"{config.calibration} has no calibration for method {config.method}")
             calibrations |= fitted.methods
         self._method = config.method
+        self._calibrations = calibrations
         self._constitution = WatchedConstitution(config.constitution)
         if fitted is not None and fitted.constitution_digest != self._constitution.current.digest:
             logger.warning(
@@ -92,12 +93,24 @@ class JudgeRoom:
         Raises ``OSError`` when the model cannot be found, ``ValueError`` when it cannot judge by the default method.
         """
         await self.engine.start()
-        self._servicer.unsupported = await unsupported_methods(self.engine)
+        self._servicer.unsupported = await self._unsupported()
         if self._method in self._servicer.unsupported:
             reason = self._servicer.unsupported[self._method]
             raise ValueError(f"{self.engine.info().model} cannot judge by {self._method}: {reason}")
         self._watching = asyncio.create_task(self._constitution.watch())
         self._servicer.ready = True
+
+    async def _unsupported(self) -> dict[str, str]:
+        """The methods that this model cannot do, and why. Weights that nobody fitted are taken from a mix first."""
+        reasons = await unsupported_methods(self.engine)
+        mix = self._calibrations["mix"]
+        if mix is DEFAULT_MIX:
+            mix = self._calibrations["mix"] = DEFAULT_MIX.only(set(METHODS) - set(reasons))
+        parts = mix.methods if isinstance(mix, MixCalibration) else ()
+        missing = [f"{name}: {reasons[name]}" for name in parts if name in reasons]
+        if missing or not parts:
+            reasons["mix"] = "; ".join(missing) or "it can do none of the methods"
+        return reasons
 
     async def stop(self) -> None:
         """Free the model."""

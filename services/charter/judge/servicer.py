@@ -11,7 +11,7 @@ import grpc
 
 from charter.inference.engine import BudgetSpentError, Engine, Sampling
 from charter.judge import judging, metrics, rating, writing
-from charter.judge.calibration import MethodCalibration
+from charter.judge.calibration import Calibration
 from charter.judge.judging import METHODS, Task, Way, usage_proto
 from charter.judge.pairs import Pair
 from charter.judge.principles import principles_for
@@ -36,7 +36,7 @@ class Judge:
     engine: Engine
     constitution: WatchedConstitution
     default_method: str
-    calibrations: dict[str, MethodCalibration]
+    calibrations: dict[str, Calibration]
     # Items of a request that go to the engine in one call. One for a remote engine: a failure then costs one label.
     items_per_call: int
     # Calls of one request that wait for the engine at the same time.

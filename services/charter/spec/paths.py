@@ -35,7 +35,7 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path) -> list[tuple[str, str]]:
             setattr(spec.judge, name, file(f"judge.{name}", value))
     if spec.policy.engine != "fake":
         spec.policy.model = model("policy.model", spec.policy.model)
-    if spec.judge.engine not in ("openai", "fake"):
+    if spec.judge.engine not in ("openai", "fake", "external"):
         spec.judge.model = model("judge.model", spec.judge.model)
     if spec.preference_model.model:
         spec.preference_model.model = model("preference_model.model", spec.preference_model.model)

@@ -34,6 +34,8 @@ class _JudgingMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Judging
     """P(yes) to a question about one answer, compared across the two."""
     JUDGING_METHOD_CONTRAST: _JudgingMethod.ValueType  # 3
     """Likelihood of each answer under a prompt that states the principle against one that states its opposite."""
+    JUDGING_METHOD_MIX: _JudgingMethod.ValueType  # 4
+    """The weighed evidence of the others; the weights are in the calibration file."""
 
 class JudgingMethod(_JudgingMethod, metaclass=_JudgingMethodEnumTypeWrapper):
     """How a pair is compared."""
@@ -46,6 +48,8 @@ JUDGING_METHOD_VERDICT: JudgingMethod.ValueType  # 2
 """P(yes) to a question about one answer, compared across the two."""
 JUDGING_METHOD_CONTRAST: JudgingMethod.ValueType  # 3
 """Likelihood of each answer under a prompt that states the principle against one that states its opposite."""
+JUDGING_METHOD_MIX: JudgingMethod.ValueType  # 4
+"""The weighed evidence of the others; the weights are in the calibration file."""
 Global___JudgingMethod: _TypeAlias = JudgingMethod  # noqa: Y015
 
 @_typing.final
@@ -538,6 +542,7 @@ class Principle(_message.Message):
     FOLLOW_FIELD_NUMBER: _builtins.int
     OPPOSE_FIELD_NUMBER: _builtins.int
     OPPOSE_WITHOUT_PROMPT_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     dimension: _builtins.str
     """helpful, harmless, honest, or the user's own."""
@@ -551,6 +556,10 @@ class Principle(_message.Message):
     oppose: _builtins.str
     oppose_without_prompt: _builtins.bool
     """The writer of `oppose` has not read the conversation: what is likely from anybody is then no merit."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparisonExample]:
+        """Shown to the judge before the pair by the method CHOICE."""
+
     def __init__(
         self,
         *,
@@ -563,14 +572,42 @@ class Principle(_message.Message):
         follow: _builtins.str = ...,
         oppose: _builtins.str = ...,
         oppose_without_prompt: _builtins.bool = ...,
+        examples: _abc.Iterable[Global___ComparisonExample] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "follow", b"follow", "id", b"id", "oppose", b"oppose", "oppose_without_prompt", b"oppose_without_prompt", "revise", b"revise", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "examples", b"examples", "follow", b"follow", "id", b"id", "oppose", b"oppose", "oppose_without_prompt", b"oppose_without_prompt", "revise", b"revise", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Principle: _TypeAlias = Principle  # noqa: Y015
+
+@_typing.final
+class ComparisonExample(_message.Message):
+    """A request and two answers, of which one keeps to the principle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    BETTER_FIELD_NUMBER: _builtins.int
+    WORSE_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    better: _builtins.str
+    worse: _builtins.str
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        better: _builtins.str = ...,
+        worse: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["better", b"better", "prompt", b"prompt", "worse", b"worse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparisonExample: _TypeAlias = ComparisonExample  # noqa: Y015
 
 @_typing.final
 class Constitution(_message.Message):

@@ -188,7 +188,9 @@ class JudgeSpec(_message.Message):
     model: _builtins.str
     """Hub id, folder, or with engine openai the endpoint's name of the model."""
     engine: _builtins.str
-    """Engine of `charter up`: transformers, vllm, openai, fake. Default transformers."""
+    """Engine of `charter up`: transformers, vllm, openai, fake, or external (services.judge is somebody else's server
+    that speaks JudgeService: no judge is started). Default transformers.
+    """
     endpoint: _builtins.str
     """Base URL of an OpenAI-compatible endpoint (engine openai). The key is read from OPENAI_API_KEY."""
     constitution: _builtins.str

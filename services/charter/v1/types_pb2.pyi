@@ -260,7 +260,8 @@ class PrincipleJudgement(_message.Message):
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """What the probability was computed from, before calibration, in nats. CHOICE: log-odds of A when shown
         first and when shown second. VERDICT and CONTRAST: A's lead over B under the principle and under its
-        opposite. Empty where the method asked no model.
+        opposite. MIX: the six numbers of CHOICE, VERDICT and CONTRAST, zeros for one that is not in the mix. Empty where
+        the method asked no model.
         """
 
     def __init__(

@@ -2,26 +2,29 @@
 
 As Bai et al. 2022 (arXiv 2212.08073), section 4.1, with both orders as in Lee et al. 2023 (arXiv 2309.00267), section
 2.1. The conversation comes first and the principle last, so that an engine with a prefix cache reads the answers once
-for all principles.
+for all principles. A principle's examples come before it as turns of their own, the better answer first and second in
+turn; in the swapped order they are swapped too, so that they favour no position.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from charter.inference.engine import ChatMessage, Engine, GeneratedSample, Prompt, Sampling
+from charter.judge.constitution import Principle
 from charter.judge.options import Odds, log_odds
-from charter.judge.pairs import Finding, Question, Usage, too_long, total, transcript
+from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
 from charter.judge.text_generation import write_each
 
 _LETTERS = ("A", "B")
 _PREFIX = "The better response is ("
+_ENDING = "Answer with one letter, A or B."
 _RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
 
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
     """Judge each question by its answer letters."""
     prompts = [
-        Prompt((_shown(question, swapped, "Answer with one letter, A or B."),), _PREFIX)
+        Prompt((*_examples(question.principle, swapped), _shown(question, swapped, _ENDING)), _PREFIX)
         for question in questions
         for swapped in (False, True)
     ]
@@ -32,7 +35,8 @@ async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
 async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
     """As ``find``, after a rationale that the model writes greedily for each order (Lee et al. 2023, section 2.1.2).
 
-    A question whose rationale does not fit the context is a failure. The others are asked for their letters.
+    A question whose rationale does not fit the context is a failure. The others are asked for their letters. Examples
+    are not shown: they have no rationale, and the model would follow them and write none.
     """
     asked = [_shown(q, swapped, "Let us think step by step.") for q in questions for swapped in (False, True)]
     written = await write_each(engine, [Prompt((turn,)) for turn in asked], _RATIONALE)
@@ -58,6 +62,15 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
             usage=total(found.usage, _spent(straight), _spent(swapped)),
         )
     return [findings[place] for place in range(len(questions))]
+
+
+def _examples(principle: Principle, swapped: bool) -> Iterator[ChatMessage]:
+    """The examples as questions with their answers."""
+    for index, example in enumerate(principle.examples):
+        better_second = (index % 2 == 1) != swapped
+        pair = Pair((ChatMessage("user", example.prompt),), example.better, example.worse)
+        yield _shown(Question(pair, principle), better_second, _ENDING)
+        yield ChatMessage("assistant", f"{_PREFIX}{_LETTERS[better_second]})")
 
 
 def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:

@@ -67,7 +67,9 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     }
     artifacts.save_record()
     write_text(artifacts.spec, spec_to_json(spec))
-    write_text(artifacts.constitution, constitution.source_yaml)
+    if constitution.source_yaml:
+        # A judge that is not ours may have none.
+        write_text(artifacts.constitution, constitution.source_yaml)
     return constitution
 
 
