@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +85,13 @@ class Stage:
         return work(run, attempt, spec, artifacts, Reporter(artifacts, run, attempt, trainer))
 
     @contextmanager
-    def process(self, run: str, spec: run_pb2.RunSpec, trainer: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def process(
+        self, run: str, spec: run_pb2.RunSpec, trainer: str, program: Sequence[str] = ("charter.worker",)
+    ) -> Iterator["subprocess.Popen[bytes]"]:
         """A worker as a process of its own; killed at the end of the block if it still runs."""
-        environment = {**os.environ, metrics.PORT_VARIABLE: "0", "PYTHONPATH": str(SOURCE)}
-        command = [sys.executable, "-m", "charter.worker", *self.arguments(run, spec, trainer=trainer)]
+        path = os.pathsep.join((str(SOURCE), str(SOURCE.parent)))
+        environment = {**os.environ, metrics.PORT_VARIABLE: "0", "PYTHONPATH": path}
+        command = [sys.executable, "-m", *program, *self.arguments(run, spec, trainer=trainer)]
         worker = subprocess.Popen(command, env=environment)
         try:
             yield worker

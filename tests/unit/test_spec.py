@@ -191,7 +191,15 @@ def test_every_optional_number_has_a_default() -> None:
         if field.has_presence and not getattr(filled, section.name).HasField(field.name)
     ]
     # The engine has the defaults of the limits.
-    assert unset == ["judge.limits", "ppo.kl_target"]
+    assert unset == [
+        "judge.limits",
+        "comparisons.refresh_every_steps",
+        "ppo.kl_target",
+        "ppo.dual_clip",
+        "ppo.score_clip",
+        "evaluation.every_steps",
+        "evaluation.patience",
+    ]
 
 
 def test_defaults_are_those_that_the_contract_states() -> None:

@@ -11,13 +11,19 @@ import torch
 from charter.worker import checkpoint
 from charter.worker.checkpoint import Progress
 from charter.worker.errors import RunError
-from charter.worker.step import learn
+from charter.worker.formulas import Moments
+from charter.worker.step import Controls, learn
 
-from tests.unit.test_worker_update import make_episodes, make_learner
+from tests.learners import critic_of, make_episodes, make_learner
 
 
 def progress(step: int) -> Progress:
-    return Progress(step=step, prompt_cursor=16 * step, weight_version=step + 1, kl_coefficient=0.05 + step / 7)
+    return Progress(
+        step=step,
+        prompt_cursor=16 * step,
+        weight_version=step + 1,
+        controls=Controls(0.05 + step / 7, Moments(3 * step, step / 9, step / 11)),
+    )
 
 
 def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: Path) -> None:
@@ -25,11 +31,11 @@ def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: P
     unbroken = make_learner(tiny_model)
     torch.manual_seed(1)
     for step in range(2):
-        learn(unbroken, make_episodes(step), step, 0.05)
+        learn(unbroken, make_episodes(step), step, Controls(0.05))
     checkpoint.save(tmp_path, unbroken, progress(2), keep=1)
     draws = random.random(), np.random.rand(), torch.rand(1).item()
     checkpoint.restore(tmp_path / "step-000002", unbroken)
-    history = [learn(unbroken, make_episodes(step), step, 0.05) for step in (2, 3)]
+    history = [learn(unbroken, make_episodes(step), step, Controls(0.05)) for step in (2, 3)]
 
     resumed = make_learner(tiny_model)
     found = checkpoint.newest(tmp_path)
@@ -39,8 +45,8 @@ def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: P
     checkpoint.restore(path, resumed)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == draws
     checkpoint.restore(path, resumed)
-    assert [learn(resumed, make_episodes(step), step, 0.05) for step in (2, 3)] == history
-    for one, other in ((resumed.actor, unbroken.actor), (resumed.critic, unbroken.critic)):
+    assert [learn(resumed, make_episodes(step), step, Controls(0.05)) for step in (2, 3)] == history
+    for one, other in ((resumed.actor, unbroken.actor), (critic_of(resumed), critic_of(unbroken))):
         assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
@@ -48,7 +54,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tiny_model: Path, tmp_path: 
     from safetensors.torch import load_file
 
     learner = make_learner(tiny_model)
-    learn(learner, make_episodes(), 0, 0.05)
+    learn(learner, make_episodes(), 0, Controls(0.05))
     path = checkpoint.save(tmp_path, learner, progress(1), keep=1)
     assert not any("lm_head" in name for name in load_file(path / "actor.safetensors"))
     other = make_learner(tiny_model)
@@ -82,7 +88,7 @@ def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: P
 @pytest.mark.parametrize("name", ["actor.safetensors", "critic_optimizer.safetensors", "state.json"])
 def test_a_damaged_one_is_passed_over(tiny_model: Path, tmp_path: Path, name: str) -> None:
     learner = make_learner(tiny_model)
-    learn(learner, make_episodes(), 0, 0.05)
+    learn(learner, make_episodes(), 0, Controls(0.05))
     good = checkpoint.save(tmp_path, learner, progress(1), keep=2)
     damaged = checkpoint.save(tmp_path, learner, progress(2), keep=2) / name
     content = bytearray(damaged.read_bytes())

@@ -77,6 +77,7 @@ def ppo_plots(steps: Steps) -> list[Plot]:
     plots = [
         _reward(steps),
         _kl(steps),
+        _over_optimisation(steps),
         _lines(
             steps,
             "Answer length",
@@ -221,6 +222,32 @@ def _kl(steps: Steps) -> Plot | None:
     return Plot("KL to the start", svg, caption, ("k1", "k3", "coefficient"))
 
 
+def _over_optimisation(steps: Steps) -> Plot | None:
+    measured = [
+        (math.sqrt(max(metrics["held_out_kl"], 0.0)), metrics["held_out_score"], metrics["held_out_judge"])
+        for metrics in steps.values()
+        if {"held_out_kl", "held_out_score", "held_out_judge"} <= set(metrics)
+    ]
+    if not measured:
+        return None
+    distance, score, judge = (list(column) for column in zip(*sorted(measured), strict=True))
+
+    def draw(upper: Axes, lower: Axes) -> None:
+        _plot_series(upper, 0, distance, score)
+        upper.tick_params(labelbottom=False)
+        _plot_series(lower, 1, distance, judge)
+        lower.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        lower.yaxis.set_major_formatter(PercentFormatter(1))
+        lower.set_xlabel("square root of the KL to the start, nats per answer")
+
+    caption = (
+        "On held-out prompts, against how far the policy has moved: above, the score that training raises; below, how "
+        "likely the judge prefers its answer to the starting policy's. Where they part, the policy exploits its reward."
+    )
+    svg = _svg("over-optimisation", "Held-out score and judge's preference over KL", draw, heights=(1, 1))
+    return Plot("Over-optimisation", svg, caption, ("score", "judge"))
+
+
 def _step_seconds(steps: Steps) -> Plot | None:
     parts = {
         "sampling_seconds": "sampling",
@@ -292,7 +319,7 @@ def _column(steps: Steps, metric: str) -> tuple[list[int], list[float]]:
     return list(found), list(found.values())
 
 
-def _plot_series(axes: Axes, index: int, x: Sequence[int], y: Sequence[float]) -> None:
+def _plot_series(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
     marker = "o" if len(x) <= 40 else None
     axes.plot(x, y, color=_SERIES[index], linestyle=_DASHES[index], marker=marker, zorder=3 - 0.1 * index)
 

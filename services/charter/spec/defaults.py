@@ -13,13 +13,15 @@ PREFERENCE_CONTROL = "127.0.0.1:50063"
 TRAINER = "127.0.0.1:50054"
 TRAINER_CONTROL = "127.0.0.1:50064"
 
-# Unset stays unset for ppo.kl_target (a fixed coefficient) and the optional files of the judge.
+# Unset stays unset for ppo.kl_target (a fixed coefficient), ppo.dual_clip and ppo.score_clip (none),
+# comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
+# judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"engine": "auto"},
     "judge": {"engine": "transformers", "ensemble_size": 1, "labelled_pairs_limit": 100},
     "prompts": {"max_prompt_tokens": 256},
     "sampling": {"temperature": 1.0, "max_new_tokens": 64},
-    "comparisons": {"pairs": 64, "held_out_fraction": 0.2},
+    "comparisons": {"pairs": 64, "held_out_fraction": 0.2, "refresh_pairs": 32},
     "preference_model": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-5},
     "ppo": {
         "steps": 8,
@@ -38,8 +40,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "missing_eos_penalty": 1.0,
         "importance_ratio_cap": 2.0,
         "critic_warmup_steps": 0,
+        "entropy_coefficient": 0.0,
+        "dpo_beta": 0.1,
+        "precision": "float32",
     },
-    "evaluation": {"prompts": 32, "bootstrap_samples": 2000},
+    "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
+    "evaluation": {"prompts": 32, "bootstrap_samples": 2000, "watched_prompts": 16},
     "checkpoints": {"every_steps": 1, "keep": 2},
     "services": {
         "policy": [POLICY],
@@ -48,6 +54,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "preference": PREFERENCE,
         "preference_control": PREFERENCE_CONTROL,
     },
+}
+
+_SAMPLES_PER_PROMPT = {
+    run_pb2.ALGORITHM_PPO: 1,
+    run_pb2.ALGORITHM_REINFORCE_PLUS_PLUS: 1,
+    run_pb2.ALGORITHM_ONLINE_DPO: 2,
+    run_pb2.ALGORITHM_GRPO: 4,
+    run_pb2.ALGORITHM_RLOO: 4,
 }
 
 
@@ -66,4 +80,8 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
                 setattr(message, name, default)
     if not filled.preference_model.model:
         filled.preference_model.model = filled.policy.model
+    if not filled.ppo.algorithm:
+        filled.ppo.algorithm = run_pb2.ALGORITHM_PPO
+    if not filled.ppo.HasField("samples_per_prompt"):
+        filled.ppo.samples_per_prompt = _SAMPLES_PER_PROMPT[filled.ppo.algorithm]
     return filled

@@ -21,6 +21,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Algorithm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Algorithm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALGORITHM_UNSPECIFIED: _Algorithm.ValueType  # 0
+    """PPO."""
+    ALGORITHM_PPO: _Algorithm.ValueType  # 1
+    """Clipped policy gradient with a learned critic (Schulman et al. 2017)."""
+    ALGORITHM_GRPO: _Algorithm.ValueType  # 2
+    """Advantages relative to the other answers to the prompt, KL in the loss (Shao et al. 2024)."""
+    ALGORITHM_RLOO: _Algorithm.ValueType  # 3
+    """REINFORCE on whole answers, baseline from the other answers to the prompt (Ahmadian et al. 2024)."""
+    ALGORITHM_REINFORCE_PLUS_PLUS: _Algorithm.ValueType  # 4
+    """PPO's loss on rewards to go without a critic, normalised over the step (Hu 2025)."""
+    ALGORITHM_ONLINE_DPO: _Algorithm.ValueType  # 5
+    """DPO on pairs of fresh answers that the judge compares (Guo et al. 2024); needs no preference model."""
+
+class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper):
+    """How the policy learns from rewards. docs/algorithms.md says when to choose which."""
+
+ALGORITHM_UNSPECIFIED: Algorithm.ValueType  # 0
+"""PPO."""
+ALGORITHM_PPO: Algorithm.ValueType  # 1
+"""Clipped policy gradient with a learned critic (Schulman et al. 2017)."""
+ALGORITHM_GRPO: Algorithm.ValueType  # 2
+"""Advantages relative to the other answers to the prompt, KL in the loss (Shao et al. 2024)."""
+ALGORITHM_RLOO: Algorithm.ValueType  # 3
+"""REINFORCE on whole answers, baseline from the other answers to the prompt (Ahmadian et al. 2024)."""
+ALGORITHM_REINFORCE_PLUS_PLUS: Algorithm.ValueType  # 4
+"""PPO's loss on rewards to go without a critic, normalised over the step (Hu 2025)."""
+ALGORITHM_ONLINE_DPO: Algorithm.ValueType  # 5
+"""DPO on pairs of fresh answers that the judge compares (Guo et al. 2024); needs no preference model."""
+Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -96,6 +132,7 @@ class RunSpec(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
@@ -119,6 +156,8 @@ class RunSpec(_message.Message):
     def checkpoints(self) -> Global___CheckpointSpec: ...
     @_builtins.property
     def services(self) -> Global___ServiceAddresses: ...
+    @_builtins.property
+    def reward(self) -> Global___RewardSpec: ...
     def __init__(
         self,
         *,
@@ -134,10 +173,11 @@ class RunSpec(_message.Message):
         evaluation: Global___EvaluationSpec | None = ...,
         checkpoints: Global___CheckpointSpec | None = ...,
         services: Global___ServiceAddresses | None = ...,
+        reward: Global___RewardSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,28 +402,46 @@ class ComparisonSpec(_message.Message):
 
     PAIRS_FIELD_NUMBER: _builtins.int
     HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
+    REFRESH_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    REFRESH_PAIRS_FIELD_NUMBER: _builtins.int
     pairs: _builtins.int
     """Pairs to sample and label. Default 64."""
     held_out_fraction: _builtins.float
     """Share held out from the fit, by prompt. Default 0.2."""
+    refresh_every_steps: _builtins.int
+    """After every so many steps, label pairs of the policy as it is then, and fit the preference model again to all pairs
+    so far. Unset = never.
+    """
+    refresh_pairs: _builtins.int
+    """Pairs of each such time. Default 32."""
     def __init__(
         self,
         *,
         pairs: _builtins.int | None = ...,
         held_out_fraction: _builtins.float | None = ...,
+        refresh_every_steps: _builtins.int | None = ...,
+        refresh_pairs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "_refresh_every_steps", b"_refresh_every_steps", "_refresh_pairs", b"_refresh_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs", "refresh_every_steps", b"refresh_every_steps", "refresh_pairs", b"refresh_pairs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "_refresh_every_steps", b"_refresh_every_steps", "_refresh_pairs", b"_refresh_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs", "refresh_every_steps", b"refresh_every_steps", "refresh_pairs", b"refresh_pairs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
     _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
     _WhichOneofReturnType__pairs: _TypeAlias = _typing.Literal["pairs"]  # noqa: Y015
     _WhichOneofArgType__pairs: _TypeAlias = _typing.Literal["_pairs", b"_pairs"]  # noqa: Y015
+    _WhichOneofReturnType__refresh_every_steps: _TypeAlias = _typing.Literal["refresh_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__refresh_every_steps: _TypeAlias = _typing.Literal["_refresh_every_steps", b"_refresh_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__refresh_pairs: _TypeAlias = _typing.Literal["refresh_pairs"]  # noqa: Y015
+    _WhichOneofArgType__refresh_pairs: _TypeAlias = _typing.Literal["_refresh_pairs", b"_refresh_pairs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_fraction) -> _WhichOneofReturnType__held_out_fraction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pairs) -> _WhichOneofReturnType__pairs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refresh_every_steps) -> _WhichOneofReturnType__refresh_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refresh_pairs) -> _WhichOneofReturnType__refresh_pairs | None: ...
 
 Global___ComparisonSpec: _TypeAlias = ComparisonSpec  # noqa: Y015
 
@@ -434,7 +492,7 @@ Global___PreferenceModelSpec: _TypeAlias = PreferenceModelSpec  # noqa: Y015
 
 @_typing.final
 class PpoSpec(_message.Message):
-    """PPO. Defaults follow "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031) unless said otherwise."""
+    """PPO and the algorithms that share its step. Defaults follow "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031) unless said otherwise."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -455,6 +513,14 @@ class PpoSpec(_message.Message):
     MISSING_EOS_PENALTY_FIELD_NUMBER: _builtins.int
     IMPORTANCE_RATIO_CAP_FIELD_NUMBER: _builtins.int
     CRITIC_WARMUP_STEPS_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SAMPLES_PER_PROMPT_FIELD_NUMBER: _builtins.int
+    DUAL_CLIP_FIELD_NUMBER: _builtins.int
+    ENTROPY_COEFFICIENT_FIELD_NUMBER: _builtins.int
+    NORMALISE_SCORES_FIELD_NUMBER: _builtins.int
+    SCORE_CLIP_FIELD_NUMBER: _builtins.int
+    DPO_BETA_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Default 8."""
     episodes_per_step: _builtins.int
@@ -489,6 +555,24 @@ class PpoSpec(_message.Message):
     """Truncation of the importance ratio between the trainer's and the sampler's log-probs. Default 2."""
     critic_warmup_steps: _builtins.int
     """Steps in which only the critic learns. Default 0: the critic starts from the preference model."""
+    algorithm: Global___Algorithm.ValueType
+    """Unset = ppo."""
+    samples_per_prompt: _builtins.int
+    """Answers to each prompt of a step. Unset = 1 with ppo and reinforce_plus_plus, 4 with grpo and rloo, 2 with online_dpo."""
+    dual_clip: _builtins.float
+    """Bound of the loss where the advantage is negative, as a multiple of it (Ye et al. 2020). Unset = none."""
+    entropy_coefficient: _builtins.float
+    """Reward of entropy, per token and nat, in the policy's loss. Default 0."""
+    normalise_scores: _builtins.bool
+    """Shift and scale scores to mean 0 and variance 1 of all scores of the run so far (Zheng et al. 2023)."""
+    score_clip: _builtins.float
+    """Bound of the score's size, after it was normalised. Unset = none."""
+    dpo_beta: _builtins.float
+    """Strength of the pull to the reference in online DPO. Default 0.1."""
+    precision: _builtins.str
+    """Of the matrix products: float32, or bfloat16 where the machine has units for it (weights, losses and optimiser stay
+    float32). Default float32.
+    """
     def __init__(
         self,
         *,
@@ -509,15 +593,29 @@ class PpoSpec(_message.Message):
         missing_eos_penalty: _builtins.float | None = ...,
         importance_ratio_cap: _builtins.float | None = ...,
         critic_warmup_steps: _builtins.int | None = ...,
+        algorithm: Global___Algorithm.ValueType = ...,
+        samples_per_prompt: _builtins.int | None = ...,
+        dual_clip: _builtins.float | None = ...,
+        entropy_coefficient: _builtins.float | None = ...,
+        normalise_scores: _builtins.bool = ...,
+        score_clip: _builtins.float | None = ...,
+        dpo_beta: _builtins.float | None = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "algorithm", b"algorithm", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "normalise_scores", b"normalise_scores", "precision", b"precision", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__critic_learning_rate: _TypeAlias = _typing.Literal["critic_learning_rate"]  # noqa: Y015
     _WhichOneofArgType__critic_learning_rate: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__critic_warmup_steps: _TypeAlias = _typing.Literal["critic_warmup_steps"]  # noqa: Y015
     _WhichOneofArgType__critic_warmup_steps: _TypeAlias = _typing.Literal["_critic_warmup_steps", b"_critic_warmup_steps"]  # noqa: Y015
+    _WhichOneofReturnType__dpo_beta: _TypeAlias = _typing.Literal["dpo_beta"]  # noqa: Y015
+    _WhichOneofArgType__dpo_beta: _TypeAlias = _typing.Literal["_dpo_beta", b"_dpo_beta"]  # noqa: Y015
+    _WhichOneofReturnType__dual_clip: _TypeAlias = _typing.Literal["dual_clip"]  # noqa: Y015
+    _WhichOneofArgType__dual_clip: _TypeAlias = _typing.Literal["_dual_clip", b"_dual_clip"]  # noqa: Y015
+    _WhichOneofReturnType__entropy_coefficient: _TypeAlias = _typing.Literal["entropy_coefficient"]  # noqa: Y015
+    _WhichOneofArgType__entropy_coefficient: _TypeAlias = _typing.Literal["_entropy_coefficient", b"_entropy_coefficient"]  # noqa: Y015
     _WhichOneofReturnType__episodes_per_step: _TypeAlias = _typing.Literal["episodes_per_step"]  # noqa: Y015
     _WhichOneofArgType__episodes_per_step: _TypeAlias = _typing.Literal["_episodes_per_step", b"_episodes_per_step"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
@@ -542,6 +640,10 @@ class PpoSpec(_message.Message):
     _WhichOneofArgType__missing_eos_penalty: _TypeAlias = _typing.Literal["_missing_eos_penalty", b"_missing_eos_penalty"]  # noqa: Y015
     _WhichOneofReturnType__ratio_clip: _TypeAlias = _typing.Literal["ratio_clip"]  # noqa: Y015
     _WhichOneofArgType__ratio_clip: _TypeAlias = _typing.Literal["_ratio_clip", b"_ratio_clip"]  # noqa: Y015
+    _WhichOneofReturnType__samples_per_prompt: _TypeAlias = _typing.Literal["samples_per_prompt"]  # noqa: Y015
+    _WhichOneofArgType__samples_per_prompt: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__score_clip: _TypeAlias = _typing.Literal["score_clip"]  # noqa: Y015
+    _WhichOneofArgType__score_clip: _TypeAlias = _typing.Literal["_score_clip", b"_score_clip"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__value_clip: _TypeAlias = _typing.Literal["value_clip"]  # noqa: Y015
@@ -552,6 +654,12 @@ class PpoSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__critic_learning_rate) -> _WhichOneofReturnType__critic_learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__critic_warmup_steps) -> _WhichOneofReturnType__critic_warmup_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dpo_beta) -> _WhichOneofReturnType__dpo_beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dual_clip) -> _WhichOneofReturnType__dual_clip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy_coefficient) -> _WhichOneofReturnType__entropy_coefficient | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__episodes_per_step) -> _WhichOneofReturnType__episodes_per_step | None: ...
     @_typing.overload
@@ -577,6 +685,10 @@ class PpoSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio_clip) -> _WhichOneofReturnType__ratio_clip | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__samples_per_prompt) -> _WhichOneofReturnType__samples_per_prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_clip) -> _WhichOneofReturnType__score_clip | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value_clip) -> _WhichOneofReturnType__value_clip | None: ...
@@ -586,6 +698,51 @@ class PpoSpec(_message.Message):
 Global___PpoSpec: _TypeAlias = PpoSpec  # noqa: Y015
 
 @_typing.final
+class RewardSpec(_message.Message):
+    """Where the score of an answer comes from: the weighted sum of these. Online DPO compares answers and asks none of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFERENCE_WEIGHT_FIELD_NUMBER: _builtins.int
+    JUDGE_WEIGHT_FIELD_NUMBER: _builtins.int
+    SERVICE_WEIGHT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    preference_weight: _builtins.float
+    """Of the preference model. 0 = there is none: no pairs are labelled before the first step. Default 1."""
+    judge_weight: _builtins.float
+    """Of the judge's direct rating, -1 to 1 (d-RLAIF, Lee et al. 2023). Default 0."""
+    service_weight: _builtins.float
+    """Of a service of your own. Default 0."""
+    service: _builtins.str
+    """Its address, host:port; it speaks PreferenceService.Score."""
+    def __init__(
+        self,
+        *,
+        preference_weight: _builtins.float | None = ...,
+        judge_weight: _builtins.float | None = ...,
+        service_weight: _builtins.float | None = ...,
+        service: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight", "_preference_weight", b"_preference_weight", "_service_weight", b"_service_weight", "judge_weight", b"judge_weight", "preference_weight", b"preference_weight", "service_weight", b"service_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight", "_preference_weight", b"_preference_weight", "_service_weight", b"_service_weight", "judge_weight", b"judge_weight", "preference_weight", b"preference_weight", "service", b"service", "service_weight", b"service_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__judge_weight: _TypeAlias = _typing.Literal["judge_weight"]  # noqa: Y015
+    _WhichOneofArgType__judge_weight: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight"]  # noqa: Y015
+    _WhichOneofReturnType__preference_weight: _TypeAlias = _typing.Literal["preference_weight"]  # noqa: Y015
+    _WhichOneofArgType__preference_weight: _TypeAlias = _typing.Literal["_preference_weight", b"_preference_weight"]  # noqa: Y015
+    _WhichOneofReturnType__service_weight: _TypeAlias = _typing.Literal["service_weight"]  # noqa: Y015
+    _WhichOneofArgType__service_weight: _TypeAlias = _typing.Literal["_service_weight", b"_service_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__judge_weight) -> _WhichOneofReturnType__judge_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preference_weight) -> _WhichOneofReturnType__preference_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__service_weight) -> _WhichOneofReturnType__service_weight | None: ...
+
+Global___RewardSpec: _TypeAlias = RewardSpec  # noqa: Y015
+
+@_typing.final
 class EvaluationSpec(_message.Message):
     """The comparison of the aligned policy with the one it started from."""
 
@@ -593,28 +750,56 @@ class EvaluationSpec(_message.Message):
 
     PROMPTS_FIELD_NUMBER: _builtins.int
     BOOTSTRAP_SAMPLES_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    WATCHED_PROMPTS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Held-out prompts. Default 32."""
     bootstrap_samples: _builtins.int
     """Bootstrap resamples of the confidence interval. Default 2000."""
+    every_steps: _builtins.int
+    """Let the judge compare the policy with the starting one after every so many steps too, on other held-out prompts.
+    The checkpoint that it likes best is kept. Unset = never.
+    """
+    watched_prompts: _builtins.int
+    """Held-out prompts of that, behind those of the final comparison. Default 16."""
+    patience: _builtins.int
+    """End the run and go back to the best checkpoint after so many comparisons in a row in which the score is above its
+    value there and the judge's is below. Unset = never.
+    """
     def __init__(
         self,
         *,
         prompts: _builtins.int | None = ...,
         bootstrap_samples: _builtins.int | None = ...,
+        every_steps: _builtins.int | None = ...,
+        watched_prompts: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_prompts", b"_prompts", "bootstrap_samples", b"bootstrap_samples", "prompts", b"prompts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_prompts", b"_prompts", "bootstrap_samples", b"bootstrap_samples", "prompts", b"prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bootstrap_samples: _TypeAlias = _typing.Literal["bootstrap_samples"]  # noqa: Y015
     _WhichOneofArgType__bootstrap_samples: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples"]  # noqa: Y015
+    _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
+    _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
     _WhichOneofReturnType__prompts: _TypeAlias = _typing.Literal["prompts"]  # noqa: Y015
     _WhichOneofArgType__prompts: _TypeAlias = _typing.Literal["_prompts", b"_prompts"]  # noqa: Y015
+    _WhichOneofReturnType__watched_prompts: _TypeAlias = _typing.Literal["watched_prompts"]  # noqa: Y015
+    _WhichOneofArgType__watched_prompts: _TypeAlias = _typing.Literal["_watched_prompts", b"_watched_prompts"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bootstrap_samples) -> _WhichOneofReturnType__bootstrap_samples | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompts) -> _WhichOneofReturnType__prompts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__watched_prompts) -> _WhichOneofReturnType__watched_prompts | None: ...
 
 Global___EvaluationSpec: _TypeAlias = EvaluationSpec  # noqa: Y015
 

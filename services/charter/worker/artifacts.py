@@ -56,7 +56,7 @@ class Artifacts:
         self.save_record()
 
     def answers(self, name: str) -> Path:
-        """File of held-out answers: ``before`` or ``after`` PPO."""
+        """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
 
 

@@ -1,4 +1,4 @@
-"""Episodes, and the padded micro-batches that the models read."""
+"""Episodes, and the micro-batches that the models read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charter.worker.ppo import token_mask
+from charter.worker.formulas import token_mask
 
 
 def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -24,6 +24,24 @@ def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             groups.append([row])
             longest = lengths[row]
+    return groups
+
+
+def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows so that the tokens of a group stay within ``budget``: longest first, each where there is room first.
+
+    A row longer than the budget is a group of its own.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = next((place for place, free in enumerate(room) if free >= lengths[row]), None)
+        if place is None:
+            groups.append([row])
+            room.append(budget - lengths[row])
+        else:
+            groups[place].append(row)
+            room[place] -= lengths[row]
     return groups
 
 
@@ -57,29 +75,32 @@ class Episodes:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Some episodes as a model reads them."""
+    """Some episodes as a model reads them: packed, one behind the other."""
 
     rows: list[int]
-    # Prompt and answer without the answer's last token, right-padded with 0; int64 [rows, tokens].
+    # Prompt and answer without the answer's last token, of every episode; int64 [1, tokens].
     input_ids: Tensor
-    # True where the hidden state predicts an answer token; bool [rows, tokens].
+    # Tokens of each episode.
+    lengths: list[int]
+    # Places whose hidden state predicts an answer token; int64 [answer tokens].
     states: Tensor
-    # The answers' tokens, row after row; int64 [answer tokens].
+    # The answers' tokens, episode after episode; int64 [answer tokens].
     targets: Tensor
 
 
 def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:
-    """Put the chosen episodes side by side."""
-    lengths = episodes.lengths
-    width = max(lengths[row] for row in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    states = torch.zeros(len(rows), width, dtype=torch.bool)
-    for place, row in enumerate(rows):
+    """Put the chosen episodes one behind the other."""
+    tokens: list[int] = []
+    states: list[int] = []
+    targets: list[int] = []
+    for row in rows:
         prompt, answer = episodes.prompts[row], episodes.answers[row]
-        input_ids[place, : lengths[row]] = torch.tensor([*prompt, *answer[:-1]])
-        states[place, len(prompt) - 1 : lengths[row]] = True
-    targets = torch.tensor([token for row in rows for token in episodes.answers[row]])
-    return MicroBatch(list(rows), input_ids.to(device), states.to(device), targets.to(device))
+        tokens += [*prompt, *answer[:-1]]
+        states += range(len(tokens) - len(answer), len(tokens))
+        targets += answer
+    lengths = [episodes.lengths[row] for row in rows]
+    input_ids, places, wanted = (torch.tensor(values, device=device) for values in (tokens, states, targets))
+    return MicroBatch(list(rows), input_ids.unsqueeze(0), lengths, places, wanted)
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

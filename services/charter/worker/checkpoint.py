@@ -22,8 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from charter.worker import overoptimisation
 from charter.worker.errors import RunError
+from charter.worker.formulas import Moments
 from charter.worker.models import copy_tensors, named_tensors
+from charter.worker.overoptimisation import Measurement
+from charter.worker.step import Controls
 from charter.worker.update import Learner
 
 logger = logging.getLogger("charter.worker")
@@ -43,17 +47,19 @@ class Progress:
     prompt_cursor: int
     # Version that the policy service has, or will be sent, for the actor's weights.
     weight_version: int
-    kl_coefficient: float
+    controls: Controls
+    # What the judge thought in the course of the run, oldest first.
+    measured: tuple[Measurement, ...] = ()
 
 
 def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
-    """Write a checkpoint, then delete all but the newest ``keep`` complete ones.
+    """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
 
     Raises ``RunError`` when it cannot be written (disk full); older checkpoints are untouched then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
-    final = folder / f"step-{progress.step:06d}"
+    final = folder_of(folder, progress.step)
     temporary = folder / f".{final.name}.tmp"
     temporary.mkdir()
     try:
@@ -83,11 +89,19 @@ def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         raise RunError(
             f"cannot write checkpoint {final}: {error}. Free space there; older checkpoints are kept"
         ) from error
+    best = folder_of(folder, overoptimisation.best(progress.measured).step) if progress.measured else None
     for old in complete(folder)[:-keep]:
+        if old == best:
+            continue
         # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
         (old / _COMPLETE).unlink()
         shutil.rmtree(old)
     return final
+
+
+def folder_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps is."""
+    return folder / f"step-{step:06d}"
 
 
 def complete(folder: Path) -> list[Path]:
@@ -107,7 +121,7 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
     """The newest checkpoint that is complete and undamaged, or None. Damaged ones are named in the log and left."""
     for path in reversed(complete(folder)):
         if json.loads((path / _COMPLETE).read_text()) == _digests(path):
-            return path, Progress(**json.loads((path / _STATE).read_text())["progress"])
+            return path, _progress(json.loads((path / _STATE).read_text())["progress"])
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
 
@@ -133,11 +147,17 @@ def restore(path: Path, learner: Learner) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gaussian, cached))
 
 
+def _progress(state: dict[str, Any]) -> Progress:
+    kl_coefficient, scores = state.pop("controls")
+    measured = tuple(Measurement(*one) for one in state.pop("measured"))
+    return Progress(**state, controls=Controls(kl_coefficient, Moments(*scores)), measured=measured)
+
+
 def _learning(learner: Learner) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-    return {
-        "actor": (learner.actor, learner.actor_optimizer),
-        "critic": (learner.critic, learner.critic_optimizer),
-    }
+    learning: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"actor": (learner.actor, learner.actor_optimizer)}
+    if learner.critic is not None and learner.critic_optimizer is not None:
+        learning["critic"] = (learner.critic, learner.critic_optimizer)
+    return learning
 
 
 def _moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -183,30 +183,42 @@ class Services:
 
         Raises ``ServiceError`` when the call fails, ``RunError`` for missing scores or scores of another version.
         """
-        request = preference_pb2.PreferenceServiceScoreRequest(
+        address = self.addresses.preference
+        found = _scores("preference", address, self._preference, items, version)
+        others = {response.weight_version for response in found} - {version}
+        if others:
+            raise RunError(
+                f"the preference service at {address} scored with version {sorted(others)}, this run "
+                f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
+            )
+        return [response.score for response in found]
+
+    def score_elsewhere(self, address: str, items: Sequence[tuple[Sequence[ChatMessage], str]]) -> list[float]:
+        """Score of each (prompt, answer) by any service with ``PreferenceService.Score``; raises as ``score``."""
+        with connect(address) as channel:
+            stub = preference_pb2_grpc.PreferenceServiceStub(channel)
+            return [response.score for response in _scores("reward", address, stub, items, 0)]
+
+    def rate(
+        self, items: Sequence[tuple[Sequence[ChatMessage], str]], options: judge_pb2.JudgingOptions
+    ) -> list[float]:
+        """The judge's rating of each (prompt, answer), -1 to 1. Raises as ``score``, also for one left unrated."""
+        request = judge_pb2.JudgeServiceScoreRequest(
             items=[
-                preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
+                judge_pb2.AnswerItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
                 for index, (prompt, answer) in enumerate(items)
             ],
-            required_weight_version=version,
+            options=options,
         )
-        address = self.addresses.preference
-        scores: dict[str, float] = {}
-        with explained("preference", address):
-            for response in self._preference.Score(request, timeout=BATCH):
-                if response.weight_version != version:
-                    raise RunError(
-                        f"the preference service at {address} scored with version {response.weight_version}, this run "
-                        f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
-                    )
-                if not np.isfinite(response.score):
-                    raise RunError(
-                        f"the preference service at {address} gave the score {response.score}: the preference model is "
-                        "broken. Look at preference_fit.json; lower preference_model.learning_rate"
-                    )
-                scores[response.item_id] = response.score
+        address = self.addresses.judge
+        ratings: dict[str, float] = {}
+        with explained("judge", address):
+            for response in self._judge.Score(request, timeout=BATCH):
+                if not response.rated:
+                    raise RunError(f"the judge at {address} could not rate an answer: {response.failure}")
+                ratings[response.item_id] = response.score
         ids = [item.id for item in request.items]
-        complete = _complete("preference", address, ids, scores)
+        complete = _complete("judge", address, ids, ratings)
         return [complete[item] for item in ids]
 
     def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int, *, force: bool = False) -> WeightUpdate:
@@ -217,6 +229,36 @@ class Services:
         """Serve a preference model, whatever was served before."""
         address = self.addresses.preference_control
         return send_weights([address], tensors, version, service="preference", force=True)
+
+
+def _scores(
+    service: str,
+    address: str,
+    stub: preference_pb2_grpc.PreferenceServiceStub,
+    items: Sequence[tuple[Sequence[ChatMessage], str]],
+    version: int,
+) -> list[preference_pb2.PreferenceServiceScoreResponse]:
+    """The score of each item, in their order."""
+    request = preference_pb2.PreferenceServiceScoreRequest(
+        items=[
+            preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
+            for index, (prompt, answer) in enumerate(items)
+        ],
+        required_weight_version=version,
+    )
+    scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
+    with explained(service, address):
+        for response in stub.Score(request, timeout=BATCH):
+            if not np.isfinite(response.score):
+                raise RunError(
+                    f"the {service} service at {address} gave the score {response.score}, so that nothing can be "
+                    "learned from it. If it is the preference model's, look at preference_fit.json and lower "
+                    "preference_model.learning_rate"
+                )
+            scores[response.item_id] = response
+    ids = [item.id for item in request.items]
+    complete = _complete(service, address, ids, scores)
+    return [complete[item] for item in ids]
 
 
 def _complete(service: str, address: str, ids: Sequence[str], results: Mapping[str, V]) -> Mapping[str, V]:

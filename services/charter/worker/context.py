@@ -16,6 +16,12 @@ STARTING_VERSION = 1
 PREFERENCE_VERSION = 1
 
 
+def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
+    """Whether a preference model scores the answers: not when only others do, or the judge compares pairs."""
+    compares = spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
+    return spec.reward.preference_weight > 0 and not compares
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run: its filled spec, its folder, the services, and whom it reports to."""
@@ -28,6 +34,11 @@ class Run:
     prompts: PromptSets
     constitution: judge_pb2.Constitution
     device: torch.device
+
+    @property
+    def needs_preference_model(self) -> bool:
+        """As the function of that name says of the spec."""
+        return needs_preference_model(self.spec)
 
     def judging_options(self, seed: int) -> judge_pb2.JudgingOptions:
         """How the spec wants pairs to be judged."""

@@ -1,6 +1,6 @@
 """The numbers of a run: names of RunEvent metrics, and what Prometheus scrapes from the worker.
 
-Each PPO metric of ``PPO`` is the Prometheus gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
+Each metric of ``PPO``, whatever the algorithm, is the gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
 ``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each.
 """
 
@@ -29,6 +29,8 @@ PPO = {
     "response_tokens_mean": "Mean tokens of an answer, EOS included.",
     "eos_share": "Share of answers that ended with EOS.",
     "policy_loss": "Clipped surrogate loss, mean over tokens and optimiser steps.",
+    "dpo_accuracy": "Share of the judged pairs in which the policy leans as the judge does (online DPO).",
+    "dpo_margin": "Mean lead of the answer that the judge prefers, in nats times dpo_beta (online DPO).",
     "value_loss": "Clipped value loss, mean over tokens and optimiser steps.",
     "clip_fraction": "Share of tokens whose ratio was clipped.",
     "value_clip_fraction": "Share of tokens whose value was clipped.",
@@ -39,12 +41,16 @@ PPO = {
     "importance_ratio_mean": "Mean probability ratio of trainer and sampler, before truncation.",
     "logprob_mismatch_mean": "Mean absolute difference in nats between trainer's and sampler's log-probs.",
     "logprob_mismatch_max": "Largest such difference.",
+    "held_out_judge": "P(the judge prefers the policy's answer to the starting policy's), watched held-out prompts.",
+    "held_out_score": "Mean score on the watched held-out prompts.",
+    "held_out_kl": "KL to the reference per answer in nats, estimator k3, on the watched held-out prompts.",
     "tokens_per_second": "Answer tokens per second of the whole step.",
     "episodes_per_second": "Answers per second of the whole step.",
     "sampling_seconds": "Seconds to sample the answers.",
     "scoring_seconds": "Seconds to score them.",
     "update_seconds": "Seconds for log-probs, advantages and optimiser steps.",
     "weight_sync_seconds": "Seconds until every policy replica served the new weights.",
+    "watching_seconds": "Seconds to have the judge compare the policy with the starting one, where that is due.",
     "step_seconds": "Seconds of the whole step, without the checkpoint.",
     "weight_version": "Version that the policy serves after the step.",
 }

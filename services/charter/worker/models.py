@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.batches import MicroBatch
 from charter.worker.errors import RunError
-from charter.worker.logprobs import token_entropies, token_logprobs
+from charter.worker.logprobs import token_logprobs, token_logprobs_and_entropies
+from charter.worker.packing import packed_hidden, use_packed_attention
 
 # Largest difference between our log-probs and the model's own before the model counts as unsupported.
 _TOLERANCE = 1e-2
@@ -22,10 +23,13 @@ class LanguageModel(nn.Module):
     """A causal language model that computes logits only where they are needed. Dropout is off, weights are float32."""
 
     model: Any
+    # Of the matrix products.
+    precision = torch.float32
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        use_packed_attention(model)
         self.eval()
 
     @classmethod
@@ -37,34 +41,33 @@ class LanguageModel(nn.Module):
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Log-prob of each answer token, in nats, float32 [answer tokens]."""
-        return token_logprobs(self._hidden(batch), self._head_weight, batch.targets, temperature)
+        return token_logprobs(self._hidden(batch), self._head_weight, batch.targets, temperature, self.precision)
 
     def logprobs_and_entropies(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-prob of each answer token and entropy of its distribution, in nats, both float32 [answer tokens]."""
-        hidden = self._hidden(batch)
-        return (
-            token_logprobs(hidden, self._head_weight, batch.targets, temperature),
-            token_entropies(hidden, self._head_weight, temperature),
+        return token_logprobs_and_entropies(
+            self._hidden(batch), self._head_weight, batch.targets, temperature, self.precision
         )
 
     @torch.no_grad()
     def check(self) -> None:
-        """Compare with the model's own logits: some architectures cap, scale or bias them after the head.
+        """Compare with the model's own logits on two packed sequences.
 
-        Raises ``RunError`` when they differ.
+        Some architectures cap, scale or bias their logits after the head, or do not let attention be replaced. Raises
+        ``RunError`` when they differ.
         """
         device = self._head_weight.device
-        ids = torch.arange(1, 9, device=device).unsqueeze(0)
-        states = torch.ones_like(ids, dtype=torch.bool)
-        states[:, -1] = False
-        batch = MicroBatch([0], ids, states, ids[0, 1:])
-        own: Tensor = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(dim=1)
-        difference = own.gather(1, batch.targets.unsqueeze(1)).squeeze(1) - self.logprobs(batch, 1.0)
-        if not difference.abs().max() <= _TOLERANCE:
-            raise RunError(
-                f"{type(self.model).__name__} changes its logits behind the language-model head, "
-                "which PPO here does not reproduce: use another model"
-            )
+        ids = torch.arange(1, 13, device=device)
+        batch = MicroBatch([0, 1], ids.unsqueeze(0), [8, 4], torch.arange(12, device=device), ids.roll(-1))
+        packed = self.logprobs(batch, 1.0)
+        for part in (slice(0, 8), slice(8, 12)):
+            logits: Tensor = self.model(input_ids=ids[part].unsqueeze(0), use_cache=False).logits[0].float()
+            own = logits.log_softmax(dim=1).gather(1, batch.targets[part].unsqueeze(1)).squeeze(1)
+            if not (own - packed[part]).abs().max() <= _TOLERANCE:
+                raise RunError(
+                    f"{type(self.model).__name__} changes its logits behind the language-model head or its attention "
+                    "cannot be replaced, which the training here relies on: use another model"
+                )
 
     @property
     def _head_weight(self) -> Tensor:
@@ -72,21 +75,21 @@ class LanguageModel(nn.Module):
         return weight
 
     def _hidden(self, batch: MicroBatch) -> Tensor:
-        # Causal attention never looks at padding on the right, so no mask is needed.
-        output = self.model.base_model(input_ids=batch.input_ids, use_cache=False)
-        hidden: Tensor = output.last_hidden_state[batch.states]
-        return hidden
+        return packed_hidden(self.model.base_model, batch, self.precision)[batch.states]
 
 
 class Critic(nn.Module):
     """A backbone with a scalar head: the value of the state before each answer token."""
 
     backbone: Any
+    # Of the matrix products.
+    precision = torch.float32
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        use_packed_attention(backbone)
         self.eval()
 
     @classmethod
@@ -114,8 +117,7 @@ class Critic(nn.Module):
 
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""
-        output = self.backbone(input_ids=batch.input_ids, use_cache=False)
-        values: Tensor = self.head(output.last_hidden_state[batch.states]).squeeze(-1)
+        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states]).squeeze(-1)
         return values.float()
 
 

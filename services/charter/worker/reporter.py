@@ -41,6 +41,7 @@ class Reporter:
         self._channel = connect(trainer) if trainer else None
         self._stop_requested = False
         self.phase: run_pb2.Phase.ValueType = run_pb2.PHASE_STARTING
+        self._inside = False
         earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in read_lines(artifacts.events)]
         self._sequence = earlier[-1].sequence if earlier else 0
         # What an attempt that died wrote to the file may never have reached the trainer; it ignores repeated ones.
@@ -63,13 +64,22 @@ class Reporter:
 
     @contextmanager
     def in_phase(self, phase: "run_pb2.Phase.ValueType") -> Iterator[None]:
-        """Name the phase of the events inside the block and add its time to ``run.json``."""
+        """Name the phase of the events inside the block and add its time to ``run.json``.
+
+        A phase inside another has its time for itself, and the outer one goes on after it.
+        """
+        outer, self._inside = (self.phase if self._inside else None), True
         self.phase = phase
         start = time.monotonic()
         try:
             yield
         finally:
-            self._artifacts.add_seconds(metrics.phase_name(phase), time.monotonic() - start)
+            took = time.monotonic() - start
+            self._artifacts.add_seconds(metrics.phase_name(phase), took)
+            self._inside = outer is not None
+            if outer is not None:
+                self._artifacts.add_seconds(metrics.phase_name(outer), -took)
+                self.phase = outer
 
     def report(
         self,

@@ -1,4 +1,4 @@
-"""Rollouts: the policy's answers to prompts, scored by the preference service.
+"""Rollouts: the policy's answers to prompts, with their scores.
 
 A failed call, a missing answer or a missing score raises ``ServiceError`` or ``RunError``; none becomes a reward.
 """
@@ -7,24 +7,44 @@ from collections.abc import Sequence
 
 import torch
 
+from charter.v1 import run_pb2
+from charter.worker import rewards
 from charter.worker.batches import Episodes
 from charter.worker.clients import Answer
-from charter.worker.context import PREFERENCE_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import TaskPrompt
 
 
-def sample(run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int) -> list[Answer]:
-    """One answer to each prompt by weights ``version``."""
-    messages = [prompt.messages for prompt in prompts]
-    samples = run.services.generate(messages, run.spec.sampling, version=version, seed=seed)
-    return [answer for (answer,) in samples]
+def sample(run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int) -> list[list[Answer]]:
+    """The step's answers to each prompt, [prompts][samples], by weights ``version``."""
+    return run.services.generate(
+        [prompt.messages for prompt in prompts],
+        run.spec.sampling,
+        version=version,
+        seed=seed,
+        samples_per_prompt=run.spec.ppo.samples_per_prompt,
+    )
 
 
-def score(run: Run, prompts: Sequence[TaskPrompt], answers: Sequence[Answer]) -> Episodes:
-    """The answers with their preference scores."""
-    items = [(prompt.messages, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
-    return episodes_of(answers, run.services.score(items, PREFERENCE_VERSION))
+def score(
+    run: Run,
+    prompts: Sequence[TaskPrompt],
+    groups: Sequence[Sequence[Answer]],
+    seed: int,
+    preference_version: int,
+) -> Episodes:
+    """The answers with their scores, those to the same prompt side by side.
+
+    For online DPO the score is P(the answer is the better one of its pair). ``seed`` draws the judge's principles.
+    """
+    answers = [answer for group in groups for answer in group]
+    if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
+        return episodes_of(answers, rewards.compare(run, prompts, groups, seed))
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    return episodes_of(
+        answers, rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
+    )
 
 
 def episodes_of(answers: Sequence[Answer], scores: Sequence[float]) -> Episodes:

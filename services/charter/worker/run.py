@@ -24,6 +24,7 @@ from charter.worker.stages.ppo import run_ppo
 from charter.worker.stages.publish import publish
 from charter.worker.stages.sample_pairs import sample_pairs
 from charter.worker.stages.start import check_services, check_spec, load_prompts
+from charter.worker.stages.watch import sample_watched
 
 logger = logging.getLogger("charter.worker")
 
@@ -47,9 +48,12 @@ def execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifac
             _serve_starting_policy(run)
             reporter.report(1, 1)
         check_judge(run)
-        label_pairs(run, sample_pairs(run))
-        fit_preference_model(run)
+        if run.needs_preference_model:
+            label_pairs(run, sample_pairs(run))
+            fit_preference_model(run)
         with reporter.in_phase(run_pb2.PHASE_EVALUATING):
+            # In this order: the answers before PPO tell a later attempt that the starting weights are not needed.
+            sample_watched(run)
             sample_held_out(run, "before", STARTING_VERSION)
         run_ppo(run)
         evaluate(run)

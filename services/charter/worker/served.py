@@ -7,7 +7,7 @@ from torch import Tensor
 
 from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
-from charter.worker.context import PREFERENCE_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.errors import RunError
 
 
@@ -16,9 +16,9 @@ def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int, *, force
     return _remember(run, "policy", run.services.send_policy(tensors, version, force=force))
 
 
-def serve_preference_model(run: Run, model: PreferenceModel) -> float:
+def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:
     """Serve a preference model in place of whatever is served; returns the seconds it took."""
-    return _remember(run, "preference", run.services.send_preference_model(model.state_tensors(), PREFERENCE_VERSION))
+    return _remember(run, "preference", run.services.send_preference_model(model.state_tensors(), version))
 
 
 def policy_serves(run: Run, version: int) -> bool:
@@ -29,16 +29,19 @@ def policy_serves(run: Run, version: int) -> bool:
     )
 
 
-def preference_serves(run: Run) -> bool:
-    """Whether the preference service serves this run's preference model."""
+def preference_serves(run: Run, version: int) -> bool:
+    """Whether the preference service serves this run's preference model, as ``version``."""
     info = run.services.preference_info()
     sent = _sent(run, "preference")
-    return (info.weight_version, info.weight_digest) == (sent["version"], sent["digest"])
+    return sent["version"] == version and (info.weight_version, info.weight_digest) == (version, sent["digest"])
 
 
-def check_served(run: Run, version: int) -> None:
+def check_served(run: Run, version: int, preference_version: int) -> None:
     """Raise ``RunError`` unless policy and preference model are this run's; a number from others must not be used."""
-    for service, right in (("policy", policy_serves(run, version)), ("preference", preference_serves(run))):
+    served = {"policy": policy_serves(run, version)}
+    if run.needs_preference_model:
+        served["preference"] = preference_serves(run, preference_version)
+    for service, right in served.items():
         if not right:
             raise RunError(
                 f"the {service} service does not serve this run's weights any more: another run uses it, or it was "

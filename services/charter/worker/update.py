@@ -1,15 +1,16 @@
-"""One PPO step on the trainer's side: old log-probs, reference, values; then the optimiser steps."""
+"""One step on the trainer's side: old log-probs, reference, values; then the optimiser steps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from charter.v1 import run_pb2
-from charter.worker import ppo
-from charter.worker.batches import Episodes, by_tokens, collate, scatter
+from charter.worker.algorithms import ALGORITHMS
+from charter.worker.algorithms.base import Prepared, Rows, Targets
+from charter.worker.algorithms.ppo import value_loss
+from charter.worker.batches import Episodes, collate, packs, scatter
 from charter.worker.errors import RunError
 from charter.worker.models import Critic, LanguageModel
 
@@ -18,51 +19,42 @@ FORWARD_TOKENS = 2048
 BACKWARD_TOKENS = 768
 
 
-class Prepared(NamedTuple):
-    """What the models say about the episodes before they learn from them; each [episodes, longest answer]."""
-
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    values: Tensor
-    entropies: Tensor
-
-
-class Targets(NamedTuple):
-    """What the optimiser steps aim at; each [episodes, longest answer]."""
-
-    advantages: Tensor
-    returns: Tensor
-    importance_weights: Tensor
-
-
 @dataclass
 class Learner:
-    """Policy, reference and critic with the optimizers of the two that learn."""
+    """Policy, reference and, where the algorithm needs one, critic, with the optimizers of the two that learn."""
 
     spec: run_pb2.PpoSpec
     temperature: float
     actor: LanguageModel
     reference: LanguageModel
-    critic: Critic
+    critic: Critic | None
     device: torch.device
 
     def __post_init__(self) -> None:
         """Make the optimizers. Adam's epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay."""
         self.reference.requires_grad_(False)
         self.actor_optimizer = self._adam(self.actor, self.spec.learning_rate)
-        self.critic_optimizer = self._adam(self.critic, self.spec.critic_learning_rate)
+        self.critic_optimizer = self._adam(self.critic, self.spec.critic_learning_rate) if self.critic else None
+        precision = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
+        for module in (self.actor, self.reference, self.critic):
+            if module is not None:
+                module.precision = precision
+        self.algorithm = ALGORITHMS[self.spec.algorithm](self.spec)
 
     @torch.no_grad()
     def prepare(self, episodes: Episodes) -> Prepared:
         """Log-probs under policy and reference, values and entropies of the present weights, on the CPU."""
         mask = episodes.mask
-        prepared = Prepared(*(torch.zeros(mask.shape) for _ in range(4)))
-        for rows in by_tokens(episodes.lengths, FORWARD_TOKENS):
+        zeros = torch.zeros(3, *mask.shape)
+        prepared = Prepared(zeros[0], zeros[1], zeros[2], torch.zeros(mask.shape) if self.critic else None)
+        for rows in packs(episodes.lengths, FORWARD_TOKENS):
             batch = collate(episodes, rows, self.device)
             logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
-            flat = (logprobs, self.reference.logprobs(batch, self.temperature), self.critic.values(batch), entropies)
-            for target, values in zip(prepared, flat, strict=True):
-                target[rows] = scatter(values.cpu(), mask[rows])
+            values = self.critic.values(batch) if self.critic else None
+            flat = (logprobs, self.reference.logprobs(batch, self.temperature), entropies, values)
+            for target, found in zip(prepared, flat, strict=True):
+                if target is not None and found is not None:
+                    target[rows] = scatter(found.cpu(), mask[rows])
         return prepared
 
     def set_learning_rates(self, step: int) -> None:
@@ -72,7 +64,7 @@ class Learner:
             (self.actor_optimizer, self.spec.learning_rate),
             (self.critic_optimizer, self.spec.critic_learning_rate),
         ):
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = rate * share
 
     def update(
@@ -83,13 +75,15 @@ class Learner:
         Returns means over the optimiser steps by metric name. Raises ``RunError`` when a gradient is not finite.
         """
         collected: dict[str, list[float]] = {}
+        together = self.algorithm.together
         for _ in range(self.spec.epochs):
-            order = torch.randperm(len(episodes.prompts))
+            order = torch.randperm(len(episodes.prompts) // together)
             for minibatch in order.tensor_split(self.spec.minibatches):
-                rows = minibatch.tolist()
+                rows = [unit * together + place for unit in minibatch.tolist() for place in range(together)]
                 # One after the other, so that the gradients of only one are held.
                 measured = self._actor_step(episodes, prepared, targets, rows) if train_actor else {}
-                measured |= self._critic_step(episodes, prepared, targets, rows)
+                if self.critic is not None and self.critic_optimizer is not None:
+                    measured |= self._critic_step(self.critic, self.critic_optimizer, episodes, targets, rows)
                 for name, value in measured.items():
                     collected.setdefault(name, []).append(value)
         return {name: sum(values) / len(values) for name, values in collected.items()}
@@ -98,39 +92,61 @@ class Learner:
         self, episodes: Episodes, prepared: Prepared, targets: Targets, minibatch: list[int]
     ) -> dict[str, float]:
         mask = episodes.mask
-        tokens = int(mask[minibatch].sum())
-        sums = {"policy_loss": 0.0, "clip_fraction": 0.0, "ratio_mean": 0.0}
-        for rows in self._micro_batches(episodes, minibatch):
+        tokens, count = int(mask[minibatch].sum()), self.algorithm.count(mask[minibatch])
+        total = 0.0
+        reported: dict[str, list[Tensor]] = {}
+        for rows in self._micro_batches(episodes, minibatch, self.algorithm.together):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
-            terms = ppo.policy_loss(
-                scatter(self.actor.logprobs(batch, self.temperature), valid),
-                prepared.logprobs[rows].to(self.device),
-                targets.advantages[rows].to(self.device),
-                valid,
-                ratio_clip=self.spec.ratio_clip,
-                weights=targets.importance_weights[rows].to(self.device),
+            bonus = torch.zeros((), device=self.device)
+            if self.spec.entropy_coefficient > 0:
+                logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
+                bonus = self.spec.entropy_coefficient * entropies.sum() / tokens
+            else:
+                logprobs = self.actor.logprobs(batch, self.temperature)
+            terms = self.algorithm.terms(
+                Rows(
+                    logprobs=scatter(logprobs, valid),
+                    old_logprobs=prepared.logprobs[rows].to(self.device),
+                    reference_logprobs=prepared.reference_logprobs[rows].to(self.device),
+                    advantages=targets.advantages[rows].to(self.device),
+                    weights=targets.weights[rows].to(self.device),
+                    mask=valid,
+                    kl_coefficient=targets.kl_coefficient,
+                )
             )
-            loss = terms.loss.sum() / tokens
-            torch.autograd.backward(loss)
-            sums["policy_loss"] += loss.item()
-            sums["clip_fraction"] += terms.clipped.sum().item() / tokens
-            sums["ratio_mean"] += terms.ratio.sum().item() / tokens
+            loss = terms.loss.sum() / count
+            torch.autograd.backward(loss - bonus)
+            total += loss.item()
+            for name, values in terms.numbers.items():
+                reported.setdefault(name, []).append(values)
         norm = self._step(self.actor, self.actor_optimizer, "policy")
-        return sums | {"policy_gradient_norm": norm}
+        means = {name: torch.cat(values) for name, values in reported.items()}
+        return {
+            "policy_loss": total,
+            "policy_gradient_norm": norm,
+            **{name: values.mean().item() for name, values in means.items() if len(values)},
+        }
 
     def _critic_step(
-        self, episodes: Episodes, prepared: Prepared, targets: Targets, minibatch: list[int]
+        self,
+        critic: Critic,
+        optimizer: torch.optim.Optimizer,
+        episodes: Episodes,
+        targets: Targets,
+        minibatch: list[int],
     ) -> dict[str, float]:
+        assert targets.values is not None
+        assert targets.returns is not None
         mask = episodes.mask
         tokens = int(mask[minibatch].sum())
         sums = {"value_loss": 0.0, "value_clip_fraction": 0.0}
-        for rows in self._micro_batches(episodes, minibatch):
+        for rows in self._micro_batches(episodes, minibatch, 1):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
-            terms = ppo.value_loss(
-                scatter(self.critic.values(batch), valid),
-                prepared.values[rows].to(self.device),
+            terms = value_loss(
+                scatter(critic.values(batch), valid),
+                targets.values[rows].to(self.device),
                 targets.returns[rows].to(self.device),
                 valid,
                 value_clip=self.spec.value_clip,
@@ -139,13 +155,15 @@ class Learner:
             torch.autograd.backward(self.spec.value_coefficient * loss)
             sums["value_loss"] += loss.item()
             sums["value_clip_fraction"] += terms.clipped.sum().item() / tokens
-        self._step(self.critic, self.critic_optimizer, "critic")
+        self._step(critic, optimizer, "critic")
         return sums
 
-    def _micro_batches(self, episodes: Episodes, minibatch: list[int]) -> Iterable[list[int]]:
+    def _micro_batches(self, episodes: Episodes, minibatch: list[int], together: int) -> Iterator[list[int]]:
+        """Rows of ``minibatch`` by token budget, ``together`` neighbours never parted."""
         lengths = episodes.lengths
-        for group in by_tokens([lengths[row] for row in minibatch], BACKWARD_TOKENS):
-            yield [minibatch[place] for place in group]
+        units = [minibatch[start : start + together] for start in range(0, len(minibatch), together)]
+        for group in packs([sum(lengths[row] for row in unit) for unit in units], BACKWARD_TOKENS):
+            yield [row for place in group for row in units[place]]
 
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> float:
         norm = float(nn.utils.clip_grad_norm_(module.parameters(), self.spec.max_gradient_norm))

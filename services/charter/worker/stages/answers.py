@@ -1,6 +1,7 @@
 """Answers to the held-out prompts, by the starting policy before PPO and by the aligned one after it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.worker.artifacts import write_json
@@ -27,11 +28,15 @@ def held_out_prompts(run: Run) -> list[TaskPrompt]:
 
 
 def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:
-    """Answer every held-out prompt once, or read what an earlier attempt wrote; the seeds do not depend on ``name``."""
+    """Answer every prompt of the evaluation; ``name`` is before or after."""
+    return sample_answers(run, name, held_out_prompts(run), version)
+
+
+def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: int) -> list[HeldOutAnswer]:
+    """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``."""
     path = run.artifacts.answers(name)
     if path.exists():
         return [HeldOutAnswer(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
-    prompts = held_out_prompts(run)
     answers: list[HeldOutAnswer] = []
     for start in range(0, len(prompts), _BATCH):
         run.reporter.raise_if_stopped()
@@ -46,6 +51,6 @@ def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:
             HeldOutAnswer(prompt.key, one.text, len(one.token_ids))
             for prompt, (one,) in zip(batch, sampled, strict=True)
         ]
-        run.reporter.report(len(answers), len(prompts), text=f"held-out answers {name} PPO")
+        run.reporter.report(len(answers), len(prompts), text=f"held-out answers: {name}")
     write_json(path, [asdict(answer) for answer in answers])
     return answers

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from charter.rpc.messages import chat_messages
 from charter.storage.comparisons import LABELLED, enum_name
 from charter.v1 import run_pb2, types_pb2
 from charter.worker import fit
-from charter.worker.context import Run
+from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
 from charter.worker.errors import RunError
 from charter.worker.fit import Example, Measured
 from charter.worker.seeds import derive_seed
@@ -24,20 +25,42 @@ _RESULT = "preference_fit"
 _LEAST_LABELLED_SHARE = 0.5
 
 
-def fit_preference_model(run: Run) -> None:
-    """Write ``preference_model/`` and ``preference_fit.json`` once, and see that the preference service serves it."""
+def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STARTING_VERSION) -> None:
+    """Fit once to the pairs of the policy up to ``policy_version``, and see that the preference service serves the fit.
+
+    Writes ``preference_model/`` and ``preference_fit.json``, and after a refresh the same names with its number.
+    """
+    folder, version = model_folder(run, refreshes), PREFERENCE_VERSION + refreshes
     with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL):
-        if not (run.artifacts.folder / f"{_RESULT}.json").exists():
-            serve_preference_model(run, _fit(run))
-        elif not preference_serves(run):
-            serve_preference_model(run, PreferenceModel.load(run.artifacts.preference_model))
+        if not is_fitted(run, refreshes):
+            # What the fit draws must not depend on whether an earlier attempt has done it.
+            with torch.random.fork_rng():
+                serve_preference_model(run, _fit(run, refreshes, policy_version), version)
+        elif not preference_serves(run, version):
+            serve_preference_model(run, PreferenceModel.load(folder), version)
 
 
-def _fit(run: Run) -> PreferenceModel:
-    torch.manual_seed(derive_seed(run.spec.seed, "fit"))
+def is_fitted(run: Run, refreshes: int) -> bool:
+    """Whether the fit after so many refreshes is whole."""
+    return (run.artifacts.folder / f"{_named(_RESULT, refreshes)}.json").exists()
+
+
+def model_folder(run: Run, refreshes: int) -> Path:
+    """Where the preference model after so many refreshes is."""
+    return run.artifacts.preference_model.with_name(_named(run.artifacts.preference_model.name, refreshes))
+
+
+def _named(name: str, refreshes: int) -> str:
+    return f"{name}-{refreshes}" if refreshes else name
+
+
+def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
+    torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
     spec = run.spec.preference_model
     model = PreferenceModel.from_causal_lm(spec.model, derive_seed(run.spec.seed, "head")).to(run.device).eval()
-    train, held_out, left_out = split_examples(model, list(run.services.comparisons(run.id)))
+    # A run that goes on from before a later refresh finds the pairs of that stored already.
+    comparisons = [one for one in run.services.comparisons(run.id) if one.answer_a.weight_version <= policy_version]
+    train, held_out, left_out = split_examples(model, comparisons)
     left_out["IDENTICAL"] = run.artifacts.record["counts"]["pairs_identical"]
     history: list[FitStep] = []
     latest: list[Measured] = []
@@ -55,9 +78,9 @@ def _fit(run: Run) -> PreferenceModel:
     after_step(0, spec.epochs, fit.probe(model, train, run.device))
     fit.fit(model, train, spec, run.device, after_step)
     (measured,) = latest
-    # Answers of the starting policy that the fit has not seen.
     scores = [*measured.scores_a, *measured.scores_b]
-    model.centre(torch.tensor(scores))
+    # Answers of the starting policy that the fit has not seen.
+    model.centre(torch.tensor([score for score, starts in zip(scores, _starting(comparisons), strict=True) if starts]))
     result = PreferenceFit(
         train_pairs=len(train),
         held_out_pairs=len(held_out),
@@ -74,11 +97,18 @@ def _fit(run: Run) -> PreferenceModel:
             scores, [len(ids) for ids in (*(one.ids_a for one in held_out), *(one.ids_b for one in held_out))]
         ),
     )
-    shutil.rmtree(run.artifacts.preference_model, ignore_errors=True)
-    model.save(run.artifacts.preference_model)
+    folder = model_folder(run, refreshes)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save(folder)
     # Last: its presence says that the model is whole.
-    write_result(run.artifacts.folder, _RESULT, result)
+    write_result(run.artifacts.folder, _named(_RESULT, refreshes), result)
     return model
+
+
+def _starting(comparisons: Sequence[types_pb2.Comparison]) -> list[bool]:
+    """Of the answers A, then B, of the held-out pairs with a label: whether the starting policy wrote them."""
+    held_out = [one for one in comparisons if one.split == types_pb2.SPLIT_HELD_OUT and one.outcome in LABELLED]
+    return 2 * [one.answer_a.weight_version <= STARTING_VERSION for one in held_out]
 
 
 def split_examples(

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from charter.rpc.messages import proto_messages
 from charter.storage.comparisons import enum_name
@@ -24,7 +25,7 @@ def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
         with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
             for index in range(len(finished), len(batches)):
                 run.reporter.raise_if_stopped()
-                outcomes = _label(run, batches[index], index, held_out) if batches[index] else {}
+                outcomes = store_labels(run, str(index), batches[index], held_out, STARTING_VERSION)
                 append_line(run.artifacts.labels, json.dumps(outcomes))
                 finished.append(outcomes)
                 done = sum((Counter(one) for one in finished), Counter())
@@ -43,10 +44,19 @@ def held_out_keys(run: Run) -> set[str]:
     return set(keys[: max(1, min(share, len(keys) - 1))])
 
 
-def _label(run: Run, pairs: list[Pair], index: int, held_out: set[str]) -> dict[str, int]:
+def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str], version: int) -> dict[str, int]:
+    """Have pairs judged and stored, and count them by outcome.
+
+    Args:
+        name: of these pairs in this run; what is stored under it already stays as it is.
+        pairs: written by the policy's weights ``version``.
+        held_out: keys of the prompts whose comparisons are held out.
+    """
+    if not pairs:
+        return {}
     items = [
         judge_pb2.ComparisonItem(
-            id=f"pair-{index}-{place}",
+            id=f"pair-{name}-{place}",
             prompt=proto_messages(pair.prompt.messages),
             answer_a=pair.answer_a,
             answer_b=pair.answer_b,
@@ -60,21 +70,23 @@ def _label(run: Run, pairs: list[Pair], index: int, held_out: set[str]) -> dict[
         reason = next(principle.failure for one in judged.values() for principle in one.principles)
         raise RunError(f"the judge's model cannot be reached: {reason}. Resume the run when it can")
     comparisons = [
-        _comparison(run, pair, judged[item.id], pair.prompt.key in held_out)
+        _comparison(run, pair, judged[item.id], pair.prompt.key in held_out, version)
         for pair, item in zip(pairs, items, strict=True)
     ]
-    run.services.add_comparisons(f"{run.id}-labels-{index}", comparisons)
+    run.services.add_comparisons(f"{run.id}-labels-{name}", comparisons)
     outcomes = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
     for name, count in outcomes.items():
         metrics.PAIRS.labels(name).inc(count)
     return dict(outcomes)
 
 
-def _comparison(run: Run, pair: Pair, judgement: judge_pb2.Judgement, held_out: bool) -> types_pb2.Comparison:
+def _comparison(
+    run: Run, pair: Pair, judgement: judge_pb2.Judgement, held_out: bool, version: int
+) -> types_pb2.Comparison:
     comparison = types_pb2.Comparison(
         prompt=proto_messages(pair.prompt.messages),
-        answer_a=_written(run, pair.answer_a),
-        answer_b=_written(run, pair.answer_b),
+        answer_a=_written(run, pair.answer_a, version),
+        answer_b=_written(run, pair.answer_b, version),
         source=types_pb2.LABEL_SOURCE_AI,
         labeller=judgement.model,
         outcome=judgement.outcome,
@@ -90,5 +102,5 @@ def _comparison(run: Run, pair: Pair, judgement: judge_pb2.Judgement, held_out: 
     return comparison
 
 
-def _written(run: Run, text: str) -> types_pb2.Answer:
-    return types_pb2.Answer(text=text, model=run.spec.policy.model, weight_version=STARTING_VERSION)
+def _written(run: Run, text: str, version: int) -> types_pb2.Answer:
+    return types_pb2.Answer(text=text, model=run.spec.policy.model, weight_version=version)

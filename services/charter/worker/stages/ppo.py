@@ -1,68 +1,80 @@
-"""Updates the policy by PPO against the preference model's scores, and writes it to ``policy/``."""
+"""Updates the policy step by step against the rewards, by the spec's algorithm, and writes it to ``policy/``."""
 
 import shutil
 import time
+from dataclasses import replace
 
 import torch
 from transformers import AutoTokenizer
 
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, rollouts
+from charter.worker.algorithms import ALGORITHMS
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
 from charter.worker.models import Critic, LanguageModel, named_tensors
+from charter.worker.overoptimisation import best, parted
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.served import check_served, policy_serves, serve_policy
-from charter.worker.step import learn
+from charter.worker.stages.refresh import preference_version, refresh_preference_model
+from charter.worker.stages.watch import due, measure
+from charter.worker.step import Controls, learn
 from charter.worker.update import Learner
 
 
 def run_ppo(run: Run) -> None:
-    """Run PPO to its last step, from the newest checkpoint if there is one. Raises ``Cancelled`` after a checkpoint."""
+    """Go to the last step, from the newest checkpoint if there is one. Raises ``Cancelled`` after a checkpoint."""
     if run.artifacts.policy.exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_PPO):
         learner = make_learner(run)
         progress = _resume(run, learner)
         saved = progress.step
-        while progress.step < run.spec.ppo.steps:
+        while progress.step < run.spec.ppo.steps and not _parted(run, progress):
             try:
+                refresh_preference_model(run, progress.step, progress.weight_version)
                 progress = _step(run, learner, progress)
             except Cancelled:
                 # Asked before anything was updated: what was sampled is dropped, and sampled again on resume.
                 if saved != progress.step:
                     _save(run, learner, progress)
                 raise
-            if progress.step % run.spec.checkpoints.every_steps == 0 or progress.step == run.spec.ppo.steps:
+            last = progress.step == run.spec.ppo.steps
+            if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
                 _save(run, learner, progress)
                 saved = progress.step
+        if _parted(run, progress):
+            progress = _go_back(run, learner, progress)
         _write_policy(run, learner, progress)
 
 
 def make_learner(run: Run) -> Learner:
-    """Policy and reference from the starting weights, critic from the preference model if it reads the same tokens."""
+    """Policy and reference from the starting weights, and the critic if the algorithm needs one."""
     model = run.spec.policy.model
-    critic = (
-        Critic.from_preference_model(run.artifacts.preference_model, run.device)
-        if run.spec.preference_model.model == model
-        else Critic.from_policy(model, run.device)
-    )
     return Learner(
         spec=run.spec.ppo,
         temperature=run.spec.sampling.temperature,
         actor=LanguageModel.load(model, run.device),
         reference=LanguageModel.load(model, run.device),
-        critic=critic,
+        critic=_make_critic(run) if ALGORITHMS[run.spec.ppo.algorithm].needs_critic else None,
         device=run.device,
     )
+
+
+def _make_critic(run: Run) -> Critic:
+    """From the preference model if there is one that reads the policy's tokens, else from the policy."""
+    model = run.spec.policy.model
+    if run.needs_preference_model and run.spec.preference_model.model == model:
+        return Critic.from_preference_model(run.artifacts.preference_model, run.device)
+    return Critic.from_policy(model, run.device)
 
 
 def _resume(run: Run, learner: Learner) -> Progress:
     """Go on from the newest complete checkpoint, or start; either way the services hold what the run needs."""
     torch.manual_seed(derive_seed(run.spec.seed, "ppo"))
-    progress = Progress(0, 0, STARTING_VERSION, run.spec.ppo.kl_coefficient)
+    progress = Progress(0, 0, STARTING_VERSION, Controls(run.spec.ppo.kl_coefficient))
     run.artifacts.checkpoints.mkdir(exist_ok=True)
     checkpoint.clean(run.artifacts.checkpoints)
     if (found := checkpoint.newest(run.artifacts.checkpoints)) is not None:
@@ -79,42 +91,74 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     spec = run.spec.ppo
     clock = _Clock()
     _announce(run, progress, "sampling")
-    prompts = take(run.prompts.train, progress.prompt_cursor, spec.episodes_per_step, run.spec.seed)
+    count = spec.episodes_per_step // spec.samples_per_prompt
+    prompts = take(run.prompts.train, progress.prompt_cursor, count, run.spec.seed)
     seed = derive_seed(run.spec.seed, "rollouts", progress.step)
-    answers = rollouts.sample(run, prompts, version=progress.weight_version, seed=seed)
+    groups = rollouts.sample(run, prompts, version=progress.weight_version, seed=seed)
     clock.lap("sampling_seconds")
     _announce(run, progress, "scoring")
-    episodes = rollouts.score(run, prompts, answers)
-    check_served(run, progress.weight_version)
+    scored_by = preference_version(run, progress.step)
+    episodes = rollouts.score(run, prompts, groups, seed, scored_by)
+    check_served(run, progress.weight_version, scored_by)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
-    numbers, kl_coefficient = learn(learner, episodes, progress.step, progress.kl_coefficient)
+    numbers, controls = learn(learner, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
-    if progress.step >= spec.critic_warmup_steps:
+    if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
         serve_policy(run, named_tensors(learner.actor.model), version, force=False)
     clock.lap("weight_sync_seconds")
 
-    tokens = sum(len(answer.token_ids) for answer in answers)
+    measured = progress.measured
+    if due(run, progress.step + 1):
+        # No way to stop here: the models have learned from the step, and only a whole step is saved.
+        run.reporter.report(progress.step, spec.steps, text="the judge compares")
+        measured = (*measured, measure(run, learner, progress.step + 1, version, scored_by))
+        numbers |= {"held_out_judge": measured[-1].judge, "held_out_kl": measured[-1].kl}
+        if measured[-1].score is not None:
+            numbers["held_out_score"] = measured[-1].score
+    clock.lap("watching_seconds")
+
+    tokens = sum(len(answer) for answer in episodes.answers)
     metrics.STEPS.inc()
-    metrics.EPISODES.inc(len(answers))
+    metrics.EPISODES.inc(len(episodes.answers))
     metrics.TOKENS.inc(tokens)
     seconds = sum(clock.laps.values())
     numbers |= clock.laps | {
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "episodes_per_second": len(answers) / seconds,
+        "episodes_per_second": len(episodes.answers) / seconds,
         "weight_version": float(version),
     }
     done = Progress(
         step=progress.step + 1,
         prompt_cursor=progress.prompt_cursor + len(prompts),
         weight_version=version,
-        kl_coefficient=kl_coefficient,
+        controls=controls,
+        measured=measured,
     )
     run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers)
     return done
+
+
+def _parted(run: Run, progress: Progress) -> bool:
+    spec = run.spec.evaluation
+    return spec.HasField("patience") and parted(progress.measured, spec.patience)
+
+
+def _go_back(run: Run, learner: Learner, progress: Progress) -> Progress:
+    """Take back the steps since the one that the judge liked best."""
+    top = best(progress.measured)
+    checkpoint.restore(checkpoint.folder_of(run.artifacts.checkpoints, top.step), learner)
+    text = (
+        f"stopped after step {progress.step}: the score rose and the judge's opinion fell; back to step {top.step}, "
+        f"where the judge preferred the policy by {top.judge:.0%}"
+    )
+    run.reporter.report(progress.step, run.spec.ppo.steps, text=text)
+    run.artifacts.count(steps_taken_back=progress.step - top.step)
+    # Versions only grow; the evaluation has this one served.
+    return replace(progress, weight_version=progress.weight_version + 1)
 
 
 class _Clock:

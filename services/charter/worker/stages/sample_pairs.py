@@ -1,6 +1,7 @@
 """Samples two answers of the starting policy to each of the training prompts that will be judged."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charter.v1 import run_pb2
@@ -31,7 +32,8 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
         with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
             for index in range(len(finished), len(batches)):
                 run.reporter.raise_if_stopped()
-                answers = _sample(run, batches[index], index)
+                seed = derive_seed(run.spec.seed, "pairs", index)
+                answers = sample_two(run, batches[index], STARTING_VERSION, seed)
                 append_line(run.artifacts.pairs, json.dumps(answers, ensure_ascii=False))
                 finished.append(answers)
                 run.reporter.report(min((index + 1) * BATCH, len(prompts)), len(prompts))
@@ -49,12 +51,13 @@ def pair_prompts(run: Run) -> list[TaskPrompt]:
     return take(run.prompts.train, 0, run.spec.comparisons.pairs, run.spec.seed)
 
 
-def _sample(run: Run, prompts: list[TaskPrompt], index: int) -> list[list[str]]:
+def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[str]]:
+    """Two answers to each prompt by the policy's weights ``version``."""
     answers = run.services.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
-        version=STARTING_VERSION,
-        seed=derive_seed(run.spec.seed, "pairs", index),
+        version=version,
+        seed=seed,
         samples_per_prompt=2,
     )
     return [[answer.text for answer in both] for both in answers]

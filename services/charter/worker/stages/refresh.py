@@ -1,0 +1,67 @@
+"""Iterated RLAIF: pairs of the policy as it is now are judged, and the preference model is fitted again to all pairs.
+
+As the policy moves, its answers leave what the preference model was fitted to. Bai et al. 2022 do this with people
+("Training a Helpful and Harmless Assistant with RLHF", arXiv 2204.05862) and name it for AI feedback as future work
+("Constitutional AI", arXiv 2212.08073).
+"""
+
+import shutil
+
+from charter.v1 import run_pb2
+from charter.worker.context import PREFERENCE_VERSION, Run
+from charter.worker.prompts import take
+from charter.worker.seeds import derive_seed
+from charter.worker.stages.fit import fit_preference_model, is_fitted, model_folder
+from charter.worker.stages.label import held_out_keys, store_labels
+from charter.worker.stages.sample_pairs import BATCH, Pair, sample_two
+
+
+def preference_version(run: Run, step: int) -> int:
+    """Version of the preference model that scores the answers of the step after ``step`` steps."""
+    return PREFERENCE_VERSION + _refreshes(run, step)
+
+
+def refresh_preference_model(run: Run, step: int, policy_version: int) -> None:
+    """See that the preference model of the step after ``step`` steps is fitted and served.
+
+    Args:
+        step: steps that are done.
+        policy_version: what the policy service serves.
+
+    Raises:
+        Cancelled: asked to stop; what was labelled is stored.
+    """
+    refreshes = _refreshes(run, step)
+    if refreshes == 0:
+        return
+    if not is_fitted(run, refreshes):
+        _label(run, refreshes, policy_version)
+    fit_preference_model(run, refreshes, policy_version)
+    # The one before is what a checkpoint from before this refresh goes on with, the first is the report's.
+    for old in range(1, refreshes - 1):
+        shutil.rmtree(model_folder(run, old), ignore_errors=True)
+
+
+def _refreshes(run: Run, step: int) -> int:
+    spec = run.spec.comparisons
+    return step // spec.refresh_every_steps if spec.HasField("refresh_every_steps") else 0
+
+
+def _label(run: Run, refreshes: int, policy_version: int) -> None:
+    spec, held_out = run.spec.comparisons, held_out_keys(run)
+    prompts = take(
+        run.prompts.train, spec.pairs + (refreshes - 1) * spec.refresh_pairs, spec.refresh_pairs, run.spec.seed
+    )
+    with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
+        for start in range(0, len(prompts), BATCH):
+            run.reporter.raise_if_stopped()
+            batch, name = prompts[start : start + BATCH], f"refresh-{refreshes}-{start}"
+            answers = sample_two(run, batch, policy_version, derive_seed(run.spec.seed, name))
+            pairs = [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a != b]
+            outcomes = store_labels(run, name, pairs, held_out, policy_version)
+            run.reporter.report(
+                start + len(batch),
+                len(prompts),
+                numbers={f"outcome_{name}": count for name, count in outcomes.items()},
+                text=f"labels for refresh {refreshes} of the preference model",
+            )

@@ -1,0 +1,83 @@
+"""The judge's opinion of the policy in the course of training, on held-out prompts that nothing else uses."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+import torch
+
+from charter.rpc.messages import proto_messages
+from charter.v1 import judge_pb2, run_pb2
+from charter.worker import formulas, rewards
+from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.errors import RunError
+from charter.worker.overoptimisation import Measurement
+from charter.worker.prompts import TaskPrompt, take
+from charter.worker.rollouts import episodes_of
+from charter.worker.seeds import derive_seed
+from charter.worker.stages.answers import sample_answers
+from charter.worker.update import Learner
+
+_NAME = "watched"
+
+
+def watched_prompts(run: Run) -> list[TaskPrompt]:
+    """Held-out prompts behind those of the final comparison: going back to the best step must not flatter it."""
+    spec = run.spec.evaluation
+    return take(run.prompts.held_out, spec.prompts, spec.watched_prompts, run.spec.seed)
+
+
+def sample_watched(run: Run) -> None:
+    """Have the starting policy answer the watched prompts, if they are asked for."""
+    if run.spec.evaluation.HasField("every_steps"):
+        sample_answers(run, _NAME, watched_prompts(run), STARTING_VERSION)
+
+
+def due(run: Run, step: int) -> bool:
+    """Whether the policy is measured after ``step`` steps."""
+    spec = run.spec.evaluation
+    return spec.HasField("every_steps") and step % spec.every_steps == 0
+
+
+def measure(run: Run, learner: Learner, step: int, version: int, preference_version: int) -> Measurement:
+    """Measure the policy that is served as ``version``, after ``step`` steps.
+
+    Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
+    """
+    prompts = watched_prompts(run)
+    before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
+    # The draws of every measurement are the same, so that only the policy differs.
+    sampled = run.services.generate(
+        [prompt.messages for prompt in prompts],
+        run.spec.sampling,
+        version=version,
+        seed=derive_seed(run.spec.seed, "watched"),
+    )
+    answers = [answer for (answer,) in sampled]
+    texts = [answer.text for answer in answers]
+    score = None
+    if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
+        score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
+    episodes = episodes_of(answers, [0.0] * len(answers))
+    old = learner.prepare(episodes)
+    kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
+    return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
+
+
+def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]) -> float:
+    """Mean P(the new answer is better); answers that are equal are even."""
+    items = [
+        judge_pb2.ComparisonItem(
+            id=f"watched-{place}",
+            prompt=proto_messages(prompt.messages),
+            answer_a=new,
+            answer_b=old,
+            dimension=run.judged_dimension(prompt.dimension),
+        )
+        for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
+        if old != new
+    ]
+    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
+    known = [one.probability_a for one in judged.values() if one.HasField("probability_a")]
+    if items and not known:
+        raise RunError(f"the judge could not compare any of {len(items)} watched pairs; see its log")
+    return mean(known + [0.5] * (len(prompts) - len(items)))

@@ -1,0 +1,38 @@
+"""Somebody's own reward service: it speaks PreferenceService.Score and nothing else."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+from charter.v1 import preference_pb2
+
+# (item id, score) of each item that it answers for.
+Scores = Callable[[preference_pb2.PreferenceServiceScoreRequest], Iterable[tuple[str, float]]]
+
+
+@contextmanager
+def reward_service(scores: Scores) -> Iterator[str]:
+    """Address of a service that answers each request with ``scores``."""
+
+    def score(
+        request: preference_pb2.PreferenceServiceScoreRequest, context: grpc.ServicerContext
+    ) -> Iterator[preference_pb2.PreferenceServiceScoreResponse]:
+        for item, number in scores(request):
+            yield preference_pb2.PreferenceServiceScoreResponse(item_id=item, score=number, weight_version=77)
+
+    # It speaks Score and nothing else of the service.
+    method = grpc.unary_stream_rpc_method_handler(
+        score,
+        request_deserializer=preference_pb2.PreferenceServiceScoreRequest.FromString,
+        response_serializer=preference_pb2.PreferenceServiceScoreResponse.SerializeToString,
+    )
+    handler = grpc.method_handlers_generic_handler("charter.v1.PreferenceService", {"Score": method})
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=[handler])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(0).wait()

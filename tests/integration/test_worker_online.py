@@ -1,0 +1,131 @@
+"""Runs in which the judge goes on working: refreshed preference models, its opinion on the way, early stopping."""
+
+import json
+import signal
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from charter.v1 import run_pb2
+from charter.worker import checkpoint
+from charter.worker.overoptimisation import best
+from safetensors.torch import load_file
+
+from tests.integration.reward_service import reward_service
+from tests.integration.test_worker_resume import STEPS, assert_equal_to
+from tests.integration.worker_services import Stage, tiny_services
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
+    with tiny_services(tmp_path_factory.mktemp("online"), tiny_model) as stage:
+        yield stage
+
+
+def spec_of(stage: Stage) -> run_pb2.RunSpec:
+    return stage.spec(
+        ppo={"steps": STEPS},
+        judge={"labelled_pairs": ""},
+        comparisons={"refresh_every_steps": 2, "refresh_pairs": 5},
+        evaluation={"prompts": 3, "every_steps": 1, "watched_prompts": 2},
+        checkpoints={"keep": 1},
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(stage: Stage) -> str:
+    assert stage.work("unbroken", spec_of(stage)) == 0
+    return "unbroken"
+
+
+def test_the_preference_model_is_fitted_again_to_pairs_of_the_new_policy(stage: Stage, unbroken: str) -> None:
+    folder = stage.run_folder(unbroken)
+    rows = pq.read_table(folder / "comparisons.parquet").to_pylist()
+    versions = [row["answer_a_weight_version"] for row in rows]
+    assert set(versions) == {1, 3}
+    first, second = (
+        json.loads((folder / name).read_text()) for name in ("preference_fit.json", "preference_fit-1.json")
+    )
+    assert len(first["labels"]) == versions.count(1)
+    assert len(second["labels"]) == len(rows)
+    weights = [load_file(folder / name / "model.safetensors") for name in ("preference_model", "preference_model-1")]
+    assert not all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    record = json.loads((folder / "run.json").read_text())
+    assert record["served"]["preference"]["version"] == 2
+    assert record["phase_seconds"]["PPO"] > 0
+
+
+def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, unbroken: str) -> None:
+    steps = stage.ppo_steps(unbroken)
+    for numbers in steps.values():
+        assert 0 < numbers["held_out_judge"] < 1
+        assert numbers["held_out_kl"] > 0
+    found = checkpoint.newest(stage.run_folder(unbroken) / "checkpoints")
+    assert found is not None
+    measured = found[1].measured
+    assert [(one.step, one.judge, one.score) for one in measured] == [
+        (step, numbers["held_out_judge"], numbers["held_out_score"]) for step, numbers in steps.items()
+    ]
+    kept = [path.name for path in checkpoint.complete(stage.run_folder(unbroken) / "checkpoints")]
+    assert kept == sorted({f"step-{best(measured).step:06d}", f"step-{STEPS:06d}"})
+    watched = json.loads((stage.run_folder(unbroken) / "answers_watched.json").read_text())
+    before = json.loads((stage.run_folder(unbroken) / "answers_before.json").read_text())
+    assert len(watched) == 2
+    assert not {one["key"] for one in watched} & {one["key"] for one in before}
+
+
+def test_killed_while_it_refreshes_and_while_the_judge_compares(stage: Stage, unbroken: str) -> None:
+    instants = {
+        "pairs of the new policy sampled, not stored": ("stages/label.py:store_labels", 2),
+        "preference model fitted, not served": ("served.py:serve_preference_model", 1),
+        "step done, the judge compares": ("stages/watch.py:measure", 1),
+    }
+    for place, times in instants.values():
+        program = ("tests.integration.killed_worker", place, str(times))
+        with stage.process("killed", spec_of(stage), "", program) as worker:
+            assert worker.wait(240) == -signal.SIGKILL, place
+    assert stage.work("killed", spec_of(stage), attempt=4) == 0
+    assert_equal_to(stage, unbroken, "killed")
+
+
+def test_a_policy_that_exploits_its_reward_is_taken_back(stage: Stage) -> None:
+    """The score rises with every question; what the judge thinks does not rise for ever."""
+    ticks = count()
+    with reward_service(lambda request: [(item.id, float(next(ticks))) for item in request.items]) as address:
+        spec = stage.spec(
+            ppo={"steps": 12},
+            judge={"labelled_pairs": ""},
+            reward={"preference_weight": 0.0, "service_weight": 1.0, "service": address},
+            evaluation={"prompts": 3, "every_steps": 1, "watched_prompts": 2, "patience": 1},
+        )
+        assert stage.work("exploits", spec) == 0
+    steps = stage.ppo_steps("exploits")
+    judge = {step: numbers["held_out_judge"] for step, numbers in steps.items()}
+    top = max(judge, key=lambda step: (judge[step], -step))
+    assert len(steps) == top + 1 < 12
+    folder = stage.run_folder("exploits")
+    actor = load_file(folder / "checkpoints" / f"step-{top:06d}" / "actor.safetensors")
+    policy = load_file(folder / "policy" / "model.safetensors")
+    assert all(torch.equal(tensor, policy[name.removeprefix("model.")]) for name, tensor in actor.items())
+    texts = [event.text for event in stage.events("exploits")]
+    assert any(f"back to step {top}" in text for text in texts)
+    assert json.loads((folder / "run.json").read_text())["counts"]["steps_taken_back"] == 1
+    assert stage.work("exploits", spec, attempt=2) == 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "error"),
+    [
+        ({"evaluation": {"every_steps": 1, "watched_prompts": 9}}, "held-out prompts, and there are 5"),
+        ({"evaluation": {"patience": 1}}, "set that too"),
+        ({"comparisons": {"refresh_every_steps": 1}, "ppo": {"algorithm": "ALGORITHM_ONLINE_DPO"}}, "has none"),
+    ],
+)
+def test_what_does_not_go_together_is_told(
+    stage: Stage, sections: dict[str, dict[str, int | str]], error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert stage.work("wrong", stage.spec(**sections)) == 1
+    assert error in caplog.messages[-1]

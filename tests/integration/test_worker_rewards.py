@@ -1,0 +1,201 @@
+"""Where scores come from, through real services: weighted sums that are right, and failures that never are numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from charter.inference.engine import ChatMessage
+from charter.judge import server as judge
+from charter.rpc.errors import ServiceError
+from charter.v1 import judge_pb2, run_pb2
+from charter.worker import rewards
+from charter.worker.artifacts import Artifacts
+from charter.worker.clients import Answer, Services
+from charter.worker.context import Run
+from charter.worker.errors import RunError
+from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.reporter import Reporter
+from charter.worker.seeds import derive_seed
+
+from tests.harness import running
+from tests.integration.reward_service import reward_service
+from tests.integration.worker_services import Stage, tiny_services
+
+PROMPTS = [TaskPrompt(str(n), (ChatMessage("user", f"Say {n}."),), "helpful") for n in range(3)]
+ANSWERS = ["one", "a longer answer", "x"]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
+    with tiny_services(tmp_path_factory.mktemp("rewards"), tiny_model) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def rating(stage: Stage) -> Iterator[Stage]:
+    """The same services with a judge that rates every answer; the tiny random model finds no number for any."""
+    with running(judge.build(judge.JudgeConfig(str(stage.model), stage.folder / "constitution.yaml", "fake"))) as at:
+        yield judged_by(stage, at.main)
+
+
+def judged_by(stage: Stage, address: str) -> Stage:
+    addresses = run_pb2.ServiceAddresses()
+    addresses.CopyFrom(stage.addresses)
+    addresses.judge = address
+    return Stage(stage.folder, stage.model, addresses)
+
+
+@contextmanager
+def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
+    spec = stage.spec(**sections)
+    artifacts = Artifacts(stage.run_folder("rewards"), "rewards")
+    services = Services(spec.services)
+    reporter = Reporter(artifacts, "rewards", 1, "")
+    try:
+        prompts = PromptSets(tuple(PROMPTS), (), 0)
+        yield Run(
+            "rewards",
+            spec,
+            artifacts,
+            services,
+            reporter,
+            prompts,
+            services.constitution(),
+            torch.device("cpu"),
+        )
+    finally:
+        reporter.close()
+        services.close()
+
+
+def direct_ratings(stage: Stage, seed: int) -> list[float]:
+    """The judge's own answers, without the worker's rewards in between."""
+    services = Services(stage.addresses)
+    try:
+        options = judge_pb2.JudgingOptions(
+            method=judge_pb2.JUDGING_METHOD_CONTRAST, ensemble_size=1, seed=derive_seed(seed, "rating")
+        )
+        return services.rate([(p.messages, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)], options)
+    finally:
+        services.close()
+
+
+def test_a_weighted_sum_of_judge_and_own_service(rating: Stage) -> None:
+    own = [("2", 5.0), ("0", 1.0), ("1", -2.0)]
+    with reward_service(lambda _: own) as address:
+        reward = {"preference_weight": 0.0, "judge_weight": 0.5, "service_weight": 2.0, "service": address}
+        with a_run(rating, reward=reward) as run:
+            assert not run.needs_preference_model
+            got = rewards.score(run, PROMPTS, ANSWERS, seed=3, preference_version=1)
+    ratings = direct_ratings(rating, 3)
+    assert len(set(ratings)) == 3
+    assert all(-1 <= one <= 1 for one in ratings)
+    assert got == pytest.approx([0.5 * r + 2 * s for r, s in zip(ratings, [1.0, -2.0, 5.0], strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("scores", "error"),
+    [
+        ([("0", 1.0), ("1", float("nan")), ("2", 1.0)], "gave the score nan"),
+        ([("0", 1.0), ("1", float("inf")), ("2", 1.0)], "gave the score inf"),
+        ([("0", 1.0), ("2", 1.0)], "left out 1 of 3"),
+    ],
+)
+def test_a_broken_service_is_an_error(stage: Stage, scores: list[tuple[str, float]], error: str) -> None:
+    with reward_service(lambda _: scores) as address:
+        reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
+        with a_run(stage, reward=reward) as run, pytest.raises(RunError, match=error):
+            rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
+
+
+def test_a_service_that_is_not_there_is_an_error(stage: Stage) -> None:
+    with reward_service(lambda _: []) as address:
+        pass
+    reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
+    with a_run(stage, reward=reward) as run, pytest.raises(ServiceError, match="reward service"):
+        rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
+
+
+def test_the_preference_model_must_be_there(stage: Stage) -> None:
+    with a_run(stage) as run, pytest.raises(ServiceError, match="preference"):
+        rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
+
+
+def test_an_answer_that_cannot_be_rated_is_an_error(stage: Stage) -> None:
+    by_the_judge = {"preference_weight": 0.0, "judge_weight": 1.0}
+    with a_run(stage, reward=by_the_judge) as run, pytest.raises(RunError, match="could not rate an answer"):
+        rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
+
+
+def answer(text: str) -> Answer:
+    return Answer(text, (1,), (2,), np.zeros(1, dtype=np.float32), True)
+
+
+def test_pairs_are_compared_by_the_judge(stage: Stage) -> None:
+    """Turning a pair round turns its probabilities round; equal answers are a tie that costs nothing."""
+    pairs = [[answer("yes"), answer("no, never")], [answer("same"), answer("same")], [answer("a"), answer("b")]]
+    with a_run(stage, ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
+        assert not run.needs_preference_model
+        got = rewards.compare(run, PROMPTS, pairs, seed=1)
+        turned = rewards.compare(run, PROMPTS, [pair[::-1] for pair in pairs], seed=1)
+    assert got[2:4] == [0.5, 0.5]
+    assert [got[i] + got[i + 1] for i in (0, 2, 4)] == pytest.approx([1, 1, 1])
+    assert turned == pytest.approx([p for i in (0, 2, 4) for p in (got[i + 1], got[i])])
+    assert got[0] != 0.5
+
+
+def test_a_pair_that_cannot_be_judged_is_an_error(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    text = (stage.folder / "constitution.yaml").read_text()
+    path.write_text(text.replace("You are kind.", "Kind " * 150).replace("You are careful.", "Safe " * 150))
+    pairs = [[answer("yes"), answer("no")]] * 3
+    with running(judge.build(judge.JudgeConfig(str(stage.model), path))) as at:
+        dpo = a_run(judged_by(stage, at.main), ppo={"algorithm": "ALGORITHM_ONLINE_DPO"})
+        with dpo as run, pytest.raises(RunError, match=r"could not judge a pair of this step: INVALID"):
+            rewards.compare(run, PROMPTS, pairs, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("ppo", "reward"),
+    [
+        ({"algorithm": "ALGORITHM_GRPO", "episodes_per_step": 8}, {"preference_weight": 0.0, "judge_weight": 1.0}),
+        ({"algorithm": "ALGORITHM_ONLINE_DPO"}, {}),
+        ({"algorithm": "ALGORITHM_RLOO", "samples_per_prompt": 3, "normalise_scores": True}, {"judge_weight": 0.5}),
+        ({"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS"}, {}),
+    ],
+)
+def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], reward: dict[str, Any]) -> None:
+    name = ppo["algorithm"].removeprefix("ALGORITHM_").lower()
+    spec = rating.spec(ppo={"steps": 2, **ppo}, reward=reward, judge={"labelled_pairs": ""})
+    assert rating.work(name, spec) == 0
+    steps = rating.ppo_steps(name)
+    assert set(steps) == {1, 2}
+    for numbers in steps.values():
+        assert numbers["logprob_mismatch_max"] < 1e-3
+        assert "value_loss" not in numbers
+    labelled = (rating.run_folder(name) / "preference_fit.json").exists()
+    assert labelled == (name in ("rloo", "reinforce_plus_plus"))
+    assert (rating.run_folder(name) / "report.html").is_file()
+    assert (rating.run_folder(name) / "policy" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("ppo", "reward", "error"),
+    [
+        ({"algorithm": "ALGORITHM_GRPO", "samples_per_prompt": 1}, {}, "compares the answers to a prompt"),
+        ({"algorithm": "ALGORITHM_GRPO", "episodes_per_step": 6}, {}, "not a multiple of ppo.samples_per_prompt, 4"),
+        ({"algorithm": "ALGORITHM_ONLINE_DPO", "samples_per_prompt": 3}, {}, "learns from pairs"),
+        ({"algorithm": "ALGORITHM_ONLINE_DPO", "minibatches": 4}, {}, "too many for ppo.episodes_per_step"),
+        ({}, {"preference_weight": 0.0}, "every weight in reward is 0"),
+        ({}, {"service_weight": 1.0}, "belong together"),
+    ],
+)
+def test_numbers_that_do_not_go_together_are_told(
+    stage: Stage, ppo: dict[str, Any], reward: dict[str, Any], error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert stage.work("wrong", stage.spec(ppo=ppo, reward=reward)) == 1
+    assert error in caplog.messages[-1]

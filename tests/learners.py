@@ -1,0 +1,94 @@
+"""Learners on tiny real models, made-up episodes, and sampled ones with a known reward."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from charter.worker.algorithms import ALGORITHMS
+from charter.worker.batches import Episodes
+from charter.worker.models import Critic, LanguageModel
+from charter.worker.update import Learner
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+TEMPERATURE = 0.8
+
+
+def ppo_spec(**values: Any) -> run_pb2.PpoSpec:
+    return fill_defaults(run_pb2.RunSpec(ppo=run_pb2.PpoSpec(**values))).ppo
+
+
+def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any) -> Learner:
+    """A learner whose critic, if its algorithm needs one, starts with a random head."""
+    spec = ppo_spec(**values)
+    critic = None
+    if ALGORITHMS[spec.algorithm].needs_critic:
+        critic = Critic.from_policy(model, CPU)
+        nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
+    return Learner(
+        spec=spec,
+        temperature=temperature,
+        actor=LanguageModel.load(model, CPU),
+        reference=LanguageModel.load(model, CPU),
+        critic=critic,
+        device=CPU,
+    )
+
+
+def critic_of(learner: Learner) -> Critic:
+    assert learner.critic is not None
+    return learner.critic
+
+
+def make_episodes(seed: int = 0, count: int = 7) -> Episodes:
+    """Random prompts, answers, ends, scores and log-probs of unequal lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(least: int, most: int) -> tuple[int, ...]:
+        length = int(torch.randint(least, most, (), generator=generator))
+        return tuple(torch.randint(3, 200, (length,), generator=generator).tolist())
+
+    answers = tuple(ids(1, 9) for _ in range(count))
+    return Episodes(
+        prompts=tuple(ids(2, 12) for _ in range(count)),
+        answers=answers,
+        ended=torch.rand(count, generator=generator) < 0.5,
+        scores=torch.randn(count, generator=generator),
+        sampler_logprobs=-6 * torch.rand(count, max(map(len, answers)), generator=generator),
+    )
+
+
+@torch.no_grad()
+def sample_episodes(
+    learner: Learner,
+    prompts: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    reward: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> Episodes:
+    """An answer of ``tokens`` tokens to each prompt, from the learner's policy at its temperature.
+
+    Args:
+        prompts: token ids, all of one length.
+        reward: answers, int64 [episodes, tokens] -> scores, float32 [episodes].
+        generator: of every draw.
+    """
+    rows = torch.tensor([list(prompt) for prompt in prompts])
+    logprobs = []
+    for _ in range(tokens):
+        logits: Tensor = learner.actor.model(rows).logits[:, -1] / learner.temperature
+        token = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
+        logprobs.append(logits.log_softmax(dim=1).gather(1, token))
+        rows = torch.cat([rows, token], dim=1)
+    answers = rows[:, -tokens:]
+    return Episodes(
+        prompts=tuple(tuple(prompt) for prompt in prompts),
+        answers=tuple(tuple(row) for row in answers.tolist()),
+        ended=torch.ones(len(rows), dtype=torch.bool),
+        scores=reward(answers),
+        sampler_logprobs=torch.cat(logprobs, dim=1),
+    )
