@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, rollouts
+from charter.worker.agreement import probe_policy
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
@@ -70,7 +71,8 @@ def _resume(run: Run, learner: Learner) -> Progress:
         checkpoint.restore(path, learner)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
-        serve_policy(run, named_tensors(learner.actor.model), progress.weight_version, force=True)
+        serve_policy(run, named_tensors(learner.actor.model), progress.weight_version)
+    probe_policy(run, learner.actor, progress.weight_version)
     return progress
 
 
@@ -85,7 +87,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     clock.lap("sampling_seconds")
     _announce(run, progress, "scoring")
     episodes = rollouts.score(run, prompts, answers)
-    check_served(run, progress.weight_version)
+    check_served(run)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
     numbers, kl_coefficient = learn(learner, episodes, progress.step, progress.kl_coefficient)
@@ -93,7 +95,8 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     version = progress.weight_version
     if progress.step >= spec.critic_warmup_steps:
         version += 1
-        serve_policy(run, named_tensors(learner.actor.model), version, force=False)
+        serve_policy(run, named_tensors(learner.actor.model), version)
+        numbers |= probe_policy(run, learner.actor, version)
     clock.lap("weight_sync_seconds")
 
     tokens = sum(len(answer.token_ids) for answer in answers)
