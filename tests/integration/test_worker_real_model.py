@@ -7,10 +7,12 @@ import torch
 from charter.policy import server as policy
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker.artifacts import Artifacts
 from charter.worker.batches import collate, scatter
 from charter.worker.clients import Services
 from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.prompts import read_prompts
+from charter.worker.reporter import Reporter
 from charter.worker.rollouts import episodes_of
 
 from tests.harness import running
@@ -31,7 +33,7 @@ def test_sampler_and_trainer_agree_before_and_after_an_update(real_model: Path, 
         addresses = run_pb2.ServiceAddresses(
             policy=[at.main], policy_control=[at.control], judge=at.main, preference=at.main
         )
-        services = Services(addresses)
+        services = Services(addresses, Reporter(Artifacts(tmp_path, "run"), "run", 1, ""))
         generator = torch.Generator().manual_seed(0)
         for version in (1, 2):
             services.send_policy(named_tensors(model.model), version)

@@ -53,8 +53,8 @@ def judged_by(stage: Stage, address: str) -> Stage:
 def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
     spec = stage.spec(**sections)
     artifacts = Artifacts(stage.run_folder("rewards"), "rewards")
-    services = Services(spec.services)
     reporter = Reporter(artifacts, "rewards", 1, "")
+    services = Services(spec.services, reporter)
     try:
         prompts = PromptSets(tuple(PROMPTS), (), 0)
         yield Run(
@@ -74,13 +74,15 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
 
 def direct_ratings(stage: Stage, seed: int) -> list[float]:
     """The judge's own answers, without the worker's rewards in between."""
-    services = Services(stage.addresses)
+    reporter = Reporter(Artifacts(stage.run_folder("direct"), "direct"), "direct", 1, "")
+    services = Services(stage.addresses, reporter)
     try:
         options = judge_pb2.JudgingOptions(
             method=judge_pb2.JUDGING_METHOD_CONTRAST, ensemble_size=1, seed=derive_seed(seed, "rating")
         )
         return services.rate([(p.messages, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)], options)
     finally:
+        reporter.close()
         services.close()
 
 

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ async def test_a_seeded_call_repeats_itself_whatever_else_runs(engine: Transform
     crowded, _ = await asyncio.gather(collect(engine, seeded, n=2), collect(engine, Sampling(20), n=4))
     assert alone == crowded
     assert await collect(engine, Sampling(20, seed=8), n=2) != alone
+
+
+async def test_a_seeded_prompt_draws_the_same_in_any_company(engine: TransformersEngine) -> None:
+    """Where it stands in a call and what else is in it does not matter: another replica may be asked again."""
+    first, second = (replace(prompt, seed=seed) for seed, prompt in enumerate(PROMPTS[:2]))
+    together = [sample async for sample in engine.generate([first, second], Sampling(20), 2)]
+    alone = [sample async for sample in engine.generate([second], Sampling(20), 2)]
+    assert {(s.sample_index, s.token_ids) for s in alone} == {
+        (s.sample_index, s.token_ids) for s in together if s.prompt_index == 1
+    }
+    assert len({s.token_ids for s in alone}) == 2
+    again = [sample async for sample in engine.generate([replace(second, seed=9)], Sampling(20), 2)]
+    assert {s.token_ids for s in again} != {s.token_ids for s in alone}
 
 
 async def test_small_batches_give_every_sample(tiny_model: Path) -> None:
@@ -257,7 +271,7 @@ def test_draws_follow_the_distribution(top_p: float) -> None:
     rows = 20_000
     logits = probabilities.log().expand(rows, -1) * 2.0  # temperature 2 undoes the factor
     sampling = Sampling(1, temperature=2.0, top_p=top_p)
-    tokens, logprobs = draw(logits, sampling, torch.Generator().manual_seed(0))
+    tokens, logprobs = draw(logits, sampling, [torch.Generator().manual_seed(0)] * rows)
     assert logprobs == pytest.approx(probabilities[tokens].log(), abs=1e-6)
     # The nucleus of 0.6 is the two most likely tokens: 0.4 alone is less than 0.6.
     expected = torch.tensor([0.4, 0, 0.3, 0.2, 0.1] if top_p == 1 else [4 / 7, 0, 3 / 7, 0, 0]).double()

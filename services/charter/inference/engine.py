@@ -1,5 +1,6 @@
 """The protocol that every inference engine speaks, and the values that cross it."""
 
+import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,11 +23,13 @@ class Prompt:
     """A conversation to continue with the assistant's turn.
 
     ``assistant_prefix`` is text that the assistant's turn already starts with, for example
-    ``"The answer is ("``.
+    ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever else is in the call; without
+    one ``Sampling.seed`` and the prompt's place in the call do.
     """
 
     messages: tuple[ChatMessage, ...]
     assistant_prefix: str = ""
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,14 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+
+    def sample_seed(self, prompt: Prompt, prompt_index: int, sample_index: int) -> int | None:
+        """Seed in [0, 2^63) of one answer's own random numbers; None when nothing was fixed."""
+        if prompt.seed is not None:
+            return random.Random(f"{prompt.seed} {sample_index}").getrandbits(63)
+        if self.seed is not None:
+            return random.Random(f"{self.seed} {prompt_index} {sample_index}").getrandbits(63)
+        return None
 
 
 class Finish(Enum):

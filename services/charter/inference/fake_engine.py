@@ -50,7 +50,8 @@ class FakeEngine:
     """Answers from digests, after as long as it is told to.
 
     ``start_seconds`` is the time to load, ``latency_seconds`` the time before any answer,
-    ``seconds_per_token`` the time for each token of a sample; all samples of a call are written side by side.
+    ``seconds_per_token`` the time for each token of a sample; ``sequences`` samples of all calls are written side by
+    side (0 = all).
     Every ``fail_every``-th call (0 = none) raises ``InjectedFaultError`` when its first result is due;
     every generate call hangs after ``stall_after`` samples (0 = none).
     """
@@ -62,6 +63,7 @@ class FakeEngine:
         start_seconds: float = 0.0,
         latency_seconds: float = 0.0,
         seconds_per_token: float = 0.0,
+        sequences: int = 0,
         fail_every: int = 0,
         stall_after: int = 0,
         max_context_tokens: int = 4096,
@@ -70,6 +72,7 @@ class FakeEngine:
         self._start_seconds = start_seconds
         self._latency_seconds = latency_seconds
         self._seconds_per_token = seconds_per_token
+        self._places = asyncio.Semaphore(sequences or 2**31)
         self._fail_every = fail_every
         self._stall_after = stall_after
         self._max_context = max_context_tokens
@@ -91,7 +94,7 @@ class FakeEngine:
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
     ) -> AsyncGenerator[GeneratedSample, None]:
-        """Sample answers, the shortest first. See ``Engine.generate``."""
+        """Sample answers, the first to be finished first. See ``Engine.generate``."""
         for index, prompt in enumerate(prompts):
             needed = len(_prompt_ids(prompt)) + sampling.max_new_tokens
             if needed > self._max_context:
@@ -102,13 +105,15 @@ class FakeEngine:
             for prompt_index, prompt in enumerate(prompts)
             for sample_index in range(samples_per_prompt)
         ]
-        written = 0
-        for place, sample in enumerate(sorted(samples, key=lambda sample: len(sample.token_ids))):
-            if 0 < self._stall_after == place:
-                await asyncio.Event().wait()
-            await asyncio.sleep((len(sample.token_ids) - written) * self._seconds_per_token)
-            written = len(sample.token_ids)
-            yield sample
+        writing = [asyncio.create_task(self._write(sample)) for sample in samples]
+        try:
+            for place, written in enumerate(asyncio.as_completed(writing)):
+                if 0 < self._stall_after == place:
+                    await asyncio.Event().wait()
+                yield await written
+        finally:
+            for task in writing:
+                task.cancel()
 
     async def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[str]
@@ -143,6 +148,11 @@ class FakeEngine:
         """Become ``version``. Raises ``WeightMismatchError`` when the file is not safetensors."""
         read_shapes(path)
         self._version, self._digest = version, digest
+
+    async def _write(self, sample: GeneratedSample) -> GeneratedSample:
+        async with self._places:
+            await asyncio.sleep(len(sample.token_ids) * self._seconds_per_token)
+        return sample
 
     async def _wait_or_fail(self) -> None:
         self._calls += 1

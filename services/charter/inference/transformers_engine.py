@@ -35,9 +35,9 @@ class _Call:
     """One generate call under way. The torch thread puts samples, or the error that ended them, into ``done``."""
 
     sampling: Sampling
+    seeded: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Queue[GeneratedSample | BaseException] = field(default_factory=asyncio.Queue)
-    generator: torch.Generator | None = None  # Only with a seed.
     cancelled: bool = False
 
     def put(self, result: GeneratedSample | BaseException) -> None:
@@ -59,7 +59,7 @@ class TransformersEngine:
     """Serves one model from one torch thread; everything that touches the model runs there, in turn.
 
     Generate calls that wait at the same time with equal sampling parameters and no seed share batches. A
-    seeded call has its own batches and generator: the same call gives the same samples on the same weights.
+    seeded call has its own batches: the same call gives the same samples on the same weights.
     ``max_batch_tokens`` bounds a batch (prompts and answers, padding included) and so the KV cache.
     """
 
@@ -79,13 +79,12 @@ class TransformersEngine:
         self._max_context = 0
         self._model: PreTrainedModel
         self._chat: ChatTokenizer
-        self._generator: torch.Generator  # Of the calls without a seed.
+        self._generator = torch.Generator()  # Of the calls without a seed.
 
     async def start(self) -> None:
         """Load the model and run one token through it."""
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
         self._model = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
-        self._generator = torch.Generator(device=self._model.device)
         self._generator.seed()
         self._parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._max_context = torch_model.max_context_tokens(self._model)
@@ -110,12 +109,17 @@ class TransformersEngine:
             needed = len(ids) + sampling.max_new_tokens
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
-        call = _Call(sampling, asyncio.get_running_loop())
-        if sampling.seed is not None:
-            call.generator = torch.Generator(device=self._model.device).manual_seed(sampling.seed)
+        seeded = sampling.seed is not None or any(prompt.seed is not None for prompt in prompts)
+        call = _Call(sampling, seeded, asyncio.get_running_loop())
+
+        def row(prompt_index: int, sample_index: int) -> Row:
+            seed = sampling.sample_seed(prompts[prompt_index], prompt_index, sample_index)
+            generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+            return Row(encoded[prompt_index], lambda: not (call.cancelled or self._stopping), generator)
+
         tasks = [
-            _Task(call, prompt_index, sample_index, Row(ids, wanted=lambda: not (call.cancelled or self._stopping)))
-            for prompt_index, ids in enumerate(encoded)
+            _Task(call, prompt_index, sample_index, row(prompt_index, sample_index))
+            for prompt_index in range(len(prompts))
             for sample_index in range(samples_per_prompt)
         ]
         tasks.sort(key=lambda task: len(task.row.prompt_ids), reverse=True)
@@ -196,7 +200,8 @@ class TransformersEngine:
         batch: list[_Task] = []
         width = 0
         for task in self._waiting:
-            if task.call is call or (call.sampling.seed is None and task.call.sampling == call.sampling):
+            shared = not (call.seeded or task.call.seeded) and task.call.sampling == call.sampling
+            if task.call is call or shared:
                 width = max(width, len(task.row.prompt_ids) + call.sampling.max_new_tokens)
                 if batch and (len(batch) + 1) * width > self._max_batch_tokens:
                     break
@@ -209,7 +214,6 @@ class TransformersEngine:
         """Write the answers of a batch; on the torch thread."""
         tasks = {task.row: task for task in batch}
         version, _ = self._weights
-        first = batch[0].call
 
         def finished(row: Row) -> None:
             task = tasks[row]
@@ -228,8 +232,8 @@ class TransformersEngine:
 
         rows = [task.row for task in batch if task.row.wanted()]
         if rows:
-            generator = first.generator or self._generator
-            sample_rows(self._model, rows, first.sampling, self._chat.stop_ids, self._chat.pad_id, generator, finished)
+            sampling = batch[0].call.sampling
+            sample_rows(self._model, rows, sampling, self._chat.stop_ids, self._chat.pad_id, finished)
         self._require_running()
 
     async def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:

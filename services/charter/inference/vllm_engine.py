@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import random
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,8 +109,8 @@ class VllmEngine:
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         tasks = [
-            asyncio.create_task(self._sample(ids, sampling, prompt_index, sample_index))
-            for prompt_index, ids in enumerate(encoded)
+            asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index))
+            for prompt_index, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
             for sample_index in range(samples_per_prompt)
         ]
         try:
@@ -242,16 +241,14 @@ class VllmEngine:
         return AsyncLLM.from_engine_args(arguments)
 
     async def _sample(
-        self, ids: list[int], sampling: Sampling, prompt_index: int, sample_index: int
+        self, ids: list[int], sampling: Sampling, prompt: Prompt, prompt_index: int, sample_index: int
     ) -> GeneratedSample:
-        seed = sampling.seed
         output = await self._request(
             ids,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             stop_token_ids=sorted(self._chat.stop_ids),
-            # Each sample draws from its own stream, fixed by the seed and its place.
-            seed=None if seed is None else random.Random(f"{seed} {prompt_index} {sample_index}").getrandbits(63),
+            seed=sampling.sample_seed(prompt, prompt_index, sample_index),
             logprobs=0,
         )
         answer = output.outputs[0]

@@ -42,7 +42,10 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> AsyncIterator[policy_pb2.GenerateResponse]:
         """Sample answers and send each when it is finished. A client that leaves frees its place in the engine."""
         self._admit(request)
-        prompts = [Prompt(chat_messages(prompt.messages)) for prompt in request.prompts]
+        prompts = [
+            Prompt(chat_messages(prompt.messages), seed=prompt.seed if prompt.HasField("seed") else None)
+            for prompt in request.prompts
+        ]
         samples_per_prompt = request.samples_per_prompt if request.HasField("samples_per_prompt") else 1
         start = time.monotonic()
         waiting = True

@@ -60,13 +60,24 @@ def invalid_fields(found: Sequence[Violation]) -> StatusError:
 
 
 class ServiceError(RuntimeError):
-    """A call to a service failed; the message says which service, where, why and what to do."""
+    """A call to a service failed; the message says which service, where, why and what to do.
 
-    def __init__(self, service: str, address: str, code: grpc.StatusCode, details: str) -> None:
+    ``retry_after_seconds`` is what the service asked to be waited for, None when it did not.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        address: str,
+        code: grpc.StatusCode,
+        details: str,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         self.service = service
         self.address = address
         self.code = code
         self.details = details
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(f"the {service} service at {address} {_reason(service, code, details)}")
 
 
@@ -95,4 +106,16 @@ def explained(service: str, address: str) -> Iterator[None]:
     except grpc.RpcError as error:
         if not isinstance(error, grpc.Call):
             raise
-        raise ServiceError(service, address, error.code(), error.details() or "no details") from error
+        raise ServiceError(
+            service, address, error.code(), error.details() or "no details", _retry_after(error)
+        ) from error
+
+
+def _retry_after(error: grpc.Call) -> float | None:
+    """Seconds of the error's RetryInfo, if it has one."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds() / 1000)
+    return None

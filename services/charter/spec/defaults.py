@@ -17,7 +17,7 @@ TRAINER_CONTROL = "127.0.0.1:50064"
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
 # judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "policy": {"engine": "auto"},
+    "policy": {"engine": "auto", "logprob_tolerance": 0.1},
     "judge": {"engine": "transformers", "ensemble_size": 1, "labelled_pairs_limit": 100},
     "prompts": {"max_prompt_tokens": 256},
     "sampling": {"temperature": 1.0, "max_new_tokens": 64},

@@ -191,21 +191,29 @@ class PolicySpec(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    LOGPROB_TOLERANCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id or folder."""
     engine: _builtins.str
     """Engine of `charter up`: transformers, vllm, or auto (default: vllm where it installs and pays)."""
+    logprob_tolerance: _builtins.float
+    """Largest mean difference in nats between the trainer's and a replica's log-probs of a probe answer, after each
+    update of the weights; above it the run fails. Default 0.1.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         engine: _builtins.str = ...,
+        logprob_tolerance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "logprob_tolerance", b"logprob_tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "engine", b"engine", "logprob_tolerance", b"logprob_tolerance", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__logprob_tolerance: _TypeAlias = _typing.Literal["logprob_tolerance"]  # noqa: Y015
+    _WhichOneofArgType__logprob_tolerance: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob_tolerance) -> _WhichOneofReturnType__logprob_tolerance | None: ...
 
 Global___PolicySpec: _TypeAlias = PolicySpec  # noqa: Y015
 
@@ -838,7 +846,9 @@ Global___CheckpointSpec: _TypeAlias = CheckpointSpec  # noqa: Y015
 
 @_typing.final
 class ServiceAddresses(_message.Message):
-    """Where the services are, host:port. Defaults are those of `charter up`."""
+    """Where the services are, host:port. Defaults are those of `charter up`. `dns:///host:port` stands for every address that
+    the name resolves to (a headless service), looked up again while the run goes on.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -847,13 +857,20 @@ class ServiceAddresses(_message.Message):
     JUDGE_FIELD_NUMBER: _builtins.int
     PREFERENCE_FIELD_NUMBER: _builtins.int
     PREFERENCE_CONTROL_FIELD_NUMBER: _builtins.int
+    JUDGE_REPLICAS_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
     @_builtins.property
-    def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Replicas of the policy, and their control ports in the same order."""
+
     @_builtins.property
     def policy_control(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def judge_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further replicas of the judge, with the same model and constitution."""
+
     def __init__(
         self,
         *,
@@ -862,10 +879,11 @@ class ServiceAddresses(_message.Message):
         judge: _builtins.str = ...,
         preference: _builtins.str = ...,
         preference_control: _builtins.str = ...,
+        judge_replicas: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Sends one version of the weights to every replica at once."""
+"""Sends one version of the weights: packed once, then to as many replicas as want it."""
 
 import hashlib
 import time
@@ -19,14 +19,42 @@ CHUNK_BYTES = 1024 * 1024
 TRANSFER_SECONDS = 1800.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedWeights:
+    """One version as a safetensors file in memory; ``sha256`` is its digest in hex."""
+
+    version: int
+    blob: bytes
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """One version as it was sent: ``seconds`` until the last replica served it, ``size`` in bytes."""
+    """One version as it was sent: ``seconds`` that it took, ``size`` in bytes."""
 
     version: int
     seconds: float
     size: int
     sha256: str
+
+
+def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWeights:
+    """Copy tensors, wherever they are, into one file in memory."""
+    blob = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest())
+
+
+def send_packed(address: str, weights: PackedWeights, *, service: str, force: bool) -> None:
+    """Have the replica with this control port serve the weights; returns when it does.
+
+    ``service`` names it in errors. ``force`` allows a version that is not newer than the served one. Raises
+    ``ServiceError``.
+    """
+    header = weights_pb2.WeightHeader(
+        version=weights.version, size=len(weights.blob), sha256=weights.sha256, force=force
+    )
+    with explained(f"{service} weight", address), connect(address) as channel:
+        weights_pb2_grpc.WeightServiceStub(channel).LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
 
 
 def send_weights(
@@ -37,26 +65,19 @@ def send_weights(
     service: str = "policy",
     force: bool = False,
 ) -> WeightUpdate:
-    """Serve ``tensors`` as ``version`` on every replica; returns when all of them do.
+    """Serve ``tensors`` as ``version`` on every replica at once; returns when all of them do.
 
-    ``addresses`` are the control ports, ``service`` names them in errors. ``force`` allows a version that
-    is not newer than the served one. Raises ``ServiceError`` when a replica did not take them; the others may have.
+    Arguments and errors as ``send_packed``; when one replica does not take them, the others may have.
     """
     if not addresses:
         raise ValueError("no address to send weights to")
     start = time.monotonic()
-    blob = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    digest = hashlib.sha256(blob).hexdigest()
-    header = weights_pb2.WeightHeader(version=version, size=len(blob), sha256=digest, force=force)
-
-    def send(address: str) -> None:
-        with explained(f"{service} weight", address), connect(address) as channel:
-            weights_pb2_grpc.WeightServiceStub(channel).LoadWeights(_parts(header, blob), timeout=TRANSFER_SECONDS)
-
+    weights = pack_weights(tensors, version)
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
-        for done in [pool.submit(send, address) for address in addresses]:
+        sent = [pool.submit(send_packed, address, weights, service=service, force=force) for address in addresses]
+        for done in sent:
             done.result()
-    return WeightUpdate(version, time.monotonic() - start, len(blob), digest)
+    return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
 
 def _parts(header: weights_pb2.WeightHeader, blob: bytes) -> Iterator[weights_pb2.LoadWeightsRequest]:

@@ -1,10 +1,11 @@
 """The services as the worker sees them: one method for each thing it asks of them, errors worded for a person."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,11 +27,20 @@ from charter.v1 import (
     weights_pb2,
     weights_pb2_grpc,
 )
-from charter.weights.sender import WeightUpdate, send_weights
+from charter.weights.sender import WeightUpdate, pack_weights, send_weights
+from charter.worker import metrics
 from charter.worker.errors import RunError
+from charter.worker.replicas import Replica, Replicas
+from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
+from charter.worker.spread import Work, spread
 
 V = TypeVar("V")
+
+# A replica that takes longer for the few tokens of a probe does not take part in it.
+PROBE_SECONDS = 60.0
+# Characters of text that count as one token where only the load of a replica is estimated.
+_CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +56,52 @@ class Answer:
 
 
 class Services:
-    """Channels to policy, judge and preference; ``close`` them at the end."""
+    """The replicas of policy and judge, and the preference service; ``close`` them at the end.
 
-    def __init__(self, addresses: run_pb2.ServiceAddresses) -> None:
+    ``reporter`` hears of it when the run waits for replicas, and says whether it should stop.
+    """
+
+    def __init__(self, addresses: run_pb2.ServiceAddresses, reporter: Reporter) -> None:
         self.addresses = addresses
-        self._policy_channels = [connect(address) for address in addresses.policy]
-        self._judge_channel = connect(addresses.judge)
+        policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
+        self._policies = Replicas("policy", policies, "charter.v1.PolicyService", reporter)
+        judges = [(address, "") for address in (addresses.judge, *addresses.judge_replicas)]
+        self._judges = Replicas("judge", judges, "charter.v1.JudgeService", reporter)
         self._preference_channel = connect(addresses.preference)
-        self._judge = judge_pb2_grpc.JudgeServiceStub(self._judge_channel)
         self._preference = preference_pb2_grpc.PreferenceServiceStub(self._preference_channel)
 
     def close(self) -> None:
         """Close every channel."""
-        for channel in (*self._policy_channels, self._judge_channel, self._preference_channel):
-            channel.close()
+        self._policies.close()
+        self._judges.close()
+        self._preference_channel.close()
 
-    def policy_info(self) -> list[types_pb2.ModelInfo]:
-        """What each replica of the policy serves."""
-        infos = []
-        for address, channel in zip(self.addresses.policy, self._policy_channels, strict=True):
-            with explained("policy", address):
-                stub = policy_pb2_grpc.PolicyServiceStub(channel)
-                request = policy_pb2.PolicyServiceGetModelInfoRequest()
-                infos.append(stub.GetModelInfo(request, timeout=QUICK).model)
-        return infos
+    def policy_info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
+        """Address of each replica of the policy that answers, and what it serves."""
+        return [(one.address.main, one.info) for one in self._policies.contacted() if one.info is not None]
 
     def judge_info(self) -> judge_pb2.JudgeServiceGetModelInfoResponse:
-        """The judge's model and its default method."""
-        with explained("judge", self.addresses.judge):
-            return self._judge.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK)
+        """The judge's model and its default method. Raises ``RunError`` when its replicas differ."""
+        request = judge_pb2.JudgeServiceGetModelInfoRequest()
+        return self._same_of_judges(lambda stub: stub.GetModelInfo(request, timeout=QUICK))
+
+    def constitution(self) -> judge_pb2.Constitution:
+        """What the judge judges by. Raises ``RunError`` when its replicas differ."""
+        request = judge_pb2.GetConstitutionRequest()
+        return self._same_of_judges(lambda stub: stub.GetConstitution(request, timeout=QUICK).constitution)
+
+    def _same_of_judges(self, ask: Callable[[judge_pb2_grpc.JudgeServiceStub], V]) -> V:
+        found: list[tuple[str, V]] = []
+        for judge in self._judges.contacted():
+            with explained("judge", judge.address.main):
+                found.append((judge.address.main, ask(judge_pb2_grpc.JudgeServiceStub(judge.channel))))
+        first, same = found[0]
+        for address, other in found[1:]:
+            if other != same:
+                raise RunError(
+                    f"the judges at {first} and {address} differ in model, method or constitution: start them alike"
+                )
+        return same
 
     def preference_info(self) -> types_pb2.ModelInfo:
         """The preference model that is served."""
@@ -82,18 +109,12 @@ class Services:
             request = preference_pb2.PreferenceServiceGetModelInfoRequest()
             return self._preference.GetModelInfo(request, timeout=QUICK).model
 
-    def constitution(self) -> judge_pb2.Constitution:
-        """What the judge judges by."""
-        with explained("judge", self.addresses.judge):
-            return self._judge.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution
-
     def check_control_ports(self) -> None:
-        """Raise ``ServiceError`` unless weights could be sent to the policy and the preference service."""
-        controls = [("policy", address) for address in self.addresses.policy_control]
-        for service, address in (*controls, ("preference", self.addresses.preference_control)):
-            with explained(f"{service} weight", address), connect(address) as channel:
-                stub = weights_pb2_grpc.WeightServiceStub(channel)
-                stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
+        """Raise ``ServiceError`` unless weights could be sent to the preference service."""
+        address = self.addresses.preference_control
+        with explained("preference weight", address), connect(address) as channel:
+            stub = weights_pb2_grpc.WeightServiceStub(channel)
+            stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
 
     def generate(
         self,
@@ -104,66 +125,89 @@ class Services:
         seed: int,
         samples_per_prompt: int = 1,
     ) -> list[list[Answer]]:
-        """Sample answers, [prompts][samples], sharing the prompts out over the replicas.
+        """Sample answers, [prompts][samples], spread over the replicas.
 
-        Raises ``ServiceError`` when a call fails, and ``RunError`` when an answer is missing or was written by another
-        weight version than ``version``.
+        Each prompt has its own seed, so that it does not matter who answers it. Raises ``ServiceError`` when the
+        request is refused, and ``RunError`` when an answer is missing or was written by another weight version than
+        ``version``.
         """
-        replicas = len(self._policy_channels)
-        answers: list[list[Answer]] = [[] for _ in prompts]
 
-        def ask(replica: int) -> None:
-            places = range(replica, len(prompts), replicas)
+        def ask(channel: grpc.Channel, items: Sequence[int]) -> Any:
             request = policy_pb2.GenerateRequest(
-                prompts=[policy_pb2.GenerationPrompt(messages=proto_messages(prompts[place])) for place in places],
+                prompts=[
+                    policy_pb2.GenerationPrompt(
+                        messages=proto_messages(prompts[item]), seed=derive_seed(seed, "prompt", item)
+                    )
+                    for item in items
+                ],
                 sampling=policy_pb2.SamplingParameters(
-                    temperature=sampling.temperature,
-                    top_p=1.0,
-                    max_new_tokens=sampling.max_new_tokens,
-                    seed=derive_seed(seed, "replica", replica),
+                    temperature=sampling.temperature, top_p=1.0, max_new_tokens=sampling.max_new_tokens
                 ),
                 samples_per_prompt=samples_per_prompt,
                 required_weight_version=version,
             )
-            found = self._generate_on(replica, request, version)
-            for place, samples in zip(places, found, strict=True):
-                answers[place] = samples
+            return policy_pb2_grpc.PolicyServiceStub(channel).Generate(request, timeout=BATCH)
 
-        asked = min(replicas, len(prompts))
-        with ThreadPoolExecutor(max_workers=max(1, asked)) as pool:
-            for done in [pool.submit(ask, replica) for replica in range(asked)]:
-                done.result()
-        return answers
+        def read(
+            asked: Sequence[int], replica: Replica, response: policy_pb2.GenerateResponse
+        ) -> tuple[int, int, Answer]:
+            _check_versions(replica, response.sample, version)
+            return asked[response.prompt_index], response.sample_index, _answer(response.sample)
 
-    def _generate_on(self, replica: int, request: policy_pb2.GenerateRequest, version: int) -> list[list[Answer]]:
-        address = self.addresses.policy[replica]
-        stub = policy_pb2_grpc.PolicyServiceStub(self._policy_channels[replica])
-        found: dict[tuple[int, int], Answer] = {}
-        with explained("policy", address):
-            for response in stub.Generate(request, timeout=BATCH):
-                written_by = {span.weight_version for span in response.sample.version_spans}
-                if written_by - {version}:
-                    raise RunError(
-                        f"the policy service at {address} answered with weight version {sorted(written_by)}, this run "
-                        f"is at {version}: something else sends weights to it. Stop that, then resume the run"
-                    )
-                found[response.prompt_index, response.sample_index] = _answer(response.sample)
-        expected = [
-            [(prompt, sample) for sample in range(request.samples_per_prompt)] for prompt in range(len(request.prompts))
+        costs = [
+            _tokens(*(message.content for message in prompt)) + samples_per_prompt * sampling.max_new_tokens
+            for prompt in prompts
         ]
-        missing = sum(key not in found for keys in expected for key in keys)
-        if missing:
-            raise RunError(f"the policy service at {address} left out {missing} answers; see its log")
-        return [[found[key] for key in keys] for keys in expected]
+        return spread(self._policies, Work(costs, samples_per_prompt, ask, read, behind=True))
+
+    def probe(
+        self, prompt: Sequence[ChatMessage], sampling: run_pb2.SamplingSpec, *, tokens: int, version: int, seed: int
+    ) -> list[tuple[str, Answer]]:
+        """One answer of at most ``tokens`` tokens from every replica that is ready, with its address; raises as others.
+
+        A replica that fails is left to its keeper; with none left, this waits.
+        """
+        request = policy_pb2.GenerateRequest(
+            prompts=[policy_pb2.GenerationPrompt(messages=proto_messages(prompt), seed=seed)],
+            sampling=policy_pb2.SamplingParameters(
+                temperature=sampling.temperature, top_p=1.0, max_new_tokens=min(tokens, sampling.max_new_tokens)
+            ),
+            required_weight_version=version,
+        )
+
+        def ask(replica: Replica) -> tuple[str, Answer]:
+            with explained("policy", replica.address.main):
+                stub = policy_pb2_grpc.PolicyServiceStub(replica.channel)
+                (response,) = stub.Generate(request, timeout=PROBE_SECONDS)
+            _check_versions(replica, response.sample, version)
+            return replica.address.main, _answer(response.sample)
+
+        while not (answers := self._policies.each(ask)):
+            self._policies.wait_ready()
+        return answers
 
     def compare(
         self, items: Sequence[judge_pb2.ComparisonItem], options: judge_pb2.JudgingOptions
     ) -> Mapping[str, judge_pb2.Judgement]:
-        """The judgement of each item, by its id; failed ones carry their outcome. Raises as ``generate``."""
-        request = judge_pb2.CompareRequest(items=items, options=options)
-        with explained("judge", self.addresses.judge):
-            judged = {response.item_id: response.judgement for response in self._judge.Compare(request, timeout=BATCH)}
-        return _complete("judge", self.addresses.judge, [item.id for item in items], judged)
+        """The judgement of each item, by its id; failed ones carry their outcome. Spread over the judges.
+
+        Raises ``ServiceError`` when the request is refused, ``RunError`` when a judgement is missing.
+        """
+
+        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
+            request = judge_pb2.CompareRequest(items=[items[index] for index in chosen], options=options)
+            return judge_pb2_grpc.JudgeServiceStub(channel).Compare(request, timeout=BATCH)
+
+        ids = {item.id: index for index, item in enumerate(items)}
+
+        def read(
+            asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
+        ) -> tuple[int, int, judge_pb2.Judgement]:
+            return ids[response.item_id], 0, response.judgement
+
+        costs = [_tokens(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in items]
+        judged = spread(self._judges, Work(costs, 1, ask, read))
+        return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
 
     def add_comparisons(self, request_id: str, comparisons: Sequence[types_pb2.Comparison]) -> None:
         """Store comparisons, all or none; repeating a request id stores nothing."""
@@ -203,27 +247,41 @@ class Services:
         self, items: Sequence[tuple[Sequence[ChatMessage], str]], options: judge_pb2.JudgingOptions
     ) -> list[float]:
         """The judge's rating of each (prompt, answer), -1 to 1. Raises as ``score``, also for one left unrated."""
-        request = judge_pb2.JudgeServiceScoreRequest(
-            items=[
-                judge_pb2.AnswerItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
-                for index, (prompt, answer) in enumerate(items)
-            ],
-            options=options,
-        )
-        address = self.addresses.judge
-        ratings: dict[str, float] = {}
-        with explained("judge", address):
-            for response in self._judge.Score(request, timeout=BATCH):
-                if not response.rated:
-                    raise RunError(f"the judge at {address} could not rate an answer: {response.failure}")
-                ratings[response.item_id] = response.score
-        ids = [item.id for item in request.items]
-        complete = _complete("judge", address, ids, ratings)
-        return [complete[item] for item in ids]
 
-    def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int, *, force: bool = False) -> WeightUpdate:
-        """Serve weights on every replica of the policy."""
-        return send_weights(self.addresses.policy_control, tensors, version, service="policy", force=force)
+        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
+            request = judge_pb2.JudgeServiceScoreRequest(
+                items=[
+                    judge_pb2.AnswerItem(id=str(index), prompt=proto_messages(items[index][0]), answer=items[index][1])
+                    for index in chosen
+                ],
+                options=options,
+            )
+            return judge_pb2_grpc.JudgeServiceStub(channel).Score(request, timeout=BATCH)
+
+        def read(
+            asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
+        ) -> tuple[int, int, float]:
+            if not response.rated:
+                raise RunError(f"the judge at {replica.address.main} could not rate an answer: {response.failure}")
+            return int(response.item_id), 0, response.score
+
+        costs = [_tokens(*(message.content for message in prompt), answer) for prompt, answer in items]
+        return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
+
+    def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
+        """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""
+        start = time.monotonic()
+        weights = pack_weights(tensors, version)
+        self._policies.serve(weights)
+        return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
+
+    def policy_serves(self, version: int) -> bool:
+        """Whether this process had the policy serve ``version`` last."""
+        return self._policies.serves(version)
+
+    def check_policy(self) -> None:
+        """Raise ``RunError`` when a replica of the policy holds weights of somebody else."""
+        self._policies.check_own()
 
     def send_preference_model(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve a preference model, whatever was served before."""
@@ -266,6 +324,22 @@ def _complete(service: str, address: str, ids: Sequence[str], results: Mapping[s
     if missing:
         raise RunError(f"the {service} service at {address} left out {missing} of {len(ids)} results; see its log")
     return results
+
+
+def _check_versions(replica: Replica, sample: policy_pb2.Sample, version: int) -> None:
+    """Note the age of a sample's tokens. Raises ``RunError`` when another version than ``version`` wrote some."""
+    for span in sample.version_spans:
+        if span.weight_version != version:
+            raise RunError(
+                f"the policy service at {replica.address.main} answered with weight version [{span.weight_version}], "
+                f"this run is at {version}: something else sends weights to it. Stop that, then resume the run"
+            )
+        for _ in range(span.start, span.end):
+            metrics.TOKEN_AGE.observe(version - span.weight_version)
+
+
+def _tokens(*texts: str) -> int:
+    return 1 + sum(len(text) for text in texts) // _CHARACTERS_A_TOKEN
 
 
 def _answer(sample: policy_pb2.Sample) -> Answer:

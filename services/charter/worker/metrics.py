@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from charter.v1 import run_pb2
 
@@ -44,12 +44,14 @@ PPO = {
     "held_out_judge": "P(the judge prefers the policy's answer to the starting policy's), watched held-out prompts.",
     "held_out_score": "Mean score on the watched held-out prompts.",
     "held_out_kl": "KL to the reference per answer in nats, estimator k3, on the watched held-out prompts.",
+    "probe_mismatch_mean": "Mean absolute difference in nats of log-probs, trainer against replicas, on the probe.",
+    "probe_mismatch_max": "Largest such difference.",
     "tokens_per_second": "Answer tokens per second of the whole step.",
     "episodes_per_second": "Answers per second of the whole step.",
     "sampling_seconds": "Seconds to sample the answers.",
     "scoring_seconds": "Seconds to score them.",
     "update_seconds": "Seconds for log-probs, advantages and optimiser steps.",
-    "weight_sync_seconds": "Seconds until every policy replica served the new weights.",
+    "weight_sync_seconds": "Seconds until the replicas, without late ones, served the new weights and were probed.",
     "watching_seconds": "Seconds to have the judge compare the policy with the starting one, where that is due.",
     "step_seconds": "Seconds of the whole step, without the checkpoint.",
     "weight_version": "Version that the policy serves after the step.",
@@ -69,6 +71,19 @@ STEPS = Counter("charter_worker_steps_total", "PPO steps done by this process.")
 EPISODES = Counter("charter_worker_episodes_total", "Answers that PPO has learned from.")
 TOKENS = Counter("charter_worker_tokens_total", "Answer tokens that PPO has learned from.")
 PAIRS = Counter("charter_worker_pairs_total", "Judged pairs by outcome.", ["outcome"])
+REPLICAS = Gauge(
+    "charter_worker_replicas", "Replicas that the worker knows, by whether they take calls.", ["service", "ready"]
+)
+REASSIGNED = Counter(
+    "charter_worker_reassigned_total",
+    "Prompts or pairs given to another replica, by why (failed, overloaded, slow).",
+    ["service", "reason"],
+)
+TOKEN_AGE = Histogram(
+    "charter_worker_token_age_versions",
+    "Weight versions between the one that wrote an answer token and the one that is trained.",
+    buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16),
+)
 CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.")
 
 

@@ -36,7 +36,7 @@ def execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifac
     ``ServiceError`` when the run cannot go on.
     """
     _seed_everything(spec.seed)
-    services = Services(spec.services)
+    services = Services(spec.services, reporter)
     try:
         with reporter.in_phase(run_pb2.PHASE_STARTING):
             reporter.report(0, 1, text=f"attempt {attempt}")
@@ -67,7 +67,7 @@ def _serve_starting_policy(run: Run) -> None:
     if run.artifacts.answers("before").exists() or policy_serves(run, STARTING_VERSION):
         return
     model = LanguageModel.load(run.spec.policy.model, run.device)
-    serve_policy(run, named_tensors(model.model), STARTING_VERSION, force=True)
+    serve_policy(run, named_tensors(model.model), STARTING_VERSION)
 
 
 def _seed_everything(seed: int) -> None:

@@ -11,9 +11,9 @@ from charter.worker.context import Run
 from charter.worker.errors import RunError
 
 
-def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int, *, force: bool) -> float:
-    """Serve weights on every replica of the policy; returns the seconds it took."""
-    return _remember(run, "policy", run.services.send_policy(tensors, version, force=force))
+def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int) -> float:
+    """Serve weights on every replica of the policy, whatever they serve; returns the seconds it took."""
+    return _remember(run, "policy", run.services.send_policy(tensors, version))
 
 
 def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:
@@ -22,11 +22,8 @@ def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> fl
 
 
 def policy_serves(run: Run, version: int) -> bool:
-    """Whether every replica serves the weights that this run last sent, as ``version``."""
-    sent = _sent(run, "policy")
-    return sent["version"] == version and all(
-        (info.weight_version, info.weight_digest) == (version, sent["digest"]) for info in run.services.policy_info()
-    )
+    """Whether this process sent ``version`` last, and so keeps every replica at it."""
+    return run.services.policy_serves(version)
 
 
 def preference_serves(run: Run, version: int) -> bool:
@@ -36,17 +33,14 @@ def preference_serves(run: Run, version: int) -> bool:
     return sent["version"] == version and (info.weight_version, info.weight_digest) == (version, sent["digest"])
 
 
-def check_served(run: Run, version: int, preference_version: int) -> None:
+def check_served(run: Run, preference_version: int) -> None:
     """Raise ``RunError`` unless policy and preference model are this run's; a number from others must not be used."""
-    served = {"policy": policy_serves(run, version)}
-    if run.needs_preference_model:
-        served["preference"] = preference_serves(run, preference_version)
-    for service, right in served.items():
-        if not right:
-            raise RunError(
-                f"the {service} service does not serve this run's weights any more: another run uses it, or it was "
-                "restarted. See to it that this run has it alone, then resume the run"
-            )
+    run.services.check_policy()
+    if run.needs_preference_model and not preference_serves(run, preference_version):
+        raise RunError(
+            "the preference service does not serve this run's weights any more: another run uses it, or it was "
+            "restarted. See to it that this run has it alone, then resume the run"
+        )
 
 
 def _remember(run: Run, service: str, update: WeightUpdate) -> float:

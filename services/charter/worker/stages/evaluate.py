@@ -27,9 +27,7 @@ def evaluate(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
         version = run.artifacts.record["policy_version"]
         if not policy_serves(run, version):
-            serve_policy(
-                run, named_tensors(LanguageModel.load(run.artifacts.policy, run.device).model), version, force=True
-            )
+            serve_policy(run, named_tensors(LanguageModel.load(run.artifacts.policy, run.device).model), version)
         before = sample_held_out(run, "before", STARTING_VERSION)
         after = sample_held_out(run, "after", version)
         prompts = held_out_prompts(run)

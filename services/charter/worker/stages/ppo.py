@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, rollouts
+from charter.worker.agreement import probe_policy
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
@@ -82,7 +83,8 @@ def _resume(run: Run, learner: Learner) -> Progress:
         checkpoint.restore(path, learner)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
-        serve_policy(run, named_tensors(learner.actor.model), progress.weight_version, force=True)
+        serve_policy(run, named_tensors(learner.actor.model), progress.weight_version)
+    probe_policy(run, learner.actor, progress.weight_version)
     return progress
 
 
@@ -99,7 +101,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     _announce(run, progress, "scoring")
     scored_by = preference_version(run, progress.step)
     episodes = rollouts.score(run, prompts, groups, seed, scored_by)
-    check_served(run, progress.weight_version, scored_by)
+    check_served(run, scored_by)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
     numbers, controls = learn(learner, episodes, progress.step, progress.controls)
@@ -107,7 +109,8 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
-        serve_policy(run, named_tensors(learner.actor.model), version, force=False)
+        serve_policy(run, named_tensors(learner.actor.model), version)
+        numbers |= probe_policy(run, learner.actor, version)
     clock.lap("weight_sync_seconds")
 
     measured = progress.measured

@@ -72,14 +72,14 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     judge = services.judge_info().model
     preference = services.preference_info()
     services.check_control_ports()
-    for address, info in zip(spec.services.policy, policies, strict=True):
+    for address, info in policies:
         _same_model("policy", address, info, spec.policy.model, "policy.model")
     _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
     _same_model(
         "preference", spec.services.preference, preference, spec.preference_model.model, "preference_model.model"
     )
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
-    for info in (*policies, preference):
+    for info in (*(info for _, info in policies), preference):
         if needed > info.max_context_tokens:
             raise RunError(
                 f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
@@ -92,7 +92,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
         "charter": importlib.metadata.version("charter"),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "grpcio")},
-        "policy engine": policies[0].engine,
+        "policy engine": policies[0][1].engine,
         "judge engine": judge.engine,
     }
     artifacts.save_record()

@@ -1,0 +1,343 @@
+"""The replicas of one service as the worker sees them: found, kept at the newest weights, and known to be ready or not.
+
+Each replica has a keeper, a thread that looks at it, sends it the newest weights where it lacks them, and tries again,
+with growing pauses, whatever goes wrong. A replica that is late, dead or restarted therefore catches up by itself while
+the others work. It takes calls only while it is ``ready``.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from charter.rpc.channel import QUICK, connect
+from charter.rpc.discovery import DNS, ReplicaAddress, replica_addresses
+from charter.rpc.errors import ServiceError, explained
+from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.sender import PackedWeights, send_packed
+from charter.worker import metrics
+from charter.worker.errors import RunError
+from charter.worker.reporter import Reporter
+
+T = TypeVar("T")
+
+logger = logging.getLogger("charter.worker")
+
+# Pause before a replica that failed is looked at again: doubled up to the longest, up to half of it cut at random.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+# How often a name is resolved again, and how often a waiting run says that it waits.
+_RESOLVE_SECONDS = 10.0
+_SAY_SECONDS = 10.0
+# Replicas that are still busy with new weights when the first has them get as long again, and at least this.
+_LEAST_GRACE_SECONDS = 1.0
+# Answers of a replica that no waiting changes.
+_FINAL = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+
+
+@dataclass(eq=False)
+class Replica:
+    """One replica. Everything is guarded by the condition of its ``Replicas``."""
+
+    address: ReplicaAddress
+    channel: grpc.Channel
+    # It holds the newest weights and takes calls.
+    ready: bool = False
+    # Why not, for a person; empty while that is unknown or being changed.
+    problem: str = ""
+    info: types_pb2.ModelInfo | None = None
+    # It asked not to be called before this time (monotonic).
+    paused_until: float = 0.0
+    # It was looked at: it is usable, or ``problem`` says why not.
+    tried: bool = False
+    # Failed looks since the last one that went well, and failed calls since the last one that did.
+    failed_looks: int = 0
+    failed_calls: int = 0
+    # This run has sent it weights, so that weights of others on it are an intrusion.
+    ours: bool = False
+    gone: bool = False
+    wake: threading.Event = field(default_factory=threading.Event)
+
+
+class Replicas:
+    """All replicas of a service. ``close`` at the end.
+
+    ``addresses`` are (main, control) as in the spec; control is empty for a service that takes no weights.
+    ``health_name`` is the gRPC service that must be SERVING. While nothing can go on, ``reporter`` is told so and asked
+    whether to stop.
+    """
+
+    def __init__(
+        self, service: str, addresses: Sequence[tuple[str, str]], health_name: str, reporter: Reporter
+    ) -> None:
+        self.service = service
+        # Notified whenever a replica changes, by every user of the replicas too.
+        self.changed = threading.Condition()
+        self._addresses = addresses
+        self._health_name = health_name
+        self._reporter = reporter
+        self._takes_weights = any(control for _, control in addresses)
+        self._replicas: dict[ReplicaAddress, Replica] = {}
+        self._weights: PackedWeights | None = None
+        # (version, digest) of all weights that this run has sent.
+        self._sent: set[tuple[int, str]] = set()
+        self._fault: Exception | None = None
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
+        with self.changed:
+            self._find()
+        if any(main.startswith(DNS) for main, _ in addresses):
+            self._start(self._keep_finding, "find")
+
+    def close(self) -> None:
+        """Stop the keepers and close every channel."""
+        self._closed.set()
+        with self.changed:
+            replicas = list(self._replicas.values())
+        for replica in replicas:
+            replica.wake.set()
+        for thread in self._threads:
+            thread.join(QUICK)
+        for replica in replicas:
+            replica.channel.close()
+
+    def ready(self) -> list[Replica]:
+        """Those that take calls; the caller holds ``changed``. Raises what no waiting can mend."""
+        if self._fault is not None:
+            raise self._fault
+        return [replica for replica in self._replicas.values() if replica.ready]
+
+    def contacted(self) -> list[Replica]:
+        """Replicas that answered, once each was tried. Raises ``ServiceError`` or ``RunError`` when none did."""
+        with self.changed:
+            while not all(one.tried for one in self._replicas.values()):
+                self.ready()
+                self.changed.wait()
+            self.ready()
+            found = [one for one in self._replicas.values() if not one.problem]
+            if not found:
+                raise RunError(self._none_usable())
+        return found
+
+    def serve(self, weights: PackedWeights) -> None:
+        """Have every replica serve these weights from now on, all at once; returns when the step can go on.
+
+        That is when all have them, or when one has them and the others had as long again. Waits, and says so, while no
+        replica can be reached. Raises ``ServiceError`` when a replica refuses them.
+        """
+        start = time.monotonic()
+        with self.changed:
+            self._weights = weights
+            self._sent.add((weights.version, weights.sha256))
+            for replica in self._replicas.values():
+                replica.ready = False
+                replica.problem = ""
+                replica.wake.set()
+        self.wait_ready()
+        late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
+        with self.changed:
+            while any(not (one.ready or one.problem) for one in self._replicas.values()):
+                left = late_after - time.monotonic()
+                if left <= 0:
+                    logger.warning("going on without late replicas", extra={"service": self.service})
+                    break
+                self.ready()
+                self.changed.wait(left)
+
+    def serves(self, version: int) -> bool:
+        """Whether these replicas were given ``version`` last, by this process."""
+        return self._weights is not None and self._weights.version == version
+
+    def wait_ready(self) -> None:
+        """Return when a replica is ready. Says every few seconds what it waits for; raises ``Cancelled``."""
+        say_at, pause = time.monotonic() + 1.0, 1.0
+        while True:
+            with self.changed:
+                if self.ready():
+                    return
+                self.changed.wait(1.0)
+                nothing = not self.ready() and all(one.problem for one in self._replicas.values())
+                message = self._none_usable()
+            self._reporter.raise_if_stopped()
+            if nothing and time.monotonic() >= say_at:
+                self._reporter.report(0, 0, text=f"waiting: {message} The run goes on when one is back.")
+                self._reporter.raise_if_stopped()
+                pause = min(2 * pause, _SAY_SECONDS)
+                say_at = time.monotonic() + pause
+
+    def failed(self, replica: Replica, error: ServiceError) -> None:
+        """Take a replica out after a failed call, until its keeper finds it well; the caller holds ``changed``."""
+        replica.failed_calls += 1
+        self._out(replica, str(error))
+        replica.wake.set()
+
+    def each(self, ask: Callable[[Replica], T]) -> list[T]:
+        """What every ready replica answers, asked at the same time; one that fails is left to its keeper."""
+
+        def safely(replica: Replica) -> list[T]:
+            try:
+                return [ask(replica)]
+            except ServiceError as error:
+                with self.changed:
+                    self.failed(replica, error)
+                return []
+
+        with self.changed:
+            ready = self.ready()
+        with ThreadPoolExecutor(max_workers=max(1, len(ready))) as threads:
+            return [answer for answers in threads.map(safely, ready) for answer in answers]
+
+    def check_own(self) -> None:
+        """Look at every ready replica again. Raises ``RunError`` when one holds weights that this run never sent.
+
+        One that has restarted meanwhile is taken out and brought up to date.
+        """
+
+        def check(replica: Replica) -> None:
+            held = self._held(replica)
+            if held not in self._sent:
+                with self.changed:
+                    self._out(replica, f"the {self.service} service at {replica.address.main} has restarted.")
+                    replica.wake.set()
+                self._require_own(replica, held)
+
+        self.each(check)
+
+    def _find(self) -> None:
+        """Add new replicas, drop those that a name does not stand for any more; the caller holds ``changed``."""
+        listed: set[ReplicaAddress] = set()
+        unknown = False
+        for main, control in self._addresses:
+            try:
+                listed.update(replica_addresses(main, control))
+            except OSError as error:
+                # A name without ready addresses; what is known stays.
+                unknown = True
+                logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
+        for address in sorted(listed - self._replicas.keys()):
+            replica = Replica(address, connect(address.main))
+            self._replicas[address] = replica
+            self._start(partial(self._keep, replica), address.main)
+        for address in set() if unknown else self._replicas.keys() - listed:
+            replica = self._replicas[address]
+            if not replica.ready:
+                replica.gone = True
+                replica.wake.set()
+                del self._replicas[address]
+        self._count()
+
+    def _keep_finding(self) -> None:
+        while not self._closed.wait(_RESOLVE_SECONDS if self._replicas else 1.0):
+            with self.changed:
+                self._find()
+                self.changed.notify_all()
+
+    def _keep(self, replica: Replica) -> None:
+        """Life of a keeper."""
+        while not (self._closed.is_set() or replica.gone):
+            replica.wake.clear()
+            try:
+                self._bring_up(replica)
+            except (ServiceError, RunError) as error:
+                self._note_failure(replica, error)
+            else:
+                # Until there are new weights, a call has failed, or the end has come.
+                replica.wake.wait()
+            if failures := replica.failed_looks + replica.failed_calls:
+                self._closed.wait(_pause(failures))
+        replica.channel.close()
+
+    def _note_failure(self, replica: Replica, error: ServiceError | RunError) -> None:
+        with self.changed:
+            replica.failed_looks += 1
+            replica.tried = True
+            self._out(replica, str(error))
+            if isinstance(error, RunError) or error.code in _FINAL:
+                self._fault = self._fault or error
+            self.changed.notify_all()
+        logger.warning("replica is out", extra={"service": self.service, "reason": str(error)})
+
+    def _bring_up(self, replica: Replica) -> None:
+        """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
+        weights = self._weights
+        if self._takes_weights:
+            held = self._held(replica)
+            if weights is not None and held != (weights.version, weights.sha256):
+                if replica.ours:
+                    self._require_own(replica, held)
+                send_packed(replica.address.control, weights, service=self.service, force=True)
+            replica.ours = weights is not None
+        # A fresh channel: a used one waits longer and longer before it looks for a server again.
+        with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
+            request = health_pb2.HealthCheckRequest(service=self._health_name)
+            status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=QUICK).status
+        if status != health_pb2.HealthCheckResponse.SERVING:
+            raise ServiceError(self.service, replica.address.main, grpc.StatusCode.UNAVAILABLE, "it is not serving yet")
+        with self.changed:
+            # Weights that came meanwhile have woken this keeper already.
+            replica.ready = weights is self._weights and (weights is not None or not self._takes_weights)
+            if replica.failed_looks or replica.failed_calls:
+                # No call uses the old one: the replica was not ready.
+                replica.channel.close()
+                replica.channel = connect(replica.address.main)
+            replica.tried, replica.problem, replica.failed_looks = True, "", 0
+            self._count()
+            self.changed.notify_all()
+
+    def _held(self, replica: Replica) -> tuple[int, str]:
+        address = replica.address.control
+        with explained(f"{self.service} weight", address), connect(address) as channel:
+            stub = weights_pb2_grpc.WeightServiceStub(channel)
+            info = stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK).model
+        with self.changed:
+            replica.info = info
+        return info.weight_version, info.weight_digest
+
+    def _require_own(self, replica: Replica, held: tuple[int, str]) -> None:
+        """Raise unless a replica that this run sends weights to holds its weights, or none because it restarted."""
+        if held not in self._sent and held[0] != 0:
+            raise RunError(
+                f"the {self.service} service at {replica.address.main} does not serve this run's weights any more, but "
+                f"version {held[0]} of somebody else. See to it that this run has it alone, then resume the run"
+            )
+
+    def _out(self, replica: Replica, problem: str) -> None:
+        replica.ready = False
+        replica.problem = problem
+        self._count()
+
+    def _none_usable(self) -> str:
+        if not self._replicas:
+            return (
+                f"no address of the {self.service} service is known: {', '.join(main for main, _ in self._addresses)}."
+            )
+        problems = sorted({one.problem for one in self._replicas.values() if one.problem})
+        return f"none of {len(self._replicas)} replicas of the {self.service} service can be used. {' '.join(problems)}"
+
+    def _count(self) -> None:
+        ready = sum(one.ready for one in self._replicas.values())
+        metrics.REPLICAS.labels(self.service, "true").set(ready)
+        metrics.REPLICAS.labels(self.service, "false").set(len(self._replicas) - ready)
+
+    def _start(self, work: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=work, name=f"{self.service}-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+def _pause(failures: int) -> float:
+    longest = min(_FIRST_PAUSE * 2.0 ** min(failures, 10), _LONGEST_PAUSE)
+    return float(longest * random.uniform(0.5, 1.0))
