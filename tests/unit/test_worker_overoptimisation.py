@@ -44,5 +44,5 @@ def test_the_report_draws_it_over_the_root_of_the_kl() -> None:
     (plot,) = [plot for plot in ppo_plots(steps) if plot.title == "Over-optimisation"]
     assert plot.legend == ("score", "judge")
     assert "square root of the KL" in plot.svg
-    assert all(f">{tick}<" in plot.svg for tick in ("0", "3"))
+    assert all(f">{tick}<" in plot.svg for tick in ("0.0", "3.0"))
     assert not [plot for plot in ppo_plots({1: {"score_mean": 1.0}}) if plot.title == "Over-optimisation"]

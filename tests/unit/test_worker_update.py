@@ -236,7 +236,28 @@ def test_bfloat16_changes_little_and_keeps_the_weights(tiny_model: Path) -> None
         assert rounded is not None
         assert exact is not None
         assert rounded.dtype == torch.float32
-        assert 0 < (rounded - exact).abs().max() < 0.1
+        assert 0 < (rounded - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(tiny_model: Path) -> None:
+    after, kept = [], []
+    for checkpointing in (False, True):
+        learner = make_learner(tiny_model, minibatches=1, gradient_checkpointing=checkpointing)
+        size = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            learner.actor.logprobs(collate(make_episodes(), range(7), CPU), TEMPERATURE)
+        kept.append(size)
+        torch.manual_seed(0)
+        learn(learner, make_episodes(), step=1, controls=Controls(0.05))
+        after.append({**learner.actor.state_dict(), **critic_of(learner).state_dict()})
+    assert kept[1] < 0.7 * kept[0]
+    assert all(torch.equal(tensor, after[1][name]) for name, tensor in after[0].items())
 
 
 def test_targets_are_not_learned_from_padding(tiny_model: Path) -> None:

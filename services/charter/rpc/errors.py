@@ -84,6 +84,8 @@ class ServiceError(RuntimeError):
 def _reason(service: str, code: grpc.StatusCode, details: str) -> str:
     match code:
         case grpc.StatusCode.UNAVAILABLE:
+            if service == "reward":
+                return f"cannot be reached ({details}). Is it running? It is the spec's reward.service."
             return (
                 f"cannot be reached ({details}). Is it running? `charter status` tells; `charter up` starts all "
                 f"services, `charter serve {service}` this one."

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.batches import MicroBatch
@@ -119,6 +120,20 @@ class Critic(nn.Module):
         """Value of the state before each answer token, float32 [answer tokens]."""
         values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states]).squeeze(-1)
         return values.float()
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Keep only the inputs of the layers for the backward pass, which computes the rest again (Chen et al. 2016).
+
+    Raises ``RunError`` for a model whose layers cannot.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset ppo.gradient_checkpointing")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in layers:
+        # Transformers does it in training mode only. The modules inside stay in evaluation mode: dropout stays off.
+        layer.training = True
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

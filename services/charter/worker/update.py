@@ -12,7 +12,7 @@ from charter.worker.algorithms.base import Prepared, Rows, Targets
 from charter.worker.algorithms.ppo import value_loss
 from charter.worker.batches import Episodes, collate, packs, scatter
 from charter.worker.errors import RunError
-from charter.worker.models import Critic, LanguageModel
+from charter.worker.models import Critic, LanguageModel, checkpoint_gradients
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
 FORWARD_TOKENS = 2048
@@ -39,6 +39,10 @@ class Learner:
         for module in (self.actor, self.reference, self.critic):
             if module is not None:
                 module.precision = precision
+        if self.spec.gradient_checkpointing:
+            checkpoint_gradients(self.actor.model)
+            if self.critic is not None:
+                checkpoint_gradients(self.critic.backbone)
         self.algorithm = ALGORITHMS[self.spec.algorithm](self.spec)
 
     @torch.no_grad()

@@ -31,11 +31,10 @@ def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STA
     Writes ``preference_model/`` and ``preference_fit.json``, and after a refresh the same names with its number.
     """
     folder, version = model_folder(run, refreshes), PREFERENCE_VERSION + refreshes
-    with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL):
+    # Fitting and loading draw random numbers: PPO's must not depend on which of them an attempt has to do.
+    with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL), torch.random.fork_rng():
         if not is_fitted(run, refreshes):
-            # What the fit draws must not depend on whether an earlier attempt has done it.
-            with torch.random.fork_rng():
-                serve_preference_model(run, _fit(run, refreshes, policy_version), version)
+            serve_preference_model(run, _fit(run, refreshes, policy_version), version)
         elif not preference_serves(run, version):
             serve_preference_model(run, PreferenceModel.load(folder), version)
 
