@@ -23,7 +23,7 @@ from tests.chaos.processes import Process
 from tests.integration.worker_services import CONSTITUTION
 from tests.integration.worker_trainer import listening
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 PROMPTS = [(ChatMessage("user", f"Question {number}?"),) for number in range(24)]
 SAMPLING = run_pb2.SamplingSpec(temperature=1.0, max_new_tokens=48)
@@ -234,10 +234,10 @@ def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None
         with client(tmp_path, replicas, judges=judges) as services, ThreadPoolExecutor() as threads:
             expected = services.compare(items, options)
             started = 'grpc_server_started_total{grpc_method="Compare"'
-            assert judges[0].metric(started) == 1
+            before = judges[0].metric(started)
             assert services.judge_info().model.model == "fake"
             answers = threads.submit(services.compare, items, options)
-            judges[0].wait_metric(started, 2)
+            judges[0].wait_metric(started, before + 1)
             judges[0].kill()
             judged = answers.result(120)
         assert judged.keys() == expected.keys()

@@ -1,6 +1,8 @@
 """The policy service over real channels: with a tiny model, and with the fake engine for timing and faults."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -8,13 +10,17 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from charter.inference.engine import ChatMessage
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.rpc.lifecycle import Addresses
 from charter.rpc.tensors import from_tensor
-from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
+from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2
 from charter.weights.sender import send_weights
+from charter.worker.artifacts import Artifacts
+from charter.worker.clients import Services
+from charter.worker.reporter import Reporter
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from safetensors.torch import load_file
@@ -47,8 +53,13 @@ def generate(address: str, asked: policy_pb2.GenerateRequest) -> list[policy_pb2
         return list(policy_pb2_grpc.PolicyServiceStub(channel).Generate(asked, timeout=QUICK))
 
 
+def metrics_page(addresses: Addresses) -> str:
+    page: str = urlopen(f"http://{addresses.metrics}/metrics").read().decode()
+    return page
+
+
 def metric(addresses: Addresses, name: str) -> float:
-    page = urlopen(f"http://{addresses.metrics}/metrics").read().decode()
+    page = metrics_page(addresses)
     return float(next(line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(name)))
 
 
@@ -140,6 +151,32 @@ def test_samples_stream_and_a_client_that_leaves_frees_its_place(tmp_path: Path)
         while metric(addresses, "charter_policy_requests") > 0:
             pass
         assert len(list(stub.Generate(request("Hi"), timeout=QUICK))) == 1
+
+
+def test_the_worker_waits_as_long_as_an_overloaded_policy_asks(tmp_path: Path) -> None:
+    """While another client holds the only place, the worker is refused once, and asks again after RetryInfo's delay."""
+    refused = 'grpc_server_handled_total{grpc_code="ResourceExhausted"'
+    sampling = run_pb2.SamplingSpec(temperature=1.0, max_new_tokens=8)
+    with running(build(fake(tmp_path, stall_after=1))) as addresses, connect(addresses.main) as channel:
+        services = Services(
+            run_pb2.ServiceAddresses(
+                policy=[addresses.main],
+                policy_control=[addresses.control],
+                judge=addresses.main,
+                preference=addresses.main,
+            ),
+            Reporter(Artifacts(tmp_path, "run"), "run", 1, ""),
+        )
+        with closing(services), ThreadPoolExecutor() as threads:
+            services.send_policy({"w": torch.ones(1)}, 1)
+            holder = policy_pb2_grpc.PolicyServiceStub(channel).Generate(request("Hi", n=2), timeout=120)
+            next(holder)
+            waiting = threads.submit(services.generate, [[ChatMessage("user", "Hi")]], sampling, version=1, seed=1)
+            while refused not in metrics_page(addresses):
+                pass
+            holder.cancel()
+            assert len(waiting.result(120)) == 1
+        assert metric(addresses, refused) == 1
 
 
 def test_a_fault_of_the_engine_is_internal(tmp_path: Path) -> None:

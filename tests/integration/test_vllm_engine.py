@@ -25,6 +25,8 @@ from charter.inference.engine import (
     WeightMismatchError,
 )
 from charter.inference.vllm_engine import VllmEngine
+from charter.worker.batches import MicroBatch
+from charter.worker.models import LanguageModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -227,6 +229,23 @@ async def test_a_weight_update_under_way_is_served_exactly(
 
 async def _drain(samples: AsyncGenerator[GeneratedSample, None]) -> list[GeneratedSample]:
     return [sample async for sample in samples]
+
+
+async def test_trainer_and_vllm_agree(engine: VllmEngine, real_model: Path) -> None:
+    """The trainer's own log-probs, not a plain forward pass: PPO's importance ratio is made of them, in float32."""
+    learner = LanguageModel.load(real_model, torch.device("cpu"))
+    differences = []
+    for sample in await collect(engine, [SHORT, LONG], Sampling(24, temperature=0.8, seed=6), n=2):
+        ids = torch.tensor([[*sample.prompt_token_ids, *sample.token_ids[:-1]]])
+        states = torch.zeros_like(ids, dtype=torch.bool)
+        states[:, len(sample.prompt_token_ids) - 1 :] = True
+        with torch.no_grad():
+            ours = learner.logprobs(MicroBatch([0], ids, states, torch.tensor(sample.token_ids)), 0.8)
+        differences.append(ours - torch.tensor(sample.logprobs))
+    difference = torch.cat(differences)
+    assert difference.abs().max() < TOLERANCE
+    assert difference.abs().mean() < TOLERANCE / 4
+    assert difference.exp().mean().item() == pytest.approx(1.0, abs=TOLERANCE / 4)
 
 
 async def test_a_cancelled_call_leaves_vllm(engine: VllmEngine) -> None:

@@ -107,10 +107,10 @@ class FakeEngine:
         ]
         writing = [asyncio.create_task(self._write(sample)) for sample in samples]
         try:
-            for place, written in enumerate(asyncio.as_completed(writing)):
-                if 0 < self._stall_after == place:
-                    await asyncio.Event().wait()
+            for sent, written in enumerate(asyncio.as_completed(writing), start=1):
                 yield await written
+                if sent == self._stall_after < len(writing):
+                    await asyncio.Event().wait()
         finally:
             for task in writing:
                 task.cancel()

@@ -1,9 +1,9 @@
 """Spreads the items of one request over replicas, so that none is lost and none counts twice.
 
 Every item goes to the ready replica with the least outstanding tokens. What a replica fails to deliver goes to the
-others. A replica that has nothing left to do takes over half of what the busiest one still owes; whichever delivers an
-item first counts, and a call that owes nothing any more is cancelled. So a slow or hung replica delays the end by
-little, and needs no time limit to be found out.
+others. A replica that has nothing left to do takes over a part of what the one that is farthest behind still owes, by
+how much the two have delivered so far; whichever delivers an item first counts, and a call that owes nothing any more
+is cancelled. So a slow or hung replica delays the end by little, and needs no time limit to be found out.
 """
 
 import time
@@ -91,6 +91,8 @@ class _Spread(Generic[T]):
         self._holders: list[list[_Call]] = [[] for _ in work.costs]
         self._faults = [0] * len(work.costs)
         self._calls: set[_Call] = set()
+        # Tokens, as estimated, that each replica has delivered.
+        self._delivered: dict[Replica, int] = {}
         self._error: BaseException | None = None
 
     def run(self) -> list[list[T]]:
@@ -152,8 +154,8 @@ class _Spread(Generic[T]):
         ]
 
     def _take_over(self, idle: Replica) -> None:
-        """Ask an idle replica for half of what the one that owes most still owes, from the end of its list."""
-        choices: list[list[int]] = []
+        """Ask an idle replica for a part of what the one farthest behind owes, from the end of its list."""
+        behind, most, longest = idle, list[int](), 0.0
         for busy in {call.replica for call in self._calls}:
             owed = [
                 item
@@ -161,10 +163,14 @@ class _Spread(Generic[T]):
                 if len(self._holders[item]) < _MOST_HOLDERS
                 and all(call.replica is not idle for call in self._holders[item])
             ]
-            choices.append(owed)
-        most = max(choices, key=lambda items: sum(self._work.costs[item] for item in items), default=[])
+            time_left = sum(self._work.costs[item] for item in owed) / max(1, self._delivered.get(busy, 0))
+            if time_left > longest:
+                behind, most, longest = busy, owed, time_left
         if most:
-            taken = most[len(most) // 2 :]
+            mine, theirs = self._delivered.get(idle, 0), self._delivered.get(behind, 0)
+            # One that has just come back has delivered nothing yet.
+            share = mine / (mine + theirs) if mine else 0.5
+            taken = most[-max(1, round(share * len(most))) :]
             metrics.REASSIGNED.labels(self._replicas.service, "slow").inc(len(taken))
             self._start(idle, taken)
 
@@ -186,13 +192,16 @@ class _Spread(Generic[T]):
             for response in call.stream:
                 item, part, result = self._work.read(call.items, call.replica, response)
                 with self._replicas.changed:
-                    self._deliver(item, part, result)
+                    self._deliver(call.replica, item, part, result)
 
-    def _deliver(self, item: int, part: int, result: T) -> None:
+    def _deliver(self, replica: Replica, item: int, part: int, result: T) -> None:
         """Keep a result unless another replica was faster; the caller holds the condition."""
-        self._results[item].setdefault(part, result)
+        if part in self._results[item]:
+            return
+        self._results[item][part] = result
         if self._open(item):
             return
+        self._delivered[replica] = self._delivered.get(replica, 0) + self._work.costs[item]
         for call in self._holders[item]:
             if not any(self._open(other) for other in call.items) and not call.needless:
                 call.needless = True
