@@ -88,6 +88,13 @@ class MicroBatch:
     targets: Tensor
 
 
+def single(prompt: Sequence[int], answer: Sequence[int], device: torch.device) -> MicroBatch:
+    """One answer after its prompt, both token ids."""
+    ids = torch.tensor([[*prompt, *answer[:-1]]], device=device)
+    states = torch.arange(len(prompt) - 1, ids.shape[1], device=device)
+    return MicroBatch([0], ids, [ids.shape[1]], states, torch.tensor(answer, device=device))
+
+
 def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:
     """Put the chosen episodes one behind the other."""
     tokens: list[int] = []
