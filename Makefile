@@ -50,8 +50,7 @@ protos: setup
 	scripts/protos.sh
 
 dashboards: setup
-	$(BIN)/python deploy/monitoring/dashboards.py
-	$(BIN)/python deploy/monitoring/metrics_page.py
+	PYTHONPATH=. $(BIN)/python -m deploy.monitoring
 
 # Pins the newest versions that fit together; run it to upgrade.
 lock: setup

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the metrics that the code registers: ``python deploy/monitoring/metrics_page.py``."""
+"""docs/metrics.md, from the metrics that the code registers."""
 
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ MODULES = {
 HEAD = """\
 # Metrics
 
-Written by `deploy/monitoring/metrics_page.py`; `make dashboards` writes it again. Each service serves its metrics at
+Written by `make dashboards`. Each service serves its metrics at
 `/metrics` on its own port: 9091 to 9094 under `charter up`, 9095 for the worker of a run, 9090 in containers. Beside
 them are the usual `process_*` and `python_*` of prometheus_client. A histogram has the series `_bucket`, `_sum` and
 `_count`.
@@ -67,7 +67,3 @@ def _line(metric: MetricWrapperBase) -> str:
         edges = ", ".join(f"{edge:g}" for edge in metric._upper_bounds[:-1])
         help_text += f" Edges: {edges}."
     return f"| `{name}` | {family.type} | {labels} | {help_text} |\n"
-
-
-if __name__ == "__main__":
-    FILE.write_text(text())

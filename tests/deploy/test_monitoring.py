@@ -1,4 +1,4 @@
-"""The dashboard, the metrics page and the scrape configurations are fresh and name what the code exports."""
+"""Dashboards, rules, metrics page and scrape configurations are fresh, use all metrics, and only those that exist."""
 
 import json
 import re
@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
-from charter.cli.services import DEFAULTS
+from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from deploy.monitoring import dashboards, metrics_page
+from deploy.monitoring import metrics_page
+from deploy.monitoring.dashboards import BOARDS, FOLDER
+from deploy.monitoring.dashboards.grafana import COLUMNS, text
 from tests.deploy.manifests import ROOT, containers, render
 
 MONITORING = ROOT / "deploy" / "monitoring"
 # Labels that the scrape adds, and that of a histogram's buckets.
-OTHER_LABELS = {"job", "instance", "app", "namespace", "pod", "le"}
+SCRAPED_LABELS = {"job", "instance", "app", "namespace", "pod", "le"}
 
 
 def exported() -> dict[str, set[str]]:
@@ -41,19 +43,43 @@ def exported() -> dict[str, set[str]]:
 
 
 def queries() -> list[tuple[str, str]]:
-    """Panel title and expression of every query of the committed dashboard."""
-    panels = json.loads(dashboards.FILE.read_text())["panels"]
-    return [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", ())]
+    """Where it is used, and expression: every query of every dashboard's panels, annotations, and rules."""
+    found = [(f"{name}: {panel['title']}", target["expr"]) for name, panel in panels() for target in panel["targets"]]
+    for name in BOARDS:
+        found += [(f"{name}: {one['name']}", one["expr"]) for one in committed(name)["annotations"]["list"]]
+    return found + [(f"rule {rule.get('record') or rule['alert']}", rule["expr"]) for rule in rules()]
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every recording and alerting rule."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted((MONITORING / "rules").glob("*.yml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def committed(name: str) -> dict[str, Any]:
+    """The committed JSON of a dashboard."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
+
+
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    """Dashboard and panel, without the rows."""
+    return [(name, panel) for name in BOARDS for panel in committed(name)["panels"] if panel["type"] != "row"]
 
 
 def selectors(expr: str) -> list[tuple[str, set[str]]]:
     """Metric names of an expression with the labels that their selectors match on."""
-    found = re.findall(r"\b((?:charter|grpc_server)_[a-z0-9_]+)(?:\{([^}]*)\})?", expr)
+    found = re.findall(r"\b((?:charter[_:]|grpc_(?:server|client)_)[a-z0-9_:]+)(?:\{([^}]*)\})?", expr)
     return [(name, set(re.findall(r"([a-z_]+)\s*(?:=|!)", matchers))) for name, matchers in found]
 
 
-def test_dashboard_is_fresh() -> None:
-    assert dashboards.FILE.read_text() == dashboards.text(), "run `make dashboards`"
+@pytest.mark.parametrize("name", BOARDS)
+def test_dashboard_is_fresh(name: str) -> None:
+    assert (FOLDER / f"{name}.json").read_text() == text(BOARDS[name]), "run `make dashboards`"
+
+
+def test_no_other_dashboard_lies_there() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(BOARDS)
 
 
 def test_metrics_page_is_fresh() -> None:
@@ -77,54 +103,82 @@ def test_every_module_with_metrics_is_on_the_page() -> None:
 
 def test_names_follow_the_rules() -> None:
     for name in exported():
-        assert re.fullmatch(r"(charter|grpc_server)_[a-z0-9_]+", name), name
+        assert re.fullmatch(r"(charter|grpc_server|grpc_client)_[a-z0-9_]+", name), name
 
 
-@pytest.mark.parametrize(("title", "expr"), queries())
-def test_queries_use_metrics_and_labels_that_exist(title: str, expr: str) -> None:
+def recorded() -> set[str]:
+    """Names of the recording rules."""
+    return {rule["record"] for rule in rules() if "record" in rule}
+
+
+@pytest.mark.parametrize(("where", "expr"), queries())
+def test_queries_use_metrics_and_labels_that_exist(where: str, expr: str) -> None:
     names = exported()
-    found = selectors(expr)
-    assert found, f"{title}: no metric in {expr}"
-    used: set[str] = set()
-    for name, matched in found:
-        if name in {label for labels in names.values() for label in labels}:
+    for name, matched in selectors(expr):
+        if name in recorded():
             continue
-        assert name in names, f"{title}: nothing exports {name}"
-        assert matched <= names[name] | OTHER_LABELS, f"{title}: {name} has no label {matched - names[name]}"
-        used |= names[name] | OTHER_LABELS
-    for group in re.findall(r"\b(?:by|on|group_left) \(([^)]*)\)", expr):
-        labels = {label.strip() for label in group.split(",")}
-        assert labels <= used, f"{title}: no metric of the query has {labels - used}"
+        assert name in names, f"{where}: nothing exports {name}"
+        assert matched <= names[name] | SCRAPED_LABELS, f"{where}: {name} has no label {matched - names[name]}"
 
 
-def panels() -> list[dict[str, Any]]:
-    """Panels of the committed dashboard without its rows."""
-    return [panel for panel in json.loads(dashboards.FILE.read_text())["panels"] if panel["type"] != "row"]
+def test_every_metric_is_used() -> None:
+    used = {name for _, expr in queries() for name, _ in selectors(expr)}
+    # A histogram is used when one of its series is.
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
+    unused = {
+        name for name in exported() if name not in used and re.sub(r"_(bucket|sum|count)$", "", name) not in families
+    }
+    assert not unused, "exported, but in no panel and no rule"
+    assert recorded() <= used
+
+
+def test_every_objective_is_an_edge_of_its_histogram() -> None:
+    """Else the share within the objective could only be guessed."""
+    edges = {
+        f"{family.name}_bucket": metric._upper_bounds
+        for metric in REGISTRY._collector_to_names
+        if isinstance(metric, Histogram)
+        for family in metric.describe()
+    }
+    checked = 0
+    for board in BOARDS.values():
+        for panel in (panel for _, found in board.rows for panel in found if panel.unit == "s" and panel.limit):
+            for name in (name for query in panel.queries for name, _ in selectors(query.expr)):
+                assert panel.limit in edges[name], f"{panel.title}: {panel.limit} is no edge of {name}"
+                checked += 1
+    assert checked
 
 
 def test_panels_are_complete() -> None:
-    for panel in panels():
-        assert panel["targets"], panel["title"]
-        assert panel["description"].endswith("."), panel["title"]
-        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
-        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
-    identifiers = [panel["id"] for panel in json.loads(dashboards.FILE.read_text())["panels"]]
-    assert len(set(identifiers)) == len(identifiers)
+    for name, panel in panels():
+        where = f"{name}: {panel['title']}"
+        assert panel["targets"], where
+        assert panel["description"].endswith("."), where
+        assert panel["fieldConfig"]["defaults"]["unit"], where
+        assert panel["datasource"]["uid"] == "${datasource}", where
+    for name in BOARDS:
+        identifiers = [panel["id"] for panel in committed(name)["panels"]]
+        assert len(set(identifiers)) == len(identifiers)
 
 
-def test_panels_do_not_overlap() -> None:
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_do_not_overlap(name: str) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in json.loads(dashboards.FILE.read_text())["panels"]:
+    for panel in committed(name)["panels"]:
         place = panel["gridPos"]
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
         assert not cells & taken, panel["title"]
-        assert all(x < dashboards.COLUMNS for x, _ in cells), panel["title"]
+        assert all(x < COLUMNS for x, _ in cells), panel["title"]
         taken |= cells
 
 
-def scrape_configuration(name: str) -> dict[str, Any]:
+LOCAL = MONITORING / "prometheus.yml"
+CLUSTER = ROOT / "deploy" / "components" / "monitoring-standalone" / "scrape.yml"
+
+
+def scrape_configuration(file: Path) -> dict[str, Any]:
     """The only scrape job of a configuration."""
-    (job,) = yaml.safe_load((MONITORING / name).read_text())["scrape_configs"]
+    (job,) = yaml.safe_load(file.read_text())["scrape_configs"]
     assert job["job_name"] == "charter"
     found: dict[str, Any] = job
     return found
@@ -133,15 +187,14 @@ def scrape_configuration(name: str) -> dict[str, Any]:
 def test_local_scrape_covers_what_charter_up_starts() -> None:
     from charter.worker.metrics import _DEFAULT_PORT
 
-    targets = {
-        entry["labels"]["app"]: entry["targets"] for entry in scrape_configuration("prometheus.yml")["static_configs"]
-    }
+    targets = {entry["labels"]["app"]: entry["targets"] for entry in scrape_configuration(LOCAL)["static_configs"]}
     expected = {name: [endpoint.metrics] for name, endpoint in DEFAULTS.items()}
     assert targets == {**expected, "worker": [f"127.0.0.1:{_DEFAULT_PORT}"]}
+    assert WORKER_METRICS_PORT == _DEFAULT_PORT
 
 
 def test_cluster_scrape_keeps_exactly_the_metrics_ports() -> None:
-    job = scrape_configuration("prometheus-kubernetes.yml")
+    job = scrape_configuration(CLUSTER)
     (keep,) = [rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"]
     names = {port["name"] for _, _, one in containers(render(ROOT / "deploy/overlays/local")) for port in one["ports"]}
     assert {name for name in names if re.fullmatch(keep, name)} == {"metrics", "worker-metrics"}
@@ -153,13 +206,15 @@ def test_cluster_scrape_keeps_exactly_the_metrics_ports() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
-@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-kubernetes.yml"])
-def test_promtool_takes_the_configuration(name: str, tmp_path: Path) -> None:
-    configuration = yaml.safe_load((MONITORING / name).read_text())
+@pytest.mark.parametrize("source", [LOCAL, CLUSTER], ids=lambda path: path.parent.name)
+def test_promtool_takes_the_configuration(source: Path, tmp_path: Path) -> None:
+    configuration = yaml.safe_load(source.read_text())
     for job in configuration["scrape_configs"]:
         # Debian builds Prometheus without Kubernetes discovery; everything else of the job is checked.
         job.pop("kubernetes_sd_configs", None)
-    file = tmp_path / name
+    # In a container the rules lie where their ConfigMap is mounted.
+    configuration["rule_files"] = [str(MONITORING / "rules" / Path(one).name) for one in configuration["rule_files"]]
+    file = tmp_path / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration))
     result = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,232 +1,261 @@
-"""A real Prometheus scrapes real services and answers every query of every panel."""
+"""A real Prometheus scrapes the real services during a real run, and answers every query of every panel and rule.
+
+`charter up --monitoring` starts all of it, with tiny models; `charter run` is the run.
+"""
 
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
-from charter.judge import server as judge
-from charter.policy import server as policy
-from charter.rpc.channel import connect
-from charter.trainer import metrics as trainer_metrics
-from charter.trainer.runs import State
-from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2, types_pb2
-from charter.worker import metrics as worker_metrics
+from charter.cli.main import app
+from charter.cli.services import DEFAULTS
+from typer.testing import CliRunner
 
 from deploy.monitoring import metrics_page
 from tests.deploy.manifests import ROOT
-from tests.deploy.test_monitoring import queries
-from tests.harness import running
+from tests.deploy.test_monitoring import queries, selectors
+from tests.integration.worker_services import write_inputs
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("prometheus"), reason="Prometheus is not installed (Debian: prometheus)"
 )
 
-# Generous, because a test machine may be busy.
-WAIT_SECONDS = 240.0
 CALL_SECONDS = 60.0
-USER = [types_pb2.Message(role=types_pb2.ROLE_USER, content="What is a tide?")]
+# Generous, because a test machine may be busy.
+WAIT_SECONDS = 120.0
+# What a query sees of the run: seconds between scrapes, and what Grafana would put for $__rate_interval.
+SCRAPE_SECONDS = 1
+INTERVAL = "15s"
 
-
-@dataclass(frozen=True)
-class Server:
-    """A Prometheus server."""
-
-    address: str
-
-    def query(self, expr: str) -> list[dict[str, Any]]:
-        """Result of an instant query; fails with Prometheus's own words when it refuses the expression."""
-        # What Grafana puts in its place for the shortest range.
-        expr = expr.replace("$__rate_interval", "1m").replace("$run", ".*")
-        url = f"http://{self.address}/api/v1/query?" + urllib.parse.urlencode({"query": expr})
-        try:
-            with urllib.request.urlopen(url, timeout=CALL_SECONDS) as response:
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            pytest.fail(f"{expr}: {json.load(error)['error']}")
-        found: list[dict[str, Any]] = answer["data"]["result"]
-        return found
-
-    def value(self, expr: str) -> float:
-        """Sum of a query's values; 0 when no such series exists yet."""
-        return sum(float(one["value"][1]) for one in self.query(expr))
-
-    def wait_for(self, expr: str) -> list[dict[str, Any]]:
-        """The first non-empty result of a query."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not (result := self.query(expr)):
-            assert time.monotonic() < deadline, f"no data after {WAIT_SECONDS:.0f} s: {expr}"
-            time.sleep(0.2)
-        return result
-
-
-@contextmanager
-def prometheus(target: str, folder: Path) -> Iterator[Server]:
-    """A Prometheus that scrapes one address as deploy/monitoring/prometheus.yml scrapes the policy."""
-    configuration = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())
-    configuration["global"]["scrape_interval"] = "2s"
-    configuration["global"]["scrape_timeout"] = "2s"
-    configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target], "labels": {"app": "policy"}}]
-    file = folder / "prometheus.yml"
-    file.write_text(yaml.safe_dump(configuration))
-    command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--web.listen-address=127.0.0.1:0"], stderr=log)
-    try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not (address := ready_address((folder / "log").read_text())):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield Server(address)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def ready_address(log: str) -> str:
-    """Where a Prometheus with this log answers queries; empty while it does not."""
-    found = re.search(r'"Listening on" address=(\S+)', log)
-    if not found:
-        return ""
-    try:
-        with urllib.request.urlopen(f"http://{found[1]}/-/ready", timeout=CALL_SECONDS):
-            return found[1]
-    except urllib.error.URLError:
-        return ""
-
-
-def generate(address: str) -> None:
-    """One answered call and one that is refused."""
-    with connect(address) as channel:
-        stub = policy_pb2_grpc.PolicyServiceStub(channel)
-        request = policy_pb2.GenerateRequest(
-            prompts=[policy_pb2.GenerationPrompt(messages=USER)],
-            sampling=policy_pb2.SamplingParameters(max_new_tokens=200),
-            samples_per_prompt=4,
-        )
-        assert len(list(stub.Generate(request, timeout=CALL_SECONDS))) == 4
-        with pytest.raises(grpc.RpcError):
-            list(stub.Generate(policy_pb2.GenerateRequest(), timeout=CALL_SECONDS))
-
-
-def compare(address: str) -> None:
-    """Two judged pairs."""
-    items = [
-        judge_pb2.ComparisonItem(id=name, prompt=USER, answer_a="The sea rises and falls.", answer_b=f"{name}?")
-        for name in ("first", "second")
-    ]
-    with connect(address) as channel:
-        request = judge_pb2.CompareRequest(items=items)
-        assert len(list(judge_pb2_grpc.JudgeServiceStub(channel).Compare(request, timeout=CALL_SECONDS))) == 2
-
-
-def take_a_step(step: int) -> None:
-    """What a worker and the trainer export after a PPO step."""
-    numbers = dict.fromkeys(worker_metrics.PPO, 0.5)
-    worker_metrics.show(run_pb2.RunEvent(phase=run_pb2.PHASE_PPO, done=step, total=2, step=step, metrics=numbers))
-    worker_metrics.STEPS.inc()
-    trainer_metrics.show_step("run-1", step, numbers)
-
-
-# What the calls of the fixture count. Other tests of this process count on the same page, so only growth is compared.
-COUNTS = {
-    "sum(charter_policy_samples_total)": 8,
-    'grpc_server_handled_total{grpc_method="Generate", grpc_code="OK"}': 2,
-    'grpc_server_handled_total{grpc_method="Generate", grpc_code="InvalidArgument"}': 2,
-    "sum(charter_judge_judgements_total)": 4,
-    "sum(charter_judge_ordered_total)": 4,
+# Queries that have no data in a healthy run that is short: rules that only fire, and what did not happen.
+NO_DATA = {
+    "serving: Failed calls",
+    # The run's algorithm is another.
+    "run: Online DPO",
 }
 
 
 @dataclass(frozen=True)
-class Scraped:
-    """A Prometheus that has seen every metric change, the page that it scrapes, and COUNTS before the changes."""
+class Recorded:
+    """A Prometheus that has seen a whole run, and the pages as they were during it."""
 
-    server: Server
-    page: str
-    before: dict[str, float]
+    address: str
+    begin: float
+    end: float
+    pages: dict[str, str]
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Data of an answer; fails with Prometheus's own words when it refuses."""
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=CALL_SECONDS) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"{parameters}: {json.load(error)['error']}")
+
+    def values(self, expr: str) -> list[float]:
+        """Every finite value that a query had during the run."""
+        for name, value in (
+            ("$__rate_interval", INTERVAL),
+            ("$__interval", INTERVAL),
+            ("$namespace", ".*"),
+            ("$run", ".*"),
+            ("$model", ".*"),
+        ):
+            expr = expr.replace(name, value)
+        found = self.get("query_range", query=expr, start=str(self.begin), end=str(self.end), step=str(SCRAPE_SECONDS))
+        values = [float(value) for series in found["result"] for _, value in series["values"]]
+        return [value for value in values if abs(value) < float("inf")]
+
+    def labels(self, name: str) -> set[str]:
+        """Labels that a series has."""
+        series = self.get("series", **{"match[]": name, "start": str(self.begin), "end": str(self.end)})
+        return {label for one in series for label in one}
+
+
+def page(address: str) -> str:
+    """A metrics page; empty while nobody serves it."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=CALL_SECONDS) as response:
+            text: str = response.read().decode()
+            return text
+    except (urllib.error.URLError, ConnectionError):
+        return ""
+
+
+def free_offset() -> int:
+    """A shift of the ports that leaves all of them free."""
+    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
+    ports = [9090, 9095, *(int(address.rpartition(":")[2]) for address in addresses)]
+    for candidate in range(2000, 10_000, 100):
+        with socket.socket() as probe:
+            try:
+                for port in ports:
+                    with socket.socket() as one:
+                        one.bind(("127.0.0.1", port + candidate))
+            except OSError:
+                continue
+            finally:
+                probe.close()
+            return candidate
+    raise RuntimeError("no free ports")
+
+
+def write_spec(folder: Path, model: Path) -> Path:
+    """A small run whose answers vary in length and whose judge is asked in both orders."""
+    write_inputs(folder)
+    file = folder / "spec.yaml"
+    file.write_text(
+        f"name: tides\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
+        f"judge: {{model: fake, engine: fake, constitution: {folder / 'constitution.yaml'}, method: choice}}\n"
+        "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
+        "sampling: {max_new_tokens: 96}\ncomparisons: {pairs: 16, held_out_fraction: 0.25}\n"
+        "preference_model: {epochs: 2, batch_size: 4, learning_rate: 1e-3}\n"
+        "ppo: {steps: 8, episodes_per_step: 12, learning_rate: 1e-3, critic_learning_rate: 1e-3, kl_target: 1}\n"
+        "evaluation: {prompts: 4, bootstrap_samples: 100, every_steps: 2}\n"
+    )
+    return file
+
+
+def charter(*arguments: str) -> Any:
+    """Result of a command that must succeed, as JSON."""
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    """A Prometheus and real traffic on what it scrapes.
-
-    Policy and judge are real services with the fake engine. They share this process and so one page, on which the
-    worker's and the trainer's own functions show their numbers too.
-    """
-    for module in metrics_page.MODULES:
-        import_module(module)
-    folder = tmp_path_factory.mktemp("prometheus")
-    constitution = ROOT / "examples" / "constitutions" / "general.yaml"
-    serving = running(policy.build(policy.PolicyConfig("fake", folder / "staging", "fake")))
-    judging = running(judge.build(judge.JudgeConfig("fake", constitution, "fake", "choice")))
-    with (
-        serving as at,
-        judging as judge_at,
-        prometheus(at.metrics, folder) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        # A counter's rate needs a value from before it counts.
-        server.wait_for('up{job="charter", app="policy"} == 1')
-        before = {expr: server.value(expr) for expr in COUNTS}
-        patch.setenv(worker_metrics.PORT_VARIABLE, "0")
-        # A worker has one run; this process may have shown others.
-        worker_metrics._RUN.clear()
-        worker_metrics.serve("run-1", "tides")
-        worker_metrics.PAIRS.labels("preferred_a").inc()
-        worker_metrics.show(
-            run_pb2.RunEvent(
-                phase=run_pb2.PHASE_FITTING_PREFERENCE_MODEL,
-                done=1,
-                total=1,
-                metrics=dict.fromkeys(worker_metrics.FIT, 0.5),
-            )
-        )
-        trainer_metrics.show_runs(dict.fromkeys(State, 0) | {State.RUNNING: 1})
-        for step in (1, 2):
-            generate(at.main)
-            compare(judge_at.main)
-            take_a_step(step)
-            server.wait_for(f"charter_run_step == {step}")
-        yield Scraped(server, at.metrics, before)
+def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Recorded]:
+    folder = tmp_path_factory.mktemp("monitoring")
+    spec, offset = write_spec(folder, tiny_model), free_offset()
+    worker = f"127.0.0.1:{9095 + offset}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in DEFAULTS:
+            patch.delenv(f"CHARTER_{name.upper()}_ADDRESS", raising=False)
+            patch.delenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", raising=False)
+        patch.setenv("CHARTER_HOME", str(folder / "home"))
+        patch.setenv("CHARTER_WORKER_METRICS_PORT", str(9095 + offset))
+        patch.setenv("PYTHONPATH", str(ROOT / "services"))
+        try:
+            begin = time.time()
+            started = charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
+            scrape_often(folder / "home", started)
+            pages = dict.fromkeys((*DEFAULTS, "worker"), "")
+            run = charter("run", str(spec), "--detach")
+            while charter("runs", "show", run["id"])["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
+                for name in pages:
+                    pages[name] = page(worker if name == "worker" else started[name]["metrics"]) or pages[name]
+                time.sleep(SCRAPE_SECONDS)
+            ended = charter("runs", "show", run["id"])
+            assert ended["state"] == "RUN_STATE_SUCCEEDED", ended
+            # The last numbers are scraped, and the rules have seen them.
+            time.sleep(3 * SCRAPE_SECONDS)
+            yield Recorded(started["prometheus"]["address"], begin, time.time(), pages)
+        finally:
+            stopped = charter("down")["stopped"]
+        assert set(stopped) == {*DEFAULTS, "prometheus", *({"grafana"} & started.keys())}
+        assert not page(started["prometheus"]["metrics"])
 
 
-@pytest.mark.parametrize(("title", "expr"), queries())
-def test_query_returns_data(scraped: Scraped, title: str, expr: str) -> None:
-    assert scraped.server.wait_for(expr), title
+def scrape_often(home: Path, started: Any) -> None:
+    """Have Prometheus scrape every second, so that a short run has enough points, and wait until it does."""
+    file = home / "monitoring" / "prometheus.yml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"}
+    file.write_text(yaml.safe_dump(configuration))
+    os.kill(started["prometheus"]["pid"], signal.SIGHUP)
+    address = started["prometheus"]["address"]
+    deadline = time.monotonic() + WAIT_SECONDS
+    probe = Recorded(address, 0.0, 0.0, {})
+    while True:
+        written = probe.get("status/config")["yaml"]
+        ready = probe.get("query", query='count(charter_serving{app!=""} == 1)')["result"]
+        if f"scrape_interval: {SCRAPE_SECONDS}s" in written and ready and ready[0]["value"][1] == str(len(DEFAULTS)):
+            return
+        assert time.monotonic() < deadline, written
+        time.sleep(0.2)
 
 
-def test_a_query_that_prometheus_refuses_is_reported(scraped: Scraped) -> None:
-    with pytest.raises(pytest.fail.Exception, match="parse error"):
-        scraped.server.query("sum by (rate(")
+@pytest.mark.parametrize(("where", "expr"), queries())
+def test_query_is_accepted_and_returns_data(recorded: Recorded, where: str, expr: str) -> None:
+    values = recorded.values(expr)
+    if where.startswith("rule Charter") or where in NO_DATA:
+        return
+    assert values, f"{where} showed nothing in a whole run: {expr}"
 
 
-@pytest.mark.parametrize("expr", COUNTS)
-def test_counts_are_those_of_the_calls(scraped: Scraped, expr: str) -> None:
-    assert scraped.server.value(expr) - scraped.before[expr] == COUNTS[expr]
+def test_no_query_is_excused_without_need(recorded: Recorded) -> None:
+    assert not [where for where, expr in queries() if where in NO_DATA and recorded.values(expr)]
 
 
-def test_services_are_shown_as_ready(scraped: Scraped) -> None:
-    ready = {one["metric"]["service"] for one in scraped.server.query("charter_serving == 1")}
-    assert {"policy", "judge"} <= ready
+@pytest.mark.parametrize(
+    "name", sorted({name for where, expr in queries() for name, _ in selectors(expr) if where not in NO_DATA})
+)
+def test_every_name_and_label_is_in_a_scrape(recorded: Recorded, name: str) -> None:
+    labels = recorded.labels(name)
+    assert labels, f"{name} was never scraped"
+    # A cluster's scrape adds the namespace.
+    wanted = {
+        label for _, expr in queries() for found, matched in selectors(expr) if found == name for label in matched
+    }
+    assert wanted - {"namespace"} <= labels
 
 
-def test_promtool_takes_the_scrape(scraped: Scraped) -> None:
-    with urllib.request.urlopen(f"http://{scraped.page}/metrics", timeout=CALL_SECONDS) as response:
-        page = response.read()
-    result = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
+def test_no_alert_fires_in_a_healthy_run(recorded: Recorded) -> None:
+    """Six of ten judgements of the fake judge are biased, which is true; nothing else is wrong."""
+    firing = recorded.get("query", query='count by (alertname) (ALERTS{alertstate="firing"})')["result"]
+    assert {one["metric"]["alertname"] for one in firing} <= {"CharterJudgeBiased", "CharterLabelsUndecided"}
+
+
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+def test_promtool_takes_each_page(recorded: Recorded, name: str) -> None:
+    assert recorded.pages[name]
+    result = subprocess.run(["promtool", "check", "metrics"], input=recorded.pages[name].encode(), capture_output=True)
     assert result.returncode == 0, (result.stdout + result.stderr).decode()
+
+
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+def test_every_exported_metric_is_in_the_docs(recorded: Recorded, name: str) -> None:
+    documented = set(re.findall(r"^\| `(\w+)` \|", metrics_page.FILE.read_text(), re.MULTILINE))
+    exported = set(re.findall(r"^# TYPE (\w+)", recorded.pages[name], re.MULTILINE))
+    assert {one for one in exported if not one.startswith(("process_", "python_"))} <= documented
+
+
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+def test_labels_take_few_values(recorded: Recorded, name: str) -> None:
+    """A page that grows with what it serves would grow for ever. The largest family is one line a method and code."""
+    series: dict[str, int] = {}
+    for line in recorded.pages[name].splitlines():
+        if not line.startswith("#") and 'le="' not in line:
+            family = re.split(r"[{ ]", line, maxsplit=1)[0]
+            series[family] = series.get(family, 0) + 1
+    assert series
+    assert {family: count for family, count in series.items() if count > 40} == {}
+
+
+def test_top_reads_the_same_pages(recorded: Recorded) -> None:
+    result = CliRunner().invoke(app, ["top", "--json", "--interval", "0.2"])
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    assert all(one["serving"] for one in shown["services"].values())
+    assert shown["services"]["policy"]["weight_version"] > 1
+    assert shown["services"]["policy"]["waiting"] == 0
+    # The run is over, and its worker with it.
+    assert shown["run"] is None
+    assert shown["per_second"]["sampled_tokens"] == 0
+    assert shown["per_second"]["episodes"] is None
+    assert "serving" in CliRunner().invoke(app, ["top", "--once", "--interval", "0.2"]).stdout

@@ -303,7 +303,8 @@ def test_metrics_show_running_runs_only(trainer: Client) -> None:
     run = trainer.create("steps-until-cancelled")
     trainer.first_report(run.id)
     page = trainer.metrics()
-    assert f'charter_run_kl_nats{{run="{run.id}"}} 0.5' in page
+    assert f'charter_run_step{{run="{run.id}"}}' in page
+    assert f'charter_run_last_heard_timestamp_seconds{{run="{run.id}"}}' in page
     assert 'charter_runs{state="running"} 1.0' in page
     trainer.cancel(run.id)
     trainer.end(run.id)

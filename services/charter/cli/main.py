@@ -4,7 +4,21 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from charter.cli import audit, constitution, demo, generate, judge, preferences, report, run, runs, serve, status, up
+from charter.cli import (
+    audit,
+    constitution,
+    demo,
+    generate,
+    judge,
+    preferences,
+    report,
+    run,
+    runs,
+    serve,
+    status,
+    top,
+    up,
+)
 from charter.cli.output import fail
 from charter.cli.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
@@ -36,6 +50,7 @@ app.command()(demo.demo)
 app.command()(up.up)
 app.command()(up.down)
 app.command()(status.status)
+app.command()(top.top)
 app.command()(run.run)
 app.add_typer(runs.app, name="runs")
 app.command()(report.report)

@@ -14,6 +14,7 @@ from charter.cli.output import fail
 from charter.cli.services import home
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
+from charter.rpc.tracing import configure_tracing
 
 app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
 
@@ -129,6 +130,7 @@ def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
 
     configure_logging(name)
     try:
+        configure_tracing(name)
         asyncio.run(serve(build(), listen))
     except (PortTakenError, DatabaseError, OSError, ValueError, RuntimeError) as error:
         # The words below are for a person; where it happened is for the log.

@@ -2,10 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,6 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.trainer.processes import ProcessId
+
+# Where a worker shows its metrics unless CHARTER_WORKER_METRICS_PORT says otherwise.
+WORKER_METRICS_PORT = 9095
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 HEALTH_NAMES = {
@@ -81,6 +86,25 @@ def remember(services: dict[str, Started]) -> None:
     temporary.replace(file)
 
 
+def launch(
+    name: str, command: list[str], endpoint: Endpoint, environment: Mapping[str, str] = MappingProxyType({})
+) -> Started:
+    """Start a background process of this machine with its output in CHARTER_HOME/logs. Raises ``OSError``."""
+    log = home() / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Its own group: it outlives this terminal, and Ctrl-C here does not reach it.
+            start_new_session=True,
+            env={**os.environ, "CHARTER_HOME": str(home()), **environment},
+        )
+    return Started(ProcessId.of(process.pid), endpoint, command, log)
+
+
 def endpoint(name: str) -> Endpoint:
     """Where a service is: CHARTER_POLICY_ADDRESS and the like, else what `charter up` started, else the default."""
     known = started().get(name)
@@ -91,6 +115,12 @@ def endpoint(name: str) -> Endpoint:
         os.environ.get(f"{variable}_CONTROL_ADDRESS", base.control),
         base.metrics,
     )
+
+
+def worker_metrics_address() -> str:
+    """Where the worker of a local run shows its metrics, host:port; empty when it does not."""
+    port = int(os.environ.get("CHARTER_WORKER_METRICS_PORT", WORKER_METRICS_PORT))
+    return f"127.0.0.1:{port}" if port else ""
 
 
 @contextmanager

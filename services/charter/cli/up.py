@@ -1,28 +1,26 @@
 """`charter up` and `charter down`: the four services as background processes of this machine."""
 
 import importlib.util
-import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from charter.cli.output import console, fail
+from charter.cli.monitoring import start_monitoring
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs import cancel_all
-from charter.cli.services import DEFAULTS, Endpoint, Started, health, home, remember, started
+from charter.cli.services import DEFAULTS, Endpoint, Started, health, launch, remember, started
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import load_spec
-from charter.trainer.processes import ProcessId
 from charter.v1 import judge_pb2, run_pb2
 
 HOST = "127.0.0.1"
@@ -41,55 +39,84 @@ OffsetOption = Annotated[
 ]
 
 
-def up(spec: SpecArgument = DEMO, port_offset: OffsetOption = 0) -> None:
+MonitoringOption = Annotated[
+    bool, typer.Option("--monitoring", help="Start Prometheus too, and Grafana if it is installed, both already wired.")
+]
+
+
+def up(
+    spec: SpecArgument = DEMO,
+    port_offset: OffsetOption = 0,
+    monitoring: MonitoringOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Start the four services with the models of a spec; three when judge.engine is external.
 
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
+    say = errors if as_json else console
     wanted = _commands(fill_defaults(load_spec(spec)), port_offset)
     known = {name: one for name, one in started().items() if one.process.alive()}
     for name, one in known.items():
         if name in wanted and one.command != wanted[name][0]:
             fail(f"the {name} service runs with other settings already; `charter down` stops it")
     missing = [name for name in wanted if name not in known]
-    if not missing:
-        console.print("All services run already. `charter status` shows them.")
-        return
+    if missing:
+        _start_services(missing, wanted, known, say)
+        say.print(f"All services are serving. Start a run with [bold]charter run {escape(str(spec))}[/].")
+    else:
+        say.print("All services run already. `charter status` shows them.")
+    if monitoring:
+        start_monitoring(port_offset, say)
+    if as_json:
+        emit_json({name: _described(one) for name, one in started().items()})
+
+
+def _start_services(
+    missing: list[str], wanted: dict[str, tuple[list[str], Endpoint]], known: dict[str, Started], say: Console
+) -> None:
+    """Start what is missing and wait until all serve; what was started is stopped again when one does not."""
     for name in missing:
         _refuse_taken_ports(name, wanted[name][1])
     running = dict(known)
     try:
         for name in missing:
-            running[name] = _start(name, *wanted[name])
+            running[name] = launch(name, *wanted[name])
             remember(running)
-        failed = _wait(running)
+        failed = _wait({name: running[name] for name in wanted}, say)
     except KeyboardInterrupt:
-        console.print("Stopping what was started.")
-        _stop({name: running[name] for name in missing if name in running})
+        say.print("Stopping what was started.")
+        _stop({name: running[name] for name in missing if name in running}, say)
         remember(known)
         raise
     if failed:
         log = running[failed].log
-        _stop({name: running[name] for name in missing})
+        _stop({name: running[name] for name in missing}, say)
         remember(known)
         fail(f"the {failed} service ended before it was serving. The end of {log}:\n{escape(_tail(log))}")
-    console.print(f"All services are serving. Start a run with [bold]charter run {escape(str(spec))}[/].")
 
 
-def down() -> None:
-    """Stop the services that `charter up` started.
+def down(as_json: JsonOption = False) -> None:
+    """Stop everything that `charter up` started, Prometheus and Grafana too.
 
     Runs under way are cancelled first; `charter runs resume` continues them.
     """
+    say = errors if as_json else console
     running = started()
     if not running:
-        console.print("Nothing that `charter up` started is running.")
-        return
-    if running["trainer"].process.alive():
-        cancel_all()
-    _stop(running)
-    remember({})
-    console.print("All services are stopped.")
+        say.print("Nothing that `charter up` started is running.")
+    else:
+        if "trainer" in running and running["trainer"].process.alive():
+            cancel_all()
+        _stop(running, say)
+        remember({})
+        say.print("All services are stopped.")
+    if as_json:
+        emit_json({"stopped": list(running)})
+
+
+def _described(one: Started) -> dict[str, Any]:
+    return {"pid": one.process.pid, "address": one.endpoint.main, "metrics": one.endpoint.metrics, "log": str(one.log)}
 
 
 def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], Endpoint]]:
@@ -162,27 +189,11 @@ def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
                 )
 
 
-def _start(name: str, command: list[str], endpoint: Endpoint) -> Started:
-    log = home() / "logs" / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Its own group: it outlives this terminal, and Ctrl-C here does not reach it.
-            start_new_session=True,
-            env={**os.environ, "CHARTER_HOME": str(home())},
-        )
-    return Started(ProcessId.of(process.pid), endpoint, command, log)
-
-
-def _wait(services: dict[str, Started]) -> str:
+def _wait(services: dict[str, Started], say: Console) -> str:
     """Show the services until all are serving; the name of one that ended instead, or nothing."""
     begin = time.monotonic()
     states = dict.fromkeys(services, "starting")
-    with Live(_table(services, states, begin), console=console, refresh_per_second=8) as live:
+    with Live(_table(services, states, begin), console=say, refresh_per_second=8) as live:
         while True:
             for name, one in services.items():
                 if not one.process.alive():
@@ -212,7 +223,7 @@ def _table(services: dict[str, Started], states: dict[str, str], begin: float) -
     return table
 
 
-def _stop(services: dict[str, Started]) -> None:
+def _stop(services: dict[str, Started], say: Console) -> None:
     """SIGTERM to all, and SIGKILL to those that do not end in time."""
     for one in services.values():
         one.process.stop()
@@ -221,7 +232,7 @@ def _stop(services: dict[str, Started]) -> None:
         time.sleep(0.1)
     for name, one in services.items():
         if one.process.alive():
-            console.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
+            say.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
             one.process.stop(force=True)
 
 

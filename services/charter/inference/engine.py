@@ -84,6 +84,8 @@ class GeneratedSample:
     prompt_token_ids: tuple[int, ...]
     # Tokens of prompt and answer as an endpoint counts them that gives no ids.
     counted_tokens: tuple[int, int] | None = None
+    # ``time.monotonic()`` when the first token was there; None where the engine does not say.
+    first_token_time: float | None = None
 
     @property
     def usage(self) -> tuple[int, int]:

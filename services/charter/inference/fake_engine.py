@@ -6,7 +6,9 @@ Its tokens are the UTF-8 bytes of its text; everything it says is drawn from dig
 import asyncio
 import hashlib
 import math
+import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from charter.inference.engine import (
@@ -100,8 +102,9 @@ class FakeEngine:
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         await self._wait_or_fail()
+        first_token_time = time.monotonic() + self._seconds_per_token
         samples = [
-            self._sample(prompt, sampling, prompt_index, sample_index)
+            replace(self._sample(prompt, sampling, prompt_index, sample_index), first_token_time=first_token_time)
             for prompt_index, prompt in enumerate(prompts)
             for sample_index in range(samples_per_prompt)
         ]

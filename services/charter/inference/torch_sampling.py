@@ -5,6 +5,7 @@ kept for every step ([rows, vocabulary] each) to get log-probs, and a row that h
 until the longest one ends. Here a row leaves when it ends, and only two numbers per token are kept.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ class Row:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False  # by an end-of-turn token
+    first_token_time: float | None = None  # by time.monotonic()
 
 
 @torch.inference_mode()
@@ -55,6 +57,10 @@ def sample_rows(
         tokens, logprobs = draw(output.logits[:, -1].float(), sampling, [row.generator for row in alive])
         if not torch.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite: its weights are broken")
+        if step == 1:
+            now = time.monotonic()
+            for row in alive:
+                row.first_token_time = now
         staying = []
         for index, (row, token, logprob) in enumerate(zip(alive, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.token_ids.append(token)

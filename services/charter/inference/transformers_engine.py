@@ -227,6 +227,7 @@ class TransformersEngine:
                     finish=Finish.EOS if row.ended else Finish.LENGTH,
                     version_spans=(VersionSpan(0, len(row.token_ids), version),),
                     prompt_token_ids=tuple(row.prompt_ids),
+                    first_token_time=row.first_token_time,
                 )
             )
 

@@ -1,6 +1,7 @@
 """Prometheus metrics of the judge."""
 
 import math
+from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -24,6 +25,13 @@ LABEL_ENTROPY = Histogram(
 RATINGS = Counter("charter_judge_ratings_total", "Answers rated, by whether there is a rating.", ["rated"])
 TEXTS = Counter(
     "charter_judge_texts_total", "Critiques and revisions, by whether they were written.", ["kind", "written"]
+)
+WAITING = Gauge("charter_judge_waiting_items", "Items of calls under way that have no result yet.")
+REQUEST_ITEMS = Histogram(
+    "charter_judge_request_items",
+    "Items of a call, by RPC.",
+    ["rpc"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
 RESULT_SECONDS = Histogram(
     "charter_judge_result_seconds",
@@ -55,6 +63,7 @@ def preregister(methods: tuple[str, ...]) -> None:
             JUDGEMENTS.labels(method, outcome)
     for name in ("Compare", "Score", "Critique", "Revise"):
         RESULT_SECONDS.labels(name)
+        REQUEST_ITEMS.labels(name)
     for rated in ("true", "false"):
         RATINGS.labels(rated)
         for kind in ("critique", "revision"):
@@ -63,6 +72,12 @@ def preregister(methods: tuple[str, ...]) -> None:
         TOKENS.labels(kind)
     for result in ("loaded", "refused"):
         RELOADS.labels(result)
+
+
+def forget_principles(principles: Iterable[str]) -> None:
+    """Stop exporting principles that are in no constitution any more, so that reloads do not pile up series."""
+    for principle in principles:
+        PRINCIPLE_JUDGEMENTS.remove_by_labels({"principle": principle})
 
 
 def observe_judgement(judgement: judge_pb2.Judgement, method: str) -> None:

@@ -17,6 +17,7 @@ from charter.judge.pairs import Pair
 from charter.judge.principles import principles_for
 from charter.judge.streaming import as_finished
 from charter.judge.watch import WatchedConstitution
+from charter.rpc import tracing
 from charter.rpc.errors import StatusError, invalid_fields
 from charter.rpc.messages import chat_messages
 from charter.rpc.validation import Violation
@@ -227,17 +228,24 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         """Hand pieces of the request to the engine and yield what comes back."""
         start = time.monotonic()
         jobs = [partial(work, piece) for piece in _pieces(items, self._judge.items_per_call)]
+        metrics.REQUEST_ITEMS.labels(rpc).observe(len(items))
+        waiting = len(items)
+        metrics.WAITING.inc(waiting)
         async with aclosing(as_finished(jobs, self._judge.calls_at_once)) as finished:
             try:
                 async for responses in finished:
+                    waiting -= len(responses)
+                    metrics.WAITING.dec(len(responses))
                     for response in responses:
-                        metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start)
+                        metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start, tracing.exemplar())
                         yield response
             except BudgetSpentError as error:
                 raise StatusError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"{error}: start the judge with a larger token_budget, then resume the run",
                 ) from error
+            finally:
+                metrics.WAITING.dec(waiting)
 
 
 def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

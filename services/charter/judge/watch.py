@@ -67,4 +67,6 @@ def _stamp(path: Path) -> _Stamp:
 def _show(old: Constitution | None, new: Constitution) -> None:
     if old is not None:
         metrics.CONSTITUTION.remove(old.name, old.version, old.digest)
+        kept = {principle.id for principle in new.principles}
+        metrics.forget_principles({principle.id for principle in old.principles} - kept)
     metrics.CONSTITUTION.labels(new.name, new.version, new.digest).set(1)

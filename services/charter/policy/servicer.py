@@ -17,6 +17,7 @@ from charter.inference.engine import (
     Sampling,
 )
 from charter.policy import metrics
+from charter.rpc import tracing
 from charter.rpc.errors import StatusError
 from charter.rpc.messages import chat_messages
 from charter.rpc.tensors import to_tensor
@@ -34,6 +35,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self._max_requests = max_requests
         self._requests = 0
         self.ready = False
+        metrics.REQUEST_LIMIT.set(max_requests)
         for finish in Finish:
             metrics.SAMPLES.labels(finish.value)
 
@@ -51,6 +53,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         waiting = True
         self._requests += 1
         metrics.REQUESTS.inc()
+        metrics.REQUEST_SAMPLES.observe(len(prompts) * samples_per_prompt)
         metrics.WAITING_REQUESTS.inc()
         try:
             async with aclosing(self._engine.generate(prompts, _sampling(request), samples_per_prompt)) as samples:
@@ -58,8 +61,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
                     if waiting:
                         waiting = False
                         metrics.WAITING_REQUESTS.dec()
-                    metrics.SAMPLE_SECONDS.observe(time.monotonic() - start)
-                    _count(sample)
+                    self._count(sample, start)
                     yield _response(sample)
         except ContextTooLongError as error:
             message = (
@@ -97,6 +99,16 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
                 retry_after_seconds=5,
             )
 
+    def _count(self, sample: GeneratedSample, start: float) -> None:
+        exemplar = tracing.exemplar()
+        metrics.SAMPLE_SECONDS.observe(time.monotonic() - start, exemplar)
+        if sample.first_token_time is not None:
+            metrics.FIRST_TOKEN_SECONDS.observe(sample.first_token_time - start, exemplar)
+        metrics.GENERATED_TOKENS.inc(len(sample.token_ids))
+        metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
+        metrics.SAMPLE_TOKENS.observe(len(sample.token_ids))
+        metrics.SAMPLES.labels(sample.finish.value).inc()
+
 
 def _sampling(request: policy_pb2.GenerateRequest) -> Sampling:
     parameters = request.sampling
@@ -106,12 +118,6 @@ def _sampling(request: policy_pb2.GenerateRequest) -> Sampling:
         top_p=parameters.top_p if parameters.HasField("top_p") else 1.0,
         seed=parameters.seed if parameters.HasField("seed") else None,
     )
-
-
-def _count(sample: GeneratedSample) -> None:
-    metrics.GENERATED_TOKENS.inc(len(sample.token_ids))
-    metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
-    metrics.SAMPLES.labels(sample.finish.value).inc()
 
 
 def _response(sample: GeneratedSample) -> policy_pb2.GenerateResponse:

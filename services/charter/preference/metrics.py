@@ -11,6 +11,12 @@ SCORES = Counter("charter_preference_scores_total", "Answers scored.")
 TOKENS = Counter("charter_preference_tokens_total", "Tokens scored, without padding.")
 PADDING = Counter("charter_preference_padding_tokens_total", "Tokens computed only to fill up batches.")
 WAITING = Gauge("charter_preference_waiting_answers", "Answers that wait to be scored.")
+WAITING_LIMIT = Gauge("charter_preference_waiting_answers_limit", "Waiting answers at which more are refused.")
+WAIT_SECONDS = Histogram(
+    "charter_preference_wait_seconds",
+    "Seconds that an answer waits before its batch is computed.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
 BATCH_ANSWERS = Histogram(
     "charter_preference_batch_answers",
     "Answers in a forward pass.",

@@ -59,6 +59,8 @@ class _Waiting:
     index: int
     token_ids: list[int]
     results: "asyncio.Queue[Score | BaseException]"
+    # By time.monotonic().
+    since: float
 
 
 class Scorer:
@@ -81,6 +83,7 @@ class Scorer:
         self._model: PreferenceModel | None = None
         self._served = (0, "")
         self._fitted = False
+        metrics.WAITING_LIMIT.set(MOST_WAITING)
 
     async def start(self) -> None:
         """Load the model and run it once. Raises ``OSError`` or ``ValueError`` when it cannot be loaded."""
@@ -141,7 +144,7 @@ class Scorer:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._tokenizing, self._encode, inputs)
         results: asyncio.Queue[Score | BaseException] = asyncio.Queue()
-        mine = [_Waiting(index, token_ids, results) for index, token_ids in enumerate(encoded)]
+        mine = [_Waiting(index, token_ids, results, time.monotonic()) for index, token_ids in enumerate(encoded)]
         self._add(mine)
         try:
             for _ in mine:
@@ -189,6 +192,8 @@ class Scorer:
             chosen = choose_batch([len(one.token_ids) for one in self._waiting], self._token_budget)
             batch = [self._waiting[index] for index in chosen]
             self._remove(batch)
+            for one in batch:
+                metrics.WAIT_SECONDS.observe(time.monotonic() - one.since)
             try:
                 scores, version = await loop.run_in_executor(
                     self._computing, self._compute, [one.token_ids for one in batch]

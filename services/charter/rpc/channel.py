@@ -4,6 +4,8 @@ import json
 
 import grpc
 
+from charter.rpc.client_calls import ClientCalls
+
 # Deadlines in seconds: every call passes one of them as `timeout`.
 QUICK = 10.0
 BATCH = 1800.0
@@ -49,7 +51,7 @@ MESSAGE_OPTIONS = [
 
 def connect(address: str) -> grpc.Channel:
     """A channel to ``host:port``. The caller closes it. Connecting happens with the first call."""
-    return grpc.insecure_channel(
+    channel = grpc.insecure_channel(
         address,
         options=[
             *MESSAGE_OPTIONS,
@@ -61,3 +63,4 @@ def connect(address: str) -> grpc.Channel:
             ("grpc.enable_http_proxy", 0),
         ],
     )
+    return grpc.intercept_channel(channel, ClientCalls())

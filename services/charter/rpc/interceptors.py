@@ -1,4 +1,4 @@
-"""The one server interceptor: metrics, constraints, and statuses of every call."""
+"""The one server interceptor: metrics, trace, constraints, and statuses of every call."""
 
 import inspect
 import logging
@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from charter.rpc import metrics
+from charter.rpc import metrics, tracing
 from charter.rpc.errors import StatusError, invalid_fields
+from charter.rpc.logs import take_call_metadata
 from charter.rpc.validation import violations
 
 logger = logging.getLogger("charter.rpc")
@@ -89,11 +90,15 @@ class _Call:
     async def __aenter__(self) -> None:
         metrics.STARTED.labels(*self._labels).inc()
         self._start = time.monotonic()
+        metadata = {key: value for key, value in self._context.invocation_metadata() or () if isinstance(value, str)}
+        take_call_metadata(metadata)
+        self._span = tracing.start_server_call("/".join(self._labels[1:]), metadata)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        metrics.HANDLING_SECONDS.labels(*self._labels).observe(time.monotonic() - self._start)
+        metrics.HANDLING_SECONDS.labels(*self._labels).observe(time.monotonic() - self._start, tracing.exemplar())
         code = self._code(error)
-        metrics.HANDLED.labels(*self._labels, _camel(code)).inc()
+        metrics.HANDLED.labels(*self._labels, metrics.code_name(code)).inc()
+        tracing.end_call(self._span, code)
         if isinstance(error, StatusError):
             await self._context.abort_with_status(error.to_status())
         if code is grpc.StatusCode.INTERNAL:
@@ -113,8 +118,3 @@ class _Call:
             case _:
                 # Cancelled by the client, or aborted by the servicer itself.
                 return grpc.StatusCode.CANCELLED
-
-
-def _camel(code: grpc.StatusCode) -> str:
-    """DEADLINE_EXCEEDED as DeadlineExceeded, the way go-grpc-middleware labels it; OK stays OK."""
-    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -201,6 +202,7 @@ def _preregister(service: Service) -> None:
             metrics.HANDLED.labels(*labels, "OK")
             metrics.HANDLING_SECONDS.labels(*labels)
     metrics.SERVING.labels(service.name).set(0)
+    metrics.BUILD.labels(importlib.metadata.version("charter")).set(1)
 
 
 def _kind(method: MethodDescriptor) -> str:

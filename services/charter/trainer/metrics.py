@@ -1,21 +1,29 @@
-"""Prometheus metrics of the trainer."""
+"""Prometheus metrics of the trainer. The numbers of a run are on its worker's own page; here is what outlives it."""
 
 from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
 from charter.trainer.runs import State
+from charter.v1 import run_pb2
 
 RUNS = Gauge("charter_runs", "Runs by state.", ["state"])
 
-# Metric of a run's newest PPO step -> gauge. The label is the run's id; it goes away when the run ends.
-_OF_RUN = {
-    "reward_mean": Gauge("charter_run_reward_mean", "Mean reward of the newest PPO step.", ["run"]),
-    "score_mean": Gauge("charter_run_score_mean", "Mean preference score of the newest PPO step.", ["run"]),
-    "kl_k1": Gauge("charter_run_kl_nats", "Mean KL to the reference per answer (k1), newest PPO step.", ["run"]),
-    "tokens_per_second": Gauge("charter_run_tokens_per_second", "Sampled tokens per second, newest PPO step.", ["run"]),
-}
-STEP = Gauge("charter_run_step", "Newest PPO step.", ["run"])
+# The label is the run's id; both go away when the run ends, because their last values would look alive.
+STEP = Gauge("charter_run_step", "Newest PPO step of a run under way.", ["run"])
+LAST_HEARD = Gauge(
+    "charter_run_last_heard_timestamp_seconds",
+    "Unix time at which the worker of a run under way was last heard, or started.",
+    ["run"],
+)
+WIN_RATE = Gauge(
+    "charter_run_win_rate",
+    "Share of held-out prompts on which the judge prefers the aligned policy, of the newest evaluated runs.",
+    ["run"],
+)
+# Runs whose win rate is kept since the trainer started: enough to compare, and bounded.
+MOST_WIN_RATES = 20
+_evaluated: list[str] = []
 
 
 def show_runs(counts: Mapping[State, int]) -> None:
@@ -24,15 +32,25 @@ def show_runs(counts: Mapping[State, int]) -> None:
         RUNS.labels(state.lower()).set(count)
 
 
-def show_step(run_id: str, step: int, values: Mapping[str, float]) -> None:
-    """Set the gauges of a run to its newest PPO step."""
-    STEP.labels(run_id).set(step)
-    for name, gauge in _OF_RUN.items():
-        if name in values:
-            gauge.labels(run_id).set(values[name])
+def show_worker(run_id: str) -> None:
+    """A worker is watched from now on."""
+    LAST_HEARD.labels(run_id).set_to_current_time()
+
+
+def show_event(run_id: str, event: run_pb2.RunEvent) -> None:
+    """Set the gauges of a run under way that an event speaks of."""
+    LAST_HEARD.labels(run_id).set_to_current_time()
+    if event.HasField("step"):
+        STEP.labels(run_id).set(event.step)
+    if "win_rate" in event.metrics:
+        WIN_RATE.labels(run_id).set(event.metrics["win_rate"])
+        if run_id not in _evaluated:
+            _evaluated.append(run_id)
+        while len(_evaluated) > MOST_WIN_RATES:
+            WIN_RATE.remove_by_labels({"run": _evaluated.pop(0)})
 
 
 def remove_run(run_id: str) -> None:
-    """Stop exporting a run that has ended; its last values would look alive."""
-    for gauge in (STEP, *_OF_RUN.values()):
+    """Stop exporting a run that has ended."""
+    for gauge in (STEP, LAST_HEARD):
         gauge.remove_by_labels({"run": run_id})

@@ -75,8 +75,7 @@ class Supervisor:
         """Store a worker's events; True when it should stop. Raises ``UnknownRunError``, ``StaleReportError``."""
         row = await asyncio.to_thread(self._store.add_events, run_id, attempt, events)
         for event in events:
-            if event.HasField("step"):
-                metrics.show_step(row.id, event.step, event.metrics)
+            metrics.show_event(row.id, event)
         self._notify(row.id)
         return row.cancel_requested
 
@@ -118,6 +117,7 @@ class Supervisor:
         return row
 
     async def _watch_worker(self, row: RunRow, worker: str) -> None:
+        metrics.show_worker(row.id)
         ended = await self._launcher.wait(worker, Path(row.artifacts))
         row = await asyncio.to_thread(self._store.find, row.id)
         state, error = _outcome(row, ended)

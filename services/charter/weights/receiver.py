@@ -63,8 +63,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self._service = service
         self._transfer = asyncio.Lock()
         VERSION.labels(service).set(0)
-        RECEIVED_BYTES.labels(service)
-        FAILURES.labels(service)
+        for metric in (RECEIVED_BYTES, FAILURES, TRANSFER_SECONDS, LOAD_SECONDS):
+            metric.labels(service)
 
     async def LoadWeights(
         self, request_iterator: AsyncIterator[weights_pb2.LoadWeightsRequest], context: grpc.aio.ServicerContext

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -74,7 +75,10 @@ def send_weights(
     start = time.monotonic()
     weights = pack_weights(tensors, version)
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
-        sent = [pool.submit(send_packed, address, weights, service=service, force=force) for address in addresses]
+        sent = [
+            pool.submit(copy_context().run, send_packed, address, weights, service=service, force=force)
+            for address in addresses
+        ]
         for done in sent:
             done.result()
     return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)

@@ -8,11 +8,11 @@ import logging
 import sys
 from pathlib import Path
 
-import transformers
 from google.protobuf import json_format
 
 from charter.rpc.errors import ServiceError
-from charter.rpc.logs import configure_logging
+from charter.rpc.logs import configure_logging, working_on
+from charter.rpc.tracing import configure_tracing
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
@@ -37,7 +37,6 @@ def main() -> int:
     parser.add_argument("--spec", type=Path, required=True, help="the run's spec as protobuf JSON")
     options = parser.parse_args()
     configure_logging("worker")
-    transformers.utils.logging.disable_progress_bar()
     try:
         spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
     except (OSError, json_format.ParseError) as error:
@@ -46,8 +45,10 @@ def main() -> int:
     artifacts = Artifacts(options.artifacts, options.run_id)
     reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
     reporter.stop_on_signals()
-    metrics.serve(options.run_id, spec.name)
-    return work(options.run_id, options.attempt, spec, artifacts, reporter)
+    configure_tracing("worker")
+    metrics.serve(options.run_id, spec)
+    with working_on(run=options.run_id):
+        return work(options.run_id, options.attempt, spec, artifacts, reporter)
 
 
 def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> int:

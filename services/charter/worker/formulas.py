@@ -185,3 +185,10 @@ def policy_loss(
     if weights is not None:
         loss = loss * weights
     return PolicyLoss(loss.masked_fill(~mask, 0.0), ratio.detach().masked_fill(~mask, 0.0), clipped & mask)
+
+
+def pearson(x: Tensor, y: Tensor) -> float | None:
+    """Pearson correlation of two [episodes] sequences, None when one of them does not vary."""
+    if float(x.double().std(correction=0)) <= 1e-12 or float(y.double().std(correction=0)) <= 1e-12:
+        return None
+    return float(torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1])

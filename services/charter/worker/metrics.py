@@ -1,16 +1,20 @@
 """The numbers of a run: names of RunEvent metrics, and what Prometheus scrapes from the worker.
 
 Each metric of ``PPO``, whatever the algorithm, is the gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
-``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each.
+``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each. What is about one run carries the label
+``run``; a gauge is not exported before its first value.
 """
 
+import importlib.metadata
 import logging
 import os
 from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from charter.v1 import run_pb2
+from charter.rpc.metrics import BUILD
+from charter.storage.comparisons import enum_name
+from charter.v1 import run_pb2, types_pb2
 
 logger = logging.getLogger("charter.worker")
 
@@ -23,9 +27,14 @@ PPO = {
     "score_mean": "Mean preference score of the step's answers, before any penalty.",
     "score_std": "Standard deviation of the preference scores.",
     "reward_mean": "Mean reward of an answer: score, less the missing-EOS penalty, less the KL penalty.",
+    "reward_p10": "Reward that a tenth of the answers stay below.",
+    "reward_p50": "Median reward of an answer.",
+    "reward_p90": "Reward that a tenth of the answers exceed.",
+    "length_reward_correlation": "Pearson correlation of an answer's tokens and reward; absent if one does not vary.",
     "kl_k1": "KL to the reference per answer in nats, estimator k1.",
     "kl_k3": "KL to the reference per answer in nats, estimator k3.",
     "kl_coefficient": "Coefficient of the KL penalty.",
+    "kl_target": "KL per answer in nats that the coefficient is adapted to; absent when it is fixed.",
     "response_tokens_mean": "Mean tokens of an answer, EOS included.",
     "eos_share": "Share of answers that ended with EOS.",
     "policy_loss": "Clipped surrogate loss, mean over tokens and optimiser steps.",
@@ -60,17 +69,32 @@ FIT = {
     "train_loss": "Cross-entropy on the last batch, in nats.",
     "held_out_loss": "Cross-entropy on the held-out comparisons, in nats.",
     "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
+    "held_out_calibration_error": "Expected calibration error against the judge on the held-out comparisons.",
 }
+# Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
+BY_DIMENSION = "score_mean."
 
-_PPO_GAUGES = {name: Gauge(f"charter_ppo_{name}", text) for name, text in PPO.items()}
-_FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text) for name, text in FIT.items()}
-_PHASE = Gauge("charter_worker_phase", "1 for the phase that the worker is in, else 0.", ["phase"])
-_RUN = Gauge("charter_worker_run_info", "1, with the run's id and name.", ["run", "name"])
-_DONE = Gauge("charter_worker_phase_done_ratio", "Share of the present phase that is done.")
-STEPS = Counter("charter_worker_steps_total", "PPO steps done by this process.")
-EPISODES = Counter("charter_worker_episodes_total", "Answers that PPO has learned from.")
-TOKENS = Counter("charter_worker_tokens_total", "Answer tokens that PPO has learned from.")
-PAIRS = Counter("charter_worker_pairs_total", "Judged pairs by outcome.", ["outcome"])
+_PPO_GAUGES = {name: Gauge(f"charter_ppo_{name}", text, ["run"]) for name, text in PPO.items()}
+_FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text, ["run"]) for name, text in FIT.items()}
+_DIMENSION = Gauge(
+    "charter_ppo_dimension_score_mean",
+    "Mean preference score of the step's answers to prompts of a dimension of the constitution.",
+    ["run", "dimension"],
+)
+_PHASE = Gauge("charter_worker_phase", "1 for the phase that the worker is in, else 0.", ["run", "phase"])
+PHASE_SECONDS = Counter(
+    "charter_worker_phase_seconds_total",
+    "Seconds in phases that have ended, those inside them included.",
+    ["run", "phase"],
+)
+_RUN = Gauge(
+    "charter_worker_run_info", "1, with the run's id and name, and its policy's model.", ["run", "name", "model"]
+)
+_DONE = Gauge("charter_worker_phase_done_ratio", "Share of the present phase that is done.", ["run"])
+STEPS = Counter("charter_worker_steps_total", "PPO steps done by this process.", ["run"])
+EPISODES = Counter("charter_worker_episodes_total", "Answers that PPO has learned from.", ["run"])
+TOKENS = Counter("charter_worker_tokens_total", "Answer tokens that PPO has learned from.", ["run"])
+PAIRS = Counter("charter_worker_pairs_total", "Judged pairs by outcome.", ["run", "outcome"])
 REPLICAS = Gauge(
     "charter_worker_replicas", "Replicas that the worker knows, by whether they take calls.", ["service", "ready"]
 )
@@ -84,14 +108,26 @@ TOKEN_AGE = Histogram(
     "Weight versions between the one that wrote an answer token and the one that is trained.",
     buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16),
 )
-CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.")
+CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.", ["run"])
+CHECKPOINT_TIME = Gauge(
+    "charter_worker_checkpoint_timestamp_seconds", "Unix time of the newest complete checkpoint.", ["run"]
+)
 
 
-def serve(run_id: str, name: str) -> None:
+def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
     """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page."""
     for phase in run_pb2.Phase.values()[1:]:
-        _PHASE.labels(phase_name(phase)).set(0)
-    _RUN.labels(run_id, name).set(1)
+        _PHASE.labels(run_id, phase_name(phase)).set(0)
+        PHASE_SECONDS.labels(run_id, phase_name(phase))
+    for outcome in types_pb2.Outcome.values()[1:]:
+        PAIRS.labels(run_id, enum_name("outcome", outcome).lower())
+    for counter in (STEPS, EPISODES, TOKENS):
+        counter.labels(run_id)
+    for service in ("policy", "judge"):
+        for reason in ("failed", "overloaded", "slow"):
+            REASSIGNED.labels(service, reason)
+    _RUN.labels(run_id, spec.name, spec.policy.model).set(1)
+    BUILD.labels(importlib.metadata.version("charter")).set(1)
     port = int(os.environ.get(PORT_VARIABLE, _DEFAULT_PORT))
     if port == 0:
         return
@@ -102,12 +138,12 @@ def serve(run_id: str, name: str) -> None:
         logger.warning("no metrics page", extra={"address": f"{host}:{port}", "reason": error.strerror})
 
 
-def show(event: run_pb2.RunEvent) -> None:
+def show(run_id: str, event: run_pb2.RunEvent) -> None:
     """Set the gauges that an event speaks of."""
     for phase in run_pb2.Phase.values()[1:]:
-        _PHASE.labels(phase_name(phase)).set(phase == event.phase)
+        _PHASE.labels(run_id, phase_name(phase)).set(phase == event.phase)
     if event.total:
-        _DONE.set(event.done / event.total)
+        _DONE.labels(run_id).set(event.done / event.total)
     gauges: Mapping[str, Gauge] = {}
     if event.phase == run_pb2.PHASE_PPO:
         gauges = _PPO_GAUGES
@@ -115,7 +151,9 @@ def show(event: run_pb2.RunEvent) -> None:
         gauges = _FIT_GAUGES
     for name, value in event.metrics.items():
         if name in gauges:
-            gauges[name].set(value)
+            gauges[name].labels(run_id).set(value)
+        elif name.startswith(BY_DIMENSION):
+            _DIMENSION.labels(run_id, name.removeprefix(BY_DIMENSION)).set(value)
 
 
 def phase_name(phase: "run_pb2.Phase.ValueType") -> str:

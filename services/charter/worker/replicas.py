@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -333,7 +334,7 @@ class Replicas:
         metrics.REPLICAS.labels(self.service, "false").set(len(self._replicas) - ready)
 
     def _start(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=f"{self.service}-{name}", daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(work,), name=f"{self.service}-{name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 

@@ -76,6 +76,7 @@ class Reporter:
         finally:
             took = time.monotonic() - start
             self._artifacts.add_seconds(metrics.phase_name(phase), took)
+            metrics.PHASE_SECONDS.labels(self._run_id, metrics.phase_name(phase)).inc(took)
             self._inside = outer is not None
             if outer is not None:
                 self._artifacts.add_seconds(metrics.phase_name(outer), -took)
@@ -105,7 +106,7 @@ class Reporter:
         event.time.GetCurrentTime()
         line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
         append_line(self._artifacts.events, line)
-        metrics.show(event)
+        metrics.show(self._run_id, event)
         logger.info(text or "progress", extra={"phase": metrics.phase_name(self.phase), "done": done, "total": total})
         self._waiting.append(event)
         self._deliver()

@@ -4,6 +4,7 @@ A failed call, a missing answer or a missing score raises ``ServiceError`` or ``
 """
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 
@@ -13,6 +14,7 @@ from charter.worker.batches import Episodes
 from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.metrics import BY_DIMENSION
 from charter.worker.prompts import TaskPrompt
 
 
@@ -45,6 +47,17 @@ def score(
     return episodes_of(
         answers, rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
     )
+
+
+def scores_by_dimension(
+    run: Run, prompts: Sequence[TaskPrompt], groups: Sequence[Sequence[Answer]], episodes: Episodes
+) -> dict[str, float]:
+    """Mean score by dimension of the prompts; ``other`` for those that the constitution, which bounds them, lacks."""
+    scores: dict[str, list[float]] = {}
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    for prompt, score in zip(asked, episodes.scores.tolist(), strict=True):
+        scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
+    return {f"{BY_DIMENSION}{name}": fmean(values) for name, values in scores.items()}
 
 
 def episodes_of(answers: Sequence[Answer], scores: Sequence[float]) -> Episodes:

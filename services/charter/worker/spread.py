@@ -9,6 +9,7 @@ is cancelled. So a slow or hung replica delays the end by little, and needs no t
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -179,7 +180,7 @@ class _Spread(Generic[T]):
         self._calls.add(call)
         for item in items:
             self._holders[item].append(call)
-        call.future = self._threads.submit(self._follow, call)
+        call.future = self._threads.submit(copy_context().run, self._follow, call)
         call.future.add_done_callback(lambda future: self._ended(call, future.exception()))
 
     def _follow(self, call: _Call) -> None:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import torch
+
 from charter.worker import formulas
 from charter.worker.algorithms.base import Experience, Prepared, Targets
 from charter.worker.algorithms.ppo import explained_variance
@@ -56,6 +58,7 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
     numbers |= _numbers(experience, targets, old)
     kl_coefficient = controls.kl_coefficient
     if spec.HasField("kl_target"):
+        numbers["kl_target"] = spec.kl_target
         kl_coefficient = formulas.adapt_kl_coefficient(kl_coefficient, numbers["kl_k1"], spec.kl_target)
     return numbers, Controls(kl_coefficient, moments)
 
@@ -78,7 +81,13 @@ def _numbers(experience: Experience, targets: Targets, old: Prepared) -> dict[st
         "logprob_mismatch_max": difference.abs().max().item(),
     }
     if targets.rewards is not None:
-        numbers["reward_mean"] = targets.rewards.sum(dim=1).mean().item()
+        rewards = targets.rewards.sum(dim=1)
+        numbers["reward_mean"] = rewards.mean().item()
+        low, median, high = rewards.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=rewards.dtype)).tolist()
+        numbers |= {"reward_p10": low, "reward_p50": median, "reward_p90": high}
+        correlated = formulas.pearson(mask.sum(dim=1), rewards)
+        if correlated is not None:
+            numbers["length_reward_correlation"] = correlated
     if targets.values is not None and targets.returns is not None:
         explained = explained_variance(targets.values, targets.returns, mask)
         if explained is not None:

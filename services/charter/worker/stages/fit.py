@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from charter.evaluation.calibration import calibration_of, correctness
+from charter.evaluation.calibration import calibration_of, correctness, expected_calibration_error, reliability_bins
 from charter.evaluation.results import FitStep, PreferenceFit, write_result
 from charter.inference.preference_model import PreferenceModel, encode
 from charter.rpc.messages import chat_messages
@@ -65,12 +65,12 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     latest: list[Measured] = []
 
     def after_step(step: int, total: int, loss: float) -> None:
+        numbers = {"train_loss": loss}
         if step % (total // spec.epochs) == 0:
             latest[:] = [fit.measure(model, held_out, run.device)]
-            history.append(FitStep(step, loss, latest[0].loss, _accuracy(latest[0], held_out)))
-        else:
-            history.append(FitStep(step, loss, None, None))
-        _report(run, history[-1], total)
+            numbers |= _held_out_numbers(latest[0], held_out)
+        history.append(FitStep(step, loss, numbers.get("held_out_loss"), numbers.get("held_out_accuracy")))
+        run.reporter.report(step, total, numbers=numbers)
         run.reporter.raise_if_stopped()
 
     # Step 0 is the probe.
@@ -157,13 +157,10 @@ def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Exampl
     return Example(tuple(ids_a), tuple(ids_b), comparison.probability_a, group)
 
 
-def _accuracy(measured: Measured, examples: Sequence[Example]) -> float:
+def _held_out_numbers(measured: Measured, examples: Sequence[Example]) -> dict[str, float]:
     labels = [example.probability_a for example in examples]
-    return float(correctness(measured.probabilities, labels).mean())
-
-
-def _report(run: Run, step: FitStep, total: int) -> None:
-    numbers = {"train_loss": step.train_loss}
-    if step.held_out_loss is not None and step.held_out_accuracy is not None:
-        numbers |= {"held_out_loss": step.held_out_loss, "held_out_accuracy": step.held_out_accuracy}
-    run.reporter.report(step.step, total, numbers=numbers)
+    return {
+        "held_out_loss": measured.loss,
+        "held_out_accuracy": float(correctness(measured.probabilities, labels).mean()),
+        "held_out_calibration_error": expected_calibration_error(reliability_bins(measured.probabilities, labels)),
+    }

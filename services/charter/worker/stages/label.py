@@ -76,7 +76,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
     run.services.add_comparisons(f"{run.id}-labels-{name}", comparisons)
     outcomes = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
     for name, count in outcomes.items():
-        metrics.PAIRS.labels(name).inc(count)
+        metrics.PAIRS.labels(run.id, name.lower()).inc(count)
     return dict(outcomes)
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from transformers import AutoTokenizer
 
+from charter.rpc.logs import working_on
+from charter.rpc.tracing import traced
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, rollouts
 from charter.worker.agreement import probe_policy
@@ -35,8 +37,9 @@ def run_ppo(run: Run) -> None:
         saved = progress.step
         while progress.step < run.spec.ppo.steps and not _parted(run, progress):
             try:
-                refresh_preference_model(run, progress.step, progress.weight_version)
-                progress = _step(run, learner, progress)
+                with working_on(step=str(progress.step + 1)), traced("ppo.step", run=run.id, step=progress.step + 1):
+                    refresh_preference_model(run, progress.step, progress.weight_version)
+                    progress = _step(run, learner, progress)
             except Cancelled:
                 # Asked before anything was updated: what was sampled is dropped, and sampled again on resume.
                 if saved != progress.step:
@@ -81,6 +84,7 @@ def _resume(run: Run, learner: Learner) -> Progress:
     if (found := checkpoint.newest(run.artifacts.checkpoints)) is not None:
         path, progress = found
         checkpoint.restore(path, learner)
+        metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
         serve_policy(run, named_tensors(learner.actor.model), progress.weight_version)
@@ -96,21 +100,25 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     count = spec.episodes_per_step // spec.samples_per_prompt
     prompts = take(run.prompts.train, progress.prompt_cursor, count, run.spec.seed)
     seed = derive_seed(run.spec.seed, "rollouts", progress.step)
-    groups = rollouts.sample(run, prompts, version=progress.weight_version, seed=seed)
+    with traced("sample"):
+        groups = rollouts.sample(run, prompts, version=progress.weight_version, seed=seed)
     clock.lap("sampling_seconds")
     _announce(run, progress, "scoring")
     scored_by = preference_version(run, progress.step)
-    episodes = rollouts.score(run, prompts, groups, seed, scored_by)
+    with traced("score"):
+        episodes = rollouts.score(run, prompts, groups, seed, scored_by)
     check_served(run, scored_by)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
-    numbers, controls = learn(learner, episodes, progress.step, progress.controls)
+    with traced("update"):
+        numbers, controls = learn(learner, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
-        serve_policy(run, named_tensors(learner.actor.model), version)
-        numbers |= probe_policy(run, learner.actor, version)
+        with traced("send weights"):
+            serve_policy(run, named_tensors(learner.actor.model), version)
+            numbers |= probe_policy(run, learner.actor, version)
     clock.lap("weight_sync_seconds")
 
     measured = progress.measured
@@ -124,9 +132,10 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     clock.lap("watching_seconds")
 
     tokens = sum(len(answer) for answer in episodes.answers)
-    metrics.STEPS.inc()
-    metrics.EPISODES.inc(len(episodes.answers))
-    metrics.TOKENS.inc(tokens)
+    metrics.STEPS.labels(run.id).inc()
+    metrics.EPISODES.labels(run.id).inc(len(episodes.answers))
+    metrics.TOKENS.labels(run.id).inc(tokens)
+    numbers |= rollouts.scores_by_dimension(run, prompts, groups, episodes)
     seconds = sum(clock.laps.values())
     numbers |= clock.laps | {
         "step_seconds": seconds,
@@ -185,8 +194,10 @@ def _announce(run: Run, progress: Progress, what: str) -> None:
 
 def _save(run: Run, learner: Learner, progress: Progress) -> None:
     start = time.monotonic()
-    checkpoint.save(run.artifacts.checkpoints, learner, progress, run.spec.checkpoints.keep)
-    metrics.CHECKPOINT_SECONDS.set(time.monotonic() - start)
+    with traced("checkpoint"):
+        path = checkpoint.save(run.artifacts.checkpoints, learner, progress, run.spec.checkpoints.keep)
+    metrics.CHECKPOINT_SECONDS.labels(run.id).set(time.monotonic() - start)
+    metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
 
 
 def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:

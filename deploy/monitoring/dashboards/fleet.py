@@ -1,0 +1,142 @@
+"""Dashboard Fleet: which processes there are, what they serve, and how weights reach them."""
+
+from deploy.monitoring.dashboards.panels import Board, Panel, Query, here, of_run, per_second, quantile
+
+
+def of_process(metric: str) -> str:
+    """Series that every program has, of Charter's processes: the scrape names them with the label ``app``."""
+    return here(metric, 'app=~"policy|judge|preference|trainer|worker"')
+
+
+PROCESSES = (
+    Panel(
+        "Ready",
+        "none",
+        "1 for each service that answers calls.",
+        (Query(here("charter_serving"), "{{service}} {{instance}}"),),
+        "stat",
+    ),
+    Panel(
+        "Runs",
+        "none",
+        "Runs by state, as the trainer knows them.",
+        (Query(f"sum by (state) ({here('charter_runs')}) > 0", "{{state}}"),),
+        "stat",
+    ),
+    Panel(
+        "Worker last heard",
+        "s",
+        "Seconds since each run's worker spoke to the trainer. An alert fires at half an hour.",
+        (Query(f"time() - {of_run('charter_run_last_heard_timestamp_seconds')}", "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Versions of Charter",
+        "none",
+        "Processes by version. More than one version outside a rollout is a mistake.",
+        (Query(f"count by (version) ({here('charter_build_info')})", "{{version}}"),),
+        "stat",
+    ),
+    Panel(
+        "Runs and models",
+        "none",
+        "Workers under way, with the model that they align.",
+        (Query(of_run("charter_worker_run_info", 'model=~"$model"'), "{{name}} {{model}}"),),
+        "stat",
+    ),
+    Panel(
+        "Scraped",
+        "none",
+        "Processes that Prometheus reaches, by service. The worker is there only during a run.",
+        (Query(f"sum by (app) ({of_process('up')})", "{{app}}"),),
+        "stat",
+    ),
+)
+
+RESOURCES = (
+    Panel(
+        "Restarts",
+        "none",
+        "New starts within an hour, by process. More than one each is a crash loop.",
+        (Query(f"changes({of_process('process_start_time_seconds')}[1h])", "{{app}} {{instance}}"),),
+    ),
+    Panel(
+        "Memory",
+        "bytes",
+        "Resident memory of each process. It should level off after the first step.",
+        (Query(of_process("process_resident_memory_bytes"), "{{app}} {{instance}}"),),
+    ),
+    Panel(
+        "CPU",
+        "none",
+        "Cores in use by each process.",
+        (Query(f"rate({of_process('process_cpu_seconds_total')}[$__rate_interval])", "{{app}} {{instance}}"),),
+    ),
+)
+
+WEIGHTS = (
+    Panel(
+        "Weight version",
+        "none",
+        "Served by each replica, and sent by the run. All replicas of a service should be on one line, which steps up.",
+        (
+            Query(here("charter_weight_version"), "{{service}} {{instance}}"),
+            Query(of_run("charter_ppo_weight_version"), "sent {{run}}"),
+        ),
+    ),
+    Panel(
+        "Weight transfer, 95th percentile",
+        "s",
+        "To receive a version, and to put it into service. The policy waits for both.",
+        (
+            Query(quantile(0.95, "charter_weight_transfer_seconds", "service"), "receive {{service}}"),
+            Query(quantile(0.95, "charter_weight_load_seconds", "service"), "load {{service}}"),
+        ),
+        limit=60,
+    ),
+    Panel(
+        "Weights received",
+        "Bps",
+        "Bytes per second. Bursts at the end of each step.",
+        (Query(per_second("charter_weight_received_bytes_total", "service, instance"), "{{service}} {{instance}}"),),
+    ),
+    Panel(
+        "Failed transfers",
+        "none",
+        "Refused or broken off within an hour. It should be 0.",
+        (
+            Query(
+                f"increase({here('charter_weight_transfer_failures_total')}[1h])",
+                "{{service}} {{instance}}",
+            ),
+        ),
+    ),
+    Panel(
+        "Age of tokens, 95th percentile",
+        "none",
+        "Weight versions between the one that wrote a token and the one that is trained. 0 when sampling waits for "
+        "training.",
+        (Query(quantile(0.95, "charter_worker_token_age_versions"), "age"),),
+    ),
+    Panel(
+        "Replicas",
+        "none",
+        "Those that the worker knows, by whether they take calls. What is not ready is late, away, or holds old "
+        "weights.",
+        (Query(here("charter_worker_replicas"), "{{service}} ready {{ready}}"),),
+    ),
+    Panel(
+        "Work given to another replica",
+        "cps",
+        "Prompts and pairs per second, by why. Failed ones point to a replica that is ill, slow ones to one that is "
+        "loaded.",
+        (Query(per_second("charter_worker_reassigned_total", "service, reason"), "{{service}} {{reason}}"),),
+    ),
+)
+
+BOARD = Board(
+    "charter-fleet",
+    "Charter: Fleet",
+    "Which processes there are, what they serve, and how weights reach them.",
+    (("Processes", PROCESSES), ("Weights", WEIGHTS), ("Resources", RESOURCES)),
+)

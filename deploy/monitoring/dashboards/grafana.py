@@ -1,0 +1,149 @@
+"""From panels to the JSON that Grafana imports."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries, xychart
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import (
+    GraphThresholdsStyleMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    SortOrder,
+    StackingMode,
+    TooltipDisplayMode,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    AnnotationQuery,
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    DataTransformerConfig,
+    GridPos,
+    Threshold,
+    ThresholdsMode,
+    VariableRefresh,
+    VariableSort,
+)
+from grafana_foundation_sdk.models.xychart import SeriesMapping
+
+from deploy.monitoring.dashboards.panels import RUN, Board, Panel
+
+DATA_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+# Grafana's grid has 24 columns.
+COLUMNS = 24
+STAT_SIZE = (4, 4)
+GRAPH_SIZE = (8, 8)
+
+# Variable -> label, and where its values come from.
+VARIABLES = {
+    "namespace": ("Namespace", "label_values(charter_serving, namespace)"),
+    "model": ("Model", "label_values(charter_worker_run_info, model)"),
+    "run": ("Run", 'label_values(charter_worker_run_info{namespace=~"$namespace", model=~"$model"}, run)'),
+}
+# Marks on every graph: what happened -> a query that has a value when it did.
+ANNOTATIONS = {
+    "New weights": f"changes(charter_ppo_weight_version{{{RUN}}}[$__interval]) > 0",
+    "Checkpoint": f"changes(charter_worker_checkpoint_timestamp_seconds{{{RUN}}}[$__interval]) > 0",
+}
+COLOURS = {"New weights": "blue", "Checkpoint": "green"}
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A model of the SDK for which it has no complete builder."""
+
+    model: Any
+
+    def build(self) -> Any:
+        """The model."""
+        return self.model
+
+
+def text(board: Board) -> str:
+    """A dashboard as JSON."""
+    return json.dumps(_board(board).build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+
+
+def _board(board: Board) -> dashboard.Dashboard:
+    built = (
+        dashboard.Dashboard(board.title)
+        .uid(board.uid)
+        .tags(["charter"])
+        .description(f"{board.description} Written by `make dashboards`.")
+        .time("now-1h", "now")
+        .refresh("10s")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .link(
+            dashboard.DashboardLink("Charter")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags(["charter"])
+            .as_dropdown(False)
+            .include_vars(True)
+            .keep_time(True)
+        )
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+    for name, (label, query) in VARIABLES.items():
+        built = built.with_variable(
+            dashboard.QueryVariable(name)
+            .label(label)
+            .datasource(DATA_SOURCE)
+            .query(query)
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .sort(VariableSort.ALPHABETICAL_ASC)
+            .multi(True)
+            .include_all(True)
+            .all_value(".*")
+        )
+    for name, expr in ANNOTATIONS.items():
+        built = built.annotation(
+            _Built(AnnotationQuery(name=name, datasource=DATA_SOURCE, icon_color=COLOURS[name], expr=expr))
+        )
+    top, identifier = 0, 1
+    for title, panels in board.rows:
+        built = built.with_row(dashboard.Row(title).id(identifier).grid_pos(GridPos(h=1, w=COLUMNS, x=0, y=top)))
+        top, identifier = top + 1, identifier + 1
+        width, height = STAT_SIZE if panels[0].kind == "stat" else GRAPH_SIZE
+        per_line = COLUMNS // width
+        for number, panel in enumerate(panels):
+            x, y = number % per_line * width, top + number // per_line * height
+            built = built.with_panel(_panel(panel).id(identifier).grid_pos(GridPos(h=height, w=width, x=x, y=y)))
+            identifier += 1
+        top += -(-len(panels) // per_line) * height
+    return built
+
+
+def _panel(panel: Panel) -> Any:
+    builder = {"stat": stat.Panel, "xy": _xy, "graph": _graph, "stacked": _graph}[panel.kind]()
+    if panel.kind == "stacked":
+        builder = builder.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(30)
+    if panel.limit is not None:
+        steps = [Threshold(value=None, color="transparent"), Threshold(value=panel.limit, color="red")]
+        builder = builder.thresholds(
+            dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
+        ).thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
+    builder = builder.title(panel.title).description(panel.description).unit(panel.unit).datasource(DATA_SOURCE)
+    for number, query in enumerate(panel.queries):
+        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).datasource(DATA_SOURCE)
+        if panel.exemplars:
+            target = target.exemplar(True)
+        builder = builder.with_target(target.range().ref_id(chr(ord("A") + number)))
+    return builder
+
+
+def _graph() -> timeseries.Panel:
+    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+    return timeseries.Panel().legend(legend.show_legend(True)).tooltip(tooltip)
+
+
+def _xy() -> xychart.Panel:
+    """Values of the same moment side by side, without the moment: the first of them goes across."""
+    return (
+        xychart.Panel()
+        .mapping(SeriesMapping.AUTO)
+        .with_transformation(DataTransformerConfig(id_val="joinByField", options={"byField": "Time", "mode": "outer"}))
+        .with_transformation(DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True}}))
+    )

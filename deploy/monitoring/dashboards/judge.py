@@ -1,0 +1,137 @@
+"""Dashboard Judge quality: what the labels are worth, and what the preference model makes of them."""
+
+from deploy.monitoring.dashboards.panels import (
+    Board,
+    Panel,
+    Query,
+    halves,
+    here,
+    of_run,
+    per_second,
+    runs,
+    total_per_second,
+)
+
+LABELS = (
+    Panel(
+        "Outcomes",
+        "cps",
+        "Pairs per second that the judge answered, by outcome. INVALID and UNAVAILABLE never become labels.",
+        (Query(per_second("charter_judge_judgements_total", "method, outcome") + " > 0", "{{method}} {{outcome}}"),),
+        "stacked",
+    ),
+    Panel(
+        "Judgements that failed",
+        "percentunit",
+        "Share without a label over ten minutes. An alert fires at the line.",
+        (Query(here("charter:judge_failed:ratio_rate10m"), "failed"),),
+        limit=0.1,
+    ),
+    Panel(
+        "Position bias",
+        "percentunit",
+        "Share of pairs asked in both orders in which the same position won twice, over half an hour. Near 100 % the "
+        "judge reads nothing; an alert fires at the line. Empty for a method that never shows both answers.",
+        (Query(here("charter:judge_position_biased:ratio_rate30m"), "same position twice"),),
+        limit=0.5,
+    ),
+    Panel(
+        "Asked in both orders",
+        "cps",
+        "Judgements per second that showed both orders, and those in which a position won twice.",
+        (
+            Query(total_per_second("charter_judge_ordered_total"), "both orders"),
+            Query(total_per_second("charter_judge_position_biased_total"), "biased"),
+        ),
+    ),
+    Panel(
+        "Entropy of the labels",
+        "none",
+        "Nats: 0 is certain, 0.693 a coin. At the line the labels teach almost nothing.",
+        (Query(here("charter:judge_label_entropy:mean_rate30m"), "mean"), *halves("charter_judge_label_entropy_nats")),
+        limit=0.68,
+    ),
+    Panel(
+        "Principles",
+        "cps",
+        "Judgements per second under each principle, by outcome. A principle that always fails is worded badly.",
+        (
+            Query(
+                per_second("charter_judge_principle_judgements_total", "principle, outcome"),
+                "{{principle}} {{outcome}}",
+            ),
+        ),
+    ),
+)
+
+OTHER = (
+    Panel(
+        "Ratings",
+        "cps",
+        "Answers rated per second, by whether there is a rating.",
+        (Query(per_second("charter_judge_ratings_total", "rated"), "rated {{rated}}"),),
+    ),
+    Panel(
+        "Critiques and revisions",
+        "cps",
+        "Texts per second, by whether they were written.",
+        (Query(per_second("charter_judge_texts_total", "kind, written"), "{{kind}} {{written}}"),),
+    ),
+    Panel(
+        "Constitution",
+        "none",
+        "What is judged by. During a run it must not change.",
+        (Query(here("charter_judge_constitution_info"), "{{name}} {{version}}"),),
+    ),
+    Panel(
+        "Reloads of the constitution",
+        "none",
+        "Changes of its file since the judge started, by result. A refused one is malformed: the log says where.",
+        (Query(here("charter_judge_constitution_reloads_total"), "{{result}} {{instance}}"),),
+    ),
+)
+
+COMPARISONS = (
+    Panel(
+        "Comparisons stored",
+        "cps",
+        "New ones per second by who labelled them and how, and repeats that were ignored.",
+        (
+            Query(per_second("charter_comparisons_added_total", "source, outcome") + " > 0", "{{source}} {{outcome}}"),
+            Query(total_per_second("charter_comparisons_duplicates_total"), "repeated"),
+        ),
+    ),
+    Panel(
+        "Judged pairs of the run",
+        "none",
+        "So far, by outcome.",
+        (Query(of_run("charter_worker_pairs_total"), "{{outcome}} {{run}}"),),
+        "stacked",
+    ),
+    Panel(
+        "Agreement of the preference model",
+        "percentunit",
+        "Share of held-out comparisons on which it agrees with the judge. 50 % is a coin.",
+        runs(("charter_preference_fit_held_out_accuracy", "agreement")),
+        limit=0.5,
+    ),
+    Panel(
+        "Calibration error of the preference model",
+        "percentunit",
+        "Mean distance of its confidence and how often the judge agrees (Guo et al. 2017). Below 10 % is good.",
+        runs(("charter_preference_fit_held_out_calibration_error", "error")),
+    ),
+    Panel(
+        "Loss of the preference model",
+        "none",
+        "Nats; 0.693 is a coin. A held-out loss that rises while the other falls is overfitting.",
+        runs(("charter_preference_fit_train_loss", "fitted"), ("charter_preference_fit_held_out_loss", "held out")),
+    ),
+)
+
+BOARD = Board(
+    "charter-judge",
+    "Charter: Judge quality",
+    "What the labels are worth, and what the preference model makes of them.",
+    (("Labels", LABELS), ("Comparisons and preference model", COMPARISONS), ("Other work of the judge", OTHER)),
+)

@@ -1,0 +1,87 @@
+"""What the dashboards are made of, and the expressions that they share."""
+
+from dataclasses import dataclass
+
+# Every panel shows the namespaces that are chosen; outside a cluster there are none, and ".*" matches that too.
+NAMESPACE = 'namespace=~"$namespace"'
+RUN = f'{NAMESPACE}, run=~"$run"'
+
+
+@dataclass(frozen=True)
+class Query:
+    """One PromQL expression and how its series are called."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture. ``description`` says what good looks like.
+
+    ``kind`` is graph, stacked, stat, or xy (the first query across, the others up). ``limit`` draws a line: an
+    objective, or where an alert fires. ``exemplars`` shows single calls with links to their traces.
+    """
+
+    title: str
+    unit: str
+    description: str
+    queries: tuple[Query, ...]
+    kind: str = "graph"
+    limit: float | None = None
+    exemplars: bool = False
+
+
+@dataclass(frozen=True)
+class Board:
+    """One dashboard: its rows from top to bottom, each a title and panels."""
+
+    uid: str
+    title: str
+    description: str
+    rows: tuple[tuple[str, tuple[Panel, ...]], ...]
+
+
+def here(metric: str, matchers: str = "") -> str:
+    """Series of a metric in the chosen namespaces."""
+    return f"{metric}{{{NAMESPACE}{', ' if matchers else ''}{matchers}}}"
+
+
+def of_run(metric: str, matchers: str = "") -> str:
+    """Series of a metric of the chosen runs."""
+    return f"{metric}{{{RUN}{', ' if matchers else ''}{matchers}}}"
+
+
+def per_second(counter: str, by: str, matchers: str = "") -> str:
+    """Rate of a counter, summed over everything but ``by``."""
+    return f"sum by ({by}) (rate({here(counter, matchers)}[$__rate_interval]))"
+
+
+def total_per_second(counter: str, matchers: str = "") -> str:
+    """Rate of a counter, all series together."""
+    return f"sum(rate({here(counter, matchers)}[$__rate_interval]))"
+
+
+def quantile(share: float, histogram: str, by: str = "") -> str:
+    """A quantile of a histogram over the last interval."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({here(f'{histogram}_bucket')}[$__rate_interval])))"
+
+
+def mean(histogram: str) -> str:
+    """Mean of what a histogram has seen in the last interval; empty while it has seen nothing."""
+    return f"{total_per_second(f'{histogram}_sum')} / ({total_per_second(f'{histogram}_count')} > 0)"
+
+
+def runs(*metrics: tuple[str, str]) -> tuple[Query, ...]:
+    """Queries of gauges of the worker; the legend says which run."""
+    return tuple(Query(of_run(metric), f"{label} {{{{run}}}}") for metric, label in metrics)
+
+
+def halves(histogram: str, by: str = "") -> tuple[Query, ...]:
+    """Median and 95th percentile of a histogram."""
+    suffix = f" {{{{{by}}}}}" if by else ""
+    return (
+        Query(quantile(0.5, histogram, by), f"median{suffix}"),
+        Query(quantile(0.95, histogram, by), f"95 %{suffix}"),
+    )

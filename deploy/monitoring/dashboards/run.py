@@ -1,0 +1,247 @@
+"""Dashboard Run: is it learning?"""
+
+from deploy.monitoring.dashboards.panels import Board, Panel, Query, of_run, runs
+
+NOW = (
+    Panel(
+        "PPO step",
+        "none",
+        "Newest step of each run under way. It should count up.",
+        (Query(of_run("charter_run_step"), "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Phase done",
+        "percentunit",
+        "Share of the present phase that is done.",
+        (Query(of_run("charter_worker_phase_done_ratio"), "{{run}}"),),
+        "stat",
+    ),
+    Panel("Reward", "none", "Mean reward of the newest step.", runs(("charter_ppo_reward_mean", "")), "stat"),
+    Panel(
+        "Win rate",
+        "percentunit",
+        "Share of held-out prompts on which the judge prefers the aligned policy, of evaluated runs. Above 50 % is "
+        "better than the start; the report has the interval.",
+        (Query(of_run("charter_run_win_rate"), "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Answers learned from",
+        "none",
+        "Since the worker started.",
+        (Query(of_run("charter_worker_episodes_total"), "{{run}}"),),
+        "stat",
+    ),
+    Panel(
+        "Since the last checkpoint",
+        "s",
+        "What a crash would cost. It should stay within a few steps.",
+        (Query(f"time() - {of_run('charter_worker_checkpoint_timestamp_seconds')}", "{{run}}"),),
+        "stat",
+    ),
+)
+
+REWARD = (
+    Panel(
+        "Reward and score",
+        "none",
+        "Both should rise. A score that rises while the reward does not is paid for with KL or missing ends.",
+        runs(("charter_ppo_reward_mean", "reward"), ("charter_ppo_score_mean", "score")),
+    ),
+    Panel(
+        "Spread of the reward",
+        "none",
+        "A tenth of the answers lies below the lowest line, a tenth above the highest. Lines that meet mean answers "
+        "that are all alike.",
+        runs(
+            ("charter_ppo_reward_p10", "10 %"),
+            ("charter_ppo_reward_p50", "median"),
+            ("charter_ppo_reward_p90", "90 %"),
+            ("charter_ppo_score_std", "deviation of scores"),
+        ),
+    ),
+    Panel(
+        "Score by dimension",
+        "none",
+        "All should rise. One that falls while another rises shows the price.",
+        (Query(of_run("charter_ppo_dimension_score_mean"), "{{dimension}} {{run}}"),),
+    ),
+    Panel(
+        "Reward against KL",
+        "none",
+        "Across: distance from the start, the square root of the KL (Gao et al. 2023). Up: score. It should rise and "
+        "bend; where it turns down, the preference model is being exploited. Choose one run.",
+        (
+            Query(f"sqrt(clamp_min({of_run('charter_ppo_kl_k3')}, 0))", "sqrt(KL)"),
+            Query(of_run("charter_ppo_score_mean"), "score {{run}}"),
+        ),
+        "xy",
+    ),
+    Panel(
+        "The judge's opinion on held-out prompts",
+        "percentunit",
+        "P(the judge prefers the policy's answer to the starting policy's), where the spec has it watched. It should "
+        "rise; where it falls while the score rises, the preference model is being exploited.",
+        runs(("charter_ppo_held_out_judge", "preferred")),
+    ),
+    Panel(
+        "Score and KL on held-out prompts",
+        "none",
+        "As in training, on prompts that are not trained on. A score far below that of training is memorised.",
+        runs(("charter_ppo_held_out_score", "score"), ("charter_ppo_held_out_kl", "KL")),
+    ),
+    Panel(
+        "Length of answers",
+        "none",
+        "Mean tokens. Length that rises with the reward hints at a preference model that pays for length.",
+        runs(("charter_ppo_response_tokens_mean", "tokens")),
+    ),
+    Panel(
+        "Length and reward",
+        "none",
+        "Correlation over the answers of a step. Near 0 is good; near 1 the reward is mostly length.",
+        runs(("charter_ppo_length_reward_correlation", "correlation")),
+    ),
+)
+
+POLICY = (
+    Panel(
+        "KL to the reference",
+        "none",
+        "Nats per answer. It should rise slowly and level off near its target; k1 below 0 for long is a wrong "
+        "estimate.",
+        runs(("charter_ppo_kl_k1", "k1"), ("charter_ppo_kl_k3", "k3"), ("charter_ppo_kl_target", "target")),
+    ),
+    Panel(
+        "KL coefficient",
+        "none",
+        "Fixed, or adapting so that the KL stays near its target.",
+        runs(("charter_ppo_kl_coefficient", "coefficient")),
+    ),
+    Panel(
+        "Clip fraction and answers with an end",
+        "percentunit",
+        "Clipping of a few per cent is usual; much more means steps that are too large. Ends should become more.",
+        runs(
+            ("charter_ppo_clip_fraction", "ratio clipped"),
+            ("charter_ppo_value_clip_fraction", "value clipped"),
+            ("charter_ppo_eos_share", "ended"),
+        ),
+    ),
+    Panel(
+        "Ratio",
+        "none",
+        "Mean probability ratio of new and old policy, and of trainer and sampler. Both should stay near 1.",
+        runs(("charter_ppo_ratio_mean", "new to old"), ("charter_ppo_importance_ratio_mean", "trainer to sampler")),
+    ),
+    Panel(
+        "Entropy",
+        "none",
+        "Nats of the next token's distribution. It falls slowly; near 0 the policy has collapsed.",
+        runs(("charter_ppo_entropy", "entropy")),
+    ),
+    Panel(
+        "Explained variance",
+        "none",
+        "Of the returns, by the critic. It should rise towards 1; below 0 the critic does harm.",
+        runs(("charter_ppo_explained_variance", "explained")),
+    ),
+    Panel(
+        "Log-prob mismatch",
+        "none",
+        "Nats between sampler and trainer. It should stay near the rounding of the two; an alert fires at the line.",
+        runs(("charter_ppo_logprob_mismatch_mean", "mean"), ("charter_ppo_logprob_mismatch_max", "largest")),
+        limit=0.05,
+    ),
+    Panel(
+        "Probe of the replicas",
+        "none",
+        "Nats between trainer and replicas on fixed texts, after each new version. Growth means other weights.",
+        runs(("charter_ppo_probe_mismatch_mean", "mean"), ("charter_ppo_probe_mismatch_max", "largest")),
+        limit=0.05,
+    ),
+    Panel(
+        "Losses",
+        "none",
+        "The value loss should fall; the policy loss has no level of its own.",
+        runs(("charter_ppo_policy_loss", "policy"), ("charter_ppo_value_loss", "value")),
+    ),
+    Panel(
+        "Online DPO",
+        "none",
+        "Share of the judged pairs in which the policy leans as the judge does, and by how much. Empty for other "
+        "algorithms.",
+        runs(("charter_ppo_dpo_accuracy", "accuracy"), ("charter_ppo_dpo_margin", "margin")),
+    ),
+    Panel(
+        "Gradient norm",
+        "none",
+        "Of the policy, before clipping. Spikes are batches worth looking at.",
+        runs(("charter_ppo_policy_gradient_norm", "policy")),
+    ),
+)
+
+PACE = (
+    Panel(
+        "Time of a PPO step",
+        "s",
+        "Where the newest step's time went. Sampling is usually the largest part.",
+        runs(
+            ("charter_ppo_sampling_seconds", "sample"),
+            ("charter_ppo_scoring_seconds", "score"),
+            ("charter_ppo_update_seconds", "update"),
+            ("charter_ppo_weight_sync_seconds", "send weights"),
+            ("charter_ppo_watching_seconds", "judge compares"),
+        ),
+        "stacked",
+    ),
+    Panel(
+        "Waiting for services",
+        "percentunit",
+        "Share of a step in which the worker only waits. The rest is the update; what is left of 100 % idles the "
+        "services.",
+        (Query(of_run("charter:ppo_waiting:ratio"), "{{run}}"),),
+    ),
+    Panel(
+        "Throughput of steps",
+        "none",
+        "Answers per second of whole steps, and steps per second of the clock. They should be level.",
+        (
+            *runs(("charter_ppo_episodes_per_second", "answers/s")),
+            Query(f"rate({of_run('charter_worker_steps_total')}[$__rate_interval])", "steps/s {{run}}"),
+        ),
+    ),
+    Panel(
+        "Tokens learned from",
+        "none",
+        "Per second of the newest step, and of the clock with pauses and checkpoints.",
+        (
+            *runs(("charter_ppo_tokens_per_second", "in a step")),
+            Query(f"rate({of_run('charter_worker_tokens_total')}[$__rate_interval])", "by the clock {{run}}"),
+        ),
+    ),
+    Panel(
+        "Phases",
+        "s",
+        "Seconds in phases that have ended, and the step and checkpoint that were newest.",
+        (
+            Query(of_run("charter_worker_phase_seconds_total") + " > 0", "{{phase}} {{run}}"),
+            Query(of_run("charter_ppo_step_seconds"), "one step {{run}}"),
+            Query(of_run("charter_worker_checkpoint_seconds"), "one checkpoint {{run}}"),
+        ),
+    ),
+    Panel(
+        "Phase",
+        "none",
+        "1 for the phase that the worker is in.",
+        (Query(of_run("charter_worker_phase") + " == 1", "{{phase}} {{run}}"),),
+    ),
+)
+
+BOARD = Board(
+    "charter-run",
+    "Charter: Run",
+    "Is it learning? Reward, KL, length, and where the time goes.",
+    (("Now", NOW), ("Reward", REWARD), ("Policy", POLICY), ("Pace", PACE)),
+)

@@ -1,0 +1,227 @@
+"""Dashboard Serving: rate, errors, duration and saturation of policy, preference model and judge."""
+
+from deploy.monitoring.dashboards.panels import (
+    Board,
+    Panel,
+    Query,
+    halves,
+    here,
+    mean,
+    per_second,
+    quantile,
+    total_per_second,
+)
+
+METHOD = "grpc_service, grpc_method"
+METHOD_LEGEND = "{{grpc_service}}/{{grpc_method}}"
+
+CALLS = (
+    Panel(
+        "Calls",
+        "reqps",
+        "gRPC calls per second by method, as they end.",
+        (Query(per_second("grpc_server_handled_total", METHOD), METHOD_LEGEND),),
+    ),
+    Panel(
+        "Failed calls",
+        "reqps",
+        "Calls per second that did not end with OK. A cancelled run leaves some Cancelled; others should not be.",
+        (
+            Query(
+                per_second("grpc_server_handled_total", f"{METHOD}, grpc_code, instance", 'grpc_code!="OK"'),
+                METHOD_LEGEND + " {{grpc_code}} {{instance}}",
+            ),
+        ),
+    ),
+    Panel(
+        "Error budget",
+        "percentunit",
+        "Share of calls that failed by the service's own fault. Above the line a month's budget (1 %) is gone in two "
+        "days.",
+        (
+            Query(here("charter:calls_failed:ratio_rate5m"), "5 minutes {{grpc_service}}"),
+            Query(here("charter:calls_failed:ratio_rate1h"), "1 hour {{grpc_service}}"),
+        ),
+        limit=0.144,
+    ),
+    Panel(
+        "Latency, 95th percentile",
+        "s",
+        "From the start of a call to its end, streams included: a Generate lasts as long as its slowest sample.",
+        (Query(quantile(0.95, "grpc_server_handling_seconds", METHOD), METHOD_LEGEND),),
+        exemplars=True,
+    ),
+    Panel(
+        "Calls under way",
+        "none",
+        "Started and not yet ended, as the server counts them. It should return to 0 when no run goes on.",
+        (
+            Query(
+                f"sum by (grpc_service) ({here('grpc_server_started_total')})"
+                f" - sum by (grpc_service) ({here('grpc_server_handled_total')})",
+                "{{grpc_service}}",
+            ),
+        ),
+    ),
+    Panel(
+        "Queues",
+        "percentunit",
+        "How full the bounded queues are. At 100 % calls are refused; an alert fires at the line.",
+        (Query(here("charter:queue:ratio"), "{{queue}} {{instance}}"),),
+        limit=0.8,
+    ),
+)
+
+POLICY = (
+    Panel(
+        "Tokens",
+        "none",
+        "Per second: sampled, and read as prompts.",
+        (
+            Query(per_second("charter_policy_generated_tokens_total", "instance"), "sampled {{instance}}"),
+            Query(per_second("charter_policy_prompt_tokens_total", "instance"), "prompts {{instance}}"),
+        ),
+    ),
+    Panel(
+        "Samples",
+        "cps",
+        "Answers per second by how they ended. Many that end by length are cut off.",
+        (Query(per_second("charter_policy_samples_total", "finish"), "{{finish}}"),),
+    ),
+    Panel(
+        "Seconds to the first token",
+        "s",
+        "From the arrival of a request. It grows when requests wait. Objective: the line.",
+        halves("charter_policy_first_token_seconds"),
+        limit=2,
+        exemplars=True,
+    ),
+    Panel(
+        "Seconds to a sample",
+        "s",
+        "From the arrival of a request to each of its samples. Objective: the line.",
+        halves("charter_policy_sample_seconds"),
+        limit=20,
+        exemplars=True,
+    ),
+    Panel(
+        "Requests",
+        "none",
+        "Generate calls under way, and those that have no sample yet. The second should return to 0 between steps.",
+        (
+            Query(here("charter_policy_requests"), "under way {{instance}}"),
+            Query(here("charter_policy_waiting_requests"), "without a sample {{instance}}"),
+        ),
+    ),
+    Panel(
+        "Sizes",
+        "none",
+        "Mean samples of a request, and mean tokens of a sample.",
+        (
+            Query(mean("charter_policy_request_samples"), "samples of a request"),
+            Query(mean("charter_policy_sample_tokens"), "tokens of a sample"),
+        ),
+    ),
+)
+
+PREFERENCE = (
+    Panel(
+        "Scores",
+        "none",
+        "Per second: answers scored, their tokens, and tokens computed only to fill up batches.",
+        (
+            Query(total_per_second("charter_preference_scores_total"), "answers"),
+            Query(total_per_second("charter_preference_tokens_total"), "tokens"),
+            Query(total_per_second("charter_preference_padding_tokens_total"), "padding"),
+        ),
+    ),
+    Panel(
+        "Wait and batch",
+        "s",
+        "95 % of answers wait no longer for their batch, and 95 % of batches take no longer. Objective of the wait: "
+        "the line.",
+        (
+            Query(quantile(0.95, "charter_preference_wait_seconds"), "wait"),
+            Query(quantile(0.95, "charter_preference_batch_seconds"), "batch"),
+        ),
+        limit=1,
+    ),
+    Panel(
+        "Queue and batch size",
+        "none",
+        "Answers that wait, and the mean number in a batch. Batches should fill before the queue grows.",
+        (
+            Query(here("charter_preference_waiting_answers"), "waiting {{instance}}"),
+            Query(mean("charter_preference_batch_answers"), "in a batch"),
+        ),
+    ),
+)
+
+JUDGE = (
+    Panel(
+        "Results",
+        "s",
+        "From the start of a call to each of its results, 95th percentile. Objective: the line.",
+        (Query(quantile(0.95, "charter_judge_result_seconds", "rpc"), "{{rpc}}"),),
+        limit=60,
+        exemplars=True,
+    ),
+    Panel(
+        "Items",
+        "none",
+        "Items that wait for a result, and the mean number in a call.",
+        (
+            Query(here("charter_judge_waiting_items"), "waiting {{instance}}"),
+            Query(mean("charter_judge_request_items"), "in a call"),
+        ),
+    ),
+    Panel(
+        "Tokens of the judge",
+        "none",
+        "Per second: read and written by the judge's model. With a paid endpoint this is the bill.",
+        (Query(per_second("charter_judge_tokens_total", "kind"), "{{kind}}"),),
+    ),
+)
+
+CLIENTS = (
+    Panel(
+        "Calls by the worker",
+        "reqps",
+        "What the worker asks of the services, by how it ended.",
+        (Query(per_second("grpc_client_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}"),),
+    ),
+    Panel(
+        "Latency as the worker sees it",
+        "s",
+        "95th percentile, the network included. Far above the server's own figure, the network or a queue before it is "
+        "slow.",
+        (Query(quantile(0.95, "grpc_client_handling_seconds", "grpc_method"), "{{grpc_method}}"),),
+        exemplars=True,
+    ),
+    Panel(
+        "Calls of the worker under way",
+        "none",
+        "Started and not yet ended. A long plateau is what the run waits for.",
+        (
+            Query(
+                f"sum by (grpc_method) ({here('grpc_client_started_total')})"
+                f" - (sum by (grpc_method) ({here('grpc_client_handled_total')})"
+                f" or 0 * sum by (grpc_method) ({here('grpc_client_started_total')}))",
+                "{{grpc_method}}",
+            ),
+        ),
+    ),
+)
+
+BOARD = Board(
+    "charter-serving",
+    "Charter: Serving",
+    "Rate, errors, duration and saturation of policy, preference model and judge.",
+    (
+        ("Calls", CALLS),
+        ("Policy", POLICY),
+        ("Preference model", PREFERENCE),
+        ("Judge", JUDGE),
+        ("As the worker sees it", CLIENTS),
+    ),
+)
