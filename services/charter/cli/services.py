@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.trainer.processes import ProcessId
+from charter.v1 import run_pb2
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 HEALTH_NAMES = {
@@ -90,6 +91,18 @@ def endpoint(name: str) -> Endpoint:
         os.environ.get(f"{variable}_ADDRESS", base.main),
         os.environ.get(f"{variable}_CONTROL_ADDRESS", base.control),
         base.metrics,
+    )
+
+
+def service_addresses() -> run_pb2.ServiceAddresses:
+    """Where a run finds policy, judge and preference service. CHARTER_POLICY_ADDRESS may list replicas: ``a:1,b:1``."""
+    policy, judge, preference = endpoint("policy"), endpoint("judge"), endpoint("preference")
+    return run_pb2.ServiceAddresses(
+        policy=policy.main.split(","),
+        policy_control=policy.control.split(","),
+        judge=judge.main,
+        preference=preference.main,
+        preference_control=preference.control,
     )
 
 

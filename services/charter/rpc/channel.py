@@ -4,6 +4,8 @@ import json
 
 import grpc
 
+from charter.rpc.tls import client_credentials
+
 # Deadlines in seconds: every call passes one of them as `timeout`.
 QUICK = 10.0
 BATCH = 1800.0
@@ -48,16 +50,19 @@ MESSAGE_OPTIONS = [
 
 
 def connect(address: str) -> grpc.Channel:
-    """A channel to ``host:port``. The caller closes it. Connecting happens with the first call."""
-    return grpc.insecure_channel(
-        address,
-        options=[
-            *MESSAGE_OPTIONS,
-            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            # Loopback and cluster addresses never go through a web proxy.
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )
+    """A channel to ``host:port``, with mutual TLS where it is on. The caller closes it.
+
+    Connecting happens with the first call. Raises ``ValueError`` when the certificates cannot be read.
+    """
+    options = [
+        *MESSAGE_OPTIONS,
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        # Loopback and cluster addresses never go through a web proxy.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if credentials := client_credentials():
+        return grpc.secure_channel(address, credentials, options=options)
+    return grpc.insecure_channel(address, options=options)
