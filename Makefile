@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := uv==0.13.9
 
-.PHONY: setup models demo test lint protos dashboards lock clean
+.PHONY: setup models demo test test-containers test-cluster lint protos dashboards lock clean
 
 setup: $(VENV)/.$(DEVICE)
 
@@ -39,6 +39,16 @@ demo: setup
 
 test: setup models
 	$(BIN)/python -m pytest
+
+# Builds the image of workers and services, and runs its services with podman from the rendered manifests.
+# PODMAN_BUILD: more options of `podman build`, for example --build-arg BASE_IMAGE=my-registry/python:3.11
+test-containers: setup
+	podman build $(PODMAN_BUILD) -f deploy/Dockerfile --target worker -t localhost/charter-worker:0.1.0 .
+	CHARTER_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/deploy/test_podman.py
+
+# On the cluster of CHARTER_TEST_KUBECONFIG; docs/kubernetes.md says what it needs.
+test-cluster: setup
+	$(BIN)/python -m pytest tests/cluster
 
 lint: setup
 	$(BIN)/buf lint

@@ -19,7 +19,9 @@ def running(service: Service) -> Iterator[Addresses]:
     stopping = asyncio.Event()
 
     async def main() -> None:
-        async with serving(service, Listen(port=0, control_port=0, metrics_port=0), drain_seconds=1.0) as addresses:
+        async with serving(
+            service, Listen(port=0, control_port=0, metrics_port=0, health_port=0), drain_seconds=1.0
+        ) as addresses:
             result.append(addresses)
             ready.set()
             await stopping.wait()

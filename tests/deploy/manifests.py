@@ -1,7 +1,10 @@
 """Renders the kustomizations as `kubectl apply -k` would, and finds things in the result."""
 
+import itertools
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +17,10 @@ Manifest = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "deploy" / "base"
 OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
+COMPONENTS = sorted(path.parent for path in (ROOT / "deploy" / "components").glob("*/kustomization.yaml"))
+SERVICES = ("policy", "judge", "preference", "trainer")
+# Custom resources have no schema in the validator; tests/deploy/test_components.py checks them.
+CUSTOM = ("cert-manager.io", "keda.sh", "monitoring.coreos.com")
 
 
 @cache
@@ -21,8 +28,41 @@ def render(folder: Path) -> tuple[Manifest, ...]:
     """Objects of a kustomization, rendered by the kustomize inside kubectl."""
     kubectl = Path(sys.executable).parent / "kubectl"
     result = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
-    assert result.returncode == 0, f"kubectl kustomize {folder.relative_to(ROOT)}:\n{result.stderr}"
-    return tuple(yaml.safe_load_all(result.stdout))
+    assert result.returncode == 0, f"kubectl kustomize {folder}:\n{result.stderr}"
+    return tuple(yaml.load_all(result.stdout, Loader=yaml.CSafeLoader))
+
+
+@cache
+def render_with(folder: Path, components: tuple[Path, ...]) -> tuple[Manifest, ...]:
+    """Objects of a kustomization with components on top, as docs/kubernetes.md says how to add them."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as temporary:
+        here = Path(temporary)
+        document = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": "charter",
+            "resources": [os.path.relpath(folder, here)],
+            "components": [os.path.relpath(component, here) for component in components],
+        }
+        (here / "kustomization.yaml").write_text(yaml.safe_dump(document))
+        return render(here)
+
+
+def components_of(folder: Path) -> list[Path]:
+    """Components that a kustomization has itself."""
+    document = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return [(folder / path).resolve() for path in document.get("components", ())]
+
+
+def combinations(folder: Path) -> list[tuple[Path, ...]]:
+    """Every choice of components that can be put on top of a kustomization."""
+    free = [component for component in COMPONENTS if component not in components_of(folder)]
+    return [chosen for size in range(len(free) + 1) for chosen in itertools.combinations(free, size)]
+
+
+def everything(folder: Path) -> tuple[Manifest, ...]:
+    """Objects of a kustomization with every component."""
+    return render_with(folder, combinations(folder)[-1])
 
 
 def loose_objects() -> list[Manifest]:
@@ -37,12 +77,19 @@ def of_kind(objects: tuple[Manifest, ...], *kinds: str) -> list[Manifest]:
 
 def workloads(objects: tuple[Manifest, ...]) -> list[Manifest]:
     """Everything that makes pods from a template."""
-    return of_kind(objects, "Deployment", "StatefulSet")
+    return of_kind(objects, "Deployment", "StatefulSet", "CronJob", "Job", "DaemonSet")
+
+
+def pod_template(workload: Manifest) -> Manifest:
+    """Template of a workload's pods."""
+    spec = workload["spec"]["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else workload["spec"]
+    template: Manifest = spec["template"]
+    return template
 
 
 def pod_specs(objects: tuple[Manifest, ...]) -> list[tuple[str, Manifest]]:
     """Name and pod spec of each workload and bare pod."""
-    templates = [(one["metadata"]["name"], one["spec"]["template"]["spec"]) for one in workloads(objects)]
+    templates = [(one["metadata"]["name"], pod_template(one)["spec"]) for one in workloads(objects)]
     return templates + [(one["metadata"]["name"], one["spec"]) for one in of_kind(objects, "Pod")]
 
 
@@ -54,10 +101,9 @@ def containers(objects: tuple[Manifest, ...]) -> Iterator[tuple[str, Manifest, M
 
 
 def image_environment() -> dict[str, str]:
-    """The ENV of the Dockerfile's last stage."""
+    """The last ENV of the Dockerfile, which is that of its images."""
     text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ")
-    stage = text.rpartition("\nFROM ")[2]
-    (line,) = [line for line in stage.splitlines() if line.startswith("ENV ")]
+    line = [line for line in text.splitlines() if line.startswith("ENV ")][-1]
     return dict(pair.split("=", maxsplit=1) for pair in line.split()[1:])
 
 
@@ -74,7 +120,7 @@ def environment(objects: tuple[Manifest, ...], container: Manifest) -> dict[str,
     for source in container.get("envFrom", ()):
         values |= config_map(objects, source["configMapRef"]["name"])
     for entry in container.get("env", ()):
-        values[entry["name"]] = entry["value"]
+        values[entry["name"]] = entry.get("value", "")
     return values
 
 

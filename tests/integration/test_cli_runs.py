@@ -17,14 +17,18 @@ from charter.policy.server import build as build_policy
 from charter.preference.server import PreferenceConfig
 from charter.preference.server import build as build_preference
 from charter.rpc.lifecycle import Service
+from charter.trainer.local_launcher import LocalLauncher
 from charter.trainer.server import TrainerConfig
 from charter.trainer.server import build as build_trainer
+from charter.v1 import run_pb2
 from typer.testing import CliRunner, Result
 
 from tests.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = (sys.executable, str(Path(__file__).with_name("trainer_worker.py")))
+# These tests name every service.
+NO_SERVICES = run_pb2.ServiceAddresses()
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 
 
@@ -37,7 +41,7 @@ def services(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
         patch.setenv("CHARTER_HOME", str(home))
         patch.setenv("PYTHONPATH", str(ROOT / "services"))
         url = f"sqlite:///{home}/charter.db"
-        trainer = build_trainer(TrainerConfig(url, home / "runs", "unset:1", WORKER))
+        trainer = build_trainer(TrainerConfig(url, home / "runs", "unset:1", LocalLauncher(WORKER), NO_SERVICES))
         rooms: dict[str, Service] = {
             "policy": build_policy(PolicyConfig("fake-policy", home / "staging", "fake")),
             "judge": build_judge(JudgeConfig("fake-judge", CONSTITUTION, "fake")),

@@ -15,7 +15,7 @@ import pytest
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.lifecycle import Addresses
 from charter.trainer import supervisor
-from charter.trainer.local_launcher import LOG_FILE
+from charter.trainer.local_launcher import LOG_FILE, LocalLauncher
 from charter.trainer.server import TrainerConfig, TrainerRoom, build
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from google.protobuf import json_format
@@ -98,7 +98,9 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
 
     def make(command: tuple[str, ...] = WORKER) -> TrainerRoom:
-        return build(TrainerConfig(f"sqlite:///{tmp_path}/t.db", tmp_path / "runs", "unset:1", command))
+        launcher = LocalLauncher(command)
+        services = run_pb2.ServiceAddresses(judge="judge:1")
+        return build(TrainerConfig(f"sqlite:///{tmp_path}/t.db", tmp_path / "runs", "unset:1", launcher, services))
 
     yield make
     # Workers outlive their trainer by design, so a test that fails would leave some behind.
@@ -126,6 +128,9 @@ def test_a_run_succeeds_and_can_be_watched_from_any_event(trainer: Client) -> No
     assert run.state == run_pb2.RUN_STATE_RUNNING
     assert run.attempts == 1
     assert run.spec.ppo.steps == 8  # the default is stored
+    # The spec's own addresses come first, then the trainer's, then those of `charter up`.
+    services = run.spec.services
+    assert ([*services.policy], services.judge, services.preference) == (["host:1"], "judge:1", "127.0.0.1:50053")
     watched = list(trainer.watch(run.id))
     assert [one.event.sequence for one in watched if one.HasField("event")] == [1, 2, 3, 4]
     assert watched[-1].run.state == run_pb2.RUN_STATE_SUCCEEDED

@@ -50,6 +50,17 @@ def main() -> int:
                     print("no room on the moon", file=sys.stderr)  # noqa: T201
                     return 3
                 return finish(2)
+            case "goes-on":
+                # The first pod waits to be ended, the next one finishes.
+                if not (begun := order.artifacts / "begun").exists():
+                    begun.touch()
+                    report(1, run_pb2.PHASE_PPO, 1, 3)
+                    signal.pause()
+                return finish(2)
+            case "fails-always":
+                report(1, run_pb2.PHASE_STARTING, 0, 1)
+                print("no room on the moon", file=sys.stderr)  # noqa: T201
+                return 1
             case "leaves-early":
                 report(1, run_pb2.PHASE_PPO, 1, 3)
                 return 0

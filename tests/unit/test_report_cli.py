@@ -11,6 +11,7 @@ import pytest
 from charter.cli.main import app
 from charter.rpc.channel import BATCH, QUICK, connect
 from charter.rpc.lifecycle import Addresses
+from charter.trainer.local_launcher import LocalLauncher
 from charter.trainer.server import TrainerConfig, build
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from typer.testing import CliRunner, Result
@@ -36,7 +37,8 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Address
         database=f"sqlite:///{tmp_path / 'runs.db'}",
         artifacts=tmp_path / "artifacts",
         control_address="127.0.0.1:1",
-        worker_command=(sys.executable, "-c", ""),
+        launcher=LocalLauncher((sys.executable, "-c", "")),
+        services=run_pb2.ServiceAddresses(),
     )
     with running(build(config)) as addresses:
         monkeypatch.setenv("CHARTER_TRAINER_ADDRESS", addresses.main)

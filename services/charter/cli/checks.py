@@ -9,19 +9,6 @@ from charter.rpc.channel import QUICK
 from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2
 
 
-def fill_addresses(spec: run_pb2.RunSpec) -> None:
-    """Set the service addresses that the spec leaves out to those that every command uses, in place."""
-    policy, judge, preference = endpoint("policy"), endpoint("judge"), endpoint("preference")
-    services = spec.services
-    if not services.policy:
-        services.policy.append(policy.main)
-    if not services.policy_control:
-        services.policy_control.append(policy.control)
-    services.judge = services.judge or judge.main
-    services.preference = services.preference or preference.main
-    services.preference_control = services.preference_control or preference.control
-
-
 def problems(spec: run_pb2.RunSpec) -> list[str]:
     """Why the run that ``spec`` describes (addresses filled in) cannot start now; empty when it can."""
     return list(_unhealthy(spec)) or [*_other_policy(spec), *_other_judge(spec)]

@@ -1,5 +1,7 @@
 """The `charter` command."""
 
+from typing import Annotated
+
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
@@ -8,6 +10,7 @@ from charter.cli import (
     audit,
     constitution,
     demo,
+    doctor,
     generate,
     judge,
     preferences,
@@ -24,6 +27,9 @@ from charter.cli.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
 from charter.rpc.errors import ServiceError
 from charter.spec.load import SpecError
+
+# Of the overlays in deploy/.
+DEFAULT_NAMESPACE = "charter"
 
 
 class _Commands(TyperGroup):
@@ -46,11 +52,38 @@ app = typer.Typer(
     "`charter up SPEC` starts the services, `charter run SPEC` aligns the model, "
     "`charter report RUN` shows the result.",
 )
+
+
+@app.callback()
+def on_a_cluster(
+    context: typer.Context,
+    kube_context: Annotated[
+        str, typer.Option("--context", help="Work on a cluster: a context of the kubeconfig.", show_default=False)
+    ] = "",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Work on a cluster: the namespace of Charter there.")
+    ] = "",
+) -> None:
+    """Open the way to a cluster before the command, where one is asked for."""
+    # Commands that only speak of the cluster find it themselves; --help needs none.
+    if not (kube_context or namespace) or context.resilient_parsing or context.invoked_subcommand == "doctor":
+        context.obj = (kube_context, namespace or DEFAULT_NAMESPACE)
+        return
+    # Here, not at the top: every other command starts without the Kubernetes client.
+    from charter.cli.cluster_access import Cluster, ClusterError, connected
+
+    try:
+        context.with_resource(connected(Cluster.open(kube_context, namespace or DEFAULT_NAMESPACE)))
+    except ClusterError as error:
+        fail(escape(str(error)))
+
+
 app.command()(demo.demo)
 app.command()(up.up)
 app.command()(up.down)
 app.command()(status.status)
 app.command()(top.top)
+app.command()(doctor.doctor)
 app.command()(run.run)
 app.add_typer(runs.app, name="runs")
 app.command()(report.report)

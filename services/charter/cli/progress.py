@@ -1,5 +1,6 @@
 """Shows a run while it goes: a bar for each phase, with the newest numbers of PPO."""
 
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -32,24 +33,38 @@ NUMBERS = {
     "win_rate": "win rate {:.0%}",
 }
 
+# How long a trainer that is away is waited for, and the time between two tries.
+PATIENCE_SECONDS = 120.0
+RETRY_SECONDS = 1.0
+
 ACTIVE = (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
 
 
 def watch(
     stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str, after: int = 0
 ) -> Iterator[trainer_pb2.WatchRunResponse]:
-    """Events of a run until it ends, however long that takes. Raises ``grpc.RpcError``."""
+    """Events of a run until it ends, however long that takes.
+
+    A connection that breaks, and a trainer that starts again, are waited for. Raises ``grpc.RpcError`` when that takes
+    longer than ``PATIENCE_SECONDS``, and for any other failure.
+    """
+    patience = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             request = trainer_pb2.WatchRunRequest(run_id=run_id, after_sequence=after)
             for response in stub.WatchRun(request, timeout=BATCH):
                 after = max(after, response.event.sequence)
+                patience = time.monotonic() + PATIENCE_SECONDS
                 yield response
             return
         except grpc.RpcError as error:
+            code = error.code() if isinstance(error, grpc.Call) else None
             # The deadline of one call; the run may go on for days.
-            if not isinstance(error, grpc.Call) or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                continue
+            if code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > patience:
                 raise
+            time.sleep(RETRY_SECONDS)
 
 
 class RunProgress:

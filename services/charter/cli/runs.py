@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.checks import problems
-from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.progress import ACTIVE, PHASES, watch
-from charter.cli.run import DetachOption, as_dict, follow
+from charter.cli.run import DetachOption, as_dict, bring, follow
 from charter.cli.services import channel_to
 from charter.rpc.channel import QUICK
 from charter.spec.load import spec_to_yaml
@@ -112,6 +112,16 @@ def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption =
             fail(escape("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."])))
         resumed = stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run), timeout=QUICK).run
     follow(resumed, detach, as_json)
+
+
+@app.command("fetch")
+def fetch_run(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs; checkpoints stay there."""
+    with _trainer() as stub:
+        found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
+    folder = bring(found.id, errors if as_json else console)
+    if as_json:
+        emit_json({"run": found.id, "folder": str(folder)})
 
 
 def cancel_all() -> None:

@@ -4,17 +4,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.markup import escape
 
 from charter.cli.output import fail
-from charter.cli.services import home
+from charter.cli.services import home, service_addresses
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
 from charter.rpc.tracing import configure_tracing
+
+if TYPE_CHECKING:
+    from charter.trainer.launcher import Launcher
 
 app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
 
@@ -22,12 +25,17 @@ HostOption = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is 
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")]
 ControlPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port for weights, or for workers' reports.")]
 MetricsPortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of Prometheus metrics.")]
+HealthPortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port of health alone, never with TLS, for probes.")
+]
 ModelOption = Annotated[str, typer.Option(help="Hub id or folder of the model.")]
 SettingOption = Annotated[
     list[str] | None,
     typer.Option("--setting", metavar="NAME=VALUE", help="A setting of the engine, by its name there; repeatable."),
 ]
-DatabaseOption = Annotated[str, typer.Option(help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")]
+DatabaseOption = Annotated[
+    str, typer.Option(envvar="CHARTER_DATABASE", help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")
+]
 
 
 @app.command()
@@ -39,6 +47,7 @@ def policy(
     port: PortOption = 50051,
     control_port: ControlPortOption = 50061,
     metrics_port: MetricsPortOption = None,
+    health_port: HealthPortOption = None,
 ) -> None:
     """Sample answers from the policy, and take its new weights."""
 
@@ -48,7 +57,7 @@ def policy(
         settings = _settings(setting)
         return server.build(server.PolicyConfig(model, home() / "staging" / "policy", engine, settings))
 
-    _run("policy", build, Listen(host, port, control_port, metrics_port))
+    _run("policy", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
 @app.command()
@@ -65,6 +74,7 @@ def judge(
     host: HostOption = "127.0.0.1",
     port: PortOption = 50052,
     metrics_port: MetricsPortOption = None,
+    health_port: HealthPortOption = None,
 ) -> None:
     """Compare, rate, criticise and revise answers by a constitution."""
 
@@ -80,7 +90,7 @@ def judge(
         chosen = method or ("choice" if engine == "openai" else "contrast")
         return server.build(server.JudgeConfig(model, constitution, engine, chosen, calibration, settings))
 
-    _run("judge", build, Listen(host, port, None, metrics_port))
+    _run("judge", build, Listen(host, port, None, metrics_port, health_port))
 
 
 @app.command()
@@ -91,6 +101,7 @@ def preference(
     port: PortOption = 50053,
     control_port: ControlPortOption = 50063,
     metrics_port: MetricsPortOption = None,
+    health_port: HealthPortOption = None,
 ) -> None:
     """Store comparisons, score answers with the preference model, and take its new weights."""
 
@@ -99,7 +110,7 @@ def preference(
 
         return server.build(server.PreferenceConfig(model, database or _database(), home() / "staging" / "preference"))
 
-    _run("preference", build, Listen(host, port, control_port, metrics_port))
+    _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
 @app.command()
@@ -109,20 +120,31 @@ def trainer(
     control_address: Annotated[
         str, typer.Option(help="Where workers report, host:port. Default: the control port on this machine.")
     ] = "",
+    launcher: Annotated[
+        str, typer.Option(help="local: workers are processes here. kubernetes: they are Jobs of this pod's namespace.")
+    ] = "local",
     host: HostOption = "127.0.0.1",
     port: PortOption = 50054,
     control_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for workers' reports.")] = 50064,
     metrics_port: MetricsPortOption = None,
+    health_port: HealthPortOption = None,
 ) -> None:
     """Own runs, start their workers and watch them."""
 
     def build() -> Service:
         from charter.trainer import server
 
-        reports = control_address or f"127.0.0.1:{control_port}"
-        return server.build(server.TrainerConfig(database or _database(), artifacts or home() / "runs", reports))
+        return server.build(
+            server.TrainerConfig(
+                database or _database(),
+                artifacts or home() / "runs",
+                control_address or f"127.0.0.1:{control_port}",
+                _launcher(launcher),
+                service_addresses(),
+            )
+        )
 
-    _run("trainer", build, Listen(host, port, control_port, metrics_port))
+    _run("trainer", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
 def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
@@ -136,6 +158,19 @@ def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
         # The words below are for a person; where it happened is for the log.
         logging.getLogger("charter.cli").error("the service cannot serve", exc_info=error)
         fail(f"the {name} service cannot serve: {escape(str(error))}")
+
+
+def _launcher(name: str) -> "Launcher":
+    match name:
+        case "local":
+            from charter.trainer.local_launcher import LocalLauncher
+
+            return LocalLauncher()
+        case "kubernetes":
+            from charter.trainer.kubernetes_launcher import KubernetesLauncher
+
+            return KubernetesLauncher.in_cluster()
+    raise ValueError(f"--launcher is local or kubernetes, got `{name}`")
 
 
 def _database() -> str:

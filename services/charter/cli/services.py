@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.trainer.processes import ProcessId
+from charter.v1 import run_pb2
 
 # Where a worker shows its metrics unless CHARTER_WORKER_METRICS_PORT says otherwise.
 WORKER_METRICS_PORT = 9095
@@ -121,6 +122,18 @@ def worker_metrics_address() -> str:
     """Where the worker of a local run shows its metrics, host:port; empty when it does not."""
     port = int(os.environ.get("CHARTER_WORKER_METRICS_PORT", WORKER_METRICS_PORT))
     return f"127.0.0.1:{port}" if port else ""
+
+
+def service_addresses() -> run_pb2.ServiceAddresses:
+    """Where a run finds policy, judge and preference service. CHARTER_POLICY_ADDRESS may list replicas: ``a:1,b:1``."""
+    policy, judge, preference = endpoint("policy"), endpoint("judge"), endpoint("preference")
+    return run_pb2.ServiceAddresses(
+        policy=policy.main.split(","),
+        policy_control=policy.control.split(","),
+        judge=judge.main,
+        preference=preference.main,
+        preference_control=preference.control,
+    )
 
 
 @contextmanager

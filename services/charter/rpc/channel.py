@@ -5,6 +5,7 @@ import json
 import grpc
 
 from charter.rpc.client_calls import ClientCalls
+from charter.rpc.tls import client_credentials
 
 # Deadlines in seconds: every call passes one of them as `timeout`.
 QUICK = 10.0
@@ -50,17 +51,23 @@ MESSAGE_OPTIONS = [
 
 
 def connect(address: str) -> grpc.Channel:
-    """A channel to ``host:port``. The caller closes it. Connecting happens with the first call."""
-    channel = grpc.insecure_channel(
-        address,
-        options=[
-            *MESSAGE_OPTIONS,
-            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            # Loopback and cluster addresses never go through a web proxy.
-            ("grpc.enable_http_proxy", 0),
-        ],
+    """A channel to ``host:port``, with mutual TLS where it is on. The caller closes it.
+
+    Connecting happens with the first call. Raises ``ValueError`` when the certificates cannot be read.
+    """
+    options = [
+        *MESSAGE_OPTIONS,
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        # Loopback and cluster addresses never go through a web proxy.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    credentials = client_credentials()
+    channel = (
+        grpc.secure_channel(address, credentials, options=options)
+        if credentials
+        else grpc.insecure_channel(address, options=options)
     )
     return grpc.intercept_channel(channel, ClientCalls())

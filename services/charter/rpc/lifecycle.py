@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from charter.rpc import metrics
 from charter.rpc.channel import KEEPALIVE_SECONDS, MESSAGE_OPTIONS
 from charter.rpc.interceptors import CallInterceptor
+from charter.rpc.tls import server_credentials
 
 logger = logging.getLogger("charter.rpc")
 
@@ -73,12 +74,16 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a service listens. Port 0 takes a free one; None leaves it out."""
+    """Where a service listens. Port 0 takes a free one; None leaves it out.
+
+    The health port serves health alone and without TLS, for the kubelet, whose probes speak no TLS.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     control_port: int | None = None
     metrics_port: int | None = None
+    health_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Addresses:
     main: str
     control: str
     metrics: str
+    health: str
 
 
 @contextlib.asynccontextmanager
@@ -95,7 +101,7 @@ async def serving(service: Service, listen: Listen, drain_seconds: float = DRAIN
     """Serve inside the block; drain and stop at its end.
 
     Ports are bound before the model is loaded, so that a taken port fails at once. Raises ``PortTakenError``,
-    and whatever ``service.start`` raises.
+    ``ValueError`` when the certificates cannot be read, and whatever ``service.start`` raises.
     """
     statuses = health.aio.HealthServicer()
     for name in ("", *service.health_names):
@@ -113,6 +119,10 @@ async def serving(service: Service, listen: Listen, drain_seconds: float = DRAIN
             control, control_address = _bind(listen.host, listen.control_port, service.control_names, statuses)
             service.register_control(control)
             servers.append(control)
+        health_address = ""
+        if listen.health_port is not None:
+            health_server, health_address = _bind(listen.host, listen.health_port, (), statuses, encrypted=False)
+            servers.append(health_server)
         # Health answers NOT_SERVING while the model loads.
         for server in servers:
             await server.start()
@@ -121,7 +131,7 @@ async def serving(service: Service, listen: Listen, drain_seconds: float = DRAIN
             await statuses.set(name, health_pb2.HealthCheckResponse.SERVING)
         metrics.SERVING.labels(service.name).set(1)
         logger.info("serving", extra={"address": main_address, "control": control_address, "metrics": metrics_address})
-        yield Addresses(main_address, control_address, metrics_address)
+        yield Addresses(main_address, control_address, metrics_address, health_address)
         logger.info("draining", extra={"seconds": drain_seconds})
         metrics.SERVING.labels(service.name).set(0)
         await statuses.enter_graceful_shutdown()
@@ -164,13 +174,17 @@ async def _serve_until(service: Service, listen: Listen, stopping: asyncio.Event
 
 
 def _bind(
-    host: str, port: int, names: tuple[str, ...], statuses: health.aio.HealthServicer
+    host: str, port: int, names: tuple[str, ...], statuses: health.aio.HealthServicer, encrypted: bool = True
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(interceptors=[CallInterceptor()], options=_SERVER_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(statuses, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    credentials = server_credentials() if encrypted else None
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        if credentials:
+            bound = server.add_secure_port(f"{host}:{port}", credentials)
+        else:
+            bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
         raise PortTakenError(
             f"cannot listen on {host}:{port}: it is taken, or not an address of this machine. "

@@ -85,3 +85,16 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     if not filled.ppo.HasField("samples_per_prompt"):
         filled.ppo.samples_per_prompt = _SAMPLES_PER_PROMPT[filled.ppo.algorithm]
     return filled
+
+
+def with_addresses(spec: run_pb2.RunSpec, services: run_pb2.ServiceAddresses) -> run_pb2.RunSpec:
+    """Copy of ``spec`` in which every service address that it leaves out is the one in ``services``."""
+    filled = run_pb2.RunSpec()
+    filled.CopyFrom(spec)
+    for field, value in services.ListFields():
+        if field.is_repeated:
+            if not getattr(filled.services, field.name):
+                getattr(filled.services, field.name).extend(value)
+        elif not getattr(filled.services, field.name):
+            setattr(filled.services, field.name, value)
+    return filled

@@ -26,8 +26,10 @@ class SpecError(ValueError):
         self.problems = problems
 
 
-def load_spec(path: Path) -> run_pb2.RunSpec:
+def load_spec(path: Path, remote: bool = False) -> run_pb2.RunSpec:
     """Read the spec in ``path``, with relative files in it resolved against its folder. Defaults are not filled in.
+
+    With ``remote`` the models that it names are on the machine that will run it.
 
     Raises ``SpecError`` for anything wrong in it: unreadable file, not YAML, unknown field, wrong type, broken
     constraint, missing file.
@@ -50,7 +52,7 @@ def load_spec(path: Path) -> run_pb2.RunSpec:
     reader.read_message(root, spec, "")
     # Constraints only make sense on a message that was read completely.
     found = reader.problems or [(broken.field, broken.description) for broken in violations(spec)]
-    found += resolve_paths(spec, path.resolve().parent)
+    found += resolve_paths(spec, path.resolve().parent, remote)
     if found:
         found.sort(key=lambda problem: reader.line(problem[0]))
         raise SpecError([f"{path}:{reader.line(field)}: {field}: {problem}" for field, problem in found])

@@ -5,20 +5,27 @@ from pathlib import Path
 from charter.v1 import run_pb2
 
 
-def resolve_paths(spec: run_pb2.RunSpec, base: Path) -> list[tuple[str, str]]:
+def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[tuple[str, str]]:
     """Make every file and local model folder of ``spec`` absolute, in place.
 
+    With ``remote`` the run is for another machine: its models are there, and so are absolute files that are not here.
     Returns a problem, as (field path, text), for each one that does not exist.
     """
     problems: list[tuple[str, str]] = []
 
     def file(field: str, value: str) -> str:
         path = (base / Path(value).expanduser()).resolve()
+        if remote and value.startswith("/") and not path.exists():
+            return value
         if not path.is_file():
             problems.append((field, f"no such file: {path}"))
         return str(path)
 
     def model(field: str, value: str) -> str:
+        if remote:
+            if value.startswith((".", "~")):
+                problems.append((field, f"`{value}` is a folder here; name one there, as /models/NAME, or a hub id"))
+            return value
         path = (base / Path(value).expanduser()).resolve()
         if path.is_dir():
             return str(path)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from charter.trainer.last_words import last_line
 from charter.trainer.launcher import WorkerExit, WorkerOrder
 from charter.trainer.processes import ProcessId
 
@@ -88,18 +89,7 @@ def _last_words(log: Path) -> str:
         return "; it has no log"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    if not lines or lines[-1].startswith(_ATTEMPT_LINE):
+        line = last_line(file.read().decode(errors="replace"))
+    if not line or line.startswith(_ATTEMPT_LINE):
         return f"; it wrote nothing to {log}"
-    return f"; the last line of {log} is: {_plain(lines[-1])}"
-
-
-def _plain(line: str) -> str:
-    """A structured log line as its message and the last line of its exception; other lines as they are."""
-    try:
-        fields = json.loads(line)
-        message = str(fields["message"])
-    except (ValueError, TypeError, KeyError):
-        return line.strip()[:500]
-    exception = str(fields.get("exception", "")).strip().splitlines()
-    return f"{message}: {exception[-1]}" if exception else message
+    return f"; the last line of {log} is: {line}"

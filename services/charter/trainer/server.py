@@ -1,18 +1,17 @@
 """Builds the trainer service."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from charter.storage.database import open_database
-from charter.trainer.local_launcher import WORKER_COMMAND, LocalLauncher
+from charter.trainer.launcher import Launcher
 from charter.trainer.runs import RunStore
 from charter.trainer.servicer import RunReportServicer, TrainerServicer
 from charter.trainer.supervisor import Supervisor
-from charter.v1 import trainer_pb2_grpc
+from charter.v1 import run_pb2, trainer_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -27,7 +26,9 @@ class TrainerConfig:
     artifacts: Path
     # Control address that workers report to, host:port.
     control_address: str
-    worker_command: Sequence[str] = WORKER_COMMAND
+    launcher: Launcher
+    # Where the services are, for the addresses that a spec leaves out.
+    services: run_pb2.ServiceAddresses
 
 
 class TrainerRoom:
@@ -41,8 +42,9 @@ class TrainerRoom:
         # Opened before anything is served, so that a wrong URL fails at once.
         self._database = open_database(config.database, MIGRATIONS, "trainer_version")
         self._store = RunStore(self._database)
-        launcher = LocalLauncher(config.worker_command)
-        self.supervisor = Supervisor(self._store, launcher, config.artifacts.resolve(), config.control_address)
+        self.supervisor = Supervisor(
+            self._store, config.launcher, config.artifacts.resolve(), config.control_address, config.services
+        )
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``TrainerService``."""

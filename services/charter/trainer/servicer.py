@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 
 from charter.rpc.errors import StatusError
+from charter.trainer.artifact_files import artifacts_of, read_artifact
 from charter.trainer.runs import RunStore, to_proto
 from charter.trainer.supervisor import Supervisor
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
@@ -24,7 +26,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def CreateRun(self, request: trainer_pb2.CreateRunRequest, context: Context) -> trainer_pb2.CreateRunResponse:
         """Create a run and start its worker."""
-        row = await self._supervisor.create(request.request_id, request.spec)
+        row = await self._supervisor.create(request.request_id, request.spec, request.files)
         return trainer_pb2.CreateRunResponse(run=to_proto(row))
 
     async def GetRun(self, request: trainer_pb2.GetRunRequest, context: Context) -> trainer_pb2.GetRunResponse:
@@ -57,6 +59,23 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ResumeRun(self, request: trainer_pb2.ResumeRunRequest, context: Context) -> trainer_pb2.ResumeRunResponse:
         """Start a run's worker again."""
         return trainer_pb2.ResumeRunResponse(run=to_proto(await self._supervisor.resume(request.run_id)))
+
+    async def ListArtifacts(
+        self, request: trainer_pb2.ListArtifactsRequest, context: Context
+    ) -> trainer_pb2.ListArtifactsResponse:
+        """Files of a run's folder."""
+        row = await asyncio.to_thread(self._store.find, request.run_id)
+        found = await asyncio.to_thread(artifacts_of, Path(row.artifacts))
+        return trainer_pb2.ListArtifactsResponse(artifacts=found)
+
+    async def ReadArtifact(
+        self, request: trainer_pb2.ReadArtifactRequest, context: Context
+    ) -> AsyncIterator[trainer_pb2.ReadArtifactResponse]:
+        """One file from an offset on."""
+        row = await asyncio.to_thread(self._store.find, request.run_id)
+        chunks = read_artifact(Path(row.artifacts), request.path, request.offset)
+        while (chunk := await asyncio.to_thread(next, chunks, b"")) != b"":
+            yield trainer_pb2.ReadArtifactResponse(content=chunk)
 
 
 class RunReportServicer(trainer_pb2_grpc.RunReportServiceServicer):

@@ -6,9 +6,10 @@ import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 
-from charter.spec.defaults import fill_defaults
+from charter.spec.defaults import fill_defaults, with_addresses
 from charter.spec.load import spec_to_json
 from charter.trainer import metrics
+from charter.trainer.artifact_files import with_stored_files
 from charter.trainer.launcher import Launcher, WorkerExit, WorkerOrder
 from charter.trainer.runs import MOST_EVENTS_READ, RunStore, State, to_proto
 from charter.trainer.tables import RunRow
@@ -22,10 +23,21 @@ TERMINATE_SECONDS = 30.0
 
 
 class Supervisor:
-    """Owns the store and the launcher. ``control_address`` is where workers report, host:port."""
+    """Owns the store and the launcher.
 
-    def __init__(self, store: RunStore, launcher: Launcher, artifacts: Path, control_address: str) -> None:
+    ``control_address`` is where workers report, host:port; ``services`` are the addresses for specs that name none.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        launcher: Launcher,
+        artifacts: Path,
+        control_address: str,
+        services: run_pb2.ServiceAddresses,
+    ) -> None:
         self.control_address = control_address
+        self._services = services
         self._store = store
         self._launcher = launcher
         self._artifacts = artifacts
@@ -48,9 +60,12 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def create(self, request_id: str, spec: run_pb2.RunSpec) -> RunRow:
-        """Store a run and start its worker. Raises ``RunStateError``."""
-        filled = fill_defaults(spec)
+    async def create(
+        self, request_id: str, spec: run_pb2.RunSpec, files: Sequence[trainer_pb2.InputFile] = ()
+    ) -> RunRow:
+        """Store a run with the client's files and start its worker. Raises ``RunStateError``."""
+        stored = await asyncio.to_thread(with_stored_files, spec, files, self._artifacts)
+        filled = fill_defaults(with_addresses(stored, self._services))
         row, new = await asyncio.to_thread(self._store.create, request_id, filled, str(self._artifacts))
         if new:
             folder = Path(row.artifacts)

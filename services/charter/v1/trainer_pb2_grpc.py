@@ -65,6 +65,16 @@ class TrainerServiceStub:
                 request_serializer=charter_dot_v1_dot_trainer__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_trainer__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
+        self.ListArtifacts = channel.unary_unary(
+                '/charter.v1.TrainerService/ListArtifacts',
+                request_serializer=charter_dot_v1_dot_trainer__pb2.ListArtifactsRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_trainer__pb2.ListArtifactsResponse.FromString,
+                _registered_method=True)
+        self.ReadArtifact = channel.unary_stream(
+                '/charter.v1.TrainerService/ReadArtifact',
+                request_serializer=charter_dot_v1_dot_trainer__pb2.ReadArtifactRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_trainer__pb2.ReadArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -116,6 +126,21 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListArtifacts(self, request, context):
+        """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadArtifact(self, request, context):
+        """Streams one file from an offset to its end, so that a broken download goes on where it stopped. Idempotent.
+        Errors: NOT_FOUND (no such run, or no such file in its folder).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +173,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=charter_dot_v1_dot_trainer__pb2.ResumeRunRequest.FromString,
                     response_serializer=charter_dot_v1_dot_trainer__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'ListArtifacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListArtifacts,
+                    request_deserializer=charter_dot_v1_dot_trainer__pb2.ListArtifactsRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_trainer__pb2.ListArtifactsResponse.SerializeToString,
+            ),
+            'ReadArtifact': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadArtifact,
+                    request_deserializer=charter_dot_v1_dot_trainer__pb2.ReadArtifactRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_trainer__pb2.ReadArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +348,60 @@ class TrainerService:
             '/charter.v1.TrainerService/ResumeRun',
             charter_dot_v1_dot_trainer__pb2.ResumeRunRequest.SerializeToString,
             charter_dot_v1_dot_trainer__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charter.v1.TrainerService/ListArtifacts',
+            charter_dot_v1_dot_trainer__pb2.ListArtifactsRequest.SerializeToString,
+            charter_dot_v1_dot_trainer__pb2.ListArtifactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charter.v1.TrainerService/ReadArtifact',
+            charter_dot_v1_dot_trainer__pb2.ReadArtifactRequest.SerializeToString,
+            charter_dot_v1_dot_trainer__pb2.ReadArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,12 @@ class TrainerServiceStub:
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
     Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
     """
+    ListArtifacts: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]
+    """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND."""
+    ReadArtifact: _grpc.UnaryStreamMultiCallable[_trainer_pb2.ReadArtifactRequest, _trainer_pb2.ReadArtifactResponse]
+    """Streams one file from an offset to its end, so that a broken download goes on where it stopped. Idempotent.
+    Errors: NOT_FOUND (no such run, or no such file in its folder).
+    """
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
@@ -74,6 +80,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     ResumeRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
     Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+    """
+    ListArtifacts: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]  # type: ignore[assignment]
+    """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND."""
+    ReadArtifact: _aio.UnaryStreamMultiCallable[_trainer_pb2.ReadArtifactRequest, _trainer_pb2.ReadArtifactResponse]  # type: ignore[assignment]
+    """Streams one file from an offset to its end, so that a broken download goes on where it stopped. Idempotent.
+    Errors: NOT_FOUND (no such run, or no such file in its folder).
     """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +143,24 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trainer_pb2.ResumeRunResponse, _abc.Awaitable[_trainer_pb2.ResumeRunResponse]]:
         """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
         Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+        """
+
+    @_abc_1.abstractmethod
+    def ListArtifacts(
+        self,
+        request: _trainer_pb2.ListArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.ListArtifactsResponse, _abc.Awaitable[_trainer_pb2.ListArtifactsResponse]]:
+        """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReadArtifact(
+        self,
+        request: _trainer_pb2.ReadArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.ReadArtifactResponse], _abc.AsyncIterator[_trainer_pb2.ReadArtifactResponse]]:
+        """Streams one file from an offset to its end, so that a broken download goes on where it stopped. Idempotent.
+        Errors: NOT_FOUND (no such run, or no such file in its folder).
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,10 +1,13 @@
 """``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
 
-Exit status: 0 finished, 1 failed (the last line of the log says why), 3 stopped on request.
+Exit status: 0 finished, 1 failed (the last line of the log says why), 3 cancelled by the trainer or superseded by a
+newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and never after 3
+(deploy/base/worker.yaml).
 """
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from charter.worker.run import execute
 
 logger = logging.getLogger("charter.worker")
 
-FINISHED, FAILED, STOPPED = 0, 1, 3
+FINISHED, FAILED, STOPPED, TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
 
 
 def main() -> int:
@@ -57,10 +60,10 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
         execute(run_id, attempt, spec, artifacts, reporter)
     except Cancelled:
         reporter.report(0, 0, text="stopped on request")
-        return STOPPED
+        return TERMINATED if reporter.terminated else STOPPED
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
-        return FAILED
+        return STOPPED
     except (RunError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)

@@ -40,6 +40,8 @@ class Reporter:
         self._address = trainer
         self._channel = connect(trainer) if trainer else None
         self._stop_requested = False
+        # Whether it was a signal that asked.
+        self.terminated = False
         self.phase: run_pb2.Phase.ValueType = run_pb2.PHASE_STARTING
         self._inside = False
         earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in read_lines(artifacts.events)]
@@ -145,5 +147,5 @@ class Reporter:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         logger.warning("stopping after the current operation", extra={"signal": signal.Signals(number).name})
-        self._stop_requested = True
+        self._stop_requested = self.terminated = True
         signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,217 @@
+"""The checks of `charter doctor`. Each looks at one thing and says what it found and what to do."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from charter.cli.cluster_access import Cluster, connected
+from charter.cli.services import SERVICES, endpoint, health
+
+# podFailurePolicy of Jobs is stable from 1.31 on, native gRPC probes from 1.27 on.
+OLDEST = (1, 31)
+GPU = "nvidia.com/gpu"
+# Component -> API group of its custom resources, and where they come from.
+GROUPS = {
+    "mtls": ("cert-manager.io", "https://cert-manager.io/docs/installation/"),
+    "autoscaling": ("keda.sh", "https://keda.sh/docs/latest/deploy/"),
+    "monitoring": ("monitoring.coreos.com", "the Prometheus Operator, https://prometheus-operator.dev"),
+}
+# What the commands need; (group, resource, verb).
+RIGHTS = (("", "pods", "list"), ("", "pods/portforward", "get"), ("", "secrets", "get"))
+# What `kubectl apply -k` needs besides.
+APPLY_RIGHTS = (
+    ("apps", "statefulsets", "create"),
+    ("batch", "cronjobs", "create"),
+    ("rbac.authorization.k8s.io", "roles", "create"),
+)
+# Reason of a waiting container -> what to do.
+WAITING = {
+    "ImagePullBackOff": "build the image and bring it to the node, or push it and set its name (docs/kubernetes.md)",
+    "ErrImagePull": "build the image and bring it to the node, or push it and set its name (docs/kubernetes.md)",
+    "InvalidImageName": "the image's name is wrong: `kustomize edit set image`",
+    "CrashLoopBackOff": "it ends again and again: `kubectl logs --previous` says why",
+    "CreateContainerConfigError": "a ConfigMap or Secret that it names is missing: `kubectl describe pod` names it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. ``result`` is ok, warning or failed; ``advice`` is empty when nothing is to be done."""
+
+    check: str
+    result: str
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine(cluster: Cluster, components: Sequence[str]) -> list[Finding]:
+    """Every check, in the order in which problems should be solved."""
+    first = _guarded("API server", lambda: _version(cluster))
+    if first[0].result == "failed":
+        return first
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "permissions": lambda: _rights(cluster),
+        "storage": lambda: _storage(cluster),
+        "components": lambda: _components(cluster, components),
+        "pods": lambda: _pods(cluster),
+        "GPUs": lambda: _gpus(cluster),
+        "services": lambda: _services(cluster),
+    }
+    return first + [finding for name, check in checks.items() for finding in _guarded(name, check)]
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """A check's findings; a refused or failed request is a finding too."""
+    try:
+        return list(check())
+    except ApiException as error:
+        who = "ask for the right to read it" if error.status == 403 else "see the API server's message"
+        return [Finding(name, "failed", f"the API server answered {error.status} {error.reason}", who)]
+    except HTTPError as error:
+        return [Finding(name, "failed", f"cannot be reached: {error}", "check the context, VPN and kubeconfig")]
+
+
+def _version(cluster: Cluster) -> Iterator[Finding]:
+    found = client.VersionApi(cluster.api).get_code()
+    number = (int(found.major), int(re.sub(r"\D", "", found.minor)))
+    if number < OLDEST:
+        advice = f"upgrade to {OLDEST[0]}.{OLDEST[1]} or newer: Jobs need podFailurePolicy"
+        yield Finding("API server", "failed", f"Kubernetes {found.git_version}", advice)
+    else:
+        yield Finding("API server", "ok", f"Kubernetes {found.git_version}")
+
+
+def _rights(cluster: Cluster) -> Iterator[Finding]:
+    api = client.AuthorizationV1Api(cluster.api)
+    for name, rights, result in (("use", RIGHTS, "failed"), ("apply", APPLY_RIGHTS, "warning")):
+        missing = []
+        for group, resource, verb in rights:
+            resource, _, sub = resource.partition("/")
+            attributes = client.V1ResourceAttributes(
+                namespace=cluster.namespace, group=group, resource=resource, subresource=sub or None, verb=verb
+            )
+            review = client.V1SelfSubjectAccessReview(
+                spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
+            )
+            if not api.create_self_subject_access_review(review).status.allowed:
+                missing.append(f"{verb} {resource}{'/' + sub if sub else ''}")
+        if missing:
+            advice = f"have an administrator bind a Role with them in namespace {cluster.namespace}"
+            yield Finding(f"rights to {name}", result, f"missing: {', '.join(missing)}", advice)
+        else:
+            yield Finding(f"rights to {name}", "ok", "all there")
+
+
+def _storage(cluster: Cluster) -> Iterator[Finding]:
+    claims = client.CoreV1Api(cluster.api).list_namespaced_persistent_volume_claim(cluster.namespace).items
+    waiting = [claim.metadata.name for claim in claims if claim.status.phase != "Bound"]
+    classes = client.StorageV1Api(cluster.api).list_storage_class().items
+    key = "storageclass.kubernetes.io/is-default-class"
+    default = [one.metadata.name for one in classes if (one.metadata.annotations or {}).get(key) == "true"]
+    if not default and (waiting or not claims):
+        known = ", ".join(one.metadata.name for one in classes) or "none at all"
+        advice = f"mark one as the default, or set storageClassName in the overlay; there are: {known}"
+        yield Finding("storage class", "failed", "none is the default", advice)
+    else:
+        yield Finding("storage class", "ok", default[0] if default else "none is the default, and all claims are bound")
+    if waiting:
+        advice = "`kubectl describe pvc` says why; many-node volumes (ReadWriteMany) need a class that has them"
+        yield Finding("volumes", "warning", f"not bound: {', '.join(waiting)}", advice)
+    elif claims:
+        yield Finding("volumes", "ok", f"{len(claims)} bound")
+
+
+def _components(cluster: Cluster, components: Sequence[str]) -> Iterator[Finding]:
+    groups = {group.name for group in client.ApisApi(cluster.api).get_api_versions().groups}
+    for component in components:
+        if component in GROUPS:
+            group, source = GROUPS[component]
+            if group in groups:
+                yield Finding(f"component {component}", "ok", f"{group} is installed")
+            else:
+                yield Finding(f"component {component}", "failed", f"{group} is not installed", f"install it: {source}")
+        if component == "postgres":
+            try:
+                client.CoreV1Api(cluster.api).read_namespaced_secret("postgres", cluster.namespace)
+                yield Finding("component postgres", "ok", "the Secret `postgres` is there")
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+                advice = (
+                    f"kubectl -n {cluster.namespace} create secret generic postgres "
+                    "--from-literal=password=$(openssl rand -hex 24)"
+                )
+                yield Finding("component postgres", "failed", "there is no Secret `postgres`", advice)
+
+
+def _pods(cluster: Cluster) -> Iterator[Finding]:
+    pods = client.CoreV1Api(cluster.api).list_namespaced_pod(
+        cluster.namespace, label_selector="app.kubernetes.io/part-of=charter"
+    )
+    if not pods.items:
+        advice = "kubectl apply -k deploy/overlays/local (or gpu), or another namespace: --namespace"
+        yield Finding("pods", "failed", f"none of Charter in namespace {cluster.namespace}", advice)
+        return
+    troubled = False
+    for pod in pods.items:
+        for found, advice in _troubles(pod):
+            troubled = True
+            yield Finding(f"pod {pod.metadata.name}", "failed", found, advice)
+    if not troubled:
+        yield Finding("pods", "ok", f"{len(pods.items)}, none in trouble")
+
+
+def _troubles(pod: Any) -> Iterator[tuple[str, str]]:
+    """What keeps a pod from running, and what to do."""
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            yield (
+                f"not scheduled: {condition.message}",
+                "free or add what is missing, or lower the requests in the overlay",
+            )
+    for status in [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]:
+        if (waiting := status.state.waiting) and waiting.reason in WAITING:
+            yield f"{waiting.reason} ({status.image})", WAITING[waiting.reason]
+        last = status.last_state.terminated if status.last_state else None
+        if last and last.reason == "OOMKilled":
+            yield "was killed for its memory", "raise its memory limit in the overlay's sizes.yaml"
+
+
+def _gpus(cluster: Cluster) -> Iterator[Finding]:
+    pods = client.CoreV1Api(cluster.api).list_namespaced_pod(cluster.namespace).items
+    wanted = sum(
+        int((container.resources.limits or {}).get(GPU, 0))
+        for pod in pods
+        for container in pod.spec.containers
+        if container.resources
+    )
+    if not wanted:
+        yield Finding("GPUs", "ok", "no pod asks for one")
+        return
+    nodes = client.CoreV1Api(cluster.api).list_node().items
+    there = sum(int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes)
+    if there < wanted:
+        advice = "add GPU nodes, or install NVIDIA's device plugin on those that are there"
+        yield Finding("GPUs", "failed", f"pods ask for {wanted}, the nodes offer {there}", advice)
+    else:
+        yield Finding("GPUs", "ok", f"pods ask for {wanted}, the nodes offer {there}")
+
+
+def _services(cluster: Cluster) -> Iterator[Finding]:
+    with connected(cluster):
+        for name in SERVICES:
+            status = health(name, endpoint(name).main)
+            advice = {
+                "SERVING": "",
+                "NOT_SERVING": "it loads its model, or drains: look again in a minute",
+            }.get(status, f"`kubectl -n {cluster.namespace} describe pod -l app.kubernetes.io/name={name}` says why")
+            yield Finding(f"service {name}", "failed" if advice else "ok", status, advice)

@@ -1,0 +1,122 @@
+"""Components: certificates carry the names that are called, scalers ask for metrics that exist, secrets are shared."""
+
+import re
+from pathlib import Path
+
+import pytest
+from charter.rpc import tls
+
+from tests.deploy.manifests import (
+    OVERLAYS,
+    ROOT,
+    SERVICES,
+    Manifest,
+    arguments,
+    containers,
+    environment,
+    everything,
+    of_kind,
+    workloads,
+)
+
+overlays = pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+
+
+def custom(objects: tuple[Manifest, ...], kind: str, group: str) -> list[Manifest]:
+    """Custom resources of a kind, whose API group must be right."""
+    found = of_kind(objects, kind)
+    assert {one["apiVersion"].partition("/")[0] for one in found} <= {group}
+    return found
+
+
+def called_names(objects: tuple[Manifest, ...]) -> set[str]:
+    """Host names that the manifests tell anybody to call."""
+    names = set()
+    for name, _, container in containers(objects):
+        values = environment(objects, container)
+        addresses = [value for key, value in values.items() if key.endswith("_ADDRESS")]
+        if name in SERVICES:
+            addresses += [a.partition("=")[2] for a in arguments(objects, container) if a.startswith("--control-a")]
+        names |= {part.rpartition(":")[0] for address in addresses for part in address.split(",")}
+    return names
+
+
+@overlays
+def test_certificates_carry_every_name_that_is_called(folder: Path) -> None:
+    objects = everything(folder)
+    certificates = custom(objects, "Certificate", "cert-manager.io")
+    covered = {name for one in certificates for name in one["spec"].get("dnsNames", ())}
+    assert called_names(objects) == {"policy-0.policy", "judge", "preference", "trainer"}
+    assert called_names(objects) <= covered
+    issuers = {one["metadata"]["name"]: one for one in custom(objects, "Issuer", "cert-manager.io")}
+    for one in certificates:
+        spec = one["spec"]
+        assert spec["issuerRef"]["name"] in issuers
+        if not spec.get("isCA"):
+            assert int(spec["renewBefore"].rstrip("h")) < int(spec["duration"].rstrip("h"))
+            assert issuers[spec["issuerRef"]["name"]]["spec"] == {"ca": {"secretName": "charter-ca"}}
+
+
+@overlays
+def test_every_charter_pod_has_its_own_certificate(folder: Path) -> None:
+    objects = everything(folder)
+    issued = {
+        one["spec"]["secretName"]: set(one["spec"]["usages"])
+        for one in of_kind(objects, "Certificate")
+        if not one["spec"].get("isCA")
+    }
+    for name, spec, container in containers(objects):
+        if name not in (*SERVICES, "worker"):
+            continue
+        mounted = environment(objects, container)[tls.VARIABLE]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == mounted]
+        (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mount["name"]]
+        assert volume["secret"]["secretName"] == f"{name}-tls"
+        assert mount["readOnly"] is True
+        expected = {"client auth"} | ({"server auth"} if name != "worker" else set())
+        assert issued[f"{name}-tls"] == expected
+
+
+@overlays
+def test_scalers_name_workloads_that_leave_replicas_to_them(folder: Path) -> None:
+    objects = everything(folder)
+    found = {(one["kind"], one["metadata"]["name"]): one for one in workloads(objects)}
+    scalers = custom(objects, "ScaledObject", "keda.sh")
+    assert {one["metadata"]["name"] for one in scalers} == {"judge", "policy"}
+    for one in scalers:
+        target = one["spec"]["scaleTargetRef"]
+        assert "replicas" not in found[target["kind"], target["name"]]["spec"]
+        assert one["spec"]["minReplicaCount"] >= 1
+    others = [one for key, one in found.items() if key[1] not in ("judge", "policy") and key[0] != "CronJob"]
+    assert all(one["spec"].get("replicas", 1) == 1 for one in others)
+
+
+def test_scalers_ask_for_metrics_that_the_services_export() -> None:
+    source = "".join((ROOT / "services/charter" / room / "metrics.py").read_text() for room in ("rpc", "policy"))
+    for one in of_kind(everything(OVERLAYS[0]), "ScaledObject"):
+        for trigger in one["spec"]["triggers"]:
+            names = re.findall(r"\w+(?=\{)", trigger["metadata"]["query"])
+            assert names
+            assert all(f'"{name}"' in source for name in names), f"nothing exports one of {names}"
+
+
+@overlays
+def test_postgres_and_its_clients_share_one_secret(folder: Path) -> None:
+    objects = everything(folder)
+    secrets = {}
+    for name, _, container in containers(objects):
+        for entry in container.get("env", ()):
+            if "valueFrom" in entry:
+                secrets[name, entry["name"]] = entry["valueFrom"]["secretKeyRef"]
+    expected = {"name": "postgres", "key": "password"}
+    keys = {("postgres", "POSTGRES_PASSWORD"), ("trainer", "PGPASSWORD"), ("preference", "PGPASSWORD")}
+    assert {key: secrets[key] for key in keys} == dict.fromkeys(keys, expected)
+    for name, _, container in containers(objects):
+        if name in ("trainer", "preference"):
+            url = environment(objects, container)["CHARTER_DATABASE"]
+            assert url == "postgresql://charter@postgres:5432/charter"
+
+
+def test_patches_name_fields_and_never_places_in_lists() -> None:
+    for path in (ROOT / "deploy").rglob("*.yaml"):
+        assert not re.search(r"path: \S*/\d+(/|$)", path.read_text(), re.MULTILINE), path

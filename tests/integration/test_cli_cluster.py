@@ -1,0 +1,253 @@
+"""`charter --context`: real services behind port-forwards of a small API server, and what `charter doctor` finds."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charter.cli import cluster_access
+from charter.cli.cluster import remote
+from charter.cli.cluster_access import Cluster
+from charter.cli.progress import watch
+from charter.cli.services import SERVICES, channel_to, endpoint
+from charter.rpc.channel import QUICK
+from charter.v1 import trainer_pb2, trainer_pb2_grpc
+
+from tests import kubernetes_api
+from tests.integration import test_cli_runs
+from tests.integration.test_cli_runs import CONSTITUTION, as_json, charter
+from tests.kubernetes_api import Object, api_server
+
+services = test_cli_runs.services
+write_spec = test_cli_runs.write_spec
+
+# Fields of the answer to /version.
+VERSION = ("gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")
+# What a person needs (docs/kubernetes.md).
+RIGHTS: list[Object] = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/portforward", "secrets"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["persistentvolumeclaims", "nodes"], "verbs": ["list"]},
+    {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["list"]},
+]
+ON = ("--context", "there", "-n", "charter")
+
+
+def pod(service: str, ready: bool = True) -> Object:
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
+    labels = {"app.kubernetes.io/name": service, "app.kubernetes.io/part-of": "charter"}
+    metadata = {"name": f"{service}-0", "namespace": "charter", "labels": labels}
+    container: Object = {"name": service, "image": "charter:1"}
+    spec = {"containers": [container]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": spec,
+        "status": {"conditions": [condition]},
+    }
+
+
+@pytest.fixture
+def cluster(services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kubernetes_api.Cluster]:
+    """A cluster whose pods are the services of the fixture, in the kubeconfig as context `there`."""
+    with api_server([*RIGHTS]) as (found, url):
+        for name in SERVICES:
+            host, _, port = os.environ[f"CHARTER_{name.upper()}_ADDRESS"].rpartition(":")
+            found.ports[f"{name}-0", cluster_access.GRPC_PORT] = (host, int(port))
+            found.put("pods", pod(name))
+        found.documents["/version/"] = {
+            **dict.fromkeys(VERSION, "x"),
+            "major": "1",
+            "minor": "36+",
+            "gitVersion": "v1.36.1",
+        }
+        found.documents["/apis/"] = {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "current-context": "there",
+                    "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": url}}],
+                    "users": [{"name": "u", "user": {"token": "t"}}],
+                }
+            )
+        )
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+        monkeypatch.setenv("CHARTER_HOME", str(tmp_path / "laptop"))
+        yield found
+
+
+def test_a_run_takes_its_files_there_and_brings_its_results_back(
+    cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text('{"prompt": "What is a tide?"}\n')
+    result = charter(*ON, "run", write_spec("finishes"))
+    assert result.exit_code == 0, result.output
+    assert "PPO  3/3" in result.stdout
+    assert "Report and model are in" in result.stdout
+    run = as_json(*ON, "runs", "show", "finishes")
+    (train,) = run["spec"]["prompts"]["train"]
+    assert Path(train).read_text() == (tmp_path / "t.jsonl").read_text()
+    assert Path(train).is_relative_to(Path(run["artifacts"]).parent / "inputs")
+    assert Path(run["spec"]["judge"]["constitution"]).read_text() == CONSTITUTION.read_text()
+    here = tmp_path / "laptop" / "runs" / run["id"]
+    assert (here / "spec.json").read_bytes() == (Path(run["artifacts"]) / "spec.json").read_bytes()
+    # The laptop's own addresses are those of before.
+    assert not remote()
+
+
+def test_progress_goes_on_where_the_connection_broke(cluster: kubernetes_api.Cluster, write_spec: Any) -> None:
+    started = as_json(*ON, "run", write_spec("steps-until-cancelled"), "--detach")
+    with cluster_access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
+        stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+        seen = []
+        for response in watch(stub, started["id"]):
+            if response.HasField("event"):
+                seen.append(response.event.sequence)
+                if len(seen) in (3, 6):
+                    cluster.drop_connections()
+                if len(seen) == 9:
+                    stub.CancelRun(
+                        trainer_pb2.CancelRunRequest(run_id=started["id"]), timeout=QUICK, wait_for_ready=True
+                    )
+    assert seen == list(range(1, len(seen) + 1)), "none lost, none twice"
+
+
+def test_a_pod_that_is_replaced_is_found_again(cluster: kubernetes_api.Cluster) -> None:
+    with cluster_access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
+        stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+        stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK)
+        moved = pod("trainer")
+        moved["metadata"]["name"] = "trainer-1"
+        cluster.ports["trainer-1", cluster_access.GRPC_PORT] = cluster.ports.pop(
+            ("trainer-0", cluster_access.GRPC_PORT)
+        )
+        cluster.remove("pods", "charter", "trainer-0")
+        cluster.put("pods", moved)
+        cluster.drop_connections()
+        stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK, wait_for_ready=True)
+
+
+def test_a_local_model_folder_is_refused(cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path) -> None:
+    spec = Path(write_spec("finishes"))
+    spec.write_text(spec.read_text().replace("model: fake-policy, engine: fake", "model: ./mine, engine: transformers"))
+    result = charter(*ON, "run", str(spec))
+    assert result.exit_code == 1
+    assert "policy.model: `./mine` is a folder here; name one there" in result.stderr
+
+
+def test_an_unknown_context_is_named(cluster: kubernetes_api.Cluster) -> None:
+    result = charter("--context", "nowhere", "runs", "list")
+    assert result.exit_code == 1
+    assert "nowhere" in result.stderr
+    assert "KUBECONFIG" in result.stderr
+
+
+def doctor(*arguments: str) -> dict[str, Any]:
+    result = charter(*ON, "doctor", "--json", *arguments)
+    found = json.loads(result.stdout)
+    assert result.exit_code == (1 if any(one["result"] == "failed" for one in found) else 0)
+    return {one["check"]: one for one in found}
+
+
+def storage_class(default: bool = True) -> Object:
+    annotations = {"storageclass.kubernetes.io/is-default-class": str(default).lower()}
+    return {"metadata": {"name": "fast", "annotations": annotations}, "provisioner": "x"}
+
+
+def test_doctor_is_content_with_a_cluster_that_works(cluster: kubernetes_api.Cluster) -> None:
+    cluster.put("storageclasses", storage_class())
+    found = doctor()
+    assert {check: one["result"] for check, one in found.items()} == {
+        "API server": "ok",
+        "rights to use": "ok",
+        # This person may use Charter and not apply it.
+        "rights to apply": "warning",
+        "storage class": "ok",
+        "pods": "ok",
+        "GPUs": "ok",
+        **{f"service {name}": "ok" for name in SERVICES},
+    }
+    text = charter(*ON, "doctor").stdout
+    assert "Kubernetes v1.36.1" in text
+
+
+def image_missing(cluster: kubernetes_api.Cluster) -> None:
+    broken = pod("judge", ready=False)
+    waiting = {"waiting": {"reason": "ImagePullBackOff"}}
+    status = {"name": "judge", "image": "charter:1", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    broken["status"]["containerStatuses"] = [status]
+    cluster.put("pods", broken)
+
+
+def unschedulable(cluster: kubernetes_api.Cluster) -> None:
+    broken = pod("policy", ready=False)
+    condition = {"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}
+    broken["status"]["conditions"].append(condition)
+    broken["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+    cluster.put("pods", broken)
+
+
+def old(cluster: kubernetes_api.Cluster) -> None:
+    cluster.documents["/version/"]["minor"] = "29"
+
+
+def no_rights(cluster: kubernetes_api.Cluster) -> None:
+    cluster.rules[:] = [rule for rule in cluster.rules if "pods/portforward" not in rule["resources"]]
+
+
+def nothing(cluster: kubernetes_api.Cluster) -> None:
+    for one in cluster.of("pods"):
+        cluster.remove("pods", "charter", one["metadata"]["name"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "words"),
+    [
+        (old, "API server", "upgrade to 1.31"),
+        (no_rights, "rights to use", "bind a Role"),
+        (image_missing, "pod judge-0", "bring it to the node"),
+        (unschedulable, "pod policy-0", "lower the requests"),
+        (unschedulable, "GPUs", "add GPU nodes"),
+        (nothing, "pods", "kubectl apply -k"),
+        (nothing, "service trainer", "describe pod"),
+    ],
+)
+def test_doctor_says_what_to_do(
+    cluster: kubernetes_api.Cluster, fault: Callable[[kubernetes_api.Cluster], None], check: str, words: str
+) -> None:
+    with cluster.changed:
+        fault(cluster)
+    one = doctor()[check]
+    assert one["result"] == "failed"
+    assert words in one["advice"]
+
+
+def test_doctor_looks_for_what_components_need(cluster: kubernetes_api.Cluster) -> None:
+    asked = ("--component", "mtls", "--component", "postgres", "--component", "autoscaling")
+    found = doctor(*asked)
+    assert "cert-manager" in found["component mtls"]["advice"]
+    assert "keda" in found["component autoscaling"]["advice"]
+    assert "create secret generic postgres" in found["component postgres"]["advice"]
+    group = {"name": "cert-manager.io", "versions": [{"groupVersion": "cert-manager.io/v1", "version": "v1"}]}
+    cluster.documents["/apis/"]["groups"].append(group)
+    cluster.put("secrets", {"metadata": {"name": "postgres", "namespace": "charter"}, "data": {}})
+    found = doctor(*asked)
+    assert (found["component mtls"]["result"], found["component postgres"]["result"]) == ("ok", "ok")
+    result = charter(*ON, "doctor", "--component", "mlts")
+    assert result.exit_code == 1
+    assert "mtls" in result.stderr
+
+
+def test_the_addresses_stand_for_pods(cluster: kubernetes_api.Cluster) -> None:
+    with cluster_access.connected(Cluster.open("there", "charter")):
+        assert remote()
+        assert endpoint("judge").main not in {f"{host}:{port}" for host, port in cluster.ports.values()}
+        shown = as_json("status")
+        assert {one["health"] for one in shown.values()} == {"SERVING"}
