@@ -9,6 +9,7 @@ from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.batches import Episodes
+from charter.worker.lora import add_lora
 from charter.worker.models import Critic, LanguageModel
 from charter.worker.update import Learner
 from torch import Tensor, nn
@@ -28,11 +29,16 @@ def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any
     if ALGORITHMS[spec.algorithm].needs_critic:
         critic = Critic.from_policy(model, CPU)
         nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
+    actor = LanguageModel.load(model, CPU)
+    if spec.HasField("lora_rank"):
+        add_lora(actor.model, spec.lora_rank, seed=0)
+        if critic is not None:
+            add_lora(critic.backbone, spec.lora_rank, seed=0)
     return Learner(
         spec=spec,
         temperature=temperature,
-        actor=LanguageModel.load(model, CPU),
-        reference=LanguageModel.load(model, CPU),
+        actor=actor,
+        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, CPU),
         critic=critic,
         device=CPU,
     )

@@ -79,14 +79,14 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
 
 def test_killed_while_it_refreshes_and_while_the_judge_compares(stage: Stage, unbroken: str) -> None:
     instants = {
-        "pairs of the new policy sampled, not stored": ("stages/label.py:store_labels", 2),
-        "preference model fitted, not served": ("served.py:serve_preference_model", 1),
-        "step done, the judge compares": ("stages/watch.py:measure", 1),
+        "pairs of the new policy sampled, not stored": ("charter.worker.stages.refresh:store_labels", 1),
+        "preference model fitted, not served": ("charter.worker.stages.fit:serve_preference_model", 1),
+        "step done, the judge compares": ("charter.worker.stages.ppo:measure", 1),
     }
     for place, times in instants.values():
         program = ("tests.integration.killed_worker", place, str(times))
         with stage.process("killed", spec_of(stage), "", program) as worker:
-            assert worker.wait(240) == -signal.SIGKILL, place
+            assert worker.wait(600) == -signal.SIGKILL, place
     assert stage.work("killed", spec_of(stage), attempt=4) == 0
     assert_equal_to(stage, unbroken, "killed")
 

@@ -89,21 +89,21 @@ def test_a_killed_run_ends_like_one_that_was_not(
 def test_killed_at_every_instant_of_a_step(stage: Stage, unbroken: str) -> None:
     """One run, killed again and again: each attempt dies at the next of these places, and the last one finishes."""
     instants = {
-        "before sampling": ("rollouts.py:sample", 2),
-        "half of the answers are there": ("clients.py:_answer", 3),
-        "scoring": ("rewards.py:score", 1),
-        "the policy is updated in part, the critic not yet": ("update.py:_critic_step", 1),
-        "half of the weights are sent": ("sender.py:_parts", 2),
-        "weights sent, checkpoint half written": ("checkpoint.py:_write", 3),
-        "checkpoint renamed, not marked": ("checkpoint.py:_sync", 8),
-        "next checkpoint marked, the oldest not deleted": ("checkpoint.py:_sync", 20),
-        "last step saved, policy not written": ("stages/ppo.py:_write_policy", 1),
+        "before sampling": ("charter.worker.rollouts:sample", 2),
+        "half of the answers are there": ("charter.worker.clients:_answer", 3),
+        "scoring": ("charter.worker.rewards:score", 1),
+        "the policy is updated in part, the critic not yet": ("charter.worker.update:Learner._critic_step", 1),
+        "half of the weights are sent": ("charter.weights.sender:_parts", 2),
+        "weights sent, checkpoint half written": ("charter.worker.checkpoint:_write", 3),
+        "checkpoint renamed, not marked": ("charter.worker.checkpoint:_sync", 8),
+        "next checkpoint marked, the oldest not deleted": ("charter.worker.checkpoint:_sync", 20),
+        "last step saved, policy not written": ("charter.worker.stages.ppo:_write_policy", 1),
     }
     run, newest = "killed-everywhere", []
     for place, times in instants.values():
         program = ("tests.integration.killed_worker", place, str(times))
         with stage.process(run, spec_of(stage), "", program) as worker:
-            assert worker.wait(240) == -signal.SIGKILL, place
+            assert worker.wait(600) == -signal.SIGKILL, place
         found = checkpoint.newest(stage.run_folder(run) / "checkpoints")
         newest.append(found[1].step if found else 0)
     # What was not saved is done again; nothing that was not marked complete is taken for a checkpoint.

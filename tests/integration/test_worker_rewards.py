@@ -167,7 +167,7 @@ def test_a_pair_that_cannot_be_judged_is_an_error(stage: Stage, tmp_path: Path) 
         ({"algorithm": "ALGORITHM_GRPO", "episodes_per_step": 8}, {"preference_weight": 0.0, "judge_weight": 1.0}),
         ({"algorithm": "ALGORITHM_ONLINE_DPO"}, {}),
         ({"algorithm": "ALGORITHM_RLOO", "samples_per_prompt": 3, "normalise_scores": True}, {"judge_weight": 0.5}),
-        ({"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS"}, {}),
+        ({"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS", "lora_rank": 2}, {}),
     ],
 )
 def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], reward: dict[str, Any]) -> None:

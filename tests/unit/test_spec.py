@@ -197,6 +197,7 @@ def test_every_optional_number_has_a_default() -> None:
         "ppo.kl_target",
         "ppo.dual_clip",
         "ppo.score_clip",
+        "ppo.lora_rank",
         "evaluation.every_steps",
         "evaluation.patience",
     ]

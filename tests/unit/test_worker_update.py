@@ -92,6 +92,7 @@ def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: p
         for parameter in learner.actor.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
     episodes = make_episodes()
+    start = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     actor, critic = copy.deepcopy(learner.actor.model), copy.deepcopy(critic_of(learner))
     learn(learner, episodes, step=1, controls=Controls(0.3))
 
@@ -115,7 +116,7 @@ def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: p
 
     new, new_values = logprobs(actor), values()
     old, old_values = new.detach(), new_values.detach()
-    reference = logprobs(learner.reference.model).detach()
+    reference = logprobs(start).detach()
     rewards = -0.3 * (old - reference) * mask
     for row, answer in enumerate(episodes.answers):
         rewards[row, len(answer) - 1] += episodes.scores[row] - (0.0 if episodes.ended[row] else 1.0)

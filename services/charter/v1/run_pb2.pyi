@@ -530,6 +530,7 @@ class PpoSpec(_message.Message):
     DPO_BETA_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Default 8."""
     episodes_per_step: _builtins.int
@@ -586,6 +587,10 @@ class PpoSpec(_message.Message):
     """Keep of each layer only its input and compute the rest again in the backward pass: less memory, about a third more
     arithmetic.
     """
+    lora_rank: _builtins.int
+    """Train adapters of this rank beside the linear layers (LoRA, Hu et al. 2021) instead of every weight; the policy
+    without them is the reference. They take a higher learning rate. Unset = train everything.
+    """
     def __init__(
         self,
         *,
@@ -615,10 +620,11 @@ class PpoSpec(_message.Message):
         dpo_beta: _builtins.float | None = ...,
         precision: _builtins.str = ...,
         gradient_checkpointing: _builtins.bool = ...,
+        lora_rank: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "algorithm", b"algorithm", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "gradient_checkpointing", b"gradient_checkpointing", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "normalise_scores", b"normalise_scores", "precision", b"precision", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "algorithm", b"algorithm", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "gradient_checkpointing", b"gradient_checkpointing", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "normalise_scores", b"normalise_scores", "precision", b"precision", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__critic_learning_rate: _TypeAlias = _typing.Literal["critic_learning_rate"]  # noqa: Y015
     _WhichOneofArgType__critic_learning_rate: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate"]  # noqa: Y015
@@ -646,6 +652,8 @@ class PpoSpec(_message.Message):
     _WhichOneofArgType__kl_target: _TypeAlias = _typing.Literal["_kl_target", b"_kl_target"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
     _WhichOneofReturnType__max_gradient_norm: _TypeAlias = _typing.Literal["max_gradient_norm"]  # noqa: Y015
     _WhichOneofArgType__max_gradient_norm: _TypeAlias = _typing.Literal["_max_gradient_norm", b"_max_gradient_norm"]  # noqa: Y015
     _WhichOneofReturnType__minibatches: _TypeAlias = _typing.Literal["minibatches"]  # noqa: Y015
@@ -690,6 +698,8 @@ class PpoSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kl_target) -> _WhichOneofReturnType__kl_target | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_gradient_norm) -> _WhichOneofReturnType__max_gradient_norm | None: ...
     @_typing.overload

@@ -43,7 +43,7 @@ class _TokenStatistics(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         """Block by block, with p the softmax and H its entropy; gradients are float32.
 
         ``d logp / d logits = (one-hot(target) - p) / T`` and ``d H / d logits = -p (log p + H) / T``.
@@ -64,11 +64,13 @@ class _TokenStatistics(torch.autograd.Function):
             block.scatter_add_(1, targets[rows].unsqueeze(1), scale)
             block = block.to(weight.dtype)
             hidden_gradient[rows] = (block @ weight).float()
+            if not ctx.needs_input_grad[1]:
+                continue
             if weight.dtype == torch.float32:
                 weight_gradient.addmm_(block.T, hidden[rows])
             else:
                 weight_gradient += block.T @ hidden[rows]
-        return hidden_gradient, weight_gradient, None, None, None, None
+        return hidden_gradient, (weight_gradient if ctx.needs_input_grad[1] else None), None, None, None, None
 
 
 def token_logprobs(

@@ -10,8 +10,9 @@ from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.algorithms.base import Prepared, Rows, Targets
 from charter.worker.algorithms.ppo import value_loss
-from charter.worker.batches import Episodes, collate, packs, scatter
+from charter.worker.batches import Episodes, MicroBatch, collate, packs, scatter
 from charter.worker.errors import RunError
+from charter.worker.lora import lora_off
 from charter.worker.models import Critic, LanguageModel, checkpoint_gradients
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
@@ -26,13 +27,15 @@ class Learner:
     spec: run_pb2.PpoSpec
     temperature: float
     actor: LanguageModel
-    reference: LanguageModel
+    # The starting policy; None with LoRA, whose adapters are switched off instead.
+    reference: LanguageModel | None
     critic: Critic | None
     device: torch.device
 
     def __post_init__(self) -> None:
         """Make the optimizers. Adam's epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay."""
-        self.reference.requires_grad_(False)
+        if self.reference is not None:
+            self.reference.requires_grad_(False)
         self.actor_optimizer = self._adam(self.actor, self.spec.learning_rate)
         self.critic_optimizer = self._adam(self.critic, self.spec.critic_learning_rate) if self.critic else None
         precision = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
@@ -55,11 +58,17 @@ class Learner:
             batch = collate(episodes, rows, self.device)
             logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
             values = self.critic.values(batch) if self.critic else None
-            flat = (logprobs, self.reference.logprobs(batch, self.temperature), entropies, values)
+            flat = (logprobs, self._reference_logprobs(batch), entropies, values)
             for target, found in zip(prepared, flat, strict=True):
                 if target is not None and found is not None:
                     target[rows] = scatter(found.cpu(), mask[rows])
         return prepared
+
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+        if self.reference is not None:
+            return self.reference.logprobs(batch, self.temperature)
+        with lora_off(self.actor):
+            return self.actor.logprobs(batch, self.temperature)
 
     def set_learning_rates(self, step: int) -> None:
         """Linear decay to 0 over the run's steps; ``step`` counts from 0 (N+, PPO's schedule)."""
@@ -182,4 +191,5 @@ class Learner:
 
     def _adam(self, module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         # Fused: without the temporary copies of every parameter.
-        return torch.optim.AdamW(module.parameters(), lr=learning_rate, eps=1e-5, weight_decay=0.0, fused=True)
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(learning, lr=learning_rate, eps=1e-5, weight_decay=0.0, fused=True)

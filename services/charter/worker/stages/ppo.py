@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from charter.rpc.logs import working_on
@@ -16,6 +17,7 @@ from charter.worker.algorithms import ALGORITHMS
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
+from charter.worker.lora import add_lora, merge_lora, merged_tensors
 from charter.worker.models import Critic, LanguageModel, named_tensors
 from charter.worker.overoptimisation import best, parted
 from charter.worker.prompts import take
@@ -56,13 +58,19 @@ def run_ppo(run: Run) -> None:
 
 def make_learner(run: Run) -> Learner:
     """Policy and reference from the starting weights, and the critic if the algorithm needs one."""
-    model = run.spec.policy.model
+    spec, model = run.spec.ppo, run.spec.policy.model
+    actor = LanguageModel.load(model, run.device)
+    critic = _make_critic(run) if ALGORITHMS[spec.algorithm].needs_critic else None
+    if spec.HasField("lora_rank"):
+        add_lora(actor.model, spec.lora_rank, run.spec.seed)
+        if critic is not None:
+            add_lora(critic.backbone, spec.lora_rank, run.spec.seed)
     return Learner(
-        spec=run.spec.ppo,
+        spec=spec,
         temperature=run.spec.sampling.temperature,
-        actor=LanguageModel.load(model, run.device),
-        reference=LanguageModel.load(model, run.device),
-        critic=_make_critic(run) if ALGORITHMS[run.spec.ppo.algorithm].needs_critic else None,
+        actor=actor,
+        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, run.device),
+        critic=critic,
         device=run.device,
     )
 
@@ -87,7 +95,7 @@ def _resume(run: Run, learner: Learner) -> Progress:
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
-        serve_policy(run, named_tensors(learner.actor.model), progress.weight_version)
+        serve_policy(run, _plain_tensors(learner), progress.weight_version)
     probe_policy(run, learner.actor, progress.weight_version)
     return progress
 
@@ -117,7 +125,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
         with traced("send weights"):
-            serve_policy(run, named_tensors(learner.actor.model), version)
+            serve_policy(run, _plain_tensors(learner), version)
             numbers |= probe_policy(run, learner.actor, version)
     clock.lap("weight_sync_seconds")
 
@@ -200,10 +208,16 @@ def _save(run: Run, learner: Learner, progress: Progress) -> None:
     metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
 
 
+def _plain_tensors(learner: Learner) -> dict[str, Tensor]:
+    """The policy's tensors by the names that every engine knows."""
+    return merged_tensors(learner.actor.model, named_tensors(learner.actor.model))
+
+
 def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
     """The aligned model in the Hugging Face layout; the folder appears when it is whole."""
     temporary = run.artifacts.policy.with_name(".policy.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    merge_lora(learner.actor.model)
     learner.actor.model.save_pretrained(temporary)
     AutoTokenizer.from_pretrained(run.spec.policy.model).save_pretrained(temporary)
     run.artifacts.record["policy_version"] = progress.weight_version
