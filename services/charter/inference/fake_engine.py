@@ -16,6 +16,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     Sampling,
     VersionSpan,
@@ -89,7 +90,11 @@ class FakeEngine:
         return EngineInfo(self._model, "fake", self._version, self._digest, 1, self._max_context)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, the shortest first. See ``Engine.generate``."""
         for index, prompt in enumerate(prompts):
@@ -106,7 +111,14 @@ class FakeEngine:
         for place, sample in enumerate(sorted(samples, key=lambda sample: len(sample.token_ids))):
             if 0 < self._stall_after == place:
                 await asyncio.Event().wait()
-            await asyncio.sleep((len(sample.token_ids) - written) * self._seconds_per_token)
+            if on_text is None:
+                await asyncio.sleep((len(sample.token_ids) - written) * self._seconds_per_token)
+            else:
+                for tokens in range(written, len(sample.token_ids)):
+                    await asyncio.sleep(self._seconds_per_token)
+                    for growing in samples:
+                        if tokens < len(growing.token_ids):
+                            on_text(growing.prompt_index, growing.sample_index, growing.text[:tokens])
             written = len(sample.token_ids)
             yield sample
 

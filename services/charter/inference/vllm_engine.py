@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -20,6 +20,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     RefusedRequestError,
     Sampling,
@@ -93,7 +94,11 @@ class VllmEngine:
         return EngineInfo(self._name, "vllm", *self._weights, self._parameters, self._max_context)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is finished. See ``Engine.generate``.
 
@@ -110,7 +115,7 @@ class VllmEngine:
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         tasks = [
-            asyncio.create_task(self._sample(ids, sampling, prompt_index, sample_index))
+            asyncio.create_task(self._sample(ids, sampling, prompt_index, sample_index, on_text))
             for prompt_index, ids in enumerate(encoded)
             for sample_index in range(samples_per_prompt)
         ]
@@ -242,11 +247,17 @@ class VllmEngine:
         return AsyncLLM.from_engine_args(arguments)
 
     async def _sample(
-        self, ids: list[int], sampling: Sampling, prompt_index: int, sample_index: int
+        self, ids: list[int], sampling: Sampling, prompt_index: int, sample_index: int, on_text: OnText | None
     ) -> GeneratedSample:
         seed = sampling.seed
+
+        def grown(token_ids: Sequence[int]) -> None:
+            if on_text is not None:
+                on_text(prompt_index, sample_index, self._chat.decode(token_ids))
+
         output = await self._request(
             ids,
+            None if on_text is None else grown,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             stop_token_ids=sorted(self._chat.stop_ids),
@@ -279,18 +290,24 @@ class VllmEngine:
         places = output.prompt_logprobs[len(ids) :]
         return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
 
-    async def _request(self, ids: list[int], **parameters: Any) -> "RequestOutput":
-        """Run one request to its end; cancelling this takes it out of vLLM."""
+    async def _request(
+        self, ids: list[int], grown: Callable[[Sequence[int]], None] | None = None, **parameters: Any
+    ) -> "RequestOutput":
+        """Run one request to its end; cancelling this takes it out of vLLM. ``grown`` gets the tokens so far."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         self._require_whole()
-        sampling = SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **parameters)
+        kind = RequestOutputKind.FINAL_ONLY if grown is None else RequestOutputKind.CUMULATIVE
+        sampling = SamplingParams(detokenize=False, output_kind=kind, **parameters)
         async for output in self._llm.generate(tokens_input(ids), sampling, request_id=uuid4().hex):
             reason = output.outputs[0].finish_reason
             if reason in ("stop", "length"):
                 return output
+            if reason is None and grown is not None:
+                grown(output.outputs[0].token_ids)
+                continue
             raise RuntimeError(f"vLLM broke off a request: {reason}")
         raise RuntimeError("vLLM ended a request without an output")
 
