@@ -4,7 +4,21 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from charter.cli import constitution, demo, feedback, generate, judge, preferences, report, run, runs, serve, status, up
+from charter.cli import (
+    constitution,
+    demo,
+    feedback,
+    generate,
+    judge,
+    preference_curve,
+    preferences,
+    report,
+    run,
+    runs,
+    serve,
+    status,
+    up,
+)
 from charter.cli.output import fail
 from charter.cli.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
@@ -43,6 +57,7 @@ app.command()(generate.generate)
 app.command()(feedback.feedback)
 app.add_typer(judge.app, name="judge")
 app.add_typer(constitution.app, name="constitution")
+preferences.app.command()(preference_curve.curve)
 app.add_typer(preferences.app, name="preferences")
 app.add_typer(serve.app, name="serve")
 

@@ -20,7 +20,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "prompts": {"max_prompt_tokens": 256},
     "sampling": {"temperature": 1.0, "max_new_tokens": 64},
     "comparisons": {"pairs": 64, "held_out_fraction": 0.2},
-    "preference_model": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-5},
+    "preference_model": {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-5,
+        "patience": 1,
+        "label_smoothing": 0.0,
+        "margin": 0.0,
+        "members": 1,
+        "uncertainty_weight": 1.0,
+        "warm_start_epochs": 0,
+    },
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -66,4 +76,11 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
                 setattr(message, name, default)
     if not filled.preference_model.model:
         filled.preference_model.model = filled.policy.model
+    feedback = filled.feedback
+    if not (feedback.HasField("ai") or feedback.HasField("human") or feedback.HasField("imported")):
+        feedback.ai = 1.0
+    mixes: list[Any] = [feedback, *feedback.by_dimension.values()]
+    for mix in mixes:
+        # Stated, so that the stored spec says all that it means.
+        mix.ai, mix.human, mix.imported = mix.ai, mix.human, mix.imported
     return filled
