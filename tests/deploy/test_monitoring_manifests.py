@@ -9,7 +9,7 @@ import yaml
 from deploy.monitoring import prometheus_rule
 from deploy.monitoring.dashboards import BOARDS, FOLDER
 from tests.deploy.manifests import ROOT, Manifest, config_map, containers, of_kind, pod_specs, render
-from tests.deploy.test_manifests import KUBERNETES
+from tests.deploy.test_rendering import KUBERNETES
 
 OURS = {"prometheus", "grafana"}
 

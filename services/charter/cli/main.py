@@ -11,8 +11,10 @@ from charter.cli import (
     constitution,
     demo,
     doctor,
+    feedback,
     generate,
     judge,
+    preference_curve,
     preferences,
     report,
     run,
@@ -89,8 +91,10 @@ app.add_typer(runs.app, name="runs")
 app.command()(report.report)
 app.command()(audit.audit)
 app.command()(generate.generate)
+app.command()(feedback.feedback)
 app.add_typer(judge.app, name="judge")
 app.add_typer(constitution.app, name="constitution")
+preferences.app.command()(preference_curve.curve)
 app.add_typer(preferences.app, name="preferences")
 app.add_typer(serve.app, name="serve")
 

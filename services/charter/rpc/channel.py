@@ -50,24 +50,33 @@ MESSAGE_OPTIONS = [
 ]
 
 
+_OPTIONS = [
+    *MESSAGE_OPTIONS,
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # Loopback and cluster addresses never go through a web proxy.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
 def connect(address: str) -> grpc.Channel:
     """A channel to ``host:port``, with mutual TLS where it is on. The caller closes it.
 
     Connecting happens with the first call. Raises ``ValueError`` when the certificates cannot be read.
     """
-    options = [
-        *MESSAGE_OPTIONS,
-        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.service_config", _SERVICE_CONFIG),
-        # Loopback and cluster addresses never go through a web proxy.
-        ("grpc.enable_http_proxy", 0),
-    ]
     credentials = client_credentials()
     channel = (
-        grpc.secure_channel(address, credentials, options=options)
+        grpc.secure_channel(address, credentials, options=_OPTIONS)
         if credentials
-        else grpc.insecure_channel(address, options=options)
+        else grpc.insecure_channel(address, options=_OPTIONS)
     )
     return grpc.intercept_channel(channel, ClientCalls())
+
+
+def connect_async(address: str) -> grpc.aio.Channel:
+    """As ``connect``, for an event loop."""
+    if credentials := client_credentials():
+        return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

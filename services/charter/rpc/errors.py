@@ -106,14 +106,14 @@ def explained(service: str, address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        if not isinstance(error, grpc.Call):
+        if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
             raise
         raise ServiceError(
             service, address, error.code(), error.details() or "no details", _retry_after(error)
         ) from error
 
 
-def _retry_after(error: grpc.Call) -> float | None:
+def _retry_after(error: grpc.Call | grpc.aio.AioRpcError) -> float | None:
     """Seconds of the error's RetryInfo, if it has one."""
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
