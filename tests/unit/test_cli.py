@@ -72,7 +72,7 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
 
 
 # What prints a result can print it as JSON; what acts, serves or only writes a file need not.
-WITHOUT_JSON = {"up", "down", "demo", "serve policy", "serve judge", "serve preference", "serve trainer"}
+WITHOUT_JSON = {"feedback", "serve policy", "serve judge", "serve preference", "serve trainer"}
 
 
 @pytest.mark.parametrize("path", [path for path, one in ALL.items() if path and not getattr(one, "commands", None)])

@@ -28,6 +28,7 @@ FILES = (judge_pb2, policy_pb2, preference_pb2, run_pb2, trainer_pb2, types_pb2,
 
 # Fields that may be unbounded, and why.
 UNBOUNDED = {
+    "charter.v1.FeedbackSpec.by_dimension": "max_items bounds it; its keys are bounded by the message only",
     "charter.v1.RunEvent.metrics": "max_items bounds it; the length of its keys is bounded by the message only",
 }
 

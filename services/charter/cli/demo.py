@@ -1,8 +1,11 @@
 """`charter demo`: the whole loop on one machine, from nothing to a report."""
 
 import json
+import sys
 import time
 import webbrowser
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +16,7 @@ from rich.table import Table
 from charter.cli import run as run_command
 from charter.cli import up as up_command
 from charter.cli.demo_inputs import DemoInputError, prepare_labelled_pairs, prepare_model, prepare_prompts
-from charter.cli.output import console, fail
+from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.cli.services import channel_to
 from charter.rpc.channel import QUICK
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
@@ -28,33 +31,47 @@ PrepareOption = Annotated[bool, typer.Option("--prepare-only", help="Fetch the m
 KeepOption = Annotated[bool, typer.Option("--keep", help="Leave the services running afterwards.")]
 
 
-def demo(prepare_only: PrepareOption = False, keep: KeepOption = False) -> None:
+def demo(prepare_only: PrepareOption = False, keep: KeepOption = False, as_json: JsonOption = False) -> None:
     """Align a 135M model to the general constitution on this machine, and open the report.
 
     Fetches the model and the prompts (about 130 MB), starts the services, runs examples/demo.yaml, stops the services.
     """
     if not SPEC.is_file():
         fail(f"{SPEC} is missing: the demo runs in a clone of the repository")
-    begin = time.monotonic()
+    # With --json stdout holds the result and nothing else.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        seconds = {"fetching model and data": _timed(_prepare)}
+        if prepare_only:
+            console.print(f"Model and data are in {INPUTS}.", soft_wrap=True)
+        else:
+            seconds["starting services"] = _timed(lambda: up_command.up(SPEC))
+            try:
+                run_command.run(SPEC)
+                finished = _newest_run()
+            finally:
+                if not keep:
+                    up_command.down()
+            folder = Path(finished.artifacts)
+            seconds |= json.loads((folder / "run.json").read_text())["phase_seconds"]
+            _show(folder, seconds)
+            webbrowser.open((folder / "report.html").as_uri())
+    if as_json:
+        emit_json({"inputs": str(INPUTS)} if prepare_only else run_command.as_dict(finished) | {"seconds": seconds})
+
+
+def _prepare() -> None:
     try:
         prepare_model(INPUTS / "models" / "smollm2-135m-instruct", console.print)
         prepare_prompts(INPUTS / "demo" / "prompts", console.print)
         prepare_labelled_pairs(INPUTS / "demo" / "labelled_pairs.jsonl", HELPFUL_ANSWERS, console.print)
     except DemoInputError as error:
         fail(escape(str(error)))
-    if prepare_only:
-        console.print(f"Model and data are in {INPUTS}.", soft_wrap=True)
-        return
-    prepared = time.monotonic()
-    up_command.up(SPEC)
-    started = time.monotonic()
-    try:
-        run_command.run(SPEC)
-        finished = _newest_run()
-    finally:
-        if not keep:
-            up_command.down()
-    _show(finished, prepared - begin, started - prepared)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    begin = time.monotonic()
+    work()
+    return time.monotonic() - begin
 
 
 def _newest_run() -> run_pb2.Run:
@@ -63,17 +80,13 @@ def _newest_run() -> run_pb2.Run:
         return stub.GetRun(trainer_pb2.GetRunRequest(run_id="demo"), timeout=QUICK).run
 
 
-def _show(finished: run_pb2.Run, preparing: float, starting: float) -> None:
-    folder = Path(finished.artifacts)
-    phases = json.loads((folder / "run.json").read_text())["phase_seconds"]
+def _show(folder: Path, seconds: Mapping[str, float]) -> None:
     table = Table("phase", "seconds", title="Where the time went")
     table.columns[1].justify = "right"
-    times = {"fetching model and data": preparing, "starting services": starting, **phases}
-    for name, seconds in times.items():
-        table.add_row(name.lower().replace("_", " "), f"{seconds:.0f}")
+    for name, spent in seconds.items():
+        table.add_row(name.lower().replace("_", " "), f"{spent:.0f}")
     table.add_section()
-    table.add_row("total", f"{sum(times.values()):.0f}")
+    table.add_row("total", f"{sum(seconds.values()):.0f}")
     console.print(table)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
     console.print(f"Aligned policy: {folder / 'policy'}", soft_wrap=True)
-    webbrowser.open((folder / "report.html").as_uri())

@@ -54,6 +54,7 @@ class FitStep:
     train_loss: float
     held_out_loss: float | None
     held_out_accuracy: float | None
+    held_out_calibration_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

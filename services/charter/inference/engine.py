@@ -88,7 +88,7 @@ class GeneratedSample:
     # Tokens of prompt and answer as an endpoint counts them that gives no ids.
     counted_tokens: tuple[int, int] | None = None
     # ``time.monotonic()`` when the first token was there; None where the engine does not say.
-    first_token_time: float | None = None
+    first_token_time: float | None = field(default=None, compare=False)
 
     @property
     def usage(self) -> tuple[int, int]:

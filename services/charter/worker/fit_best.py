@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from charter.evaluation.calibration import calibration_of, correctness
+from charter.evaluation.calibration import calibration_of, correctness, expected_calibration_error, reliability_bins
 from charter.evaluation.results import Calibration, FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
@@ -65,7 +65,10 @@ def fit_best(
             return False
         measured = fit.measure(model, held_out, device)
         worse = best.offer(model, measured, step)
-        report(FitStep(step, loss, measured.loss, _accuracy(measured, held_out)), total)
+        labels = [example.probability_a for example in held_out]
+        accuracy = float(correctness(measured.probabilities, labels).mean())
+        calibration_error = expected_calibration_error(reliability_bins(measured.probabilities, labels))
+        report(FitStep(step, loss, measured.loss, accuracy, calibration_error), total)
         return worse >= spec.patience
 
     if probe:
@@ -82,8 +85,3 @@ def calibration(measured: Measured, examples: Sequence[Example], chosen: Sequenc
         [examples[row].group for row in rows],
         seed=seed,
     )
-
-
-def _accuracy(measured: Measured, examples: Sequence[Example]) -> float:
-    labels = [example.probability_a for example in examples]
-    return float(correctness(measured.probabilities, labels).mean())

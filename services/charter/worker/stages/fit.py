@@ -110,10 +110,9 @@ def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
 
 
 def _of_starting_policy(scores: Sequence[float], held_out: Sequence[Example]) -> list[float]:
-    """Scores of the answers that the fit has not seen and no later policy wrote; all where there are none of these."""
-    return [score for score, one in zip(scores, [*held_out, *held_out], strict=True) if not one.later_policy] or [
-        *scores
-    ]
+    """Scores of held-out answers that no later policy wrote; all where there are none of these."""
+    examples = [*held_out, *held_out]
+    return [score for score, one in zip(scores, examples, strict=True) if not one.later_policy] or [*scores]
 
 
 def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
@@ -166,4 +165,6 @@ def _report(run: Run, step: FitStep, total: int) -> None:
     numbers = {"train_loss": step.train_loss}
     if step.held_out_loss is not None and step.held_out_accuracy is not None:
         numbers |= {"held_out_loss": step.held_out_loss, "held_out_accuracy": step.held_out_accuracy}
+    if step.held_out_calibration_error is not None:
+        numbers["held_out_calibration_error"] = step.held_out_calibration_error
     run.reporter.report(step.step, total, numbers=numbers)
