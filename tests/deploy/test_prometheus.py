@@ -44,8 +44,11 @@ INTERVAL = "15s"
 # Queries that have no data in a healthy run that is short: rules that only fire, and what did not happen.
 NO_DATA = {
     "serving: Failed calls",
-    # The run's algorithm is another.
+    # The run's algorithm is another, and its judge has no endpoint.
     "run: Online DPO",
+    "judge: Requests to the endpoint",
+    "judge: Circuit of the endpoint",
+    "judge: Token budget of the endpoint",
 }
 
 
@@ -126,7 +129,7 @@ def write_spec(folder: Path, model: Path) -> Path:
         "sampling: {max_new_tokens: 96}\ncomparisons: {pairs: 16, held_out_fraction: 0.25}\n"
         "preference_model: {epochs: 2, batch_size: 4, learning_rate: 1e-3}\n"
         "ppo: {steps: 8, episodes_per_step: 12, learning_rate: 1e-3, critic_learning_rate: 1e-3, kl_target: 1}\n"
-        "evaluation: {prompts: 4, bootstrap_samples: 100, every_steps: 2}\n"
+        "evaluation: {prompts: 2, bootstrap_samples: 100, every_steps: 2, watched_prompts: 3}\n"
     )
     return file
 

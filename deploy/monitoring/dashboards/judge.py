@@ -91,6 +91,27 @@ OTHER = (
     ),
 )
 
+ENDPOINT = (
+    Panel(
+        "Requests to the endpoint",
+        "reqps",
+        "Per second, by how they ended. Empty for a judge that runs its own model.",
+        (Query(per_second("charter_endpoint_requests_total", "result"), "{{result}}"),),
+    ),
+    Panel(
+        "Circuit of the endpoint",
+        "none",
+        "1 while calls are refused because the endpoint is down. It should be 0.",
+        (Query(here("charter_endpoint_circuit_open"), "open {{instance}}"),),
+    ),
+    Panel(
+        "Token budget of the endpoint",
+        "none",
+        "Tokens that are left. At 0 the judge stops. Empty without a budget.",
+        (Query(here("charter_endpoint_budget_tokens"), "{{model}}"),),
+    ),
+)
+
 COMPARISONS = (
     Panel(
         "Comparisons stored",
@@ -133,5 +154,10 @@ BOARD = Board(
     "charter-judge",
     "Charter: Judge quality",
     "What the labels are worth, and what the preference model makes of them.",
-    (("Labels", LABELS), ("Comparisons and preference model", COMPARISONS), ("Other work of the judge", OTHER)),
+    (
+        ("Labels", LABELS),
+        ("Comparisons and preference model", COMPARISONS),
+        ("Other work of the judge", OTHER),
+        ("Endpoint", ENDPOINT),
+    ),
 )
