@@ -25,7 +25,7 @@ from charter.inference.engine import (
     WeightMismatchError,
 )
 from charter.inference.vllm_engine import VllmEngine
-from charter.worker.batches import MicroBatch
+from charter.worker.agreement import single_answer
 from charter.worker.models import LanguageModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -236,11 +236,9 @@ async def test_trainer_and_vllm_agree(engine: VllmEngine, real_model: Path) -> N
     learner = LanguageModel.load(real_model, torch.device("cpu"))
     differences = []
     for sample in await collect(engine, [SHORT, LONG], Sampling(24, temperature=0.8, seed=6), n=2):
-        ids = torch.tensor([[*sample.prompt_token_ids, *sample.token_ids[:-1]]])
-        states = torch.zeros_like(ids, dtype=torch.bool)
-        states[:, len(sample.prompt_token_ids) - 1 :] = True
         with torch.no_grad():
-            ours = learner.logprobs(MicroBatch([0], ids, states, torch.tensor(sample.token_ids)), 0.8)
+            batch = single_answer(sample.prompt_token_ids, sample.token_ids, torch.device("cpu"))
+            ours = learner.logprobs(batch, 0.8)
         differences.append(ours - torch.tensor(sample.logprobs))
     difference = torch.cat(differences)
     assert difference.abs().max() < TOLERANCE

@@ -3,10 +3,11 @@
 A replica that loaded only a part of the new weights, or keeps a stale cache, still answers; only its log-probs tell.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from charter.worker.batches import MicroBatch
-from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.models import LanguageModel
@@ -29,7 +30,12 @@ def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, floa
     differences = []
     for address, answer in answers:
         sampled = torch.from_numpy(answer.logprobs.copy())
-        difference = (actor.logprobs(_batch(answer, run.device), run.spec.sampling.temperature).cpu() - sampled).abs()
+        difference = (
+            actor.logprobs(
+                single_answer(answer.prompt_token_ids, answer.token_ids, run.device), run.spec.sampling.temperature
+            ).cpu()
+            - sampled
+        ).abs()
         # Not a number counts as a difference too.
         if not difference.mean().item() <= run.spec.policy.logprob_tolerance:
             raise RunError(
@@ -43,8 +49,8 @@ def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, floa
     return {"probe_mismatch_mean": everything.mean().item(), "probe_mismatch_max": everything.max().item()}
 
 
-def _batch(answer: Answer, device: torch.device) -> MicroBatch:
-    """One answer as a model reads it."""
-    ids = torch.tensor([[*answer.prompt_token_ids, *answer.token_ids[:-1]]], device=device)
-    states = torch.arange(len(answer.prompt_token_ids) - 1, ids.shape[1], device=device)
-    return MicroBatch([0], ids, [ids.shape[1]], states, torch.tensor(answer.token_ids, device=device))
+def single_answer(prompt: Sequence[int], answer: Sequence[int], device: torch.device) -> MicroBatch:
+    """One answer (token ids, as its prompt's) as a model reads it."""
+    ids = torch.tensor([[*prompt, *answer[:-1]]], device=device)
+    states = torch.arange(len(prompt) - 1, ids.shape[1], device=device)
+    return MicroBatch([0], ids, [ids.shape[1]], states, torch.tensor(answer, device=device))

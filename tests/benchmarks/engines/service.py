@@ -22,7 +22,7 @@ from charter.rpc.lifecycle import Listen, serving
 from charter.rpc.messages import proto_messages
 from charter.rpc.tensors import from_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc
-from charter.worker.batches import MicroBatch
+from charter.worker.agreement import single_answer
 from charter.worker.models import LanguageModel
 from rich.console import Console
 
@@ -60,11 +60,8 @@ def differences(model: LanguageModel, samples: list[policy_pb2.Sample]) -> torch
     """Trainer's log-prob minus the sampler's for every token, float32 [tokens]."""
     found = []
     for sample in samples:
-        prompt, answer = list(sample.prompt_token_ids), list(sample.token_ids)
-        ids = torch.tensor([[*prompt, *answer[:-1]]])
-        states = torch.zeros_like(ids, dtype=torch.bool)
-        states[:, len(prompt) - 1 :] = True
-        ours = model.logprobs(MicroBatch([0], ids, states, torch.tensor(answer)), 1.0)
+        batch = single_answer(sample.prompt_token_ids, sample.token_ids, torch.device("cpu"))
+        ours = model.logprobs(batch, 1.0)
         found.append(ours - torch.from_numpy(from_tensor(sample.logprobs).copy()))
     return torch.cat(found)
 
