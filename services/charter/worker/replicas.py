@@ -98,8 +98,7 @@ class Replicas:
         self._fault: Exception | None = None
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
-        with self.changed:
-            self._find()
+        self._find()
         if any(main.startswith(DNS) for main, _ in addresses):
             self._start(self._keep_finding, "find")
 
@@ -145,7 +144,6 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             for replica in self._replicas.values():
                 replica.ready = False
-                replica.problem = ""
                 replica.wake.set()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
@@ -218,7 +216,7 @@ class Replicas:
         self.each(check)
 
     def _find(self) -> None:
-        """Add new replicas, drop those that a name does not stand for any more; the caller holds ``changed``."""
+        """Add new replicas, drop those that a name does not stand for any more."""
         listed: set[ReplicaAddress] = set()
         unknown = False
         for main, control in self._addresses:
@@ -228,23 +226,23 @@ class Replicas:
                 # A name without ready addresses; what is known stays.
                 unknown = True
                 logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
-        for address in sorted(listed - self._replicas.keys()):
-            replica = Replica(address, connect(address.main))
-            self._replicas[address] = replica
-            self._start(partial(self._keep, replica), address.main)
-        for address in set() if unknown else self._replicas.keys() - listed:
-            replica = self._replicas[address]
-            if not replica.ready:
-                replica.gone = True
-                replica.wake.set()
-                del self._replicas[address]
-        self._count()
+        with self.changed:
+            for address in sorted(listed - self._replicas.keys()):
+                replica = Replica(address, connect(address.main))
+                self._replicas[address] = replica
+                self._start(partial(self._keep, replica), address.main)
+            for address in set() if unknown else self._replicas.keys() - listed:
+                replica = self._replicas[address]
+                if not replica.ready:
+                    replica.gone = True
+                    replica.wake.set()
+                    del self._replicas[address]
+            self._count()
+            self.changed.notify_all()
 
     def _keep_finding(self) -> None:
         while not self._closed.wait(_RESOLVE_SECONDS if self._replicas else 1.0):
-            with self.changed:
-                self._find()
-                self.changed.notify_all()
+            self._find()
 
     def _keep(self, replica: Replica) -> None:
         """Life of a keeper."""
@@ -279,6 +277,8 @@ class Replicas:
             if weights is not None and held != (weights.version, weights.sha256):
                 if replica.ours:
                     self._require_own(replica, held)
+                with self.changed:
+                    replica.problem = ""
                 send_packed(replica.address.control, weights, service=self.service, force=True)
             replica.ours = weights is not None
         # A fresh channel: a used one waits longer and longer before it looks for a server again.

@@ -153,7 +153,8 @@ async def main() -> None:
     processor = statistics.median(theirs.processor / ours.processor for ours, theirs in pairs_of_rounds)
     CONSOLE.print(
         f"[bold]ratio {wall:.2f} in time, {processor:.2f} in processor time[/]: {options.method}, {options.ensemble} "
-        f"principles, {len(chosen)} pairs, {options.turns} earlier turns{', both orders against one' if options.method == 'choice' else ''}"
+        f"principles, {len(chosen)} pairs, {options.turns} earlier turns"
+        + (", both orders against one" if options.method == "choice" else "")
     )
 
 
