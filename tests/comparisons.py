@@ -40,6 +40,7 @@ def full_comparison() -> types_pb2.Comparison:
     one.prompt.add(role=types_pb2.ROLE_ASSISTANT, content="\x00")
     one.prompt.add(role=types_pb2.ROLE_SYSTEM, content="")
     one.answer_a.model, one.answer_a.weight_version = "org/model", 2**63 - 1
+    one.answer_a.rating, one.answer_b.rating = types_pb2.RATING_DOWN, types_pb2.RATING_UP
     one.answer_b.model, one.answer_b.weight_version = "org/other", 0
     one.judgements.add(
         principle_id="kind",

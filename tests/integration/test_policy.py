@@ -81,6 +81,24 @@ def test_every_sample_arrives_with_its_logprobs_and_version(addresses: Addresses
     assert metric(addresses, "charter_policy_requests") == 0
 
 
+def test_text_streams_while_it_is_written(addresses: Addresses) -> None:
+    asked = request("Hi", "Why?", max_new_tokens=6)
+    asked.stream_text = True
+    texts: dict[int, list[str]] = {0: [], 1: []}
+    for response in generate(addresses.main, asked):
+        if response.HasField("sample"):
+            seen = texts.pop(response.prompt_index)
+            # A token may be part of a character, whose place then holds a replacement character.
+            begun = [text.rstrip("\ufffd") for text in seen]
+            assert len(seen) == len(response.sample.token_ids) - 1
+            assert all(response.sample.text.startswith(text) for text in begun)
+        else:
+            texts[response.prompt_index].append(response.text_so_far)
+    assert texts == {}
+    plain = {r.prompt_index: r.sample.text for r in generate(addresses.main, request("Hi", "Why?", max_new_tokens=6))}
+    assert plain == {r.prompt_index: r.sample.text for r in generate(addresses.main, asked) if r.HasField("sample")}
+
+
 def test_new_weights_are_served_and_named_without_a_restart(addresses: Addresses, tiny_model: Path) -> None:
     torch.manual_seed(1)
     weights = {name: t + 0.05 * torch.randn_like(t) for name, t in load_file(tiny_model / "model.safetensors").items()}

@@ -9,7 +9,7 @@ import grpc
 import pytest
 import torch
 from charter.inference.engine import ChatMessage
-from charter.inference.preference_model import PreferenceModel, encode, pad_right, soft_label_loss
+from charter.inference.preference_model import Aggregation, PreferenceModel, encode, pad_right, soft_label_loss
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError
@@ -117,6 +117,24 @@ def test_nothing_is_scored_before_the_first_weights(service: tuple[Stub, str], f
         score(stub, ["Fine"])
     send_weights([control], fitted.state_tensors(), 3, service="preference")
     assert score(stub, ["Fine"])["item 0"][1] == 3
+
+
+def test_members_of_an_ensemble_are_given_on_request(service: tuple[Stub, str], tiny_model: Path) -> None:
+    """The service was started for one head; an ensemble of three arrives, worst case, and replaces it."""
+    stub, control = service
+    ensemble = PreferenceModel.from_causal_lm(tiny_model, seed=5, members=3).eval()
+    ensemble.aggregate_by(Aggregation.WORST, 1.0)
+    send_weights([control], ensemble.state_tensors(), 1, service="preference")
+    items = [preference_pb2.ScoreItem(id="a", prompt=[USER], answer="Fine")]
+    request = preference_pb2.PreferenceServiceScoreRequest(items=items, member_scores=True)
+    (answer,) = stub.Score(request, timeout=QUICK)
+    with torch.no_grad():
+        expected = ensemble.member_scores(*pad_right([encode(ensemble.tokenizer, CHAT, "Fine")]))[0].tolist()
+    assert list(answer.member_scores) == pytest.approx(expected, abs=1e-5)
+    assert answer.score == pytest.approx(min(expected), abs=1e-5)
+    request.member_scores = False
+    (answer,) = stub.Score(request, timeout=QUICK)
+    assert not answer.member_scores
 
 
 def test_served_scores_are_those_of_the_trainer(service: tuple[Stub, str], fitted: PreferenceModel) -> None:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from charter.evaluation.statistics import bootstrap_interval, win_rate
+from charter.evaluation.statistics import bootstrap_interval, cohen_kappa, win_rate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -124,3 +124,15 @@ def test_swapping_the_policies_mirrors_the_win_rate(probabilities: list[float]) 
     assert there.win_rate == pytest.approx(1 - back.win_rate)
     assert there.win_rate_low == pytest.approx(1 - back.win_rate_high)
     assert there.mean_probability_high == pytest.approx(1 - back.mean_probability_low)
+
+
+def test_cohen_kappa_of_a_known_table() -> None:
+    """Two raters, 50 items: both yes 20, both no 15, yes/no 5, no/yes 10. p_o = 0.7, p_e = 0.5, kappa 0.4."""
+    labels = [("y", "y")] * 20 + [("n", "n")] * 15 + [("y", "n")] * 5 + [("n", "y")] * 10
+    assert cohen_kappa(labels) == pytest.approx(0.4)
+
+
+def test_cohen_kappa_at_its_ends() -> None:
+    assert cohen_kappa([("a", "a"), ("b", "b")]) == 1.0
+    assert cohen_kappa([("a", "b"), ("b", "a")]) == -1.0
+    assert cohen_kappa([("a", "a")] * 3) is None

@@ -128,6 +128,12 @@ def test_evaluation_does_not_know_services_or_worker() -> None:
     refuse(broken, "charter/evaluation reads results, and the worker imports it: it must not know a service")
 
 
+def test_feedback_is_a_client_of_the_services() -> None:
+    above = (*SERVICES, "worker", "cli")
+    broken = [one for one in all_imports() if one.room == "feedback" and one.target_room in above]
+    refuse(broken, "charter/feedback is a client of policy and preference and must not import a service")
+
+
 def test_only_serve_imports_servers() -> None:
     servers = [f"charter.{room}.server" for room in SERVICES]
     broken = [

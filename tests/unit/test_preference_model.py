@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from charter.inference.engine import ChatMessage, WeightMismatchError
-from charter.inference.preference_model import PreferenceModel, encode, pad_right, soft_label_loss
+from charter.inference.preference_model import Aggregation, PreferenceModel, encode, pad_right, soft_label_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -139,6 +139,36 @@ def test_saved_model_scores_the_same(model: PreferenceModel, tmp_path: Path) -> 
     assert not list((tmp_path / "saved").glob("*.bin"))
     loaded = PreferenceModel.load(tmp_path / "saved").eval()
     assert torch.equal(scores_of(loaded, ["one", "two"]), scores_of(model, ["one", "two"]))
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_an_ensemble_against_numpy(tiny_model: Path, tmp_path: Path, aggregation: Aggregation) -> None:
+    """Scores of four heads, each of them alone, aggregated in numpy; the same after saving and after sending."""
+    ensemble = PreferenceModel.from_causal_lm(tiny_model, seed=3, members=4).eval()
+    ensemble.aggregate_by(aggregation, 0.5)
+    texts = ["Hi!", "", "Good evening"]
+    batch = pad_right([encode(ensemble.tokenizer, HELLO, text) for text in texts])
+    with torch.no_grad():
+        alone = []
+        for member in range(4):
+            one = PreferenceModel.from_causal_lm(tiny_model, seed=3).eval()
+            one.head.weight.copy_(ensemble.head.weight[member : member + 1])
+            alone.append(one.scores(*batch).numpy())
+        scores = np.stack(alone, axis=1)
+        assert np.allclose(ensemble.member_scores(*batch).numpy(), scores, atol=1e-5)
+        expected = {
+            Aggregation.MEAN: scores.mean(axis=1),
+            Aggregation.WORST: scores.min(axis=1),
+            Aggregation.MEAN_MINUS_UNCERTAINTY: scores.mean(axis=1) - 0.5 * scores.std(axis=1),
+        }[aggregation]
+        assert np.allclose(ensemble.scores(*batch).numpy(), expected, atol=1e-5)
+        ensemble.save(tmp_path / "saved")
+        save_file(ensemble.state_tensors(), tmp_path / "sent.safetensors")
+        receiver = PreferenceModel.from_causal_lm(tiny_model, seed=9).eval()
+        receiver.load_tensors(tmp_path / "sent.safetensors")
+        for other in (PreferenceModel.load(tmp_path / "saved").eval(), receiver):
+            assert other.members == 4
+            assert np.allclose(other.scores(*batch).numpy(), expected, atol=1e-5)
 
 
 def test_saved_model_refuses_another_template(model: PreferenceModel, tmp_path: Path) -> None:

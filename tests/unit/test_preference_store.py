@@ -201,6 +201,30 @@ def test_stats(store: ComparisonStore) -> None:
     assert ai.mean_probability_a == pytest.approx(0.8)
 
 
+def test_a_labeller_takes_back_only_their_own(store: ComparisonStore) -> None:
+    human = {"source": types_pb2.LABEL_SOURCE_HUMAN}
+    mine, theirs = comparison("a", labeller="ann", **human), comparison("b", labeller="ben", **human)
+    ids = store.add("r", [mine, theirs]).ids
+    assert store.remove([*ids, "unknown"], "HUMAN", "ann") == 1
+    assert store.remove(ids, "HUMAN", "ann") == 0
+    assert store.remove(ids, "AI", "ben") == 0
+    assert [one.labeller for one in everything(store)] == ["ben"]
+    assert store.stats(EVERYTHING).total == 1
+
+
+def test_what_was_taken_back_can_be_said_again_and_no_cursor_misses_it(store: ComparisonStore) -> None:
+    one = comparison("a", labeller="ann", source=types_pb2.LABEL_SOURCE_HUMAN)
+    ids = store.add("first", [one]).ids
+    cursor = store.newest()
+    store.remove(ids, "HUMAN", "ann")
+    assert store.add("first", [one]).repeated
+    assert everything(store) == []
+    assert store.add("second", [one]).ids == ids
+    page = store.page(EVERYTHING, cursor, store.newest())
+    assert page is not None
+    assert [found.id for found in page.comparisons] == list(ids)
+
+
 def test_writers_at_once_lose_nothing(store: ComparisonStore) -> None:
     def write(writer: int) -> int:
         return sum(

@@ -4,7 +4,21 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from charter.cli import audit, constitution, demo, generate, judge, preferences, report, run, runs, serve, status, up
+from charter.cli import (
+    audit,
+    constitution,
+    demo,
+    feedback,
+    generate,
+    judge,
+    preferences,
+    report,
+    run,
+    runs,
+    serve,
+    status,
+    up,
+)
 from charter.cli.output import fail
 from charter.cli.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
@@ -41,6 +55,7 @@ app.add_typer(runs.app, name="runs")
 app.command()(report.report)
 app.command()(audit.audit)
 app.command()(generate.generate)
+app.command()(feedback.feedback)
 app.add_typer(judge.app, name="judge")
 app.add_typer(constitution.app, name="constitution")
 app.add_typer(preferences.app, name="preferences")

@@ -1,6 +1,7 @@
 """Intervals by bootstrap, and the win rate of one policy over another."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,25 @@ def bootstrap_interval(
     means = _resampled_means(sums, sizes, samples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def cohen_kappa(labels: Sequence[tuple[Hashable, Hashable]]) -> float | None:
+    """Agreement of two labellers beyond chance (Cohen 1960): ``(p_o - p_e) / (1 - p_e)``.
+
+    ``p_o`` is the share of items on which they agree; ``p_e`` the share on which they would if each labelled at random
+    with the frequencies that are their own.
+
+    Args:
+        labels: what the first and what the second said of each item, [items], at least one.
+
+    Returns:
+        1 for full agreement, 0 for chance; None where both always say the same one thing: chance alone explains that.
+    """
+    items = len(labels)
+    first, second = Counter(one for one, _ in labels), Counter(other for _, other in labels)
+    observed = sum(one == other for one, other in labels) / items
+    expected = sum(count * second[label] for label, count in first.items()) / items**2
+    return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
 def win_rate(

@@ -1,13 +1,16 @@
 """The protocol that every inference engine speaks, and the values that cross it."""
 
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Literal, Protocol
 
 Role = Literal["system", "user", "assistant"]
+
+# Called on the event loop with prompt index, sample index, and an answer's text so far.
+OnText = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +177,16 @@ class Engine(Protocol):
         """What is served now."""
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is finished; closing the generator gives up the rest.
 
-        Raises ``ContextTooLongError`` and ``RefusedRequestError`` before anything is sampled.
+        ``on_text`` is called as each answer grows, and never after the answer was yielded. Raises
+        ``ContextTooLongError`` and ``RefusedRequestError`` before anything is sampled.
         """
 
     async def choice_logprobs(

@@ -16,6 +16,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     Sampling,
     VersionSpan,
@@ -92,7 +93,11 @@ class FakeEngine:
         return EngineInfo(self._model, "fake", self._version, self._digest, 1, self._max_context)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, the first to be finished first. See ``Engine.generate``."""
         for index, prompt in enumerate(prompts):
@@ -105,7 +110,7 @@ class FakeEngine:
             for prompt_index, prompt in enumerate(prompts)
             for sample_index in range(samples_per_prompt)
         ]
-        writing = [asyncio.create_task(self._write(sample)) for sample in samples]
+        writing = [asyncio.create_task(self._write(sample, on_text)) for sample in samples]
         try:
             for sent, written in enumerate(asyncio.as_completed(writing), start=1):
                 yield await written
@@ -149,9 +154,14 @@ class FakeEngine:
         read_shapes(path)
         self._version, self._digest = version, digest
 
-    async def _write(self, sample: GeneratedSample) -> GeneratedSample:
+    async def _write(self, sample: GeneratedSample, on_text: OnText | None) -> GeneratedSample:
         async with self._places:
-            await asyncio.sleep(len(sample.token_ids) * self._seconds_per_token)
+            if on_text is None:
+                await asyncio.sleep(len(sample.token_ids) * self._seconds_per_token)
+                return sample
+            for tokens in range(1, len(sample.token_ids)):
+                await asyncio.sleep(self._seconds_per_token)
+                on_text(sample.prompt_index, sample.sample_index, sample.text[:tokens])
         return sample
 
     async def _wait_or_fail(self) -> None:

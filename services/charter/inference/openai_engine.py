@@ -20,6 +20,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     RefusedRequestError,
     Sampling,
@@ -94,9 +95,18 @@ class OpenAIEngine:
         return EngineInfo(self._model, "openai", 0, "", 0, 0)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
-        """Sample answers, each yielded when it is there. They have text only: no token ids, no log-probs."""
+        """Sample answers, each yielded when it is there. They have text only: no token ids, no log-probs.
+
+        Nobody watches a judge write: raises ``RefusedRequestError`` for ``on_text``.
+        """
+        if on_text is not None:
+            raise RefusedRequestError("engine openai does not stream text")
 
         async def sample(place: int, prompt_index: int, sample_index: int) -> GeneratedSample:
             parameters: dict[str, Any] = {

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return input_ids, attention_mask
 
 
-def soft_label_loss(difference: Tensor, probability_a: Tensor, margin: Tensor | None = None) -> Tensor:
+def soft_label_loss(
+    difference: Tensor, probability_a: Tensor, margin: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of the Bradley-Terry model against soft labels, in nats, mean over pairs.
 
     ``-p log sigmoid(d - m) - (1 - p) log sigmoid(-d - m)``. With ``p`` = 1 it is the Bradley-Terry loss
@@ -54,16 +57,28 @@ def soft_label_loss(difference: Tensor, probability_a: Tensor, margin: Tensor | 
         difference: score of A minus score of B, [pairs].
         probability_a: soft label P(A is better) in [0, 1], [pairs].
         margin: distance >= 0 that the preferred answer must be ahead by, [pairs]. None = 0.
+        weight: factor of each pair's loss, [pairs]; the sum is still divided by the number of pairs. None = 1.
     """
     toward_a, toward_b = difference, -difference
     if margin is not None:
         toward_a, toward_b = toward_a - margin, toward_b - margin
     losses = -probability_a * F.logsigmoid(toward_a) - (1 - probability_a) * F.logsigmoid(toward_b)
-    return losses.mean()
+    return (losses if weight is None else losses * weight).mean()
+
+
+class Aggregation(IntEnum):
+    """How the scores of an ensemble's members become one."""
+
+    MEAN = 0
+    WORST = 1
+    # Mean less ``uncertainty_weight`` standard deviations.
+    MEAN_MINUS_UNCERTAINTY = 2
 
 
 class PreferenceModel(nn.Module):
     """A causal language model's backbone with a scalar head that is read at the EOS of the last turn.
+
+    An ensemble has one head for each member, on the same backbone; ``aggregation`` makes their scores into one.
 
     ``offset`` is subtracted from every score; the worker sets it so that answers of the starting policy score 0 on
     average ("The N+ Implementation Details of RLHF with PPO", arXiv 2403.17031, detail 15). A difference of two
@@ -72,6 +87,8 @@ class PreferenceModel(nn.Module):
 
     backbone: Any
     offset: Tensor
+    aggregation: Tensor
+    uncertainty_weight: Tensor
     template_digest: Tensor
 
     def __init__(self, backbone: nn.Module, tokenizer: ChatTokenizer, head: nn.Linear) -> None:
@@ -80,12 +97,15 @@ class PreferenceModel(nn.Module):
         self.head = head
         self.tokenizer = tokenizer
         self.register_buffer("offset", torch.zeros(()))
+        # As tensors, so that they too travel with the weights.
+        self.register_buffer("aggregation", torch.tensor(int(Aggregation.MEAN)))
+        self.register_buffer("uncertainty_weight", torch.ones(()))
         # Travels with the weights, so that they are never served under another template or vocabulary.
         self.register_buffer("template_digest", _template_digest(tokenizer))
 
     @classmethod
-    def from_causal_lm(cls, model: str | Path, seed: int) -> "PreferenceModel":
-        """Start from a causal language model (folder or hub id): its backbone, and a random head.
+    def from_causal_lm(cls, model: str | Path, seed: int, members: int = 1) -> "PreferenceModel":
+        """Start from a causal language model (folder or hub id): its backbone, and a random head for each member.
 
         Head: weights normal with standard deviation ``1 / sqrt(d + 1)``, bias 0 (arXiv 2403.17031, detail 11 and its
         code). Dropout is off and everything is float32.
@@ -96,7 +116,7 @@ class PreferenceModel(nn.Module):
         """
         backbone, tokenizer = _load_backbone(model)
         width: int = backbone.config.hidden_size
-        head = nn.Linear(width, 1)
+        head = nn.Linear(width, members)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             head.weight.normal_(0.0, 1 / math.sqrt(width + 1), generator=generator)
@@ -115,8 +135,8 @@ class PreferenceModel(nn.Module):
         if description.get("format") != _FORMAT or description.get("kind") != "preference_model":
             raise ValueError(f"{folder / _DESCRIPTION} does not describe a preference model of format {_FORMAT}")
         backbone, tokenizer = _load_backbone(folder)
-        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, 1))
         tensors = load_file(folder / _HEAD)
+        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, len(tensors["head.weight"])))
         if not torch.equal(tensors["template_digest"], model.template_digest):
             raise ValueError(f"the tokenizer or chat template in {folder} is not the one the model was fitted with")
         model.load_state_dict(tensors, strict=False)
@@ -144,14 +164,44 @@ class PreferenceModel(nn.Module):
         return limit
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Centred scores, float32 [batch].
+        """Centred scores, float32 [batch]: what the members say, aggregated.
 
         Args:
             input_ids: int64 [batch, tokens], right-padded; each row as ``encode`` gives it.
             attention_mask: int64 [batch, tokens], 1 on tokens and 0 on padding.
         """
-        scores: Tensor = self.head(self.features(input_ids, attention_mask)).squeeze(-1).float()
+        return self.aggregate(self.member_scores(input_ids, attention_mask))
+
+    def member_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Centred scores of each member, float32 [batch, members]. Arguments as ``scores``."""
+        scores: Tensor = self.head(self.features(input_ids, attention_mask)).float()
         return scores - self.offset
+
+    def aggregate(self, member_scores: Tensor) -> Tensor:
+        """One score of what the members say: [batch, members] -> [batch]. The deviation is that of the population.
+
+        Mean, worst case, and mean less uncertainty are those of Coste et al. 2023 ("Reward Model Ensembles Help
+        Mitigate Overoptimization", section 3.2), with the deviation in place of the variance, in units of the score.
+        """
+        mean = member_scores.mean(dim=-1)
+        match Aggregation(int(self.aggregation)):
+            case Aggregation.MEAN:
+                return mean
+            case Aggregation.WORST:
+                return member_scores.amin(dim=-1)
+            case Aggregation.MEAN_MINUS_UNCERTAINTY:
+                return mean - self.uncertainty_weight * member_scores.std(dim=-1, correction=0)
+
+    @torch.no_grad()
+    def aggregate_by(self, aggregation: Aggregation, uncertainty_weight: float) -> None:
+        """Choose how ``scores`` aggregates from now on."""
+        self.aggregation.fill_(int(aggregation))
+        self.uncertainty_weight.fill_(uncertainty_weight)
+
+    @property
+    def members(self) -> int:
+        """Heads of the ensemble; 1 where there is none."""
+        return int(self.head.out_features)
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``."""
@@ -177,17 +227,29 @@ class PreferenceModel(nn.Module):
     def load_tensors(self, path: Path) -> None:
         """Take over the tensors of a safetensors file that holds what ``state_tensors`` gives.
 
-        Raises ``WeightMismatchError`` and changes nothing when a tensor is unknown, missing or of the wrong shape, or
-        when the weights were fitted with another tokenizer or chat template.
+        The file's ensemble may have another number of members. Raises ``WeightMismatchError`` and changes nothing when
+        a tensor is unknown, missing or of the wrong shape, or when the weights were fitted with another tokenizer or
+        chat template.
         """
-        own = self.state_dict()
         try:
             with safe_open(path, framework="pt") as file:
+                head = self._head_for(file)
+                own = {**self.state_dict(), "head.weight": head.weight, "head.bias": head.bias}
                 self._check_tensors(file, own)
                 for name, tensor in own.items():
                     tensor.copy_(file.get_tensor(name))
+                self.head = head
         except SafetensorError as error:
             raise WeightMismatchError(f"not a readable safetensors file: {error}") from error
+
+    def _head_for(self, file: Any) -> nn.Linear:
+        """The model's head, or a new one for as many members as the file has."""
+        if "head.weight" not in set(file.keys()):
+            return self.head
+        shape = file.get_slice("head.weight").get_shape()
+        if len(shape) != 2 or shape[0] in (0, self.members):
+            return self.head
+        return nn.Linear(self.head.in_features, shape[0], device=self.head.weight.device, dtype=self.head.weight.dtype)
 
     def _check_tensors(self, file: Any, own: dict[str, Tensor]) -> None:
         names = set(file.keys())

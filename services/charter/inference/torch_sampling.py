@@ -38,8 +38,9 @@ def sample_rows(
     stop_ids: frozenset[int],
     pad_id: int,
     finished: Callable[[Row], None],
+    grown: Callable[[Row], None],
 ) -> None:
-    """Write every row's answer; ``finished`` is called for each as soon as it ends.
+    """Write every row's answer; ``grown`` is called for each token of a row but its last, ``finished`` at its end.
 
     Rows are left-padded and share a KV cache. Raises ``FloatingPointError`` when the model's logits are
     not finite (broken weights).
@@ -63,6 +64,7 @@ def sample_rows(
             if row.ended or step == sampling.max_new_tokens:
                 finished(row)
             elif row.wanted():
+                grown(row)
                 staying.append(index)
         if not staying:
             return

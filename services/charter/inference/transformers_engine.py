@@ -19,6 +19,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     Sampling,
     VersionSpan,
@@ -38,6 +39,7 @@ class _Call:
     seeded: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Queue[GeneratedSample | BaseException] = field(default_factory=asyncio.Queue)
+    on_text: OnText | None = None
     cancelled: bool = False
 
     def put(self, result: GeneratedSample | BaseException) -> None:
@@ -101,7 +103,11 @@ class TransformersEngine:
         return EngineInfo(self._name, "transformers", *self._weights, self._parameters, self._max_context)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is finished. See ``Engine.generate``."""
         encoded = await self._encode(prompts)
@@ -110,7 +116,7 @@ class TransformersEngine:
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         seeded = sampling.seed is not None or any(prompt.seed is not None for prompt in prompts)
-        call = _Call(sampling, seeded, asyncio.get_running_loop())
+        call = _Call(sampling, seeded, asyncio.get_running_loop(), on_text=on_text)
 
         def row(prompt_index: int, sample_index: int) -> Row:
             seed = sampling.sample_seed(prompts[prompt_index], prompt_index, sample_index)
@@ -230,10 +236,16 @@ class TransformersEngine:
                 )
             )
 
+        def grown(row: Row) -> None:
+            task = tasks[row]
+            if task.call.on_text is not None:
+                text = self._chat.decode(row.token_ids)
+                task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text)
+
         rows = [task.row for task in batch if task.row.wanted()]
         if rows:
             sampling = batch[0].call.sampling
-            sample_rows(self._model, rows, sampling, self._chat.stop_ids, self._chat.pad_id, finished)
+            sample_rows(self._model, rows, sampling, self._chat.stop_ids, self._chat.pad_id, finished, grown)
         self._require_running()
 
     async def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:

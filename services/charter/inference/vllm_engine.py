@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -19,6 +19,7 @@ from charter.inference.engine import (
     EngineInfo,
     Finish,
     GeneratedSample,
+    OnText,
     Prompt,
     RefusedRequestError,
     Sampling,
@@ -92,7 +93,11 @@ class VllmEngine:
         return EngineInfo(self._name, "vllm", *self._weights, self._parameters, self._max_context)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int = 1
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is finished. See ``Engine.generate``.
 
@@ -109,7 +114,7 @@ class VllmEngine:
             if needed > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         tasks = [
-            asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index))
+            asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text))
             for prompt_index, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
             for sample_index in range(samples_per_prompt)
         ]
@@ -241,10 +246,21 @@ class VllmEngine:
         return AsyncLLM.from_engine_args(arguments)
 
     async def _sample(
-        self, ids: list[int], sampling: Sampling, prompt: Prompt, prompt_index: int, sample_index: int
+        self,
+        ids: list[int],
+        sampling: Sampling,
+        prompt: Prompt,
+        prompt_index: int,
+        sample_index: int,
+        on_text: OnText | None,
     ) -> GeneratedSample:
+        def grown(token_ids: Sequence[int]) -> None:
+            if on_text is not None:
+                on_text(prompt_index, sample_index, self._chat.decode(token_ids))
+
         output = await self._request(
             ids,
+            None if on_text is None else grown,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             stop_token_ids=sorted(self._chat.stop_ids),
@@ -276,18 +292,24 @@ class VllmEngine:
         places = output.prompt_logprobs[len(ids) :]
         return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
 
-    async def _request(self, ids: list[int], **parameters: Any) -> "RequestOutput":
-        """Run one request to its end; cancelling this takes it out of vLLM."""
+    async def _request(
+        self, ids: list[int], grown: Callable[[Sequence[int]], None] | None = None, **parameters: Any
+    ) -> "RequestOutput":
+        """Run one request to its end; cancelling this takes it out of vLLM. ``grown`` gets the tokens so far."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         self._require_whole()
-        sampling = SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **parameters)
+        kind = RequestOutputKind.FINAL_ONLY if grown is None else RequestOutputKind.CUMULATIVE
+        sampling = SamplingParams(detokenize=False, output_kind=kind, **parameters)
         async for output in self._llm.generate(tokens_input(ids), sampling, request_id=uuid4().hex):
             reason = output.outputs[0].finish_reason
             if reason in ("stop", "length"):
                 return output
+            if reason is None and grown is not None:
+                grown(output.outputs[0].token_ids)
+                continue
             raise RuntimeError(f"vLLM broke off a request: {reason}")
         raise RuntimeError("vLLM ended a request without an output")
 

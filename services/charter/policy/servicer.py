@@ -1,7 +1,8 @@
 """PolicyService: from requests to the engine, and samples back as they finish."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
@@ -52,15 +53,23 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self._requests += 1
         metrics.REQUESTS.inc()
         metrics.WAITING_REQUESTS.inc()
+        sampling = _sampling(request)
         try:
-            async with aclosing(self._engine.generate(prompts, _sampling(request), samples_per_prompt)) as samples:
-                async for sample in samples:
+            async with aclosing(
+                self._streamed(prompts, sampling, samples_per_prompt)
+                if request.stream_text
+                else self._engine.generate(prompts, sampling, samples_per_prompt)
+            ) as results:
+                async for result in results:
                     if waiting:
                         waiting = False
                         metrics.WAITING_REQUESTS.dec()
+                    if isinstance(result, policy_pb2.GenerateResponse):
+                        yield result
+                        continue
                     metrics.SAMPLE_SECONDS.observe(time.monotonic() - start)
-                    _count(sample)
-                    yield _response(sample)
+                    _count(result)
+                    yield _response(result)
         except ContextTooLongError as error:
             message = (
                 f"prompts[{error.index}] with max_new_tokens needs {error.tokens} tokens, "
@@ -80,6 +89,34 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> policy_pb2.PolicyServiceGetModelInfoResponse:
         """Which model and weight version is served."""
         return policy_pb2.PolicyServiceGetModelInfoResponse(model=model_info(self._engine.info()))
+
+    async def _streamed(
+        self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int
+    ) -> AsyncGenerator[GeneratedSample | policy_pb2.GenerateResponse, None]:
+        """The samples, and before each the texts that it grew through."""
+        results: asyncio.Queue[GeneratedSample | policy_pb2.GenerateResponse | None] = asyncio.Queue()
+
+        def on_text(prompt_index: int, sample_index: int, text: str) -> None:
+            results.put_nowait(
+                policy_pb2.GenerateResponse(prompt_index=prompt_index, sample_index=sample_index, text_so_far=text)
+            )
+
+        async def sample() -> None:
+            try:
+                async with aclosing(self._engine.generate(prompts, sampling, samples_per_prompt, on_text)) as samples:
+                    async for one in samples:
+                        results.put_nowait(one)
+            finally:
+                results.put_nowait(None)
+
+        task = asyncio.create_task(sample())
+        try:
+            while (result := await results.get()) is not None:
+                yield result
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _admit(self, request: policy_pb2.GenerateRequest) -> None:
         if not self.ready:

@@ -49,6 +49,8 @@ class Score:
 
     index: int
     value: float
+    # What each member of the ensemble says.
+    members: tuple[float, ...]
     weight_version: int
 
 
@@ -196,10 +198,10 @@ class Scorer:
             except Exception as error:  # noqa: BLE001 - raised in each request that waits for this batch
                 self._fail(batch, error)
                 continue
-            for one, value in zip(batch, scores, strict=True):
-                one.results.put_nowait(Score(one.index, value, version))
+            for one, (value, members) in zip(batch, scores, strict=True):
+                one.results.put_nowait(Score(one.index, value, members, version))
 
-    def _compute(self, batch: list[list[int]]) -> tuple[list[float], int]:
+    def _compute(self, batch: list[list[int]]) -> tuple[list[tuple[float, tuple[float, ...]]], int]:
         start = time.monotonic()
         scores = self._forward(self._loaded(), batch)
         metrics.BATCH_SECONDS.observe(time.monotonic() - start)
@@ -210,11 +212,13 @@ class Scorer:
         metrics.PADDING.inc(len(batch) * max(len(one) for one in batch) - tokens)
         return scores, self._served[0]
 
-    def _forward(self, model: PreferenceModel, batch: list[list[int]]) -> list[float]:
+    def _forward(self, model: PreferenceModel, batch: list[list[int]]) -> list[tuple[float, tuple[float, ...]]]:
+        """Score and member scores of each answer."""
         input_ids, attention_mask = pad_right(batch)
         with torch.inference_mode():
-            scores: list[float] = model.scores(input_ids.to(self._device), attention_mask.to(self._device)).tolist()
-        return scores
+            members = model.member_scores(input_ids.to(self._device), attention_mask.to(self._device))
+            scores = model.aggregate(members)
+        return list(zip(scores.tolist(), map(tuple, members.tolist()), strict=True))
 
     def _add(self, new: Sequence[_Waiting]) -> None:
         self._waiting.extend(new)

@@ -1,6 +1,7 @@
 """PreferenceService on top of the store and the scorer."""
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator
 
@@ -13,8 +14,11 @@ from charter.preference.store import ComparisonStore
 from charter.rpc.errors import StatusError, invalid_fields
 from charter.rpc.messages import chat_messages
 from charter.rpc.validation import Violation
+from charter.storage.comparisons import enum_name
 from charter.v1 import preference_pb2, preference_pb2_grpc
 from charter.weights.receiver import model_info
+
+logger = logging.getLogger("charter.preference")
 
 # A score costs milliseconds to tens of milliseconds: a full queue has room again after about this long.
 _RETRY_SECONDS = 5.0
@@ -37,6 +41,15 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
         if not added.repeated:
             metrics.DUPLICATES.inc(added.duplicates)
         return preference_pb2.AddComparisonsResponse(added=added.added, duplicates=added.duplicates, ids=added.ids)
+
+    async def RemoveComparisons(
+        self, request: preference_pb2.RemoveComparisonsRequest, context: grpc.aio.ServicerContext
+    ) -> preference_pb2.RemoveComparisonsResponse:
+        """Undo of one labeller."""
+        source = enum_name("source", request.source)
+        removed = await asyncio.to_thread(self._store.remove, request.ids, source, request.labeller)
+        logger.info("comparisons removed", extra={"labeller": request.labeller, "source": source, "removed": removed})
+        return preference_pb2.RemoveComparisonsResponse(removed=removed)
 
     async def StreamComparisons(
         self, request: preference_pb2.StreamComparisonsRequest, context: grpc.aio.ServicerContext
@@ -71,7 +84,10 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
                         "broken; fit the preference model again, or send another version",
                     )
                 yield preference_pb2.PreferenceServiceScoreResponse(
-                    item_id=ids[score.index], score=score.value, weight_version=score.weight_version
+                    item_id=ids[score.index],
+                    score=score.value,
+                    weight_version=score.weight_version,
+                    member_scores=score.members if request.member_scores else (),
                 )
         except ContextTooLongError as error:
             problem = f"{ids[error.index]!r} needs {error.tokens} tokens, the model's context holds {error.limit}"

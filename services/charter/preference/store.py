@@ -96,6 +96,25 @@ class ComparisonStore:
             )
         return added
 
+    def remove(self, ids: Sequence[str], source: str, labeller: str) -> int:
+        """Take out comparisons of one labeller; returns how many. Others' ids, and unknown ones, are left alone.
+
+        The rows stay, unseen and under another id: SQLite would give the number of a deleted last row to the next one,
+        and a cursor would pass it.
+        """
+        mine = (ComparisonRow.id.in_(ids), ComparisonRow.source == source, ComparisonRow.labeller == labeller)
+        with self._database.begin() as connection:
+            _lock(connection)
+            sequences = connection.scalars(sa.select(ComparisonRow.sequence).where(*mine)).all()
+            connection.execute(sa.delete(PrincipleRow).where(PrincipleRow.comparison.in_(sequences)))
+            hide = sa.update(ComparisonRow).where(ComparisonRow.sequence == sa.bindparam("one"))
+            if sequences:
+                connection.execute(
+                    hide.values(id=sa.bindparam("new_id"), removed=True),
+                    [{"one": sequence, "new_id": f"removed {sequence}"} for sequence in sequences],
+                )
+        return len(sequences)
+
     def newest(self) -> int:
         """Cursor behind the comparison that was stored last; 0 when there is none."""
         with self._database.connect() as connection:
@@ -211,7 +230,7 @@ def _insert(connection: sa.Connection, new: dict[str, types_pb2.Comparison]) -> 
 
 
 def _conditions(chosen: preference_pb2.ComparisonFilter) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+    conditions: list[sa.ColumnElement[bool]] = [ComparisonRow.removed.is_(None)]
     for name in ("id", "run_id", "dimension"):
         if value := getattr(chosen, name):
             conditions.append(getattr(ComparisonRow, name) == value)

@@ -50,9 +50,11 @@ class ComparisonRow(Base):
     answer_a: Mapped[str]
     answer_a_model: Mapped[str]
     answer_a_weight_version: Mapped[int | None] = mapped_column(sa.BigInteger)
+    answer_a_rating: Mapped[str | None] = mapped_column(sa.String(10))
     answer_b: Mapped[str]
     answer_b_model: Mapped[str]
     answer_b_weight_version: Mapped[int | None] = mapped_column(sa.BigInteger)
+    answer_b_rating: Mapped[str | None] = mapped_column(sa.String(10))
     source: Mapped[str] = mapped_column(sa.String(20))
     labeller: Mapped[str]
     outcome: Mapped[str] = mapped_column(sa.String(20))
@@ -65,6 +67,8 @@ class ComparisonRow(Base):
     dimension: Mapped[str]
     rationale: Mapped[str]
     create_time: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
+    # Set when its labeller took it back; such a row is in no answer.
+    removed: Mapped[bool | None]
 
     __table_args__ = (sa.Index("ix_comparisons_run_id_sequence", "run_id", "sequence"),)
 

@@ -47,17 +47,22 @@ MESSAGE_OPTIONS = [
 ]
 
 
+_OPTIONS = [
+    *MESSAGE_OPTIONS,
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # Loopback and cluster addresses never go through a web proxy.
+    ("grpc.enable_http_proxy", 0),
+]
+
+
 def connect(address: str) -> grpc.Channel:
     """A channel to ``host:port``. The caller closes it. Connecting happens with the first call."""
-    return grpc.insecure_channel(
-        address,
-        options=[
-            *MESSAGE_OPTIONS,
-            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.service_config", _SERVICE_CONFIG),
-            # Loopback and cluster addresses never go through a web proxy.
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )
+    return grpc.insecure_channel(address, options=_OPTIONS)
+
+
+def connect_async(address: str) -> grpc.aio.Channel:
+    """As ``connect``, for an event loop."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

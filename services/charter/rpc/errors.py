@@ -106,7 +106,7 @@ def explained(service: str, address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        if not isinstance(error, grpc.Call):
+        if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
             raise
         raise ServiceError(
             service, address, error.code(), error.details() or "no details", _retry_after(error)

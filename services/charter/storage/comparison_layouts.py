@@ -61,7 +61,7 @@ def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2
         source=types_pb2.LABEL_SOURCE_IMPORTED,
         labeller=defaults.labeller,
         dimension=defaults.dimension,
-        split=_split_of(prompt, defaults.held_out_fraction),
+        split=split_of(prompt, defaults.held_out_fraction),
     )
     # Which answer is A says nothing about which was chosen, and stays the same when the file is read again.
     chosen_is_a = _number(prompt, chosen, rejected) % 2 == 0
@@ -123,7 +123,7 @@ def _dialogue(text: str, name: str) -> list[types_pb2.Message]:
     ]
 
 
-def _split_of(prompt: list[types_pb2.Message], held_out_fraction: float) -> types_pb2.Split.ValueType:
+def split_of(prompt: list[types_pb2.Message], held_out_fraction: float) -> types_pb2.Split.ValueType:
     """Drawn by the prompt, so that a prompt is never in both splits."""
     share = _number(prompt, "split") / 2**64
     return types_pb2.SPLIT_HELD_OUT if share < held_out_fraction else types_pb2.SPLIT_TRAIN

@@ -48,9 +48,11 @@ SCHEMA = pa.schema(
         ("answer_a", pa.string()),
         ("answer_a_model", pa.string()),
         ("answer_a_weight_version", pa.int64()),
+        ("answer_a_rating", pa.string()),
         ("answer_b", pa.string()),
         ("answer_b_model", pa.string()),
         ("answer_b_weight_version", pa.int64()),
+        ("answer_b_rating", pa.string()),
         ("source", pa.string()),
         ("labeller", pa.string()),
         ("outcome", pa.string()),
@@ -71,15 +73,20 @@ _TOKENS = ("prompt_tokens", "completion_tokens")
 _NOT_TEXTS = ("outcome", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
 _JUDGEMENT_TEXTS = tuple(name for name in _JUDGEMENT_FIELDS if name not in _NOT_TEXTS)
 
-_PREFIXES = {"outcome": "OUTCOME_", "source": "LABEL_SOURCE_", "split": "SPLIT_"}
-_ENUMS: dict[str, Any] = {"outcome": types_pb2.Outcome, "source": types_pb2.LabelSource, "split": types_pb2.Split}
+_PREFIXES = {"outcome": "OUTCOME_", "source": "LABEL_SOURCE_", "split": "SPLIT_", "rating": "RATING_"}
+_ENUMS: dict[str, Any] = {
+    "outcome": types_pb2.Outcome,
+    "source": types_pb2.LabelSource,
+    "split": types_pb2.Split,
+    "rating": types_pb2.Rating,
+}
 _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assistant": types_pb2.ROLE_ASSISTANT}
 
 LABELLED = (types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_TIE)
 
 
 def enum_name(kind: str, number: int) -> str:
-    """Name of an ``outcome``, ``source`` or ``split`` without its prefix."""
+    """Name of an ``outcome``, ``source``, ``split`` or ``rating`` without its prefix."""
     name: str = _ENUMS[kind].Name(number)
     return name.removeprefix(_PREFIXES[kind])
 
@@ -118,6 +125,10 @@ def content_digest(comparison: types_pb2.Comparison) -> str:
     """sha256 in hex of everything that a comparison says, except its id and time."""
     row = comparison_to_row(comparison)
     del row["id"], row["create_time"]
+    for name in ("answer_a_rating", "answer_b_rating"):
+        # Where nobody rated, ids are those from before there were ratings.
+        if row[name] is None:
+            del row[name]
     canonical = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -144,6 +155,7 @@ def comparison_to_row(comparison: types_pb2.Comparison) -> Row:
         row[name] = answer.text
         row[f"{name}_model"] = answer.model
         row[f"{name}_weight_version"] = _optional(answer, "weight_version")
+        row[f"{name}_rating"] = enum_name("rating", answer.rating) if answer.rating else None
     return row
 
 
@@ -230,7 +242,10 @@ def _answer(row: Mapping[str, Any], name: str) -> types_pb2.Answer:
     version = row.get(f"{name}_weight_version")
     if version is not None and (type(version) is not int or not 0 <= version <= MOST_WEIGHT_VERSION):
         raise ValueError(f"{name}_weight_version must be an integer from 0 to {MOST_WEIGHT_VERSION}")
-    return types_pb2.Answer(text=row[name], model=_text(row, f"{name}_model"), weight_version=version)
+    answer = types_pb2.Answer(text=row[name], model=_text(row, f"{name}_model"), weight_version=version)
+    if row.get(f"{name}_rating") is not None:
+        answer.rating = _enum(row, f"{name}_rating", kind="rating")
+    return answer
 
 
 def _refuse_unknown(row: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -274,11 +289,11 @@ def _as_number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _enum(row: Mapping[str, Any], name: str) -> Any:
+def _enum(row: Mapping[str, Any], name: str, kind: str = "") -> Any:
     value = row.get(name)
     if not isinstance(value, str):
         raise ValueError(f"{name} must be text")
-    return enum_number(name, value)
+    return enum_number(kind or name, value)
 
 
 def _list(value: Any, name: str) -> Iterator[Any]:

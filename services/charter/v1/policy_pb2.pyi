@@ -127,10 +127,13 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SAMPLES_PER_PROMPT_FIELD_NUMBER: _builtins.int
     REQUIRED_WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    STREAM_TEXT_FIELD_NUMBER: _builtins.int
     samples_per_prompt: _builtins.int
     """Answers per prompt. Unset = 1."""
     required_weight_version: _builtins.int
     """Refuse with FAILED_PRECONDITION unless this replica holds at least this version."""
+    stream_text: _builtins.bool
+    """Also send the text of each answer while it is written, for a person who watches."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationPrompt]: ...
     @_builtins.property
@@ -142,10 +145,11 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParameters | None = ...,
         samples_per_prompt: _builtins.int | None = ...,
         required_weight_version: _builtins.int = ...,
+        stream_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt", "samples_per_prompt", b"samples_per_prompt", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt", "prompts", b"prompts", "required_weight_version", b"required_weight_version", "samples_per_prompt", b"samples_per_prompt", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt", "prompts", b"prompts", "required_weight_version", b"required_weight_version", "samples_per_prompt", b"samples_per_prompt", "sampling", b"sampling", "stream_text", b"stream_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__samples_per_prompt: _TypeAlias = _typing.Literal["samples_per_prompt"]  # noqa: Y015
     _WhichOneofArgType__samples_per_prompt: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt"]  # noqa: Y015
@@ -227,27 +231,33 @@ Global___Sample: _TypeAlias = Sample  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    """One finished answer. sample_index counts the answers to one prompt."""
+    """One finished answer, or with stream_text what there is of one. sample_index counts the answers to one prompt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_INDEX_FIELD_NUMBER: _builtins.int
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    TEXT_SO_FAR_FIELD_NUMBER: _builtins.int
     prompt_index: _builtins.int
     sample_index: _builtins.int
+    text_so_far: _builtins.str
+    """With stream_text and without sample: the answer from its beginning to here. It replaces what came before."""
     @_builtins.property
-    def sample(self) -> Global___Sample: ...
+    def sample(self) -> Global___Sample:
+        """Unset while the answer is being written."""
+
     def __init__(
         self,
         *,
         prompt_index: _builtins.int = ...,
         sample_index: _builtins.int = ...,
         sample: Global___Sample | None = ...,
+        text_so_far: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_index", b"prompt_index", "sample", b"sample", "sample_index", b"sample_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_index", b"prompt_index", "sample", b"sample", "sample_index", b"sample_index", "text_so_far", b"text_so_far"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63harter/v1/preference.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"n\n\x15\x41\x64\x64\x43omparisonsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x36\n\x0b\x63omparisons\x18\x02 \x03(\x0b\x32\x16.charter.v1.ComparisonB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"H\n\x16\x41\x64\x64\x43omparisonsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x0b\n\x03ids\x18\x03 \x03(\t\"\xdc\x01\n\x10\x43omparisonFilter\x12\x17\n\x06run_id\x18\x01 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x12\'\n\x06source\x18\x02 \x01(\x0e\x32\x17.charter.v1.LabelSource\x12 \n\x05split\x18\x03 \x01(\x0e\x32\x11.charter.v1.Split\x12\x1d\n\x0cprinciple_id\x18\x04 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x12\x19\n\tdimension\x18\x05 \x01(\tB\x06\xa2\xbb\x18\x02\x10\x64\x12\x15\n\rlabelled_only\x18\x06 \x01(\x08\x12\x13\n\x02id\x18\x07 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\"g\n\x18StreamComparisonsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.charter.v1.ComparisonFilter\x12\x1d\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\"X\n\x19StreamComparisonsResponse\x12+\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x16.charter.v1.Comparison\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"?\n\x0fGetStatsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.charter.v1.ComparisonFilter\",\n\x0c\x43ountByValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xf6\x02\n\x10GetStatsResponse\x12\r\n\x05total\x18\x01 \x01(\x04\x12,\n\nby_outcome\x18\x02 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12+\n\tby_source\x18\x03 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12.\n\x0c\x62y_dimension\x18\x04 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12.\n\x0c\x62y_principle\x18\x05 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12*\n\x08\x62y_split\x18\x06 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12\x1f\n\x12mean_probability_a\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11std_probability_a\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x15\n\x13_mean_probability_aB\x14\n\x12_std_probability_a\"l\n\tScoreItem\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12.\n\x06prompt\x18\x02 \x03(\x0b\x32\x13.charter.v1.MessageB\t\xa2\xbb\x18\x05\x18\x01 \xc8\x01\x12\x18\n\x06\x61nswer\x18\x03 \x01(\tB\x08\xa2\xbb\x18\x04\x10\x80\xb5\x18\"q\n\x1dPreferenceServiceScoreRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32\x15.charter.v1.ScoreItemB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x1f\n\x17required_weight_version\x18\x02 \x01(\x04\"X\n\x1ePreferenceServiceScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\"&\n$PreferenceServiceGetModelInfoRequest\"M\n%PreferenceServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo2\xee\x03\n\x11PreferenceService\x12W\n\x0e\x41\x64\x64\x43omparisons\x12!.charter.v1.AddComparisonsRequest\x1a\".charter.v1.AddComparisonsResponse\x12\x62\n\x11StreamComparisons\x12$.charter.v1.StreamComparisonsRequest\x1a%.charter.v1.StreamComparisonsResponse0\x01\x12\x45\n\x08GetStats\x12\x1b.charter.v1.GetStatsRequest\x1a\x1c.charter.v1.GetStatsResponse\x12`\n\x05Score\x12).charter.v1.PreferenceServiceScoreRequest\x1a*.charter.v1.PreferenceServiceScoreResponse0\x01\x12s\n\x0cGetModelInfo\x12\x30.charter.v1.PreferenceServiceGetModelInfoRequest\x1a\x31.charter.v1.PreferenceServiceGetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63harter/v1/preference.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"n\n\x15\x41\x64\x64\x43omparisonsRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x36\n\x0b\x63omparisons\x18\x02 \x03(\x0b\x32\x16.charter.v1.ComparisonB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"H\n\x16\x41\x64\x64\x43omparisonsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12\x0b\n\x03ids\x18\x03 \x03(\t\"\x83\x01\n\x18RemoveComparisonsRequest\x12\x19\n\x03ids\x18\x01 \x03(\tB\x0c\xa2\xbb\x18\x08\x10\xc8\x01\x18\x01 \xe8\x07\x12/\n\x06source\x18\x02 \x01(\x0e\x32\x17.charter.v1.LabelSourceB\x06\xa2\xbb\x18\x02\x08\x01\x12\x1b\n\x08labeller\x18\x03 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\",\n\x19RemoveComparisonsResponse\x12\x0f\n\x07removed\x18\x01 \x01(\r\"\xdc\x01\n\x10\x43omparisonFilter\x12\x17\n\x06run_id\x18\x01 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x12\'\n\x06source\x18\x02 \x01(\x0e\x32\x17.charter.v1.LabelSource\x12 \n\x05split\x18\x03 \x01(\x0e\x32\x11.charter.v1.Split\x12\x1d\n\x0cprinciple_id\x18\x04 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x12\x19\n\tdimension\x18\x05 \x01(\tB\x06\xa2\xbb\x18\x02\x10\x64\x12\x15\n\rlabelled_only\x18\x06 \x01(\x08\x12\x13\n\x02id\x18\x07 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\"g\n\x18StreamComparisonsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.charter.v1.ComparisonFilter\x12\x1d\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\"X\n\x19StreamComparisonsResponse\x12+\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x16.charter.v1.Comparison\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"?\n\x0fGetStatsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.charter.v1.ComparisonFilter\",\n\x0c\x43ountByValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xf6\x02\n\x10GetStatsResponse\x12\r\n\x05total\x18\x01 \x01(\x04\x12,\n\nby_outcome\x18\x02 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12+\n\tby_source\x18\x03 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12.\n\x0c\x62y_dimension\x18\x04 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12.\n\x0c\x62y_principle\x18\x05 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12*\n\x08\x62y_split\x18\x06 \x03(\x0b\x32\x18.charter.v1.CountByValue\x12\x1f\n\x12mean_probability_a\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11std_probability_a\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x15\n\x13_mean_probability_aB\x14\n\x12_std_probability_a\"l\n\tScoreItem\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12.\n\x06prompt\x18\x02 \x03(\x0b\x32\x13.charter.v1.MessageB\t\xa2\xbb\x18\x05\x18\x01 \xc8\x01\x12\x18\n\x06\x61nswer\x18\x03 \x01(\tB\x08\xa2\xbb\x18\x04\x10\x80\xb5\x18\"\x88\x01\n\x1dPreferenceServiceScoreRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32\x15.charter.v1.ScoreItemB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x1f\n\x17required_weight_version\x18\x02 \x01(\x04\x12\x15\n\rmember_scores\x18\x03 \x01(\x08\"o\n\x1ePreferenceServiceScoreResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\x12\x15\n\rmember_scores\x18\x04 \x03(\x01\"&\n$PreferenceServiceGetModelInfoRequest\"M\n%PreferenceServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo2\xd0\x04\n\x11PreferenceService\x12W\n\x0e\x41\x64\x64\x43omparisons\x12!.charter.v1.AddComparisonsRequest\x1a\".charter.v1.AddComparisonsResponse\x12`\n\x11RemoveComparisons\x12$.charter.v1.RemoveComparisonsRequest\x1a%.charter.v1.RemoveComparisonsResponse\x12\x62\n\x11StreamComparisons\x12$.charter.v1.StreamComparisonsRequest\x1a%.charter.v1.StreamComparisonsResponse0\x01\x12\x45\n\x08GetStats\x12\x1b.charter.v1.GetStatsRequest\x1a\x1c.charter.v1.GetStatsResponse\x12`\n\x05Score\x12).charter.v1.PreferenceServiceScoreRequest\x1a*.charter.v1.PreferenceServiceScoreResponse0\x01\x12s\n\x0cGetModelInfo\x12\x30.charter.v1.PreferenceServiceGetModelInfoRequest\x1a\x31.charter.v1.PreferenceServiceGetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDCOMPARISONSREQUEST'].fields_by_name['request_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_ADDCOMPARISONSREQUEST'].fields_by_name['comparisons']._loaded_options = None
   _globals['_ADDCOMPARISONSREQUEST'].fields_by_name['comparisons']._serialized_options = b'\242\273\030\005\030\001 \350\007'
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['ids']._loaded_options = None
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['ids']._serialized_options = b'\242\273\030\010\020\310\001\030\001 \350\007'
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['source']._serialized_options = b'\242\273\030\002\010\001'
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['labeller']._loaded_options = None
+  _globals['_REMOVECOMPARISONSREQUEST'].fields_by_name['labeller']._serialized_options = b'\242\273\030\005\010\001\020\350\007'
   _globals['_COMPARISONFILTER'].fields_by_name['run_id']._loaded_options = None
   _globals['_COMPARISONFILTER'].fields_by_name['run_id']._serialized_options = b'\242\273\030\003\020\310\001'
   _globals['_COMPARISONFILTER'].fields_by_name['principle_id']._loaded_options = None
@@ -59,28 +65,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDCOMPARISONSREQUEST']._serialized_end=206
   _globals['_ADDCOMPARISONSRESPONSE']._serialized_start=208
   _globals['_ADDCOMPARISONSRESPONSE']._serialized_end=280
-  _globals['_COMPARISONFILTER']._serialized_start=283
-  _globals['_COMPARISONFILTER']._serialized_end=503
-  _globals['_STREAMCOMPARISONSREQUEST']._serialized_start=505
-  _globals['_STREAMCOMPARISONSREQUEST']._serialized_end=608
-  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_start=610
-  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_end=698
-  _globals['_GETSTATSREQUEST']._serialized_start=700
-  _globals['_GETSTATSREQUEST']._serialized_end=763
-  _globals['_COUNTBYVALUE']._serialized_start=765
-  _globals['_COUNTBYVALUE']._serialized_end=809
-  _globals['_GETSTATSRESPONSE']._serialized_start=812
-  _globals['_GETSTATSRESPONSE']._serialized_end=1186
-  _globals['_SCOREITEM']._serialized_start=1188
-  _globals['_SCOREITEM']._serialized_end=1296
-  _globals['_PREFERENCESERVICESCOREREQUEST']._serialized_start=1298
-  _globals['_PREFERENCESERVICESCOREREQUEST']._serialized_end=1411
-  _globals['_PREFERENCESERVICESCORERESPONSE']._serialized_start=1413
-  _globals['_PREFERENCESERVICESCORERESPONSE']._serialized_end=1501
-  _globals['_PREFERENCESERVICEGETMODELINFOREQUEST']._serialized_start=1503
-  _globals['_PREFERENCESERVICEGETMODELINFOREQUEST']._serialized_end=1541
-  _globals['_PREFERENCESERVICEGETMODELINFORESPONSE']._serialized_start=1543
-  _globals['_PREFERENCESERVICEGETMODELINFORESPONSE']._serialized_end=1620
-  _globals['_PREFERENCESERVICE']._serialized_start=1623
-  _globals['_PREFERENCESERVICE']._serialized_end=2117
+  _globals['_REMOVECOMPARISONSREQUEST']._serialized_start=283
+  _globals['_REMOVECOMPARISONSREQUEST']._serialized_end=414
+  _globals['_REMOVECOMPARISONSRESPONSE']._serialized_start=416
+  _globals['_REMOVECOMPARISONSRESPONSE']._serialized_end=460
+  _globals['_COMPARISONFILTER']._serialized_start=463
+  _globals['_COMPARISONFILTER']._serialized_end=683
+  _globals['_STREAMCOMPARISONSREQUEST']._serialized_start=685
+  _globals['_STREAMCOMPARISONSREQUEST']._serialized_end=788
+  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_start=790
+  _globals['_STREAMCOMPARISONSRESPONSE']._serialized_end=878
+  _globals['_GETSTATSREQUEST']._serialized_start=880
+  _globals['_GETSTATSREQUEST']._serialized_end=943
+  _globals['_COUNTBYVALUE']._serialized_start=945
+  _globals['_COUNTBYVALUE']._serialized_end=989
+  _globals['_GETSTATSRESPONSE']._serialized_start=992
+  _globals['_GETSTATSRESPONSE']._serialized_end=1366
+  _globals['_SCOREITEM']._serialized_start=1368
+  _globals['_SCOREITEM']._serialized_end=1476
+  _globals['_PREFERENCESERVICESCOREREQUEST']._serialized_start=1479
+  _globals['_PREFERENCESERVICESCOREREQUEST']._serialized_end=1615
+  _globals['_PREFERENCESERVICESCORERESPONSE']._serialized_start=1617
+  _globals['_PREFERENCESERVICESCORERESPONSE']._serialized_end=1728
+  _globals['_PREFERENCESERVICEGETMODELINFOREQUEST']._serialized_start=1730
+  _globals['_PREFERENCESERVICEGETMODELINFOREQUEST']._serialized_end=1768
+  _globals['_PREFERENCESERVICEGETMODELINFORESPONSE']._serialized_start=1770
+  _globals['_PREFERENCESERVICEGETMODELINFORESPONSE']._serialized_end=1847
+  _globals['_PREFERENCESERVICE']._serialized_start=1850
+  _globals['_PREFERENCESERVICE']._serialized_end=2442
 # @@protoc_insertion_point(module_scope)

@@ -76,6 +76,55 @@ class AddComparisonsResponse(_message.Message):
 Global___AddComparisonsResponse: _TypeAlias = AddComparisonsResponse  # noqa: Y015
 
 @_typing.final
+class RemoveComparisonsRequest(_message.Message):
+    """Request of RemoveComparisons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LABELLER_FIELD_NUMBER: _builtins.int
+    source: _types_pb2.LabelSource.ValueType
+    labeller: _builtins.str
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        source: _types_pb2.LabelSource.ValueType = ...,
+        labeller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "labeller", b"labeller", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveComparisonsRequest: _TypeAlias = RemoveComparisonsRequest  # noqa: Y015
+
+@_typing.final
+class RemoveComparisonsResponse(_message.Message):
+    """Response of RemoveComparisons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveComparisonsResponse: _TypeAlias = RemoveComparisonsResponse  # noqa: Y015
+
+@_typing.final
 class ComparisonFilter(_message.Message):
     """Which comparisons are meant. Empty fields match everything."""
 
@@ -305,7 +354,10 @@ class PreferenceServiceScoreRequest(_message.Message):
 
     ITEMS_FIELD_NUMBER: _builtins.int
     REQUIRED_WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    MEMBER_SCORES_FIELD_NUMBER: _builtins.int
     required_weight_version: _builtins.int
+    member_scores: _builtins.bool
+    """Also give the score of each member of the ensemble."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreItem]: ...
     def __init__(
@@ -313,10 +365,11 @@ class PreferenceServiceScoreRequest(_message.Message):
         *,
         items: _abc.Iterable[Global___ScoreItem] | None = ...,
         required_weight_version: _builtins.int = ...,
+        member_scores: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "required_weight_version", b"required_weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "member_scores", b"member_scores", "required_weight_version", b"required_weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,19 +386,27 @@ class PreferenceServiceScoreResponse(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    MEMBER_SCORES_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     score: _builtins.float
     weight_version: _builtins.int
+    @_builtins.property
+    def member_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """On request: what each member of the ensemble says, before they are made into one score. Of a model without
+        an ensemble, its score.
+        """
+
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
         score: _builtins.float = ...,
         weight_version: _builtins.int = ...,
+        member_scores: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "score", b"score", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "member_scores", b"member_scores", "score", b"score", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

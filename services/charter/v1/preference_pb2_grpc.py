@@ -40,6 +40,11 @@ class PreferenceServiceStub:
                 request_serializer=charter_dot_v1_dot_preference__pb2.AddComparisonsRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_preference__pb2.AddComparisonsResponse.FromString,
                 _registered_method=True)
+        self.RemoveComparisons = channel.unary_unary(
+                '/charter.v1.PreferenceService/RemoveComparisons',
+                request_serializer=charter_dot_v1_dot_preference__pb2.RemoveComparisonsRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_preference__pb2.RemoveComparisonsResponse.FromString,
+                _registered_method=True)
         self.StreamComparisons = channel.unary_stream(
                 '/charter.v1.PreferenceService/StreamComparisons',
                 request_serializer=charter_dot_v1_dot_preference__pb2.StreamComparisonsRequest.SerializeToString,
@@ -70,6 +75,14 @@ class PreferenceServiceServicer:
         """Stores comparisons. Idempotent: one that is stored already is counted as a duplicate. All of a
         request are stored, or none. Errors: INVALID_ARGUMENT (bad field, soft label missing or
         contradicting the outcome).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveComparisons(self, request, context):
+        """Takes comparisons of one labeller out again (a person's undo). Idempotent: ids that are not stored, or are
+        another labeller's, are left alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +126,11 @@ def add_PreferenceServiceServicer_to_server(servicer, server):
                     servicer.AddComparisons,
                     request_deserializer=charter_dot_v1_dot_preference__pb2.AddComparisonsRequest.FromString,
                     response_serializer=charter_dot_v1_dot_preference__pb2.AddComparisonsResponse.SerializeToString,
+            ),
+            'RemoveComparisons': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveComparisons,
+                    request_deserializer=charter_dot_v1_dot_preference__pb2.RemoveComparisonsRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_preference__pb2.RemoveComparisonsResponse.SerializeToString,
             ),
             'StreamComparisons': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamComparisons,
@@ -163,6 +181,33 @@ class PreferenceService:
             '/charter.v1.PreferenceService/AddComparisons',
             charter_dot_v1_dot_preference__pb2.AddComparisonsRequest.SerializeToString,
             charter_dot_v1_dot_preference__pb2.AddComparisonsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveComparisons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charter.v1.PreferenceService/RemoveComparisons',
+            charter_dot_v1_dot_preference__pb2.RemoveComparisonsRequest.SerializeToString,
+            charter_dot_v1_dot_preference__pb2.RemoveComparisonsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class PreferenceServiceStub:
     request are stored, or none. Errors: INVALID_ARGUMENT (bad field, soft label missing or
     contradicting the outcome).
     """
+    RemoveComparisons: _grpc.UnaryUnaryMultiCallable[_preference_pb2.RemoveComparisonsRequest, _preference_pb2.RemoveComparisonsResponse]
+    """Takes comparisons of one labeller out again (a person's undo). Idempotent: ids that are not stored, or are
+    another labeller's, are left alone.
+    """
     StreamComparisons: _grpc.UnaryStreamMultiCallable[_preference_pb2.StreamComparisonsRequest, _preference_pb2.StreamComparisonsResponse]
     """Streams stored comparisons, oldest first. Idempotent. Errors: INVALID_ARGUMENT (bad cursor)."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_preference_pb2.GetStatsRequest, _preference_pb2.GetStatsResponse]
@@ -60,6 +64,10 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     """Stores comparisons. Idempotent: one that is stored already is counted as a duplicate. All of a
     request are stored, or none. Errors: INVALID_ARGUMENT (bad field, soft label missing or
     contradicting the outcome).
+    """
+    RemoveComparisons: _aio.UnaryUnaryMultiCallable[_preference_pb2.RemoveComparisonsRequest, _preference_pb2.RemoveComparisonsResponse]  # type: ignore[assignment]
+    """Takes comparisons of one labeller out again (a person's undo). Idempotent: ids that are not stored, or are
+    another labeller's, are left alone.
     """
     StreamComparisons: _aio.UnaryStreamMultiCallable[_preference_pb2.StreamComparisonsRequest, _preference_pb2.StreamComparisonsResponse]  # type: ignore[assignment]
     """Streams stored comparisons, oldest first. Idempotent. Errors: INVALID_ARGUMENT (bad cursor)."""
@@ -86,6 +94,16 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores comparisons. Idempotent: one that is stored already is counted as a duplicate. All of a
         request are stored, or none. Errors: INVALID_ARGUMENT (bad field, soft label missing or
         contradicting the outcome).
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveComparisons(
+        self,
+        request: _preference_pb2.RemoveComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preference_pb2.RemoveComparisonsResponse, _abc.Awaitable[_preference_pb2.RemoveComparisonsResponse]]:
+        """Takes comparisons of one labeller out again (a person's undo). Idempotent: ids that are not stored, or are
+        another labeller's, are left alone.
         """
 
     @_abc_1.abstractmethod

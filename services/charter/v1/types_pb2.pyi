@@ -132,6 +132,24 @@ DATA_TYPE_INT64: DataType.ValueType  # 4
 DATA_TYPE_INT32: DataType.ValueType  # 5
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _Rating:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RatingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rating.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATING_UNSPECIFIED: _Rating.ValueType  # 0
+    RATING_UP: _Rating.ValueType  # 1
+    RATING_DOWN: _Rating.ValueType  # 2
+
+class Rating(_Rating, metaclass=_RatingEnumTypeWrapper):
+    """What a person thinks of one answer by itself."""
+
+RATING_UNSPECIFIED: Rating.ValueType  # 0
+RATING_UP: Rating.ValueType  # 1
+RATING_DOWN: Rating.ValueType  # 2
+Global___Rating: _TypeAlias = Rating  # noqa: Y015
+
 @_typing.final
 class Message(_message.Message):
     """One turn of a conversation."""
@@ -193,21 +211,25 @@ class Answer(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    RATING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     model: _builtins.str
     """Model that wrote it; empty when unknown."""
     weight_version: _builtins.int
     """Weight version that wrote it; unset when unknown."""
+    rating: Global___Rating.ValueType
+    """Unset when nobody rated it."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         model: _builtins.str = ...,
         weight_version: _builtins.int | None = ...,
+        rating: Global___Rating.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version", "weight_version", b"weight_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version", "model", b"model", "text", b"text", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version", "model", b"model", "rating", b"rating", "text", b"text", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight_version: _TypeAlias = _typing.Literal["weight_version"]  # noqa: Y015
     _WhichOneofArgType__weight_version: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version"]  # noqa: Y015

@@ -97,9 +97,12 @@ class Critic(nn.Module):
     def from_preference_model(cls, folder: Path, device: torch.device) -> "Critic":
         """Start as the preference model, its centring included (N+, arXiv 2403.17031, detail 22)."""
         model = PreferenceModel.load(folder)
+        # Of an ensemble, the mean of its members.
+        head = nn.Linear(model.head.in_features, 1)
         with torch.no_grad():
-            model.head.bias.sub_(model.offset)
-        return cls(model.backbone, model.head).to(device)
+            head.weight.copy_(model.head.weight.mean(dim=0, keepdim=True))
+            head.bias.copy_(model.head.bias.mean(dim=0, keepdim=True) - model.offset)
+        return cls(model.backbone, head).to(device)
 
     @classmethod
     def from_policy(cls, name: str | Path, device: torch.device) -> "Critic":

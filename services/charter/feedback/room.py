@@ -1,0 +1,173 @@
+"""What the page does for a signed-in labeller, without HTTP."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charter.feedback.chats import Chats
+from charter.feedback.clients import Services
+from charter.feedback.labellers import Labellers
+from charter.feedback.labels import Label, LabelError, comparison_of
+from charter.feedback.pairs import LEFT, RIGHT, Pair, fraction, pair_of, read_pairs, unique
+from charter.feedback.queue import Queue
+from charter.rpc.messages import chat_messages
+from charter.v1 import judge_pb2, policy_pb2, preference_pb2, types_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackConfig:
+    """What is labelled, by whom, and where the services are."""
+
+    policy: str
+    preference: str
+    labellers: Labellers
+    # Keeps the chat pairs.
+    chats: Path
+    # The queue: pairs of files, and the pairs of a run. Neither: only chats are labelled.
+    files: tuple[Path, ...] = ()
+    run: str = ""
+    # Share of the queue that a second person labels.
+    second_share: float = 0.2
+    constitution: judge_pb2.Constitution | None = None
+    # Show a principle to judge each pair by.
+    guided: bool = False
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+
+
+class Room:
+    """The queue, the chats and the labels of one page. One process serves a page; all methods run on its event loop."""
+
+    def __init__(self, config: FeedbackConfig) -> None:
+        self.config = config
+        self.labellers = config.labellers
+        self._services = Services(config.policy, config.preference)
+        self._chats = Chats(config.chats)
+        self._queue = Queue((), 0.0)
+        self._cursor = ""
+        # One change of the queue at a time: a label that is being read must not come back after its undo.
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Read the queue. Raises ``RowError``, ``OSError``, ``ServiceError``, or ``ValueError`` for an empty queue."""
+        pairs = [pair for file in self.config.files for pair in read_pairs(file)]
+        if self.config.run:
+            chosen = preference_pb2.ComparisonFilter(run_id=self.config.run)
+            async for page in self._services.pages(chosen):
+                pairs += [pair_of(one) for one in page.comparisons if one.source != types_pb2.LABEL_SOURCE_HUMAN]
+        queued = unique(pairs)
+        if (self.config.files or self.config.run) and not queued:
+            raise ValueError("there are no pairs to compare: the files or the run hold none whose answers differ")
+        self._queue = Queue(queued, self.config.second_share)
+        await self._read_labels()
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._services.close()
+
+    def session(self, labeller: str) -> dict[str, Any]:
+        """What the page needs to know to begin."""
+        constitution = self.config.constitution
+        return {
+            "labeller": labeller,
+            "queue": len(self._queue) > 0,
+            "guided": self.config.guided,
+            "principles": [
+                {"id": one.id, "dimension": one.dimension, "text": one.compare}
+                for one in (constitution.principles if constitution else ())
+            ],
+        }
+
+    async def next(self, labeller: str, skip: str = "") -> dict[str, Any]:
+        """The next pair as the page shows it (None when there is none), and the progress."""
+        async with self._changing:
+            await self._read_labels()
+            if skip:
+                self._queue.skip(skip, labeller)
+            pair = self._queue.next(labeller)
+            return {
+                "pair": None if pair is None else self._shown(pair, labeller),
+                "progress": self._queue.progress(labeller),
+            }
+
+    async def label(self, label: Label, labeller: str) -> dict[str, Any]:
+        """Store a label. Raises ``LabelError`` for an unknown pair and for a label that makes no sense."""
+        pair = self._queue.get(label.pair) or self._chats.get(label.pair)
+        if pair is None:
+            raise LabelError("this page does not know the pair: it was started with other pairs than you labelled")
+        comparison = comparison_of(label, pair, labeller, self.config.constitution)
+        async with self._changing:
+            comparison.id = await self._services.add(f"feedback-{labeller}-{label.id}", comparison)
+            self._queue.add(comparison)
+            return {"comparison": comparison.id, "progress": self._queue.progress(labeller)}
+
+    async def undo(self, comparison: str, labeller: str) -> dict[str, Any]:
+        """Take back a label of this labeller; others' are left alone."""
+        async with self._changing:
+            await self._services.remove(comparison, labeller)
+            self._queue.undo(comparison, labeller)
+            return {"progress": self._queue.progress(labeller)}
+
+    async def statistics(self, labeller: str) -> dict[str, Any]:
+        """Numbers of all labels that were given on a page like this."""
+        async with self._changing:
+            await self._read_labels()
+            return {**self._queue.statistics(), "progress": self._queue.progress(labeller)}
+
+    async def chat(self, messages: list[types_pb2.Message], labeller: str) -> AsyncIterator[dict[str, Any]]:
+        """Two answers to a conversation: ``{"side", "text"}`` as they grow, at the end ``{"pair"}``."""
+        pair_id = self._chats.new_id()
+        # Which sample is A says nothing; which is shown left, the pair's id draws.
+        first_is_right = Pair(pair_id, types_pb2.Comparison()).swapped(labeller)
+        sides = (RIGHT, LEFT) if first_is_right else (LEFT, RIGHT)
+        sampling = policy_pb2.SamplingParameters(
+            temperature=self.config.temperature,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=random.SystemRandom().getrandbits(63),
+        )
+        model = await self._services.policy_model()
+        answers: dict[int, types_pb2.Answer] = {}
+        async for response in self._services.write(messages, sampling, 2):
+            text = response.text_so_far
+            if response.HasField("sample"):
+                text = response.sample.text
+                versions = [span.weight_version for span in response.sample.version_spans]
+                answers[response.sample_index] = types_pb2.Answer(
+                    text=text, model=model, weight_version=versions[-1] if versions else None
+                )
+            yield {"side": sides[response.sample_index], "text": text}
+        if set(answers) != {0, 1}:
+            raise ValueError(f"the policy wrote {len(answers)} of 2 answers; its log says why")
+        pair = self._chats.add(pair_id, messages, (answers[0], answers[1]))
+        yield {"pair": self._shown(pair, labeller)}
+
+    async def _read_labels(self) -> None:
+        """Take note of the labels that were stored since this was last called."""
+        chosen = preference_pb2.ComparisonFilter(source=types_pb2.LABEL_SOURCE_HUMAN)
+        async for page in self._services.pages(chosen, self._cursor):
+            for comparison in page.comparisons:
+                self._queue.add(comparison)
+            self._cursor = page.cursor
+
+    def _shown(self, pair: Pair, labeller: str) -> dict[str, Any]:
+        """A pair without what wrote it."""
+        left, right = pair.shown(labeller)
+        return {
+            "id": pair.id,
+            "prompt": [{"role": turn.role, "content": turn.content} for turn in chat_messages(pair.comparison.prompt)],
+            "left": left.text,
+            "right": right.text,
+            "principle": self._principle(pair),
+        }
+
+    def _principle(self, pair: Pair) -> dict[str, str] | None:
+        """The principle to judge this pair by: drawn by the pair, so that two labellers see the same one."""
+        if self.config.constitution is None or not self.config.guided:
+            return None
+        every = list(self.config.constitution.principles)
+        fitting = [one for one in every if one.dimension == pair.comparison.dimension] or every
+        drawn = fitting[int(fraction("principle", pair.id) * len(fitting))]
+        return {"id": drawn.id, "text": drawn.compare}
