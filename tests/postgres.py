@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -51,9 +52,16 @@ class Cluster:
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[Cluster]:
     """A PostgreSQL server that lives as long as the test session. Skips when none is installed."""
-    binaries = _find_binaries()
+    binaries = find_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server found (initdb): install Debian's `postgresql`, or put its bin folder on PATH")
+    with running_cluster(binaries) as cluster:
+        yield cluster
+
+
+@contextmanager
+def running_cluster(binaries: Path) -> Iterator[Cluster]:
+    """A new PostgreSQL server in a temporary folder."""
     # A socket's path may hold 107 bytes, so pytest's own folders are too deep.
     folder = Path(tempfile.mkdtemp(prefix="charter-postgres-", dir="/tmp"))
     cluster = Cluster(binaries, folder, _owner(folder), count())
@@ -76,7 +84,7 @@ def postgres_url(postgres_cluster: Cluster) -> str:
     return postgres_cluster.new_database()
 
 
-def _find_binaries() -> Path | None:
+def find_binaries() -> Path | None:
     """Folder of initdb and pg_ctl: on PATH, or the newest that Debian installed."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent

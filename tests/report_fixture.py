@@ -12,6 +12,7 @@ from charter.evaluation.results import (
     EvaluationRow,
     FitStep,
     JudgeCheck,
+    MixedLabels,
     PreferenceFit,
     write_result,
 )
@@ -236,6 +237,13 @@ def _fit(rng: np.random.Generator) -> PreferenceFit:
         history=tuple(history),
         held_out=_calibration(rng, 50, 0.6),
         length_correlation=-0.21,
+        kept_step=0,
+        mix=(
+            MixedLabels("AI", "harmless", 120, 30, 1.0, 1.0),
+            MixedLabels("HUMAN", "helpful", 81, 20, 1.0, 1.0),
+        ),
+        by_source={"AI": _calibration(rng, 30, 0.62), "HUMAN": _calibration(rng, 20, 0.57)},
+        by_dimension={"harmless": _calibration(rng, 30, 0.62), "helpful": _calibration(rng, 20, 0.57)},
     )
 
 

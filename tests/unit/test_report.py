@@ -127,6 +127,26 @@ def test_sections_come_in_order_and_every_row_is_there(complete: Path) -> None:
     assert page.answers[: 3 * len(given)] == [row[part] for row in given for part in ("prompt", "before", "after")]
 
 
+def test_what_went_into_the_fit_is_shown(complete: Path) -> None:
+    fit = json.loads((complete / "preference_fit.json").read_text())
+    html = " ".join((complete / "report.html").read_text().split())
+    table = html[html.index("<caption>What went in") :].split("</table>")[0]
+    for part in fit["mix"]:
+        row = next(row for row in table.split("<tr>") if part["dimension"] in row)
+        assert {"AI": "the judge", "HUMAN": "people"}[part["source"]] in row
+        assert f">{part['train_pairs']}<" in row
+        assert f">{part['held_out_pairs']}<" in row
+    parts = html[html.index("Agreement with held-out labels, by part") :].split("</table>")[0]
+    for name, figures in (
+        ("labels of people", fit["by_source"]["HUMAN"]),
+        ("harmless", fit["by_dimension"]["harmless"]),
+    ):
+        row = next(row for row in parts.split("<tr>") if name in row)
+        assert f"{figures['brier']:.3f}" in row
+        assert f"{figures['expected_calibration_error']:.3f}" in row
+    assert "the linear probe, before any step, had the lowest held-out loss" in html
+
+
 def test_dimensions_add_up_to_the_whole(complete: Path) -> None:
     page = Page((complete / "report.html").read_text())
     rows = re.findall(

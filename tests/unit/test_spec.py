@@ -230,3 +230,17 @@ def test_defaults_are_those_that_the_contract_states() -> None:
         for name, text in fields.items():
             value = ours[section][name]
             assert value == (text if isinstance(value, str) else float(text)), f"{section}.{name}"
+
+
+def test_shares_of_a_dimension_are_read_and_their_mistakes_named(folder: Path) -> None:
+    begin = GOOD + "feedback:\n  by_dimension:\n"
+    spec = load(folder, begin + "    helpful: {human: 1}\n")
+    assert spec.feedback.by_dimension["helpful"].human == 1.0
+    assert spec_from_json(spec_to_json(spec)) == spec
+    for wrong, words in (
+        ("    helpful: {people: 1}\n", "feedback.by_dimension.helpful.people: unknown field"),
+        ("    helpful: 1\n", "feedback.by_dimension.helpful: expected a mapping"),
+        ("    helpful: {ai: 1}\n    helpful: {ai: 2}\n", "feedback.by_dimension.helpful: given again"),
+    ):
+        (problem,) = problems(folder, begin + wrong)
+        assert words in problem

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,19 @@ from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2, types_pb2
 from charter.worker import fit
 from charter.worker.errors import RunError
-from charter.worker.fit import Example
-from charter.worker.stages.fit import correlation, split_examples
+from charter.worker.examples import split_examples
+from charter.worker.fit import Example, bootstrap_weights
+from charter.worker.fit_best import Best, fit_best
+from charter.worker.stages.fit import correlation
 from torch import nn
 
 CPU = torch.device("cpu")
+# Each pair counts once for a single member.
+ONCE = torch.ones(1, 1)
+
+
+def go_on(step: int, total: int, loss: float) -> bool:
+    return False
 
 
 def make_model(folder: Path) -> PreferenceModel:
@@ -51,7 +60,12 @@ def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
     seen: list[tuple[int, int]] = []
     spec = make_spec(epochs=3, batch_size=8, learning_rate=3e-3)
     torch.manual_seed(0)
-    fit.fit(model, make_examples(48), spec, CPU, lambda step, total, loss: seen.append((step, total)))
+
+    def after_step(step: int, total: int, loss: float) -> bool:
+        seen.append((step, total))
+        return False
+
+    fit.fit(model, make_examples(48), ONCE.expand(48, 1), spec, CPU, after_step)
     after = fit.measure(model, held_out, CPU)
     assert seen == [(step, 18) for step in range(1, 19)]
     assert after.loss < before.loss - 0.1
@@ -62,7 +76,7 @@ def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
 def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
     """With every label 0.5 nothing is preferred: the loss stays at log 2, its floor."""
     model, examples = make_model(tiny_model), make_examples(16, label=0.5)
-    fit.fit(model, examples, make_spec(epochs=4, learning_rate=3e-3), CPU, lambda *_: None)
+    fit.fit(model, examples, ONCE.expand(16, 1), make_spec(epochs=4, learning_rate=3e-3), CPU, go_on)
     measured = fit.measure(model, examples, CPU)
     assert measured.loss == pytest.approx(math.log(2), abs=0.02)
 
@@ -73,7 +87,7 @@ def test_micro_batches_do_not_change_the_step(tiny_model: Path, monkeypatch: pyt
     model = make_model(tiny_model)
     plain = copy.deepcopy(model)
     examples = make_examples(6)
-    fit.fit(model, examples, make_spec(batch_size=6, learning_rate=1e-3), CPU, lambda *_: None)
+    fit.fit(model, examples, ONCE.expand(6, 1), make_spec(batch_size=6, learning_rate=1e-3), CPU, go_on)
 
     losses = []
     for example in examples:
@@ -101,7 +115,7 @@ def test_probe_fits_the_head_and_leaves_the_backbone(tiny_model: Path) -> None:
     model, held_out = make_model(tiny_model), make_examples(24, seed=1)
     backbone = copy.deepcopy(model.backbone.state_dict())
     examples = make_examples(48)
-    loss = fit.probe(model, examples, CPU)
+    loss = fit.probe(model, examples, ONCE.expand(48, 1), 0.0, CPU)
     assert all(torch.equal(tensor, backbone[name]) for name, tensor in model.backbone.state_dict().items())
     assert fit.measure(model, examples, CPU).loss == pytest.approx(loss, abs=1e-4)
     assert fit.measure(model, held_out, CPU).loss < math.log(2) - 0.1
@@ -109,7 +123,7 @@ def test_probe_fits_the_head_and_leaves_the_backbone(tiny_model: Path) -> None:
 
 def comparison(outcome: types_pb2.Outcome.ValueType, split: types_pb2.Split.ValueType) -> types_pb2.Comparison:
     made = types_pb2.Comparison(
-        prompt=[types_pb2.Message(role=types_pb2.ROLE_USER, content="Hi")],
+        prompt=[types_pb2.Message(role=types_pb2.ROLE_USER, content=f"Hi {types_pb2.Split.Name(split)}")],
         answer_a=types_pb2.Answer(text="Hello"),
         answer_b=types_pb2.Answer(text="Go"),
         outcome=outcome,
@@ -154,3 +168,93 @@ def test_length_correlation() -> None:
     assert correlation([1.0, 2.0, 3.0], [10, 20, 30]) == pytest.approx(1.0)
     assert correlation([3.0, 1.0, 2.0], [10, 30, 20]) == pytest.approx(-1.0)
     assert correlation([1.0, 1.0], [10, 20]) == 0.0
+
+
+def test_smoothing_and_margin_against_the_written_out_loss(tiny_model: Path) -> None:
+    """The loss of one step, from scores of each answer alone."""
+    model, examples = make_model(tiny_model), make_examples(4)
+    losses: list[float] = []
+
+    def note(step: int, total: int, loss: float) -> bool:
+        losses.append(loss)
+        return True
+
+    expected = []
+    measured = fit.measure(model, examples, CPU)
+    for example, a, b in zip(examples, measured.scores_a, measured.scores_b, strict=True):
+        p = 0.8 * example.probability_a + 0.1
+        m = 0.7 * abs(2 * example.probability_a - 1)
+        expected.append(p * math.log1p(math.exp(-(a - b - m))) + (1 - p) * math.log1p(math.exp(-(b - a - m))))
+    fit.fit(model, examples, ONCE.expand(4, 1), make_spec(batch_size=4, label_smoothing=0.2, margin=0.7), CPU, note)
+    assert losses == [pytest.approx(sum(expected) / 4, abs=1e-5)]
+
+
+def test_the_fit_stops_early_and_keeps_the_best_weights(tiny_model: Path) -> None:
+    """Held-out labels say the opposite: every epoch makes them worse, so the probe's weights are kept."""
+    model, train = make_model(tiny_model), make_examples(24)
+    opposite = [replace(one, probability_a=1 - one.probability_a) for one in make_examples(12, seed=1)]
+    best = Best()
+    steps: list[int] = []
+    spec = make_spec(epochs=6, batch_size=8, learning_rate=3e-3, patience=2)
+    fit_best(model, train, opposite, spec, CPU, best, lambda step, total: steps.append(step.step), seed=0)
+    assert best.step == 0
+    assert steps[-1] == 6
+    measured = best.restore(model)
+    assert fit.measure(model, opposite, CPU).loss == pytest.approx(measured.loss, abs=1e-6)
+
+
+def test_members_learn_from_different_prompts_and_differ(tiny_model: Path) -> None:
+    model = PreferenceModel.from_causal_lm(tiny_model, seed=0, members=3).eval()
+    train, held_out = make_examples(48), make_examples(12, seed=1)
+    counted = bootstrap_weights(train, 3, seed=4)
+    assert counted.shape == (48, 3)
+    assert counted.mean().item() == pytest.approx(1.0, abs=0.3)
+    best = Best()
+    fit_best(model, train, held_out, make_spec(members=3, learning_rate=1e-3), CPU, best, lambda *_: None, seed=4)
+    with torch.no_grad():
+        ids = torch.tensor([held_out[0].ids_a])
+        members = model.member_scores(ids, torch.ones_like(ids))
+    assert members.shape == (1, 3)
+    assert members.std().item() > 1e-3
+    assert best.restore(model).loss < math.log(2)
+
+
+def test_a_pair_that_weighs_nothing_teaches_nothing(tiny_model: Path) -> None:
+    """Half of the labels are turned round and weigh next to nothing: the fit is that to the other half."""
+    model, held_out = make_model(tiny_model), make_examples(24, seed=1)
+    good = make_examples(48)
+    bad = [replace(one, probability_a=1 - one.probability_a, weight=1e-9) for one in make_examples(48, seed=2)]
+    fit_best(
+        model,
+        [*good, *bad],
+        held_out,
+        make_spec(epochs=2, learning_rate=1e-3),
+        CPU,
+        best := Best(),
+        lambda *_: None,
+        seed=0,
+    )
+    assert best.restore(model).loss < math.log(2) - 0.1
+
+
+def test_what_cannot_teach_is_left_out_and_counted(tiny_model: Path) -> None:
+    """Identical answers, answers beyond the context, and prompts that the run is evaluated on."""
+    good, train, held_out = types_pb2.OUTCOME_PREFERRED_A, types_pb2.SPLIT_TRAIN, types_pb2.SPLIT_HELD_OUT
+    same, long, tested, kept = (comparison(good, train) for _ in range(4))
+    same.answer_b.text = same.answer_a.text
+    long.answer_b.text = "word " * 100_000
+    tested.prompt[0].content = "Evaluated?"
+    kept.prompt[0].content = "Another?"
+    stored = [same, long, tested, kept, comparison(good, train), comparison(good, held_out)]
+    fitted, held, left_out = split_examples(make_model(tiny_model), stored, {"Evaluated?"})
+    assert left_out == {"IDENTICAL": 1, "TOO_LONG": 1, "EVALUATED": 1}
+    assert (len(fitted), len(held)) == (2, 1)
+
+
+def test_a_prompt_that_anybody_holds_out_is_held_out(tiny_model: Path) -> None:
+    good = types_pb2.OUTCOME_PREFERRED_A
+    stored = [comparison(good, split) for split in (types_pb2.SPLIT_TRAIN, types_pb2.SPLIT_HELD_OUT)]
+    again = comparison(good, types_pb2.SPLIT_TRAIN)
+    again.prompt[0].content = stored[1].prompt[0].content
+    fitted, held, _ = split_examples(make_model(tiny_model), [again, *stored])
+    assert ([one.group for one in fitted], len(held)) == (["Hi SPLIT_TRAIN"], 2)

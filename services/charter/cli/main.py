@@ -11,6 +11,7 @@ from charter.cli import (
     feedback,
     generate,
     judge,
+    preference_curve,
     preferences,
     report,
     run,
@@ -58,6 +59,7 @@ app.command()(generate.generate)
 app.command()(feedback.feedback)
 app.add_typer(judge.app, name="judge")
 app.add_typer(constitution.app, name="constitution")
+preferences.app.command()(preference_curve.curve)
 app.add_typer(preferences.app, name="preferences")
 app.add_typer(serve.app, name="serve")
 

@@ -73,7 +73,7 @@ def stats(
     as_json: JsonOption = False,
 ) -> None:
     """Count the stored comparisons by outcome, source, dimension, principle and split."""
-    chosen = _filter(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
     try:
         with explained("preference", address), connect(address) as channel:
             request = preference_pb2.GetStatsRequest(filter=chosen)
@@ -105,10 +105,10 @@ def export_file(
 
     The chosen-rejected layout leaves out ties and comparisons without a label, and says how many.
     """
-    chosen = _filter(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
     try:
         with explained("preference", address), connect(address) as channel:
-            comparisons = _stream(preference_pb2_grpc.PreferenceServiceStub(channel), chosen)
+            comparisons = stream_comparisons(preference_pb2_grpc.PreferenceServiceStub(channel), chosen, "exporting")
             if layout is Layout.CHARTER:
                 written, left_out = write_comparisons(file, comparisons), 0
             else:
@@ -161,9 +161,10 @@ def import_files(
     console.print(f"{added} comparisons added, {duplicates} were stored already")
 
 
-def _filter(
+def chosen_comparisons(
     run: str, source: Source | None, split: Split | None, principle: str, dimension: str, labelled_only: bool
 ) -> preference_pb2.ComparisonFilter:
+    """What the options of a command choose."""
     chosen = preference_pb2.ComparisonFilter(
         run_id=run, principle_id=principle, dimension=dimension, labelled_only=labelled_only
     )
@@ -174,16 +175,17 @@ def _filter(
     return chosen
 
 
-def _stream(
-    stub: preference_pb2_grpc.PreferenceServiceStub, chosen: preference_pb2.ComparisonFilter
+def stream_comparisons(
+    stub: preference_pb2_grpc.PreferenceServiceStub, chosen: preference_pb2.ComparisonFilter, doing: str
 ) -> Iterator[types_pb2.Comparison]:
+    """Comparisons as they come; shows how many came, and for what."""
     request = preference_pb2.StreamComparisonsRequest(filter=chosen)
     count = 0
-    with errors.status("exporting…") as status:
+    with errors.status(f"{doing}…") as status:
         for page in stub.StreamComparisons(request, timeout=BATCH):
             yield from page.comparisons
             count += len(page.comparisons)
-            status.update(f"exporting… {count} comparisons")
+            status.update(f"{doing}… {count} comparisons")
 
 
 @dataclass

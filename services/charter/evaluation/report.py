@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from charter.evaluation import plots
-from charter.evaluation.results import Evaluation, EvaluationRow
+from charter.evaluation.results import Calibration, Evaluation, EvaluationRow
 from charter.evaluation.run_folder import RunFolder, read_run_folder
 from charter.evaluation.statistics import WinRate, win_rate
 from charter.evaluation.verdict import interval, judge_warnings, percent, verdict
@@ -27,7 +27,11 @@ _OUTCOMES = {
     "invalid": "the judge did not answer with one of the options, or the pair does not fit its context",
     "unavailable": "the judge could not be reached",
     "identical": "both answers are the same text: there is nothing to prefer",
+    "too long": "an answer does not fit the preference model's context",
+    "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
+
+_SOURCES = {"AI": "the judge", "HUMAN": "people", "IMPORTED": "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ def render_report(run: RunFolder) -> str:
         seconds=_total_seconds(run),
         ppo_plots=plots.ppo_plots(run.ppo_steps),
         fit_plots=_fit_plots(run),
+        fit_parts=_fit_parts(run),
+        label_sources=_SOURCES,
         judge_plot=_judge_plot(run),
         judge_warnings=judge_warnings(run.judge_check),
         steps=run.ppo_steps,
@@ -166,6 +172,16 @@ def _fit_plots(run: RunFolder) -> list[plots.Plot]:
         plots.fit_losses(fit),
         plots.reliability("fit-reliability", "Preference model: calibration", fit.held_out),
     ]
+
+
+def _fit_parts(run: RunFolder) -> list[tuple[str, Calibration]]:
+    """The held-out figures by source, then by dimension, each only where there is more than one."""
+    fit = run.preference_fit
+    if fit is None:
+        return []
+    sources = [(f"labels of {_SOURCES[name]}", part) for name, part in fit.by_source.items()]
+    dimensions = [(f"dimension {name}", part) for name, part in fit.by_dimension.items()]
+    return [*(sources if len(sources) > 1 else []), *(dimensions if len(dimensions) > 1 else [])]
 
 
 def _judge_plot(run: RunFolder) -> plots.Plot | None:

@@ -1,7 +1,7 @@
 """The results that a run writes as JSON into its folder and that the report reads back."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ class FitStep:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedLabels:
+    """Labels of one source in one dimension: how many there were, and how much they counted in the fit."""
+
+    source: str
+    dimension: str
+    train_pairs: int
+    held_out_pairs: int
+    # Of the dimension: as the spec wants it, and as it was (another source may have had no labels).
+    wanted_share: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class PreferenceFit:
     """The fit of the preference model (``preference_fit.json``)."""
 
@@ -67,10 +80,17 @@ class PreferenceFit:
     # Soft labels P(A is better) of all usable comparisons.
     labels: tuple[float, ...]
     history: tuple[FitStep, ...]
-    # Agreement with the judge's own labels on comparisons held out by prompt.
+    # Agreement with the labels of comparisons held out by prompt.
     held_out: Calibration
     # Correlation of score and answer length (tokens) on the held-out answers.
     length_correlation: float
+    # Optimiser step whose weights were kept; 0 is the probe. None in files of older runs.
+    kept_step: int | None = None
+    members: int = 1
+    # What went in, and the held-out figures by source and by dimension.
+    mix: tuple[MixedLabels, ...] = ()
+    by_source: dict[str, Calibration] = field(default_factory=dict)
+    by_dimension: dict[str, Calibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

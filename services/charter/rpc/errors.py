@@ -113,7 +113,7 @@ def explained(service: str, address: str) -> Iterator[None]:
         ) from error
 
 
-def _retry_after(error: grpc.Call) -> float | None:
+def _retry_after(error: grpc.Call | grpc.aio.AioRpcError) -> float | None:
     """Seconds of the error's RetryInfo, if it has one."""
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():

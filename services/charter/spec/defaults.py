@@ -22,7 +22,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "prompts": {"max_prompt_tokens": 256},
     "sampling": {"temperature": 1.0, "max_new_tokens": 64},
     "comparisons": {"pairs": 64, "held_out_fraction": 0.2, "refresh_pairs": 32},
-    "preference_model": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-5},
+    "preference_model": {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-5,
+        "patience": 1,
+        "label_smoothing": 0.0,
+        "margin": 0.0,
+        "members": 1,
+        "uncertainty_weight": 1.0,
+        "warm_start_epochs": 0,
+    },
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -84,4 +94,11 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
         filled.ppo.algorithm = run_pb2.ALGORITHM_PPO
     if not filled.ppo.HasField("samples_per_prompt"):
         filled.ppo.samples_per_prompt = _SAMPLES_PER_PROMPT[filled.ppo.algorithm]
+    feedback = filled.feedback
+    if not (feedback.HasField("ai") or feedback.HasField("human") or feedback.HasField("imported")):
+        feedback.ai = 1.0
+    mixes: list[Any] = [feedback, *feedback.by_dimension.values()]
+    for mix in mixes:
+        # Stated, so that the stored spec says all that it means.
+        mix.ai, mix.human, mix.imported = mix.ai, mix.human, mix.imported
     return filled

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from google.protobuf import json_format
@@ -109,7 +109,9 @@ class _Reader:
                 self._read_field(value, message, field, field_path)
 
     def _read_field(self, node: yaml.Node, message: Message, field: FieldDescriptor, path: str) -> None:
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            self._read_map(node, getattr(message, field.name), path)
+        elif field.is_repeated:
             if not isinstance(node, yaml.SequenceNode):
                 self.problems.append((path, "expected a list"))
                 return
@@ -122,6 +124,20 @@ class _Reader:
             self.read_message(node, getattr(message, field.name), path)
         elif (value := self._scalar(node, field, path)) is not None:
             setattr(message, field.name, value)
+
+    def _read_map(self, node: yaml.Node, entries: Any, path: str) -> None:
+        """A map from text to messages, the only kind that a spec has."""
+        if not isinstance(node, yaml.MappingNode):
+            self.problems.append((path, "expected a mapping from names"))
+            return
+        for name, key, value in _entries(node):
+            entry_path = f"{path}.{name}"
+            if entry_path in self._lines:
+                self.problems.append((entry_path, f"given again on line {key.start_mark.line + 1}"))
+                continue
+            self._lines[entry_path] = key.start_mark.line + 1
+            # Asking for an entry makes it.
+            self.read_message(value, entries[name], entry_path)
 
     def _scalar(self, node: yaml.Node, field: FieldDescriptor, path: str) -> str | int | float | bool | None:
         """Value of a scalar node as the field's type; None when it was wrong and the problem was noted."""

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PreferenceAggregation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreferenceAggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreferenceAggregation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREFERENCE_AGGREGATION_UNSPECIFIED: _PreferenceAggregation.ValueType  # 0
+    """The mean."""
+    PREFERENCE_AGGREGATION_MEAN: _PreferenceAggregation.ValueType  # 1
+    PREFERENCE_AGGREGATION_WORST: _PreferenceAggregation.ValueType  # 2
+    """The lowest."""
+    PREFERENCE_AGGREGATION_MEAN_MINUS_UNCERTAINTY: _PreferenceAggregation.ValueType  # 3
+    """The mean less uncertainty_weight standard deviations of the members."""
+
+class PreferenceAggregation(_PreferenceAggregation, metaclass=_PreferenceAggregationEnumTypeWrapper):
+    """How the members of an ensemble are made into one score (Coste et al. 2023, "Reward Model Ensembles Help Mitigate
+    Overoptimization").
+    """
+
+PREFERENCE_AGGREGATION_UNSPECIFIED: PreferenceAggregation.ValueType  # 0
+"""The mean."""
+PREFERENCE_AGGREGATION_MEAN: PreferenceAggregation.ValueType  # 1
+PREFERENCE_AGGREGATION_WORST: PreferenceAggregation.ValueType  # 2
+"""The lowest."""
+PREFERENCE_AGGREGATION_MEAN_MINUS_UNCERTAINTY: PreferenceAggregation.ValueType  # 3
+"""The mean less uncertainty_weight standard deviations of the members."""
+Global___PreferenceAggregation: _TypeAlias = PreferenceAggregation  # noqa: Y015
+
 class _Algorithm:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -133,6 +161,7 @@ class RunSpec(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
@@ -158,6 +187,8 @@ class RunSpec(_message.Message):
     def services(self) -> Global___ServiceAddresses: ...
     @_builtins.property
     def reward(self) -> Global___RewardSpec: ...
+    @_builtins.property
+    def feedback(self) -> Global___FeedbackSpec: ...
     def __init__(
         self,
         *,
@@ -174,10 +205,11 @@ class RunSpec(_message.Message):
         checkpoints: Global___CheckpointSpec | None = ...,
         services: Global___ServiceAddresses | None = ...,
         reward: Global___RewardSpec | None = ...,
+        feedback: Global___FeedbackSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,6 +495,13 @@ class PreferenceModelSpec(_message.Message):
     EPOCHS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    UNCERTAINTY_WEIGHT_FIELD_NUMBER: _builtins.int
+    WARM_START_EPOCHS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Base model; default the policy's."""
     epochs: _builtins.int
@@ -471,6 +510,20 @@ class PreferenceModelSpec(_message.Message):
     """Pairs per optimiser step. Default 8."""
     learning_rate: _builtins.float
     """Default 1e-5."""
+    patience: _builtins.int
+    """The fit stops after this many epochs without a lower held-out loss, and keeps the best weights. Default 1."""
+    label_smoothing: _builtins.float
+    """Moves every soft label this share of the way to 0.5. Default 0."""
+    margin: _builtins.float
+    """By how much a certain label's answer must be ahead; labels less certain, by less. Default 0."""
+    members: _builtins.int
+    """Heads on one backbone, each fitted to its own bootstrap of the prompts. Default 1."""
+    aggregation: Global___PreferenceAggregation.ValueType
+    """How the members' scores become one. Unset = the mean."""
+    uncertainty_weight: _builtins.float
+    """For mean_minus_uncertainty: standard deviations that are taken off. Default 1."""
+    warm_start_epochs: _builtins.int
+    """Epochs on the stored IMPORTED comparisons before the fit (preference-model pretraining). Default 0."""
     def __init__(
         self,
         *,
@@ -478,25 +531,164 @@ class PreferenceModelSpec(_message.Message):
         epochs: _builtins.int | None = ...,
         batch_size: _builtins.int | None = ...,
         learning_rate: _builtins.float | None = ...,
+        patience: _builtins.int | None = ...,
+        label_smoothing: _builtins.float | None = ...,
+        margin: _builtins.float | None = ...,
+        members: _builtins.int | None = ...,
+        aggregation: Global___PreferenceAggregation.ValueType = ...,
+        uncertainty_weight: _builtins.float | None = ...,
+        warm_start_epochs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "margin", b"margin", "members", b"members", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "aggregation", b"aggregation", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "margin", b"margin", "members", b"members", "model", b"model", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    _WhichOneofReturnType__members: _TypeAlias = _typing.Literal["members"]  # noqa: Y015
+    _WhichOneofArgType__members: _TypeAlias = _typing.Literal["_members", b"_members"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__uncertainty_weight: _TypeAlias = _typing.Literal["uncertainty_weight"]  # noqa: Y015
+    _WhichOneofArgType__uncertainty_weight: _TypeAlias = _typing.Literal["_uncertainty_weight", b"_uncertainty_weight"]  # noqa: Y015
+    _WhichOneofReturnType__warm_start_epochs: _TypeAlias = _typing.Literal["warm_start_epochs"]  # noqa: Y015
+    _WhichOneofArgType__warm_start_epochs: _TypeAlias = _typing.Literal["_warm_start_epochs", b"_warm_start_epochs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__members) -> _WhichOneofReturnType__members | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uncertainty_weight) -> _WhichOneofReturnType__uncertainty_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warm_start_epochs) -> _WhichOneofReturnType__warm_start_epochs | None: ...
 
 Global___PreferenceModelSpec: _TypeAlias = PreferenceModelSpec  # noqa: Y015
+
+@_typing.final
+class FeedbackSpec(_message.Message):
+    """Whose labels the preference model is fitted to, as shares; they need not sum to 1. RLAIF is {ai: 1}, RLHF {human: 1}.
+    Nothing set = {ai: 1}; once one share is set, the others are 0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ByDimensionEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___FeedbackShares: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___FeedbackShares | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AI_FIELD_NUMBER: _builtins.int
+    HUMAN_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
+    BY_DIMENSION_FIELD_NUMBER: _builtins.int
+    ai: _builtins.float
+    """The judge's labels of this run's pairs. Prompts of a dimension where this is 0 are not judged."""
+    human: _builtins.float
+    """What people said on the feedback page, about pairs of any run."""
+    imported: _builtins.float
+    """Comparisons imported from files."""
+    @_builtins.property
+    def by_dimension(self) -> _containers.MessageMap[_builtins.str, Global___FeedbackShares]:
+        """Other shares for prompts of a dimension, by its name."""
+
+    def __init__(
+        self,
+        *,
+        ai: _builtins.float | None = ...,
+        human: _builtins.float | None = ...,
+        imported: _builtins.float | None = ...,
+        by_dimension: _abc.Mapping[_builtins.str, Global___FeedbackShares] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ai", b"_ai", "_human", b"_human", "_imported", b"_imported", "ai", b"ai", "human", b"human", "imported", b"imported"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ai", b"_ai", "_human", b"_human", "_imported", b"_imported", "ai", b"ai", "by_dimension", b"by_dimension", "human", b"human", "imported", b"imported"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ai: _TypeAlias = _typing.Literal["ai"]  # noqa: Y015
+    _WhichOneofArgType__ai: _TypeAlias = _typing.Literal["_ai", b"_ai"]  # noqa: Y015
+    _WhichOneofReturnType__human: _TypeAlias = _typing.Literal["human"]  # noqa: Y015
+    _WhichOneofArgType__human: _TypeAlias = _typing.Literal["_human", b"_human"]  # noqa: Y015
+    _WhichOneofReturnType__imported: _TypeAlias = _typing.Literal["imported"]  # noqa: Y015
+    _WhichOneofArgType__imported: _TypeAlias = _typing.Literal["_imported", b"_imported"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ai) -> _WhichOneofReturnType__ai | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__human) -> _WhichOneofReturnType__human | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__imported) -> _WhichOneofReturnType__imported | None: ...
+
+Global___FeedbackSpec: _TypeAlias = FeedbackSpec  # noqa: Y015
+
+@_typing.final
+class FeedbackShares(_message.Message):
+    """Shares of one dimension. Unset = 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AI_FIELD_NUMBER: _builtins.int
+    HUMAN_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
+    ai: _builtins.float
+    human: _builtins.float
+    imported: _builtins.float
+    def __init__(
+        self,
+        *,
+        ai: _builtins.float | None = ...,
+        human: _builtins.float | None = ...,
+        imported: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ai", b"_ai", "_human", b"_human", "_imported", b"_imported", "ai", b"ai", "human", b"human", "imported", b"imported"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ai", b"_ai", "_human", b"_human", "_imported", b"_imported", "ai", b"ai", "human", b"human", "imported", b"imported"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ai: _TypeAlias = _typing.Literal["ai"]  # noqa: Y015
+    _WhichOneofArgType__ai: _TypeAlias = _typing.Literal["_ai", b"_ai"]  # noqa: Y015
+    _WhichOneofReturnType__human: _TypeAlias = _typing.Literal["human"]  # noqa: Y015
+    _WhichOneofArgType__human: _TypeAlias = _typing.Literal["_human", b"_human"]  # noqa: Y015
+    _WhichOneofReturnType__imported: _TypeAlias = _typing.Literal["imported"]  # noqa: Y015
+    _WhichOneofArgType__imported: _TypeAlias = _typing.Literal["_imported", b"_imported"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ai) -> _WhichOneofReturnType__ai | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__human) -> _WhichOneofReturnType__human | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__imported) -> _WhichOneofReturnType__imported | None: ...
+
+Global___FeedbackShares: _TypeAlias = FeedbackShares  # noqa: Y015
 
 @_typing.final
 class PpoSpec(_message.Message):

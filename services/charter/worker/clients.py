@@ -215,12 +215,23 @@ class Services:
         with explained("preference", self.addresses.preference):
             self._preference.AddComparisons(request, timeout=BATCH)
 
-    def comparisons(self, run_id: str) -> Iterator[types_pb2.Comparison]:
-        """Every stored comparison of a run, oldest first."""
-        request = preference_pb2.StreamComparisonsRequest(filter=preference_pb2.ComparisonFilter(run_id=run_id))
+    def comparisons(
+        self, run_id: str = "", source: types_pb2.LabelSource.ValueType = types_pb2.LABEL_SOURCE_UNSPECIFIED
+    ) -> Iterator[types_pb2.Comparison]:
+        """Stored comparisons of a run (empty = of all), and of a source, oldest first."""
+        chosen = preference_pb2.ComparisonFilter(run_id=run_id, source=source)
+        request = preference_pb2.StreamComparisonsRequest(filter=chosen)
         with explained("preference", self.addresses.preference):
             for page in self._preference.StreamComparisons(request, timeout=BATCH):
                 yield from page.comparisons
+
+    def count_labels(self, source: types_pb2.LabelSource.ValueType) -> int:
+        """How many comparisons with a label a source has stored."""
+        request = preference_pb2.GetStatsRequest(
+            filter=preference_pb2.ComparisonFilter(source=source, labelled_only=True)
+        )
+        with explained("preference", self.addresses.preference):
+            return int(self._preference.GetStats(request, timeout=QUICK).total)
 
     def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float]:
         """Preference score of each (prompt, answer). A score that is missing or not finite is an error, never a number.

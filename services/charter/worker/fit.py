@@ -30,6 +30,13 @@ class Example:
     probability_a: float
     # Names the prompt.
     group: str
+    # Where the label comes from (AI, HUMAN, IMPORTED), and the dimension of the prompt.
+    source: str = ""
+    dimension: str = ""
+    # How often the pair is drawn, relative to the others.
+    weight: float = 1.0
+    # The starting policy wrote the answers, as far as is known.
+    starting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +51,60 @@ class Measured:
     probabilities: tuple[float, ...]
 
 
+def bootstrap_weights(examples: Sequence[Example], members: int, seed: int) -> Tensor:
+    """How often each member of an ensemble sees each pair, float32 [pairs, members]; ones for a single member.
+
+    Poisson counts of mean 1 for each prompt and member: a bootstrap of the prompts (Oza and Russell 2001, "Online
+    Bagging and Boosting").
+    """
+    if members == 1:
+        return torch.ones(len(examples), 1)
+    groups = {group: row for row, group in enumerate(sorted({example.group for example in examples}))}
+    counts = np.random.default_rng(seed).poisson(1.0, size=(len(groups), members))
+    return torch.tensor(counts[[groups[example.group] for example in examples]], dtype=torch.float32)
+
+
 @torch.no_grad()
-def probe(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> float:
-    """Fit the head alone, in place; returns its cross-entropy on the examples, in nats."""
+def probe(
+    model: PreferenceModel, examples: Sequence[Example], counted: Tensor, smoothing: float, device: torch.device
+) -> float:
+    """Fit each member's head alone, in place; returns the cross-entropy of the mean score on the examples, in nats.
+
+    ``counted`` is what ``bootstrap_weights`` gives.
+    """
     features = torch.zeros(2, len(examples), model.head.in_features, dtype=torch.double)
     for rows, both in _batches(examples, _FORWARD_TOKENS, device):
         features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
     differences = (features[0] - features[1]).numpy()
     labels = np.array([example.probability_a for example in examples])
-    weights = torch.from_numpy(fit_probe(differences, labels, [example.group for example in examples]))
-    model.head.weight.copy_(weights.unsqueeze(0))
+    smoothed = labels * (1 - smoothing) + 0.5 * smoothing
+    drawn = np.array([example.weight for example in examples])
+    groups = [example.group for example in examples]
+    for member, counts in enumerate(counted.double().numpy().T):
+        model.head.weight[member].copy_(torch.from_numpy(fit_probe(differences, smoothed, groups, drawn * counts)))
     model.head.bias.zero_()
-    return float(soft_label_loss(torch.from_numpy(differences) @ weights, torch.from_numpy(labels)))
+    mean_scores = torch.from_numpy(differences) @ model.head.weight.double().cpu().mean(dim=0)
+    return float(soft_label_loss(mean_scores, torch.from_numpy(labels)))
 
 
 def fit(
     model: PreferenceModel,
     examples: Sequence[Example],
+    counted: Tensor,
     spec: run_pb2.PreferenceModelSpec,
     device: torch.device,
-    after_step: Callable[[int, int, float], None],
+    after_step: Callable[[int, int, float], bool],
 ) -> None:
     """Train in place: soft-label cross-entropy, AdamW with epsilon 1e-5, cosine decay to 0 (N+, arXiv 2403.17031).
 
+    The loss is that of each member by itself, mean over members.
+
     Args:
         model: with dropout off.
-        examples: the training pairs, drawn in a new order in each epoch from torch's random state.
-        after_step: called with steps done, all steps, and the batch's loss in nats; may raise to stop.
+        examples: the training pairs. An epoch takes each once, in a new order from torch's random state; with unequal
+            weights it draws as many with replacement, in proportion to their weights.
+        counted: what ``bootstrap_weights`` gives.
+        after_step: called with steps done, all steps, and the batch's loss in nats; True ends the fit.
 
     Raises:
         RunError: a gradient is not finite.
@@ -79,10 +113,10 @@ def fit(
     total = spec.epochs * math.ceil(len(examples) / spec.batch_size)
     step = 0
     for _ in range(spec.epochs):
-        for batch in torch.split(torch.randperm(len(examples)), spec.batch_size):
+        for batch in torch.split(_epoch(examples), spec.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = spec.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
-            loss = _accumulate(model, [examples[index] for index in batch.tolist()], device)
+            loss = _accumulate(model, [examples[index] for index in batch.tolist()], counted[batch], spec, device)
             norm = nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
             if not bool(norm.isfinite()):
                 raise RunError(
@@ -92,15 +126,16 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            after_step(step, total, loss)
+            if after_step(step, total, loss):
+                return
 
 
 @torch.no_grad()
 def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Measured:
     """Score pairs without learning from them."""
     scores = torch.zeros(2, len(examples))
-    for rows, both in _score(model, examples, _FORWARD_TOKENS, device):
-        scores[:, rows] = both.cpu()
+    for rows, (input_ids, attention_mask) in _batches(examples, _FORWARD_TOKENS, device):
+        scores[:, rows] = model.scores(input_ids, attention_mask).view(2, len(rows)).cpu()
     difference = scores[0] - scores[1]
     labels = torch.tensor([example.probability_a for example in examples])
     return Measured(
@@ -111,23 +146,34 @@ def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.d
     )
 
 
-def _accumulate(model: PreferenceModel, batch: Sequence[Example], device: torch.device) -> float:
+def _epoch(examples: Sequence[Example]) -> Tensor:
+    """Places of the pairs of one epoch, in order; int64 [pairs]."""
+    weights = torch.tensor([example.weight for example in examples], dtype=torch.double)
+    if bool((weights == weights[0]).all()):
+        return torch.randperm(len(examples))
+    return torch.multinomial(weights, len(examples), replacement=True)
+
+
+def _accumulate(
+    model: PreferenceModel,
+    batch: Sequence[Example],
+    counted: Tensor,
+    spec: run_pb2.PreferenceModelSpec,
+    device: torch.device,
+) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
     total = 0.0
-    for rows, both in _score(model, batch, _BACKWARD_TOKENS, device):
-        labels = torch.tensor([batch[row].probability_a for row in rows], device=device)
-        loss = soft_label_loss(both[0] - both[1], labels) * (len(rows) / len(batch))
+    for rows, (input_ids, attention_mask) in _batches(batch, _BACKWARD_TOKENS, device):
+        scores = model.member_scores(input_ids, attention_mask).view(2, len(rows), model.members)
+        labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
+        smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
+        # A label of 0.5 asks for no distance, a certain one for all of it.
+        margin = spec.margin * (2 * labels - 1).abs()
+        loss = soft_label_loss(scores[0] - scores[1], smoothed, margin, counted[rows].to(device))
+        loss = loss * (len(rows) / len(batch))
         torch.autograd.backward(loss)
         total += loss.item()
     return total
-
-
-def _score(
-    model: PreferenceModel, examples: Sequence[Example], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Places of pairs, and the scores of A and B, [2, pairs]."""
-    for rows, both in _batches(examples, budget, device):
-        yield rows, model.scores(*both).view(2, len(rows))
 
 
 def _batches(

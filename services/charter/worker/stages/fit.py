@@ -1,28 +1,31 @@
-"""Fits the preference model to the stored labels of this run, measures it on held-out ones, and has it served."""
+"""Fits the preference model to the labels that the spec mixes, measures it on held-out ones, and has it served."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from charter.evaluation.calibration import calibration_of, correctness
-from charter.evaluation.results import FitStep, PreferenceFit, write_result
-from charter.inference.preference_model import PreferenceModel, encode
-from charter.rpc.messages import chat_messages
-from charter.storage.comparisons import LABELLED, enum_name
+from charter.evaluation.results import Calibration, FitStep, PreferenceFit, write_result
+from charter.inference.preference_model import Aggregation, PreferenceModel
 from charter.v1 import run_pb2, types_pb2
-from charter.worker import fit
 from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
-from charter.worker.errors import RunError
+from charter.worker.examples import group_of, split_examples
 from charter.worker.fit import Example, Measured
+from charter.worker.fit_best import Best, calibration, fit_best
+from charter.worker.mixing import AI, HUMAN, IMPORTED, mix, sources
 from charter.worker.seeds import derive_seed
 from charter.worker.served import preference_serves, serve_preference_model
 
 _RESULT = "preference_fit"
-# With fewer labels than this share, the failures say more than the labels.
-_LEAST_LABELLED_SHARE = 0.5
+
+_AGGREGATIONS = {
+    run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
+    run_pb2.PREFERENCE_AGGREGATION_MEAN: Aggregation.MEAN,
+    run_pb2.PREFERENCE_AGGREGATION_WORST: Aggregation.WORST,
+    run_pb2.PREFERENCE_AGGREGATION_MEAN_MINUS_UNCERTAINTY: Aggregation.MEAN_MINUS_UNCERTAINTY,
+}
 
 
 def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STARTING_VERSION) -> None:
@@ -56,45 +59,40 @@ def _named(name: str, refreshes: int) -> str:
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
     spec = run.spec.preference_model
-    model = PreferenceModel.from_causal_lm(spec.model, derive_seed(run.spec.seed, "head")).to(run.device).eval()
-    # A run that goes on from before a later refresh finds the pairs of that stored already.
-    comparisons = [one for one in run.services.comparisons(run.id) if one.answer_a.weight_version <= policy_version]
-    train, held_out, left_out = split_examples(model, comparisons)
-    left_out["IDENTICAL"] = run.artifacts.record["counts"]["pairs_identical"]
+    model = PreferenceModel.from_causal_lm(spec.model, derive_seed(run.spec.seed, "head"), spec.members)
+    model.aggregate_by(_AGGREGATIONS[spec.aggregation], spec.uncertainty_weight)
+    model = model.to(run.device).eval()
+    train, held_out, left_out = split_examples(model, _labels(run, policy_version), _evaluated(run))
+    left_out["IDENTICAL"] = left_out.get("IDENTICAL", 0) + run.artifacts.record["counts"]["pairs_identical"]
+    train, held_out, mixed = mix(train, held_out, run.spec.feedback)
     history: list[FitStep] = []
-    latest: list[Measured] = []
+    best = Best()
 
-    def after_step(step: int, total: int, loss: float) -> None:
-        if step % (total // spec.epochs) == 0:
-            latest[:] = [fit.measure(model, held_out, run.device)]
-            history.append(FitStep(step, loss, latest[0].loss, _accuracy(latest[0], held_out)))
-        else:
-            history.append(FitStep(step, loss, None, None))
-        _report(run, history[-1], total)
+    def report(step: FitStep, total: int) -> None:
+        history.append(step)
+        _report(run, step, total)
         run.reporter.raise_if_stopped()
 
-    # Step 0 is the probe.
-    after_step(0, spec.epochs, fit.probe(model, train, run.device))
-    fit.fit(model, train, spec, run.device, after_step)
-    (measured,) = latest
+    warm_start = _warm_start(run, model)
+    fit_best(model, train, held_out, spec, run.device, best, report, seed=run.spec.seed, probe=not warm_start)
+    measured = best.restore(model)
     scores = [*measured.scores_a, *measured.scores_b]
-    # Answers of the starting policy that the fit has not seen.
-    model.centre(torch.tensor([score for score, starts in zip(scores, _starting(comparisons), strict=True) if starts]))
+    model.centre(torch.tensor(_of_starting_policy(scores, held_out)))
     result = PreferenceFit(
         train_pairs=len(train),
         held_out_pairs=len(held_out),
         left_out=left_out,
         labels=tuple(example.probability_a for example in (*train, *held_out)),
         history=tuple(history),
-        held_out=calibration_of(
-            measured.probabilities,
-            [example.probability_a for example in held_out],
-            [example.group for example in held_out],
-            seed=run.spec.seed,
-        ),
+        held_out=calibration(measured, held_out, [True] * len(held_out), run.spec.seed),
         length_correlation=correlation(
             scores, [len(ids) for ids in (*(one.ids_a for one in held_out), *(one.ids_b for one in held_out))]
         ),
+        kept_step=best.step,
+        members=spec.members,
+        mix=tuple(mixed),
+        by_source=_parts(measured, held_out, lambda example: example.source, run.spec.seed),
+        by_dimension=_parts(measured, held_out, lambda example: example.dimension or "none given", run.spec.seed),
     )
     folder = model_folder(run, refreshes)
     shutil.rmtree(folder, ignore_errors=True)
@@ -104,36 +102,10 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     return model
 
 
-def _starting(comparisons: Sequence[types_pb2.Comparison]) -> list[bool]:
-    """Of the answers A, then B, of the held-out pairs with a label: whether the starting policy wrote them."""
-    held_out = [one for one in comparisons if one.split == types_pb2.SPLIT_HELD_OUT and one.outcome in LABELLED]
-    return 2 * [one.answer_a.weight_version <= STARTING_VERSION for one in held_out]
-
-
-def split_examples(
-    model: PreferenceModel, comparisons: Sequence[types_pb2.Comparison]
-) -> tuple[list[Example], list[Example], dict[str, int]]:
-    """Pairs to fit, pairs held out, and the comparisons that have no label, counted by outcome.
-
-    Raises ``RunError`` when too few have one.
-    """
-    train: list[Example] = []
-    held_out: list[Example] = []
-    left_out: dict[str, int] = {}
-    for comparison in comparisons:
-        if comparison.outcome not in LABELLED:
-            name = enum_name("outcome", comparison.outcome)
-            left_out[name] = left_out.get(name, 0) + 1
-            continue
-        (held_out if comparison.split == types_pb2.SPLIT_HELD_OUT else train).append(_example(model, comparison))
-    labelled = len(train) + len(held_out)
-    if labelled < _LEAST_LABELLED_SHARE * len(comparisons) or not train or not held_out:
-        raise RunError(
-            f"only {labelled} of {len(comparisons)} comparisons have a label ({len(train)} to fit, {len(held_out)} "
-            f"held out; without label: {left_out}), too few for a preference model. If labels failed, the judge's log "
-            "says why; otherwise raise comparisons.pairs"
-        )
-    return train, held_out, left_out
+def _of_starting_policy(scores: Sequence[float], held_out: Sequence[Example]) -> list[float]:
+    """Scores (of all A, then all B) of the starting policy's answers, unseen by the fit; all where there are none."""
+    found = [score for score, example in zip(scores, [*held_out, *held_out], strict=True) if example.starting]
+    return found or list(scores)
 
 
 def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
@@ -143,23 +115,50 @@ def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
     return float(np.corrcoef(scores, lengths)[0, 1])
 
 
-def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Example:
-    messages = chat_messages(comparison.prompt)
-    ids_a = encode(model.tokenizer, messages, comparison.answer_a.text)
-    ids_b = encode(model.tokenizer, messages, comparison.answer_b.text)
-    longest = max(len(ids_a), len(ids_b))
-    if longest > model.max_context_tokens:
-        raise RunError(
-            f"a comparison has {longest} tokens, the preference model's context holds {model.max_context_tokens}: "
-            "lower prompts.max_prompt_tokens or sampling.max_new_tokens"
-        )
-    group = "\n".join(message.content for message in messages)
-    return Example(tuple(ids_a), tuple(ids_b), comparison.probability_a, group)
+def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
+    """The judge's labels of this run's pairs up to ``policy_version``, and what the spec mixes in from the store."""
+    wanted = sources(run.spec.feedback)
+    if AI in wanted:
+        for comparison in run.services.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
+            # A run that goes on from before a later refresh finds the pairs of that stored already.
+            if comparison.answer_a.weight_version <= policy_version:
+                yield comparison
+    if HUMAN in wanted:
+        yield from run.services.comparisons(source=types_pb2.LABEL_SOURCE_HUMAN)
+    if IMPORTED in wanted:
+        yield from run.services.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
 
 
-def _accuracy(measured: Measured, examples: Sequence[Example]) -> float:
-    labels = [example.probability_a for example in examples]
-    return float(correctness(measured.probabilities, labels).mean())
+def _evaluated(run: Run) -> set[str]:
+    """The prompts that the aligned policy is evaluated on: no label of them may teach the preference model."""
+    return {group_of(message.content for message in prompt.messages) for prompt in run.prompts.held_out}
+
+
+def _warm_start(run: Run, model: PreferenceModel) -> bool:
+    """Fit to the imported comparisons first, if the spec says so (Askell et al. 2021, preference-model pretraining)."""
+    spec = run_pb2.PreferenceModelSpec()
+    spec.CopyFrom(run.spec.preference_model)
+    if not spec.warm_start_epochs:
+        return False
+    spec.epochs = spec.warm_start_epochs
+    imported = run.services.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
+    train, held_out, _ = split_examples(model, imported, _evaluated(run))
+    best = Best()
+
+    def report(step: FitStep, total: int) -> None:
+        run.reporter.report(step.step, total, text="warm start on imported comparisons")
+        run.reporter.raise_if_stopped()
+
+    fit_best(model, train, held_out, spec, run.device, best, report, seed=run.spec.seed)
+    best.restore(model)
+    return True
+
+
+def _parts(
+    measured: Measured, examples: Sequence[Example], name_of: Callable[[Example], str], seed: int
+) -> dict[str, Calibration]:
+    names = [name_of(example) for example in examples]
+    return {one: calibration(measured, examples, [name == one for name in names], seed) for one in sorted(set(names))}
 
 
 def _report(run: Run, step: FitStep, total: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from charter.v1 import run_pb2
 from charter.worker.artifacts import append_line, read_lines
 from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.mixing import AI, shares
 from charter.worker.prompts import TaskPrompt, take
 from charter.worker.seeds import derive_seed
 
@@ -47,8 +48,14 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
 
 
 def pair_prompts(run: Run) -> list[TaskPrompt]:
-    """The prompts that get pairs: training prompts in the run's order, again from the start when there are too few."""
-    return take(run.prompts.train, 0, run.spec.comparisons.pairs, run.spec.seed)
+    """The prompts that get pairs: judged prompts in the run's order, again from the start when there are too few."""
+    judged = judged_prompts(run)
+    return take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
+
+
+def judged_prompts(run: Run) -> list[TaskPrompt]:
+    """The training prompts of the dimensions in which the judge's labels have a share."""
+    return [prompt for prompt in run.prompts.train if AI in shares(run.spec.feedback, prompt.dimension)]
 
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[str]]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from charter.inference.chat import ChatTokenizer
 from charter.spec.load import spec_to_json
+from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import Artifacts, write_text
 from charter.worker.clients import Services
 from charter.worker.context import needs_preference_model
 from charter.worker.errors import RunError
+from charter.worker.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
 
 
@@ -41,6 +43,9 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise RunError("reward.service and reward.service_weight belong together: set both or none")
     if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
         raise RunError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
+    label_sources = sources(spec.feedback)
+    if spec.comparisons.HasField("refresh_every_steps") and AI not in label_sources:
+        raise RunError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
     if spec.evaluation.HasField("patience") and not spec.evaluation.HasField("every_steps"):
         raise RunError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
     if len(spec.services.policy) != len(spec.services.policy_control):
@@ -72,6 +77,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     judge = services.judge_info().model
     preference = services.preference_info()
     services.check_control_ports()
+    _check_labels(spec, services)
     for address, info in policies:
         _same_model("policy", address, info, spec.policy.model, "policy.model")
     _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
@@ -101,6 +107,25 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
         # A judge that is not ours may have none.
         write_text(artifacts.constitution, constitution.source_yaml)
     return constitution
+
+
+def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
+    """What the spec mixes in must be there before the run begins. Raises ``RunError``."""
+    if not needs_preference_model(spec):
+        return
+    wanted = [
+        (HUMAN in sources(spec.feedback), types_pb2.LABEL_SOURCE_HUMAN, "feedback", "`charter feedback` collects them"),
+        (
+            IMPORTED in sources(spec.feedback) or spec.preference_model.warm_start_epochs > 0,
+            types_pb2.LABEL_SOURCE_IMPORTED,
+            "feedback or preference_model.warm_start_epochs",
+            "`charter preferences import` adds them",
+        ),
+    ]
+    for needed, source, field, advice in wanted:
+        if needed and services.count_labels(source) == 0:
+            name = enum_name("source", source).lower()
+            raise RunError(f"{field} asks for {name} labels, and the preference service has none: {advice}")
 
 
 def _same_model(service: str, address: str, info: types_pb2.ModelInfo, wanted: str, field: str) -> None:

@@ -1,0 +1,89 @@
+"""The fit that stops when held-out labels say so, and keeps the weights that did best on them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from charter.evaluation.calibration import calibration_of, correctness
+from charter.evaluation.results import Calibration, FitStep
+from charter.inference.preference_model import PreferenceModel
+from charter.v1 import run_pb2
+from charter.worker import fit
+from charter.worker.fit import Example, Measured
+from charter.worker.seeds import derive_seed
+
+
+class Best:
+    """The weights with the lowest held-out loss so far, on the CPU."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.measured: Measured | None = None
+        self._weights: dict[str, Tensor] = {}
+        self._worse = 0
+
+    def offer(self, model: PreferenceModel, measured: Measured, step: int) -> int:
+        """Keep the weights if their loss is lower; returns how many offers in a row were not."""
+        if self.measured is None or measured.loss < self.measured.loss:
+            self.measured, self.step, self._worse = measured, step, 0
+            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self._worse += 1
+        return self._worse
+
+    def restore(self, model: PreferenceModel) -> Measured:
+        """Give the model the best weights back; returns how they measured. Raises ``ValueError`` without an offer."""
+        if self.measured is None:
+            raise ValueError("nothing was offered")
+        model.load_state_dict(self._weights)
+        return self.measured
+
+
+def fit_best(
+    model: PreferenceModel,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    spec: run_pb2.PreferenceModelSpec,
+    device: torch.device,
+    best: Best,
+    report: Callable[[FitStep, int], None],
+    *,
+    seed: int,
+    probe: bool = True,
+) -> None:
+    """Probe, then fit everything, and offer ``best`` the weights after the probe and after each epoch.
+
+    The fit ends early when the held-out loss was not lower for ``spec.patience`` epochs. ``report`` gets each step and
+    the number of all steps; step 0 is the probe.
+    """
+    counted = fit.bootstrap_weights(train, spec.members, derive_seed(seed, "bootstrap"))
+
+    def after_step(step: int, total: int, loss: float) -> bool:
+        if step % (total // spec.epochs):
+            report(FitStep(step, loss, None, None), total)
+            return False
+        measured = fit.measure(model, held_out, device)
+        worse = best.offer(model, measured, step)
+        report(FitStep(step, loss, measured.loss, _accuracy(measured, held_out)), total)
+        return worse >= spec.patience
+
+    if probe:
+        after_step(0, spec.epochs, fit.probe(model, train, counted, spec.label_smoothing, device))
+    fit.fit(model, train, counted, spec, device, after_step)
+
+
+def calibration(measured: Measured, examples: Sequence[Example], chosen: Sequence[bool], seed: int) -> Calibration:
+    """Accuracy, Brier score and calibration on the chosen pairs."""
+    rows = [row for row, wanted in enumerate(chosen) if wanted]
+    return calibration_of(
+        [measured.probabilities[row] for row in rows],
+        [examples[row].probability_a for row in rows],
+        [examples[row].group for row in rows],
+        seed=seed,
+    )
+
+
+def _accuracy(measured: Measured, examples: Sequence[Example]) -> float:
+    labels = [example.probability_a for example in examples]
+    return float(correctness(measured.probabilities, labels).mean())

@@ -1,0 +1,74 @@
+"""Runs whose preference model is fitted to labels of people, alone and mixed with the judge's."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from charter.rpc.channel import QUICK, connect
+from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
+
+from tests.comparisons import comparison
+from tests.integration.worker_services import Stage, tiny_services
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
+    with tiny_services(tmp_path_factory.mktemp("feedback"), tiny_model) as stage:
+        yield stage
+
+
+def add(stage: Stage, source: types_pb2.LabelSource.ValueType, count: int, **fields: Any) -> None:
+    """Labelled pairs of prompts of their own, every fourth held out; one is of a prompt of the evaluation."""
+    made = []
+    for n in range(count):
+        split = types_pb2.SPLIT_HELD_OUT if n % 4 == 0 else types_pb2.SPLIT_TRAIN
+        one = comparison(f"Yes {n}", source=source, split=split, **fields)
+        one.prompt[0].content = f"Question {n} of {source}?" if n else "Spell the word number 1."
+        made.append(one)
+    with connect(stage.addresses.preference) as channel:
+        request = preference_pb2.AddComparisonsRequest(request_id=f"add {source} {fields}", comparisons=made)
+        preference_pb2_grpc.PreferenceServiceStub(channel).AddComparisons(request, timeout=QUICK)
+
+
+def test_labels_that_are_not_there_stop_the_run_at_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    assert stage.work("early", stage.spec(feedback={"human": 1})) == 1
+    assert "feedback asks for human labels, and the preference service has none: `charter feedback`" in caplog.text
+    assert not (stage.run_folder("early") / "pairs.jsonl").exists()
+
+
+def test_people_alone_and_mixed_by_dimension(stage: Stage) -> None:
+    add(stage, types_pb2.LABEL_SOURCE_HUMAN, 17, dimension="helpful")
+    assert stage.work("rlhf", stage.spec(feedback={"human": 1}, ppo={"steps": 1})) == 0
+    fit = json.loads((stage.run_folder("rlhf") / "preference_fit.json").read_text())
+    # Sixteen: the label of a prompt of the evaluation is left out.
+    assert (fit["train_pairs"] + fit["held_out_pairs"], fit["left_out"]["EVALUATED"]) == (16, 1)
+    assert [part["source"] for part in fit["mix"]] == ["HUMAN"]
+    assert set(fit["by_source"]) == {"HUMAN"}
+    record = json.loads((stage.run_folder("rlhf") / "run.json").read_text())
+    assert record["counts"]["pairs_sampled"] == 0
+
+    add(stage, types_pb2.LABEL_SOURCE_IMPORTED, 9, labeller="file")
+    mixed = stage.spec(
+        feedback={"by_dimension": {"helpful": {"human": 1}, "harmless": {"ai": 1}}},
+        preference_model={"members": 2, "aggregation": "PREFERENCE_AGGREGATION_WORST", "warm_start_epochs": 1},
+        ppo={"steps": 1},
+    )
+    assert stage.work("mixed", mixed) == 0
+    folder = stage.run_folder("mixed")
+    fit = json.loads((folder / "preference_fit.json").read_text())
+    assert {(part["dimension"], part["source"]) for part in fit["mix"]} == {("helpful", "HUMAN"), ("harmless", "AI")}
+    assert fit["members"] == 2
+    assert set(fit["by_dimension"]) == {"helpful", "harmless"}
+    # The judge labelled prompts of its dimension only.
+    assert {one["dimension"] for one in labels(stage, "mixed")} == {"harmless"}
+    assert "What went in" in (folder / "report.html").read_text()
+
+
+def labels(stage: Stage, run: str) -> list[dict[str, str]]:
+    with connect(stage.addresses.preference) as channel:
+        chosen = preference_pb2.ComparisonFilter(run_id=run)
+        request = preference_pb2.StreamComparisonsRequest(filter=chosen)
+        pages = preference_pb2_grpc.PreferenceServiceStub(channel).StreamComparisons(request, timeout=QUICK)
+        return [{"dimension": one.dimension} for page in pages for one in page.comparisons]
