@@ -66,25 +66,24 @@ def feedback(
     if guided and constitution is None:
         fail("--guided needs --constitution, the file whose principles are shown")
     known = _labellers(labellers or home() / "feedback" / "labellers.json", labeller or [])
-    room = Room(
-        FeedbackConfig(
-            policy=policy or endpoint("policy").main,
-            preference=preference or endpoint("preference").main,
-            labellers=known,
-            chats=home() / "feedback" / "chats.jsonl",
-            files=tuple(pairs or ()),
-            run=run,
-            second_share=second_share,
-            constitution=None if constitution is None else load_constitution(constitution).to_proto(),
-            guided=guided,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-        )
+    config = FeedbackConfig(
+        policy=policy or endpoint("policy").main,
+        preference=preference or endpoint("preference").main,
+        labellers=known,
+        chats=home() / "feedback" / "chats.jsonl",
+        files=tuple(pairs or ()),
+        run=run,
+        second_share=second_share,
+        constitution=None if constitution is None else load_constitution(constitution).to_proto(),
+        guided=guided,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
     )
-    asyncio.run(_serve(room, host, port))
+    asyncio.run(_serve(config, host, port))
 
 
-async def _serve(room: Room, host: str, port: int) -> None:
+async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
+    room = Room(config)
     try:
         await room.start()
     except (ServiceError, RowError, OSError, ValueError) as error:

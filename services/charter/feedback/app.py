@@ -82,9 +82,6 @@ def build(room: Room) -> Starlette:
     async def page(_: Request) -> Response:
         return FileResponse(_STATIC / "page.html")
 
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "serving"})
-
     async def sign_in(request: Request) -> Response:
         token = (await _read(request, _SignIn)).token.strip()
         labeller = room.labellers.who(token)
@@ -133,7 +130,6 @@ def build(room: Room) -> Starlette:
         },
         routes=[
             Route("/", page),
-            Route("/healthz", health),
             Route("/api/sign-in", sign_in, methods=["POST"]),
             Route("/api/sign-out", sign_out, methods=["POST"]),
             Route("/api/session", session),
