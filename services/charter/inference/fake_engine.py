@@ -161,10 +161,10 @@ class FakeEngine:
         async with self._places:
             if on_text is None:
                 await asyncio.sleep(len(sample.token_ids) * self._seconds_per_token)
-            else:
-                for tokens in range(len(sample.token_ids)):
-                    await asyncio.sleep(self._seconds_per_token)
-                    on_text(sample.prompt_index, sample.sample_index, sample.text[:tokens])
+                return sample
+            for tokens in range(1, len(sample.token_ids)):
+                await asyncio.sleep(self._seconds_per_token)
+                on_text(sample.prompt_index, sample.sample_index, sample.text[:tokens])
         return sample
 
     async def _wait_or_fail(self) -> None:

@@ -66,7 +66,7 @@ def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Exampl
         group_of(message.content for message in messages),
         enum_name("source", comparison.source),
         comparison.dimension,
-        later_policy=comparison.answer_a.weight_version > STARTING_VERSION,
+        starting=comparison.answer_a.weight_version <= STARTING_VERSION,
     )
 
 

@@ -35,8 +35,8 @@ class Example:
     dimension: str = ""
     # How often the pair is drawn, relative to the others.
     weight: float = 1.0
-    # Its answers were written by a policy that had been trained already.
-    later_policy: bool = False
+    # The starting policy wrote the answers, as far as is known.
+    starting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

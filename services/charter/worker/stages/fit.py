@@ -102,6 +102,12 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     return model
 
 
+def _of_starting_policy(scores: Sequence[float], held_out: Sequence[Example]) -> list[float]:
+    """Scores (of all A, then all B) of the starting policy's answers, unseen by the fit; all where there are none."""
+    found = [score for score, example in zip(scores, [*held_out, *held_out], strict=True) if example.starting]
+    return found or list(scores)
+
+
 def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
     """Pearson correlation, 0 where one of the two does not vary; both [answers]."""
     if np.ptp(scores) == 0 or np.ptp(lengths) == 0:
@@ -109,20 +115,14 @@ def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
     return float(np.corrcoef(scores, lengths)[0, 1])
 
 
-def _of_starting_policy(scores: Sequence[float], held_out: Sequence[Example]) -> list[float]:
-    """Scores of held-out answers that no later policy wrote; all where there are none of these."""
-    examples = [*held_out, *held_out]
-    return [score for score, one in zip(scores, examples, strict=True) if not one.later_policy] or [*scores]
-
-
 def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
-    """The judge's labels of this run, and what the spec mixes in from the store."""
+    """The judge's labels of this run's pairs up to ``policy_version``, and what the spec mixes in from the store."""
     wanted = sources(run.spec.feedback)
     if AI in wanted:
-        for one in run.services.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
+        for comparison in run.services.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
             # A run that goes on from before a later refresh finds the pairs of that stored already.
-            if one.answer_a.weight_version <= policy_version:
-                yield one
+            if comparison.answer_a.weight_version <= policy_version:
+                yield comparison
     if HUMAN in wanted:
         yield from run.services.comparisons(source=types_pb2.LABEL_SOURCE_HUMAN)
     if IMPORTED in wanted:

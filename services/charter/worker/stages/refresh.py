@@ -13,7 +13,7 @@ from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.fit import fit_preference_model, is_fitted, model_folder
 from charter.worker.stages.label import held_out_keys, store_labels
-from charter.worker.stages.sample_pairs import BATCH, Pair, sample_two
+from charter.worker.stages.sample_pairs import BATCH, Pair, judged_prompts, sample_two
 
 
 def preference_version(run: Run, step: int) -> int:
@@ -50,7 +50,7 @@ def _refreshes(run: Run, step: int) -> int:
 def _label(run: Run, refreshes: int, policy_version: int) -> None:
     spec, held_out = run.spec.comparisons, held_out_keys(run)
     prompts = take(
-        run.prompts.train, spec.pairs + (refreshes - 1) * spec.refresh_pairs, spec.refresh_pairs, run.spec.seed
+        judged_prompts(run), spec.pairs + (refreshes - 1) * spec.refresh_pairs, spec.refresh_pairs, run.spec.seed
     )
     with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
         for start in range(0, len(prompts), BATCH):

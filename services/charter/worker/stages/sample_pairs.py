@@ -48,12 +48,14 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
 
 
 def pair_prompts(run: Run) -> list[TaskPrompt]:
-    """The prompts that get pairs: training prompts in the run's order, again from the start when there are too few.
-
-    None of a dimension in which the judge's labels have no share.
-    """
-    judged = [prompt for prompt in run.prompts.train if AI in shares(run.spec.feedback, prompt.dimension)]
+    """The prompts that get pairs: judged prompts in the run's order, again from the start when there are too few."""
+    judged = judged_prompts(run)
     return take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
+
+
+def judged_prompts(run: Run) -> list[TaskPrompt]:
+    """The training prompts of the dimensions in which the judge's labels have a share."""
+    return [prompt for prompt in run.prompts.train if AI in shares(run.spec.feedback, prompt.dimension)]
 
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[str]]:

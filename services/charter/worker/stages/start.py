@@ -13,7 +13,7 @@ from charter.worker.artifacts import Artifacts, write_text
 from charter.worker.clients import Services
 from charter.worker.context import needs_preference_model
 from charter.worker.errors import RunError
-from charter.worker.mixing import HUMAN, IMPORTED, sources
+from charter.worker.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
 
 
@@ -43,6 +43,9 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise RunError("reward.service and reward.service_weight belong together: set both or none")
     if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
         raise RunError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
+    label_sources = sources(spec.feedback)
+    if spec.comparisons.HasField("refresh_every_steps") and AI not in label_sources:
+        raise RunError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
     if spec.evaluation.HasField("patience") and not spec.evaluation.HasField("every_steps"):
         raise RunError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
     if len(spec.services.policy) != len(spec.services.policy_control):
@@ -109,6 +112,8 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
 
 def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
     """What the spec mixes in must be there before the run begins. Raises ``RunError``."""
+    if not needs_preference_model(spec):
+        return
     wanted = [
         (HUMAN in sources(spec.feedback), types_pb2.LABEL_SOURCE_HUMAN, "feedback", "`charter feedback` collects them"),
         (
