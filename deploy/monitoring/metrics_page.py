@@ -14,6 +14,7 @@ MODULES = {
     "charter.weights.receiver": "policy and preference",
     "charter.policy.metrics": "policy",
     "charter.judge.metrics": "judge",
+    "charter.inference.scoring_metrics": "policy and judge, with engine transformers",
     "charter.inference.endpoint_metrics": "judge, with engine openai",
     "charter.preference.metrics": "preference",
     "charter.trainer.metrics": "trainer",

@@ -14,6 +14,7 @@ from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
+from prometheus_client import REGISTRY
 
 from tests.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
 from tests.harness import running
@@ -92,6 +93,17 @@ def test_both_orders_are_averaged_and_reported(tmp_path: Path) -> None:
     assert judged.outcome == types_pb2.OUTCOME_PREFERRED_A
     assert abs(exchanged.probability_a - (1 - judged.probability_a)) < 1e-12
     assert exchanged.principles[0].probability_a_shown_first == pytest.approx(0.6)
+
+
+def test_position_bias_is_counted_by_principle(tmp_path: Path) -> None:
+    def count(name: str) -> float:
+        return REGISTRY.get_sample_value(name, {"principle": "kind"}) or 0.0
+
+    with judge(tmp_path, prefers_good) as (stub, _):
+        names = ("charter_judge_ordered_total", "charter_judge_position_biased_total")
+        before = [count(name) for name in names]
+        compare(stub, item("x", "a good answer", "a bad answer"), item("y", "one", "another"))
+        assert [count(name) for name in names] == [before[0] + 2, before[1] + 2]
 
 
 def test_a_judge_that_only_sees_positions_gives_a_tie(tmp_path: Path) -> None:

@@ -326,8 +326,15 @@ def test_metrics_tell_outcomes_and_tokens(room: JudgeRoom, stub: judge_pb2_grpc.
     def count(name: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
+    timed = count("charter_judge_comparison_seconds_count", method="contrast")
+    given, computed = (count("charter_scoring_tokens_total", kind=kind) for kind in ("given", "computed"))
     ties = {"method": "contrast", "outcome": "tie"}
     before = count("charter_judge_judgements_total", **ties), count("charter_judge_tokens_total", kind="prompt")
     judged = compare(stub, [item("x", "Same.", "Same."), item("y", "Yes.", "No.")])
     assert count("charter_judge_judgements_total", **ties) == before[0] + 1
     assert count("charter_judge_tokens_total", kind="prompt") == before[1] + judged["y"].usage.prompt_tokens
+    assert count("charter_judge_comparison_seconds_count", method="contrast") == timed + 2
+    # Both answers share the prompt, which is computed once for each of the two system prompts.
+    assert count("charter_scoring_tokens_total", kind="computed") - computed < (
+        count("charter_scoring_tokens_total", kind="given") - given
+    )

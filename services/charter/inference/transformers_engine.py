@@ -24,7 +24,7 @@ from charter.inference.engine import (
     VersionSpan,
 )
 from charter.inference.torch_sampling import Row, sample_rows
-from charter.inference.torch_scoring import Answer, answer_logprobs, batches_by_length, next_token_logprobs
+from charter.inference.torch_scoring import Answer, Scorer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,16 +60,24 @@ class TransformersEngine:
 
     Generate calls that wait at the same time with equal sampling parameters and no seed share batches. A
     seeded call has its own batches: the same call gives the same samples on the same weights.
-    ``max_batch_tokens`` bounds a batch (prompts and answers, padding included) and so the KV cache.
+    ``max_batch_tokens`` bounds a batch (prompts and answers, padding included) and so the KV cache. With
+    ``share_prefixes`` texts of one scoring call that begin alike are computed as one tree of tokens.
     """
 
     def __init__(
-        self, model: str, *, device: str | None = None, dtype: str | None = None, max_batch_tokens: int = 16384
+        self,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_batch_tokens: int = 16384,
+        share_prefixes: bool = True,
     ) -> None:
         self._name = model
         self._device = device
         self._dtype = dtype
         self._max_batch_tokens = max_batch_tokens
+        self._share_prefixes = share_prefixes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._waiting: list[_Task] = []  # Touched on the event loop only.
         self._stopping = False
@@ -78,22 +86,25 @@ class TransformersEngine:
         self._parameters = 0
         self._max_context = 0
         self._model: PreTrainedModel
+        self._scorer: Scorer
         self._chat: ChatTokenizer
         self._generator = torch.Generator()  # Of the calls without a seed.
 
     async def start(self) -> None:
-        """Load the model and run one token through it."""
+        """Load the model and run some tokens through it."""
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
         self._model = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
         self._generator.seed()
         self._parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._max_context = torch_model.max_context_tokens(self._model)
-        await self._run(next_token_logprobs, self._model, [[self._chat.eos_id]], [self._chat.eos_id], self._chat.pad_id)
+        self._scorer = await self._run(self._new_scorer)
+        await self._run(self._scorer.next_token_logprobs, [[self._chat.eos_id]], [self._chat.eos_id])
 
     async def stop(self) -> None:
         """Free the model. Calls under way fail with ``RuntimeError``."""
         self._stopping = True
         await asyncio.to_thread(self._thread.shutdown)
+        self.__dict__.pop("_scorer", None)
         self.__dict__.pop("_model", None)
 
     def info(self) -> EngineInfo:
@@ -144,10 +155,10 @@ class TransformersEngine:
         items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
         results: dict[int, ChoiceLogprobs] = {}
         fitting = [item for item in items if item.length + 1 <= self._max_context]
-        for batch in batches_by_length(fitting, self._max_batch_tokens):
-            prompt_ids = [item.prompt_ids for item in batch]
-            rows = await self._run(next_token_logprobs, self._model, prompt_ids, choice_ids, self._chat.pad_id)
-            for item, logprobs in zip(batch, rows.tolist(), strict=True):
+        if fitting:
+            prompt_ids = [item.prompt_ids for item in fitting]
+            rows = await self._run(self._scorer.next_token_logprobs, prompt_ids, choice_ids)
+            for item, logprobs in zip(fitting, rows.tolist(), strict=True):
                 results[item.index] = ChoiceLogprobs(tuple(logprobs), len(item.prompt_ids))
         return [results.get(item.index) or self._error(item, extra=1) for item in items]
 
@@ -160,9 +171,9 @@ class TransformersEngine:
         answers = [Answer(i, ids, text) for i, (ids, text) in enumerate(zip(encoded, texts, strict=True))]
         fitting = [answer for answer in answers if answer.length <= self._max_context]
         totals = {answer.index: 0.0 for answer in fitting}  # An empty answer keeps its 0.
-        for batch in batches_by_length([a for a in fitting if a.answer_ids], self._max_batch_tokens):
-            sums = await self._run(answer_logprobs, self._model, batch, self._chat.pad_id)
-            totals.update(zip((answer.index for answer in batch), sums, strict=True))
+        written = [answer for answer in fitting if answer.answer_ids]
+        sums = await self._run(self._scorer.answer_logprobs, written)
+        totals.update(zip((answer.index for answer in written), sums, strict=True))
         return [
             AnswerLogLikelihood(totals[answer.index], len(answer.answer_ids), len(answer.prompt_ids))
             if answer.index in totals
@@ -236,6 +247,9 @@ class TransformersEngine:
             sampling = batch[0].call.sampling
             sample_rows(self._model, rows, sampling, self._chat.stop_ids, self._chat.pad_id, finished)
         self._require_running()
+
+    def _new_scorer(self) -> Scorer:
+        return Scorer(self._model, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)
 
     async def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return await asyncio.to_thread(self._chat.prompts_ids, prompts)

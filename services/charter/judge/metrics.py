@@ -13,9 +13,15 @@ PRINCIPLE_JUDGEMENTS = Counter(
     "Judgements under one principle, by outcome.",
     ["principle", "outcome"],
 )
-ORDERED = Counter("charter_judge_ordered_total", "Judgements under one principle that showed both orders.")
+ORDERED = Counter(
+    "charter_judge_ordered_total",
+    "Judgements under one principle that showed both orders, by principle.",
+    ["principle"],
+)
 POSITION_BIASED = Counter(
-    "charter_judge_position_biased_total", "Those of charter_judge_ordered_total in which the same position won twice."
+    "charter_judge_position_biased_total",
+    "Those of charter_judge_ordered_total in which the same position won twice.",
+    ["principle"],
 )
 LABEL_ENTROPY = Histogram(
     "charter_judge_label_entropy_nats",
@@ -39,6 +45,12 @@ RESULT_SECONDS = Histogram(
     ["rpc"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
 )
+COMPARISON_SECONDS = Histogram(
+    "charter_judge_comparison_seconds",
+    "Seconds of the model's work for a pair, all principles and orders: those of a call over the pairs in it.",
+    ["method"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
 TOKENS = Counter("charter_judge_tokens_total", "Tokens that the judge's model read and wrote.", ["kind"])
 RELOADS = Counter(
     "charter_judge_constitution_reloads_total", "Changes of the constitution file, by result.", ["result"]
@@ -56,9 +68,13 @@ OUTCOMES = {
 }
 
 
-def preregister(methods: tuple[str, ...]) -> None:
+def preregister(methods: Iterable[str], principles: Iterable[str]) -> None:
     """Every series exists from the start, at zero, so that rates and alerts have a base."""
+    for principle in principles:
+        ORDERED.labels(principle)
+        POSITION_BIASED.labels(principle)
     for method in methods:
+        COMPARISON_SECONDS.labels(method)
         for outcome in OUTCOMES.values():
             JUDGEMENTS.labels(method, outcome)
     for name in ("Compare", "Score", "Critique", "Revise"):
@@ -86,9 +102,9 @@ def observe_judgement(judgement: judge_pb2.Judgement, method: str) -> None:
     for one in judgement.principles:
         PRINCIPLE_JUDGEMENTS.labels(one.principle_id, OUTCOMES[one.outcome]).inc()
         if one.HasField("probability_a_shown_first"):
-            ORDERED.inc()
+            ORDERED.labels(one.principle_id).inc()
             if (one.probability_a_shown_first - 0.5) * (one.probability_a_shown_second - 0.5) < 0:
-                POSITION_BIASED.inc()
+                POSITION_BIASED.labels(one.principle_id).inc()
     if judgement.HasField("probability_a"):
         LABEL_ENTROPY.observe(_entropy(judgement.probability_a))
     observe_tokens(judgement.usage)

@@ -78,7 +78,7 @@ class JudgeRoom:
         )
         self._servicer = JudgeServicer(judge)
         self._watching: asyncio.Task[None] | None = None
-        metrics.preregister(tuple(METHODS))
+        metrics.preregister(METHODS, [one.id for one in self._constitution.current.principles])
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``JudgeService``."""

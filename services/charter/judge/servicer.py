@@ -74,8 +74,11 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         model = self._judge.engine.info().model
 
         async def label(piece: Sequence[tuple[str, Task]]) -> list[judge_pb2.CompareResponse]:
+            start = time.monotonic()
             judgements = await judging.judge(self._judge.engine, [task for _, task in piece], way)
+            each = (time.monotonic() - start) / len(piece)
             for judgement in judgements:
+                metrics.COMPARISON_SECONDS.labels(way.method).observe(each)
                 judgement.model = model
                 judgement.constitution_digest = digest
             return [

@@ -15,7 +15,7 @@ from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
 from charter.judge.text_generation import write_each
 
-_LETTERS = ("A", "B")
+LETTERS = ("A", "B")
 _PREFIX = "The better response is ("
 _ENDING = "Answer with one letter, A or B."
 _RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
@@ -23,13 +23,14 @@ _RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
     """Judge each question by its answer letters."""
-    prompts = [
-        Prompt((*_examples(question.principle, swapped), _shown(question, swapped, _ENDING)), _PREFIX)
-        for question in questions
-        for swapped in (False, True)
-    ]
-    odds = await log_odds(engine, prompts, _LETTERS)
+    prompts = [prompt(question, swapped) for question in questions for swapped in (False, True)]
+    odds = await log_odds(engine, prompts, LETTERS)
     return [_finding(odds[i], odds[i + 1]) for i in range(0, len(odds), 2)]
+
+
+def prompt(question: Question, swapped: bool) -> Prompt:
+    """What is asked in one order."""
+    return Prompt((*_examples(question.principle, swapped), _shown(question, swapped, _ENDING)), _PREFIX)
 
 
 async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
@@ -52,7 +53,7 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
         else:
             rationales[place] = (straight, swapped)
             prompts += [_decided(asked[2 * place], straight), _decided(asked[2 * place + 1], swapped)]
-    odds = iter(await log_odds(engine, prompts, _LETTERS))
+    odds = iter(await log_odds(engine, prompts, LETTERS))
     for place, (straight, swapped) in rationales.items():
         found = _finding(next(odds), next(odds))
         findings[place] = replace(
@@ -70,7 +71,7 @@ def _examples(principle: Principle, swapped: bool) -> Iterator[ChatMessage]:
         better_second = (index % 2 == 1) != swapped
         pair = Pair((ChatMessage("user", example.prompt),), example.better, example.worse)
         yield _shown(Question(pair, principle), better_second, _ENDING)
-        yield ChatMessage("assistant", f"{_PREFIX}{_LETTERS[better_second]})")
+        yield ChatMessage("assistant", f"{_PREFIX}{LETTERS[better_second]})")
 
 
 def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:

@@ -15,14 +15,14 @@ from charter.judge.pairs import Finding, Question, Usage, too_long
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
     """Judge each question; an answer that occurs in several of them is scored once under each system prompt."""
-    wanted = [_items(question) for question in questions]
-    unique = list(dict.fromkeys(item for items in wanted for item in items))
+    wanted = [items(question) for question in questions]
+    unique = list(dict.fromkeys(item for four in wanted for item in four))
     found = dict(zip(unique, await engine.answer_loglikelihoods(unique), strict=True))
-    return [_finding([found[item] for item in items]) for items in wanted]
+    return [_finding([found[item] for item in four]) for four in wanted]
 
 
-def _items(question: Question) -> list[tuple[Prompt, str]]:
-    """Both answers under ``follow``, then both under ``oppose``."""
+def items(question: Question) -> list[tuple[Prompt, str]]:
+    """What is scored: both answers under ``follow``, then both under ``oppose``."""
     pair, principle = question.pair, question.principle
     unread = (ChatMessage("user", ""),)
     followed = Prompt(under_system(principle.follow, pair.prompt))

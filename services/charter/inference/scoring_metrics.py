@@ -1,0 +1,8 @@
+"""Prometheus metrics of scoring given tokens in the embedded engine."""
+
+from prometheus_client import Counter
+
+TOKENS = Counter(
+    "charter_scoring_tokens_total", "Tokens of texts to score: given, and computed after what they share.", ["kind"]
+)
+GIVEN, COMPUTED = TOKENS.labels("given"), TOKENS.labels("computed")
