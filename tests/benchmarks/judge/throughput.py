@@ -151,10 +151,10 @@ async def main() -> None:
     pairs_of_rounds = list(zip(timings["service"], timings["one at a time"], strict=True))
     wall = statistics.median(theirs.wall / ours.wall for ours, theirs in pairs_of_rounds)
     processor = statistics.median(theirs.processor / ours.processor for ours, theirs in pairs_of_rounds)
+    orders = ", both orders against one" if options.method == "choice" else ""
     CONSOLE.print(
         f"[bold]ratio {wall:.2f} in time, {processor:.2f} in processor time[/]: {options.method}, {options.ensemble} "
-        f"principles, {len(chosen)} pairs, {options.turns} earlier turns"
-        + (", both orders against one" if options.method == "choice" else "")
+        f"principles, {len(chosen)} pairs, {options.turns} earlier turns{orders}"
     )
 
 
