@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from charter.rpc import tls
+from charter.rpc.discovery import DNS
 
 from tests.deploy.manifests import (
     OVERLAYS,
@@ -16,6 +17,7 @@ from tests.deploy.manifests import (
     environment,
     everything,
     of_kind,
+    render,
     workloads,
 )
 
@@ -55,6 +57,15 @@ def test_certificates_carry_every_name_that_is_called(folder: Path) -> None:
         if not spec.get("isCA"):
             assert int(spec["renewBefore"].rstrip("h")) < int(spec["duration"].rstrip("h"))
             assert issuers[spec["issuerRef"]["name"]]["spec"] == {"ca": {"secretName": "charter-ca"}}
+
+
+@overlays
+def test_without_certificates_every_replica_is_found(folder: Path) -> None:
+    names = {name.removeprefix(DNS) for name in called_names(render(folder)) if name.startswith(DNS)}
+    services = {one["metadata"]["name"]: one["spec"] for one in of_kind(render(folder), "Service")}
+    assert names == {"policy", "judge"}
+    assert all(services[name]["clusterIP"] == "None" for name in names), "only then DNS has each pod's address"
+    assert services["policy"]["publishNotReadyAddresses"] is True
 
 
 @overlays

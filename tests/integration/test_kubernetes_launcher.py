@@ -4,6 +4,8 @@ The small API server on real HTTP validates what it is sent and allows what the 
 real processes."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from charter.v1 import run_pb2
 from kubernetes.aio import client
 
 from tests.deploy.manifests import BASE, render
+from tests.deploy.test_containers import free_port
 from tests.integration.test_trainer_service import ROOT, WORKER, Client, connected
 from tests.kubernetes_api import Cluster, Object, api_server
 from tests.kubernetes_jobs import JobController, job_controller
@@ -294,6 +297,21 @@ def test_one_process_is_python_and_more_are_torchrun() -> None:
     spec = source["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     spec["containers"][0]["resources"]["limits"] = {"nvidia.com/gpu": "4"}
     assert "--nproc-per-node=4" in command(source)
+
+
+def test_pods_of_one_run_meet_at_index_0() -> None:
+    """The very command of two pods, with this machine for the name of the first and a free port."""
+    port = free_port()
+    processes = []
+    for index in ("0", "1"):
+        pod = [part.replace("$(JOB_COMPLETION_INDEX)", index) for part in command(template(completions=2))]
+        pod = [f"--master-port={port}" if part.startswith("--master-port") else part for part in pod]
+        pod = ["--master-addr=127.0.0.1" if part.startswith("--master-addr") else part for part in pod]
+        worker = str(Path(__file__).with_name("torchrun_worker.py"))
+        pod = [sys.executable, "-m", "torch.distributed.run", *pod[1 : pod.index("-m")], worker]
+        processes.append(subprocess.Popen(pod, stdout=subprocess.PIPE, text=True))
+    printed = sorted(process.communicate(timeout=500)[0].strip() for process in processes)
+    assert printed == ["rank 0 of 2: 3", "rank 1 of 2: 3"]
 
 
 def test_outside_a_cluster_the_start_option_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
