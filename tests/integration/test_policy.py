@@ -1,5 +1,6 @@
 """The policy service over real channels: with a tiny model, and with the fake engine for timing and faults."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,12 +17,13 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.rpc.lifecycle import Addresses
 from charter.rpc.tensors import from_tensor
-from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2
-from charter.weights.sender import send_weights
+from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.sender import pack_weights, send_weights
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
 from charter.worker.reporter import Reporter
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -118,6 +120,31 @@ def test_new_weights_are_served_and_named_without_a_restart(addresses: Addresses
             policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK
         )
     assert (info.model.weight_version, info.model.engine, info.model.max_context_tokens) == (7, "transformers", 512)
+
+
+def test_it_does_not_serve_while_its_first_weights_arrive(tmp_path: Path) -> None:
+    """A replica that has restarted serves the weights it was started with: nobody should take them for the newest."""
+    weights = pack_weights({"w": torch.ones(4)}, 3)
+    rest = threading.Event()
+
+    def parts() -> Iterator[weights_pb2.LoadWeightsRequest]:
+        header = weights_pb2.WeightHeader(version=3, size=len(weights.blob), sha256=weights.sha256)
+        yield weights_pb2.LoadWeightsRequest(header=header)
+        rest.wait()
+        yield weights_pb2.LoadWeightsRequest(chunk=weights.blob)
+
+    with running(build(fake(tmp_path))) as at, connect(at.main) as main, connect(at.control) as control:
+        watch = health_pb2_grpc.HealthStub(main).Watch(
+            health_pb2.HealthCheckRequest(service="charter.v1.PolicyService"), timeout=120
+        )
+        statuses = (health_pb2.HealthCheckResponse.ServingStatus.Name(one.status) for one in watch)
+        assert next(statuses) == "SERVING"
+        sent = weights_pb2_grpc.WeightServiceStub(control).LoadWeights.future(parts(), timeout=120)
+        assert next(statuses) == "NOT_SERVING"
+        rest.set()
+        assert sent.result().version == 3
+        assert next(statuses) == "SERVING"
+        watch.cancel()
 
 
 def test_weights_that_do_not_fit_are_refused_and_name_the_tensor(addresses: Addresses) -> None:

@@ -8,6 +8,7 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.policy.servicer import PolicyServicer
+from charter.rpc.lifecycle import Readiness
 from charter.v1 import policy_pb2_grpc, weights_pb2_grpc
 from charter.weights.receiver import WeightServicer
 
@@ -38,6 +39,7 @@ class PolicyRoom:
     def __init__(self, config: PolicyConfig) -> None:
         self.engine = create_engine(config.engine, config.model, **config.engine_settings)
         self._staging = config.staging
+        self.readiness = Readiness()
         self._servicer = PolicyServicer(self.engine, config.max_requests)
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -46,7 +48,7 @@ class PolicyRoom:
 
     def register_control(self, server: grpc.aio.Server) -> None:
         """Add ``WeightService``."""
-        servicer = WeightServicer(self.engine, self._staging, "policy")
+        servicer = WeightServicer(self.engine, self._staging, "policy", self.readiness)
         weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
 
     async def start(self) -> None:

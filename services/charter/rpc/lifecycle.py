@@ -5,9 +5,9 @@ import contextlib
 import importlib.metadata
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -72,6 +72,38 @@ class Service(Protocol):
         """Free everything. Called once, after the last call has ended."""
 
 
+class Readiness:
+    """Lets a service that is up say NOT_SERVING for a while; it has no effect before the service serves."""
+
+    def __init__(self) -> None:
+        self._announce: Callable[[bool], Awaitable[None]] | None = None
+
+    def bind(self, announce: Callable[[bool], Awaitable[None]]) -> None:
+        """``announce`` tells the health service whether this one serves."""
+        self._announce = announce
+
+    @contextlib.asynccontextmanager
+    async def held_back(self) -> AsyncIterator[None]:
+        """NOT_SERVING inside the block."""
+        if self._announce is None:
+            yield
+            return
+        await self._announce(False)
+        try:
+            yield
+        finally:
+            await self._announce(True)
+
+
+@runtime_checkable
+class HasReadiness(Protocol):
+    """A service that decides itself when it is ready, once it is up."""
+
+    @property
+    def readiness(self) -> Readiness:
+        """What it says so with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where a service listens. Port 0 takes a free one; None leaves it out.
@@ -127,9 +159,16 @@ async def serving(service: Service, listen: Listen, drain_seconds: float = DRAIN
         for server in servers:
             await server.start()
         await service.start()
-        for name in service.health_names:
-            await statuses.set(name, health_pb2.HealthCheckResponse.SERVING)
-        metrics.SERVING.labels(service.name).set(1)
+
+        async def announce(ready: bool) -> None:
+            status = health_pb2.HealthCheckResponse
+            for name in service.health_names:
+                await statuses.set(name, status.SERVING if ready else status.NOT_SERVING)
+            metrics.SERVING.labels(service.name).set(ready)
+
+        await announce(True)
+        if isinstance(service, HasReadiness):
+            service.readiness.bind(announce)
         logger.info("serving", extra={"address": main_address, "control": control_address, "metrics": metrics_address})
         yield Addresses(main_address, control_address, metrics_address, health_address)
         logger.info("draining", extra={"seconds": drain_seconds})

@@ -5,6 +5,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from charter.inference.engine import EngineInfo, WeightMismatchError
 from charter.rpc.errors import StatusError
+from charter.rpc.lifecycle import Readiness
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 
 VERSION = Gauge("charter_weight_version", "Version of the weights that are served.", ["service"])
@@ -55,10 +57,14 @@ def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
 
 
 class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
-    """One transfer at a time into ``target``; files are staged in ``staging`` and removed afterwards."""
+    """One transfer at a time into ``target``; files are staged in ``staging`` and removed afterwards.
 
-    def __init__(self, target: WeightTarget, staging: Path, service: str) -> None:
+    With ``readiness`` the service is NOT_SERVING while its first weights since it started are on their way.
+    """
+
+    def __init__(self, target: WeightTarget, staging: Path, service: str, readiness: Readiness | None = None) -> None:
         self._target = target
+        self._readiness = readiness
         self._staging = staging
         self._service = service
         self._transfer = asyncio.Lock()
@@ -93,6 +99,17 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"version {header.version} is not newer than the served version {served.weight_version}",
             )
+        # With nothing received since the start, what is served is not what it was asked to hold.
+        first = self._readiness if served.weight_version == 0 else None
+        async with first.held_back() if first is not None else nullcontext():
+            return await self._replace(requests, header, start)
+
+    async def _replace(
+        self,
+        requests: AsyncIterator[weights_pb2.LoadWeightsRequest],
+        header: weights_pb2.WeightHeader,
+        start: float,
+    ) -> weights_pb2.LoadWeightsResponse:
         self._staging.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._staging) as folder:
             path = Path(folder) / "model.safetensors"
