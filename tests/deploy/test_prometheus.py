@@ -41,9 +41,10 @@ WAIT_SECONDS = 120.0
 SCRAPE_SECONDS = 1
 INTERVAL = "15s"
 
-# Queries that have no data in a healthy run that is short: rules that only fire, and what did not happen.
+# Whether a call is cancelled, because another replica was faster, depends on the machine.
+MAY_HAVE_DATA = {"serving: Failed calls"}
+# Queries without data in this run, though they are well.
 NO_DATA = {
-    "serving: Failed calls",
     # The run's algorithm is another, and its judge has no endpoint.
     "run: Online DPO",
     "judge: Requests to the endpoint",
@@ -196,7 +197,8 @@ def scrape_often(home: Path, started: Any) -> None:
 @pytest.mark.parametrize(("where", "expr"), queries())
 def test_query_is_accepted_and_returns_data(recorded: Recorded, where: str, expr: str) -> None:
     values = recorded.values(expr)
-    if where.startswith("rule Charter") or where in NO_DATA:
+    # An alert that does not fire has no data.
+    if where.startswith("rule Charter") or where in NO_DATA | MAY_HAVE_DATA:
         return
     assert values, f"{where} showed nothing in a whole run: {expr}"
 
