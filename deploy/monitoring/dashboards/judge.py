@@ -64,6 +64,30 @@ LABELS = (
     ),
 )
 
+GIVEN = 'kind="given"'
+WORK = (
+    Panel(
+        "Seconds of a comparison",
+        "s",
+        "The model's work for one pair, all principles and orders.",
+        halves("charter_judge_comparison_seconds", "method"),
+    ),
+    Panel(
+        "Tokens that texts share",
+        "percentunit",
+        "Share of the tokens given to the engine transformers that was not computed again, because other texts of the "
+        "call begin alike. Empty for other engines.",
+        (
+            Query(
+                "1 - "
+                + total_per_second("charter_scoring_tokens_total", 'kind="computed"')
+                + f" / ({total_per_second('charter_scoring_tokens_total', GIVEN)} > 0)",
+                "shared",
+            ),
+        ),
+    ),
+)
+
 OTHER = (
     Panel(
         "Ratings",
@@ -157,6 +181,7 @@ BOARD = Board(
     (
         ("Labels", LABELS),
         ("Comparisons and preference model", COMPARISONS),
+        ("What a label takes", WORK),
         ("Other work of the judge", OTHER),
         ("Endpoint", ENDPOINT),
     ),
