@@ -72,3 +72,9 @@ def labels(stage: Stage, run: str) -> list[dict[str, str]]:
         request = preference_pb2.StreamComparisonsRequest(filter=chosen)
         pages = preference_pb2_grpc.PreferenceServiceStub(channel).StreamComparisons(request, timeout=QUICK)
         return [{"dimension": one.dimension} for page in pages for one in page.comparisons]
+
+
+def test_a_refresh_without_the_judges_labels_is_refused(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    spec = stage.spec(feedback={"human": 1}, comparisons={"refresh_every_steps": 1})
+    assert stage.work("refresh", spec) == 1
+    assert "comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share" in caplog.text

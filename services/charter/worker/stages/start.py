@@ -50,7 +50,6 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise RunError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
     if len(spec.services.policy) != len(spec.services.policy_control):
         raise RunError("services.policy and services.policy_control must name the same replicas, in the same order")
-    sources(spec.feedback)
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
