@@ -122,10 +122,14 @@ def test_a_policy_that_exploits_its_reward_is_taken_back(stage: Stage) -> None:
         ({"evaluation": {"every_steps": 1, "watched_prompts": 9}}, "held-out prompts, and there are 5"),
         ({"evaluation": {"patience": 1}}, "set that too"),
         ({"comparisons": {"refresh_every_steps": 1}, "ppo": {"algorithm": "ALGORITHM_ONLINE_DPO"}}, "has none"),
+        (
+            {"comparisons": {"refresh_every_steps": 1}, "feedback": {"ai": 0.0, "human": 1.0}},
+            "feedback gives ai no share",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(
-    stage: Stage, sections: dict[str, dict[str, int | str]], error: str, caplog: pytest.LogCaptureFixture
+    stage: Stage, sections: dict[str, dict[str, float | str]], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert stage.work("wrong", stage.spec(**sections)) == 1
     assert error in caplog.messages[-1]

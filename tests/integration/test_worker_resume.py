@@ -86,29 +86,36 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert_equal_to(stage, unbroken, run)
 
 
-def test_killed_at_every_instant_of_a_step(stage: Stage, unbroken: str) -> None:
+# What is broken off, where the worker kills itself, at which call, and the newest checkpoint that is then left.
+UPDATING = [
+    ("before sampling", "charter.worker.rollouts:sample", 2, 1),
+    ("half of the answers are there", "charter.worker.clients:_answer", 3, 1),
+    ("scoring", "charter.worker.rewards:score", 1, 1),
+    ("the policy is updated in part, the critic not yet", "charter.worker.update:Learner._critic_step", 1, 1),
+    ("half of the weights are sent", "charter.weights.sender:_parts", 2, 1),
+]
+SAVING = [
+    ("weights sent, checkpoint half written", "charter.worker.checkpoint:_write", 3, 0),
+    ("checkpoint renamed, not marked", "charter.worker.checkpoint:_sync", 8, 0),
+    ("third checkpoint marked, the oldest not deleted", "charter.worker.checkpoint:_sync", 30, 3),
+    ("last step saved, policy not written", "charter.worker.stages.ppo:_write_policy", 1, 4),
+]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("run", "instants"), [("killed-updating", UPDATING), ("killed-saving", SAVING)])
+def test_killed_at_every_instant_of_a_step(
+    stage: Stage, unbroken: str, run: str, instants: list[tuple[str, str, int, int]]
+) -> None:
     """One run, killed again and again: each attempt dies at the next of these places, and the last one finishes."""
-    instants = {
-        "before sampling": ("charter.worker.rollouts:sample", 2),
-        "half of the answers are there": ("charter.worker.clients:_answer", 3),
-        "scoring": ("charter.worker.rewards:score", 1),
-        "the policy is updated in part, the critic not yet": ("charter.worker.update:Learner._critic_step", 1),
-        "half of the weights are sent": ("charter.weights.sender:_parts", 2),
-        "weights sent, checkpoint half written": ("charter.worker.checkpoint:_write", 3),
-        "checkpoint renamed, not marked": ("charter.worker.checkpoint:_sync", 8),
-        "next checkpoint marked, the oldest not deleted": ("charter.worker.checkpoint:_sync", 20),
-        "last step saved, policy not written": ("charter.worker.stages.ppo:_write_policy", 1),
-    }
-    run, newest = "killed-everywhere", []
-    for place, times in instants.values():
+    for what, place, times, newest in instants:
         program = ("tests.integration.killed_worker", place, str(times))
         with stage.process(run, spec_of(stage), "", program) as worker:
-            assert worker.wait(600) == -signal.SIGKILL, place
+            assert worker.wait(600) == -signal.SIGKILL, what
+        # What was not saved is done again; nothing that was not marked complete is taken for a checkpoint.
         found = checkpoint.newest(stage.run_folder(run) / "checkpoints")
-        newest.append(found[1].step if found else 0)
-    # What was not saved is done again; nothing that was not marked complete is taken for a checkpoint.
-    assert newest == [1, 1, 1, 1, 1, 1, 1, 3, 4]
-    assert stage.work(run, spec_of(stage), attempt=10) == 0
+        assert (found[1].step if found else 0) == newest, what
+    assert stage.work(run, spec_of(stage), attempt=len(instants) + 1) == 0
     assert_equal_to(stage, unbroken, run)
 
 
