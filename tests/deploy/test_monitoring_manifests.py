@@ -8,7 +8,7 @@ import yaml
 
 from deploy.monitoring import prometheus_rule
 from deploy.monitoring.dashboards import BOARDS, FOLDER
-from tests.deploy.manifests import ROOT, Manifest, config_map, containers, of_kind, pod_specs, render
+from tests.deploy.manifests import ROOT, SERVICES, Manifest, config_map, containers, of_kind, pod_specs, render
 from tests.deploy.test_rendering import KUBERNETES
 
 OURS = {"prometheus", "grafana"}
@@ -63,14 +63,14 @@ def test_the_operators_rule_is_fresh() -> None:
 
 def test_the_service_monitor_selects_every_service_and_its_metrics(operator: tuple[Manifest, ...]) -> None:
     monitor = only(operator, "ServiceMonitor", "charter")["spec"]
+    (endpoint,) = monitor["endpoints"]
     selected = [
         one
         for one in of_kind(operator, "Service")
         if monitor["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
+        and endpoint["port"] in {port["name"] for port in one["spec"]["ports"]}
     ]
-    assert {one["metadata"]["name"] for one in selected} == {"policy", "judge", "preference", "trainer"}
-    (endpoint,) = monitor["endpoints"]
-    assert all(endpoint["port"] in {port["name"] for port in one["spec"]["ports"]} for one in selected)
+    assert {one["metadata"]["name"] for one in selected} == set(SERVICES)
     # The label that dashboards and alerts know services by.
     assert [rule["targetLabel"] for rule in endpoint["relabelings"]] == ["app"]
     assert all(one["metadata"]["labels"]["app.kubernetes.io/name"] == one["metadata"]["name"] for one in selected)
@@ -79,7 +79,7 @@ def test_the_service_monitor_selects_every_service_and_its_metrics(operator: tup
 def test_the_pod_monitor_finds_the_worker(operator: tuple[Manifest, ...]) -> None:
     (endpoint,) = only(operator, "PodMonitor", "charter-worker")["spec"]["podMetricsEndpoints"]
     ports = {(name, port["name"]) for name, _, one in containers(operator) for port in one["ports"]}
-    assert {name for name, port in ports if port == endpoint["port"]} == {"trainer"}
+    assert {name for name, port in ports if port == endpoint["port"]} == {"worker"}
     assert endpoint["relabelings"] == [{"targetLabel": "app", "replacement": "worker"}]
 
 
@@ -141,3 +141,16 @@ def test_pods_run_without_rights(standalone: tuple[Manifest, ...]) -> None:
         }
         volumes = {volume["name"] for volume in spec["volumes"]} | claimed
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes, name
+
+
+def test_what_they_need_is_let_through_where_all_else_is_denied(standalone: tuple[Manifest, ...]) -> None:
+    policies = {name: only(standalone, "NetworkPolicy", name)["spec"] for name in OURS}
+    for name, policy in policies.items():
+        assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+    scraped = policies["prometheus"]["egress"][0]
+    assert {one["port"] for one in scraped["ports"]} == {"metrics", "worker-metrics"}
+    (asked,) = policies["grafana"]["egress"][0]["to"]
+    assert asked["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    assert policies["prometheus"]["ingress"][0]["from"] == [
+        {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "grafana"}}}
+    ]

@@ -176,6 +176,19 @@ JUDGE = (
         ),
     ),
     Panel(
+        "Seconds of a comparison",
+        "s",
+        "The model's own work for a pair, all principles and orders, 95th percentile. Results take longer where pairs "
+        "wait.",
+        (Query(quantile(0.95, "charter_judge_comparison_seconds", "method"), "{{method}}"),),
+    ),
+    Panel(
+        "Tokens to score",
+        "none",
+        "Per second: given, and computed after what texts share. The gap is what sharing saves.",
+        (Query(per_second("charter_scoring_tokens_total", "app, kind"), "{{app}} {{kind}}"),),
+    ),
+    Panel(
         "Tokens of the judge",
         "none",
         "Per second: read and written by the judge's model. With a paid endpoint this is the bill.",
