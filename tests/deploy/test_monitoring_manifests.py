@@ -67,6 +67,8 @@ def test_the_service_monitor_selects_every_service_and_its_metrics(operator: tup
         one
         for one in of_kind(operator, "Service")
         if monitor["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items()
+        # The PodMonitor scrapes workers.
+        and one["metadata"]["name"] != "worker"
     ]
     assert {one["metadata"]["name"] for one in selected} == {"policy", "judge", "preference", "trainer"}
     (endpoint,) = monitor["endpoints"]
@@ -79,7 +81,7 @@ def test_the_service_monitor_selects_every_service_and_its_metrics(operator: tup
 def test_the_pod_monitor_finds_the_worker(operator: tuple[Manifest, ...]) -> None:
     (endpoint,) = only(operator, "PodMonitor", "charter-worker")["spec"]["podMetricsEndpoints"]
     ports = {(name, port["name"]) for name, _, one in containers(operator) for port in one["ports"]}
-    assert {name for name, port in ports if port == endpoint["port"]} == {"trainer"}
+    assert {name for name, port in ports if port == endpoint["port"]} == {"worker"}
     assert endpoint["relabelings"] == [{"targetLabel": "app", "replacement": "worker"}]
 
 
