@@ -60,13 +60,18 @@ def components_of(folder: Path) -> list[Path]:
 
 
 def combinations(folder: Path) -> list[tuple[Path, ...]]:
-    """Every choice of components that can be put on top of a kustomization."""
+    """Every choice of components that can be put on top of a kustomization, all of them last.
+
+    Of the two for monitoring a cluster has one; both bring the same dashboards.
+    """
     free = [component for component in COMPONENTS if component not in components_of(folder)]
-    return [chosen for size in range(len(free) + 1) for chosen in itertools.combinations(free, size)]
+    chosen = [some for size in range(len(free) + 1) for some in itertools.combinations(free, size)]
+    alternatives = {component for component in COMPONENTS if component.name.startswith("monitoring")}
+    return [some for some in chosen if len(alternatives.intersection(some)) <= 1]
 
 
 def everything(folder: Path) -> tuple[Manifest, ...]:
-    """Objects of a kustomization with every component."""
+    """Objects of a kustomization with every component, and the Prometheus and Grafana of our own."""
     return render_with(folder, combinations(folder)[-1])
 
 

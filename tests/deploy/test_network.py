@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.manifests import OVERLAYS, Manifest, everything, of_kind, pod_template, workloads
+from tests.deploy.manifests import OVERLAYS, SERVICES, Manifest, everything, of_kind, pod_template, workloads
 
 overlays = pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
 
@@ -19,6 +19,9 @@ ARROWS = {
     ("worker", "worker"): {"worker-metrics", "rendezvous"},
     ("trainer", "postgres"): {"postgres"},
     ("preference", "postgres"): {"postgres"},
+    ("grafana", "prometheus"): {"web"},
+    ("prometheus", "worker"): {"worker-metrics"},
+    **{("prometheus", server): {"metrics"} for server in SERVICES},
 }
 NAMESPACE = {"kubernetes.io/metadata.name": "charter"}
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
@@ -78,7 +81,8 @@ def pods(objects: tuple[Manifest, ...]) -> dict[str, tuple[Labels, list[Manifest
 def test_arrows_of_the_design_and_no_others(folder: Path) -> None:
     objects = everything(folder)
     policies = of_kind(objects, "NetworkPolicy")
-    rooms = {name: pods(objects)[name] for name in ("policy", "judge", "preference", "trainer", "worker", "postgres")}
+    rooms = pods(objects)
+    assert {name for arrow in ARROWS for name in arrow} == rooms.keys()
     for client, (own, _) in rooms.items():
         for server, (labels, ports) in rooms.items():
             open_ports = {
@@ -99,20 +103,19 @@ def test_strangers_reach_nothing_but_prometheus_the_metrics(folder: Path) -> Non
             for own, where in (({"app.kubernetes.io/name": "worker"}, STRANGER), ({}, NAMESPACE)):
                 assert not allows(policies, "ingress", labels, own, where, port), f"{own} -> {name}:{port['name']}"
             prometheus = allows(policies, "ingress", labels, {}, MONITORING, port)
-            if name in ("policy", "judge", "preference", "trainer", "worker", "postgres"):
-                assert prometheus == port["name"].endswith("metrics"), f"monitoring -> {name}:{port['name']}"
+            assert prometheus == port["name"].endswith("metrics"), f"monitoring -> {name}:{port['name']}"
 
 
 @overlays
-def test_only_the_trainer_reaches_addresses_outside(folder: Path) -> None:
+def test_only_those_who_ask_the_api_server_reach_addresses_outside(folder: Path) -> None:
     outside = {
         one["metadata"]["name"]
         for one in of_kind(everything(folder), "NetworkPolicy")
         for rule in one["spec"].get("egress", ())
         if any("ipBlock" in peer for peer in rule["to"])
     }
-    # The API server, for its Jobs.
-    assert outside - {"prometheus", "keda"} == {"trainer"}
+    # The API server, for Jobs and to find pods.
+    assert outside == {"trainer", "prometheus"}
 
 
 def test_the_evaluator_sees_a_missing_policy() -> None:
