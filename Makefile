@@ -37,8 +37,9 @@ models: setup
 demo: setup
 	$(BIN)/charter demo
 
+# One file of tests after the other in each process; a thread each, so that the processes do not fight for cores.
 test: setup models
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Builds the image of workers and services, and runs its services with podman from the rendered manifests.
 # PODMAN_BUILD: more options of `podman build`, for example --build-arg BASE_IMAGE=my-registry/python:3.11
