@@ -17,12 +17,7 @@ Manifest = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "deploy" / "base"
 OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
-# Without the two for monitoring: they exclude each other, and tests/deploy/test_monitoring_manifests.py has them.
-COMPONENTS = sorted(
-    path.parent
-    for path in (ROOT / "deploy" / "components").glob("*/kustomization.yaml")
-    if not path.parent.name.startswith("monitoring")
-)
+COMPONENTS = sorted(path.parent for path in (ROOT / "deploy" / "components").glob("*/kustomization.yaml"))
 SERVICES = ("policy", "judge", "preference", "trainer")
 # Custom resources have no schema in the validator; tests/deploy/test_components.py checks them.
 CUSTOM = ("cert-manager.io", "keda.sh", "monitoring.coreos.com")

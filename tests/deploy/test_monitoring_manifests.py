@@ -141,16 +141,3 @@ def test_pods_run_without_rights(standalone: tuple[Manifest, ...]) -> None:
         }
         volumes = {volume["name"] for volume in spec["volumes"]} | claimed
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes, name
-
-
-def test_what_they_need_is_let_through_where_all_else_is_denied(standalone: tuple[Manifest, ...]) -> None:
-    policies = {name: only(standalone, "NetworkPolicy", name)["spec"] for name in OURS}
-    for name, policy in policies.items():
-        assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": name}
-    scraped = policies["prometheus"]["egress"][0]
-    assert {one["port"] for one in scraped["ports"]} == {"metrics", "worker-metrics"}
-    (asked,) = policies["grafana"]["egress"][0]["to"]
-    assert asked["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
-    assert policies["prometheus"]["ingress"][0]["from"] == [
-        {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "grafana"}}}
-    ]
