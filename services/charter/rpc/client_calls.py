@@ -68,8 +68,7 @@ def _call(kind: str, continuation: Callable[..., Any], details: Any, request: An
     if kind == "server_stream":
         _when_ended(call, ended)
     else:
-        # It has ended: nobody calls Charter's services by futures.
-        ended(call.code())
+        call.add_done_callback(lambda done: ended(done.code()))
     return call
 
 
