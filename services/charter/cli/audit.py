@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from rich.markup import escape
 
 from charter.cli.audit_summary import summary_of
 from charter.cli.audit_tables import print_comparison, print_comparisons, print_summary
@@ -80,10 +79,10 @@ def _found(run: str, address: str) -> tuple[str, Iterator[types_pb2.Comparison]]
     except ServiceError as error:
         nothing = f"the preference service holds no comparison of a run with the id `{run}`"
         if error.code is grpc.StatusCode.NOT_FOUND:
-            fail(escape(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs"))
-        fail(escape(f"{nothing}. For a run's name the trainer service is needed, but {error}"))
+            fail(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs")
+        fail(f"{nothing}. For a run's name the trainer service is needed, but {error}")
     if (first := _any(run_id, address)) is None:
-        fail(escape(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted"))
+        fail(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted")
     return run_id, first
 
 
@@ -106,11 +105,9 @@ def _one(chosen: preference_pb2.ComparisonFilter, comparison_id: str, address: s
     matching = (one for one in _stream(chosen, address) if one.id.startswith(comparison_id))
     found = list(islice(matching, 2))
     if not found:
-        fail(
-            escape(f"run {chosen.run_id} has no comparison {comparison_id}; `charter audit {chosen.run_id}` lists them")
-        )
+        fail(f"run {chosen.run_id} has no comparison {comparison_id}; `charter audit {chosen.run_id}` lists them")
     if len(found) > 1:
-        fail(escape(f"more than one comparison begins with {comparison_id}: give more of the id"))
+        fail(f"more than one comparison begins with {comparison_id}: give more of the id")
     return found[0]
 
 

@@ -104,9 +104,9 @@ def _load(file: Path) -> Constitution:
         return load_constitution(file)
     except ConstitutionError as error:
         count = len(error.problems)
-        fail(escape(f"{file} has {count} problem{'s' if count > 1 else ''}:\n{error}"))
+        fail(f"{file} has {count} problem{'s' if count > 1 else ''}:\n{error}")
     except OSError as error:
-        fail(escape(f"cannot read {file}: {error.strerror}"))
+        fail(f"cannot read {file}: {error.strerror}")
 
 
 def _served(address: str) -> Constitution:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from charter.cli import run as run_command
@@ -65,7 +64,7 @@ def _prepare() -> None:
         prepare_prompts(INPUTS / "demo" / "prompts", console.print)
         prepare_labelled_pairs(INPUTS / "demo" / "labelled_pairs.jsonl", HELPFUL_ANSWERS, console.print)
     except DemoInputError as error:
-        fail(escape(str(error)))
+        fail(str(error))
 
 
 def _timed(work: Callable[[], None]) -> float:

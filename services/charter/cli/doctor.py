@@ -27,11 +27,11 @@ def doctor(context: typer.Context, component: ComponentOption = None, as_json: J
     from charter.cli.cluster_checks import examine
 
     if unknown := set(component or ()) - set(COMPONENTS):
-        fail(escape(f"--component is one of {', '.join(COMPONENTS)}; got {', '.join(sorted(unknown))}"))
+        fail(f"--component is one of {', '.join(COMPONENTS)}; got {', '.join(sorted(unknown))}")
     try:
         findings = examine(Cluster.open(*context.obj), component or ())
     except ClusterError as error:
-        fail(escape(str(error)))
+        fail(str(error))
     if as_json:
         emit_json([finding.as_dict() for finding in findings])
     else:

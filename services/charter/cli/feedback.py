@@ -88,7 +88,7 @@ async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
         await room.start()
     except (ServiceError, RowError, OSError, ValueError) as error:
         await room.stop()
-        fail(escape(str(error)))
+        fail(str(error))
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
@@ -111,7 +111,7 @@ def _labellers(file: Path, names: list[str]) -> Labellers:
         for name in names:
             known = add_labeller(file, name)
     except (LabellersError, OSError) as error:
-        fail(escape(str(error)))
+        fail(str(error))
     if not known.tokens:
         fail("nobody may label yet: name someone with --labeller NAME")
     return known

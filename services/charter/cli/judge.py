@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress
 
 from charter.cli.judge_calibration import JudgedPair, measurement
@@ -117,7 +116,7 @@ def score(
         ratings = "  ".join(f"{index + 1}: {probability:.2f}" for index, probability in enumerate(found.distribution))
         console.print(f"score {found.score:+.3f} by {found.principle_id}   (probability of each rating  {ratings})")
     if not found.rated:
-        fail(f"the answer could not be rated: {escape(found.failure)}")
+        fail(f"the answer could not be rated: {found.failure}")
 
 
 @app.command()
@@ -151,7 +150,7 @@ def calibrate(
     try:
         found = measurement(judged)
     except ValueError as error:
-        fail(escape(str(error)))
+        fail(str(error))
     found = {"files": [file.name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
@@ -171,9 +170,9 @@ def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
     try:
         return read_labelled_pairs(file, default_label=default_label)
     except LabelledPairError as error:
-        fail(escape(str(error)))
+        fail(str(error))
     except OSError as error:
-        fail(escape(f"cannot read {file}: {error.strerror}"))
+        fail(f"cannot read {file}: {error.strerror}")
 
 
 def _options(
@@ -240,7 +239,7 @@ def _write_calibration(path: Path, found: dict[str, Any]) -> None:
     try:
         write_calibration(path, calibration)
     except OSError as error:
-        fail(escape(f"cannot write {path}: {error.strerror}"))
+        fail(f"cannot write {path}: {error.strerror}")
 
 
 def _write_page(path: Path, found: dict[str, Any]) -> None:
@@ -250,7 +249,7 @@ def _write_page(path: Path, found: dict[str, Any]) -> None:
     try:
         path.write_text(render_judge_page(found), encoding="utf-8")
     except OSError as error:
-        fail(escape(f"cannot write {path}: {error.strerror}"))
+        fail(f"cannot write {path}: {error.strerror}")
 
 
 def _write_details(path: Path, judged: Sequence[JudgedPair]) -> None:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from charter.cli import (
@@ -41,7 +40,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ServiceError, SpecError, ConstitutionError) as error:
-            fail(escape(str(error)))
+            fail(str(error))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
@@ -77,7 +76,7 @@ def on_a_cluster(
     try:
         context.with_resource(connected(Cluster.open(kube_context, namespace or DEFAULT_NAMESPACE)))
     except ClusterError as error:
-        fail(escape(str(error)))
+        fail(str(error))
 
 
 app.command()(demo.demo)

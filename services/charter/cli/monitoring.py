@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
 from charter.cli.output import fail
 from charter.cli.services import (
@@ -69,7 +68,7 @@ def _start(name: str, port: int, command: list[str], environment: dict[str, str]
             one.process.stop()
             remember(known)
             words = "\n".join(one.log.read_text(errors="replace").splitlines()[-10:])
-            fail(f"{name} does not answer at {address}; it has not started. {one.log}:\n{escape(words)}")
+            fail(f"{name} does not answer at {address}; it has not started. {one.log}:\n{words}")
         time.sleep(0.2)
     return one
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -28,8 +29,8 @@ def shortened(text: str, most: int) -> str:
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what went wrong on stderr and end with a non-zero exit code."""
-    errors.print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    """Say what went wrong on stderr, as it stands, and end with a non-zero exit code."""
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
 
 

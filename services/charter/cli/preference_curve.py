@@ -113,7 +113,7 @@ def _points(
             curve = learning_curve(load, train, held_out, percents, spec, device, seed=seed, after_step=after_step)
             return list(curve)
     except (ServiceError, RunError, OSError, ValueError) as error:
-        fail(escape(str(error)))
+        fail(str(error))
 
 
 def _print(points: "list[CurvePoint]") -> None:

@@ -79,7 +79,7 @@ def stats(
             request = preference_pb2.GetStatsRequest(filter=chosen)
             found = preference_pb2_grpc.PreferenceServiceStub(channel).GetStats(request, timeout=QUICK)
     except ServiceError as error:
-        fail(escape(str(error)))
+        fail(str(error))
     if as_json:
         emit_json(_stats_result(found))
     else:
@@ -116,7 +116,7 @@ def export_file(
                 written = write_rows(file, pairs.rows(), PAIR_SCHEMA)
                 left_out = pairs.left_out
     except (ServiceError, ValueError, OSError) as error:
-        fail(escape(str(error)))
+        fail(str(error))
     if as_json:
         emit_json({"file": str(file), "layout": layout.value, "written": written, "left_out": left_out})
         return
@@ -154,7 +154,7 @@ def import_files(
                     duplicates += answer.duplicates
     except (ServiceError, ValueError, OSError) as error:
         stored = f" {added} comparisons had been stored before; importing again skips them." if added else ""
-        fail(f"{escape(str(error))}{stored}")
+        fail(f"{error!s}{stored}")
     if as_json:
         emit_json({"files": [str(file) for file in files], "added": added, "duplicates": duplicates})
         return

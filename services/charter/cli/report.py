@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import grpc
 import typer
-from rich.markup import escape
 
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.cli.services import channel_to, home
@@ -34,7 +33,7 @@ def report(
         contents = read_run_folder(folder)
         path = write_report(folder, output).resolve()
     except (RunFolderError, OSError) as error:
-        fail(escape(str(error)))
+        fail(str(error))
     if as_json:
         emit_json(headline(contents) | {"report": str(path)})
     else:
@@ -70,15 +69,15 @@ def _folder_of(run: str) -> Path:
         if is_run_folder(folder):
             return folder
     if Path(run).name != run:
-        fail(escape(f"{run} is not the folder of a run: it holds neither spec.json nor run.json"))
+        fail(f"{run} is not the folder of a run: it holds neither spec.json nor run.json")
     try:
         with channel_to("trainer") as channel:
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
             artifacts = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run.artifacts
     except ServiceError as error:
         if error.code is grpc.StatusCode.NOT_FOUND:
-            fail(escape(f"there is no run `{run}`, and no run folder of this name; `charter runs list` shows all runs"))
-        fail(escape(f"{error} The path of a run's folder works without it."))
+            fail(f"there is no run `{run}`, and no run folder of this name; `charter runs list` shows all runs")
+        fail(f"{error} The path of a run's folder works without it.")
     if not is_run_folder(Path(artifacts)):
-        fail(escape(f"run `{run}` keeps its results in {artifacts}: that folder is gone, or on another machine"))
+        fail(f"run `{run}` keeps its results in {artifacts}: that folder is gone, or on another machine")
     return Path(artifacts)

@@ -44,7 +44,7 @@ def run(spec: SpecArgument, detach: DetachOption = False, as_json: JsonOption = 
     here = with_addresses(here, service_addresses())
     if found := checks.problems(here):
         hint = "`charter doctor` says what is wrong with the cluster." if there else _local_hint(spec)
-        fail(escape("\n".join([*found, hint])))
+        fail("\n".join([*found, hint]))
     request = trainer_pb2.CreateRunRequest(request_id=str(uuid.uuid4()), spec=wanted if there else here)
     if there:
         request.files.extend(_files_of(wanted))

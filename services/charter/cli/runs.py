@@ -109,7 +109,7 @@ def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption =
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
         if wrong := problems(found.spec):
-            fail(escape("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."])))
+            fail("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."]))
         resumed = stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run), timeout=QUICK).run
     follow(resumed, detach, as_json)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
 
 from charter.cli.output import fail
 from charter.cli.services import home, service_addresses
@@ -157,7 +156,7 @@ def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
     except (PortTakenError, DatabaseError, OSError, ValueError, RuntimeError) as error:
         # The words below are for a person; where it happened is for the log.
         logging.getLogger("charter.cli").error("the service cannot serve", exc_info=error)
-        fail(f"the {name} service cannot serve: {escape(str(error))}")
+        fail(f"the {name} service cannot serve: {error!s}")
 
 
 def _launcher(name: str) -> "Launcher":
@@ -183,6 +182,6 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
     for pair in given or []:
         name, separator, value = pair.partition("=")
         if not separator or not name.isidentifier():
-            fail(f"--setting takes NAME=VALUE, got `{escape(pair)}`")
+            fail(f"--setting takes NAME=VALUE, got `{pair}`")
         settings[name] = yaml.safe_load(value)
     return settings

@@ -93,7 +93,7 @@ def _start_services(
         log = running[failed].log
         _stop({name: running[name] for name in missing}, say)
         remember(known)
-        fail(f"the {failed} service ended before it was serving. The end of {log}:\n{escape(_tail(log))}")
+        fail(f"the {failed} service ended before it was serving. The end of {log}:\n{_tail(log)}")
 
 
 def down(as_json: JsonOption = False) -> None:
