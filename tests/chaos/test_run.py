@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 from charter.v1 import run_pb2
-from charter.worker import metrics
 
 from tests.chaos.processes import Process
-from tests.integration.test_worker_run import ELSEWHERE
-from tests.integration.worker_services import tiny_services
+from tests.integration.worker_services import assert_every_ppo_metric, tiny_services
 from tests.integration.worker_trainer import listening
 
 
@@ -37,7 +35,7 @@ def test_a_run_outlives_a_replica(tmp_path: Path, tiny_model: Path) -> None:
         steps = stage.ppo_steps("disturbed")
         assert set(steps) == {1, 2, 3, 4}
         for numbers in steps.values():
-            assert set(metrics.PPO) - ELSEWHERE - {"kl_target", "length_reward_correlation"} <= set(numbers)
+            assert_every_ppo_metric(numbers)
             assert all(math.isfinite(value) for value in numbers.values())
             # Whoever answered had the trainer's weights.
             assert numbers["logprob_mismatch_max"] < 1e-3

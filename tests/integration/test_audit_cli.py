@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from charter.cli.main import app
+from charter.cli.output import console
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
@@ -70,9 +71,14 @@ def address(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield addresses.main
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables do not break words, whatever terminal the tests run in."""
+    monkeypatch.setattr(console, "_width", 200)
+
+
 def audit(address: str, *arguments: str) -> Result:
-    # Wide, so that tables do not break words.
-    return CliRunner().invoke(app, ["audit", *arguments, "--address", address], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["audit", *arguments, "--address", address])
 
 
 def found(address: str, *arguments: str) -> Any:

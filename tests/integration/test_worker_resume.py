@@ -13,6 +13,7 @@ from charter.judge import server as judge
 from charter.v1 import run_pb2
 from charter.weights.sender import send_weights
 from charter.worker import checkpoint
+from charter.worker.__main__ import STOPPED
 from safetensors.torch import load_file
 
 from tests.harness import running
@@ -212,7 +213,7 @@ def test_superseded_worker_stops(stage: Stage, caplog: pytest.LogCaptureFixture)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        assert stage.work("superseded", spec_of(stage), trainer=f"127.0.0.1:{port}") == 1
+        assert stage.work("superseded", spec_of(stage), trainer=f"127.0.0.1:{port}") == STOPPED
     finally:
         server.stop(0).wait()
     assert "a newer worker has taken over" in caplog.messages[-1]

@@ -12,13 +12,9 @@ from charter.evaluation.run_folder import read_run_folder
 from charter.inference.preference_model import PreferenceModel
 from charter.rpc.channel import QUICK, connect
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2
-from charter.worker import metrics
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.integration.worker_services import Stage, tiny_services
-
-# Only with online DPO, or only where evaluation.every_steps asks for them.
-ELSEWHERE = {"dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
+from tests.integration.worker_services import Stage, assert_every_ppo_metric, tiny_services
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +64,7 @@ def test_ppo_steps_report_every_metric(finished: Stage) -> None:
     steps = finished.ppo_steps("whole")
     assert set(steps) == {1, 2, 3}
     for numbers in steps.values():
-        # Absent where they are not defined: no target, and answers that are all equally long.
-        optional = {"kl_target", "length_reward_correlation"}
-        by_dimension = {"score_mean.helpful", "score_mean.harmless"}
-        assert set(metrics.PPO) - ELSEWHERE - optional <= set(numbers) - by_dimension <= set(metrics.PPO) - ELSEWHERE
-        assert set(numbers) & by_dimension
+        assert_every_ppo_metric(numbers)
         assert numbers["reward_p10"] <= numbers["reward_p50"] <= numbers["reward_p90"]
         assert all(math.isfinite(value) for value in numbers.values())
         # Sampler and trainer run the same weights at the same temperature.

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,17 @@ principles:
   - {id: safe, dimension: harmless, compare: "Which is safer?", critique: Say why., revise: Be safe.,
      follow: You are careful., oppose: You are careless.}
 """
+
+
+def assert_every_ppo_metric(numbers: Mapping[str, float]) -> None:
+    """A step reports what ``metrics.PPO`` lists, and nothing that it does not list."""
+    # Only with online DPO, or only where evaluation.every_steps asks for them.
+    elsewhere = {"dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
+    # Absent where they are not defined: no target, and answers that are all equally long.
+    optional = {"kl_target", "length_reward_correlation"}
+    by_dimension = {"score_mean.helpful", "score_mean.harmless"}
+    assert set(metrics.PPO) - elsewhere - optional <= set(numbers) - by_dimension <= set(metrics.PPO) - elsewhere
+    assert set(numbers) & by_dimension
 
 
 @dataclass(frozen=True)
