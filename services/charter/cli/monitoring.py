@@ -14,6 +14,7 @@ from rich.console import Console
 from charter.cli.output import fail
 from charter.cli.services import (
     DEFAULTS,
+    HOST,
     Endpoint,
     Started,
     endpoint,
@@ -24,7 +25,6 @@ from charter.cli.services import (
     worker_metrics_address,
 )
 
-HOST = "127.0.0.1"
 PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000
 READY_SECONDS = 60.0
@@ -67,8 +67,7 @@ def _start(name: str, port: int, command: list[str], environment: dict[str, str]
         if not one.process.alive() or time.monotonic() > deadline:
             one.process.stop()
             remember(known)
-            words = "\n".join(one.log.read_text(errors="replace").splitlines()[-10:])
-            fail(f"{name} does not answer at {address}; it has not started. {one.log}:\n{words}")
+            fail(f"{name} does not answer at {address}; it has not started. {one.log}:\n{one.last_words()}")
         time.sleep(0.2)
     return one
 

@@ -28,6 +28,10 @@ HEALTH_NAMES = {
     "trainer": "charter.v1.TrainerService",
 }
 HEALTH_SECONDS = 3.0
+TAIL_LINES = 15
+
+# Where `charter up` lets everything listen.
+HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class Endpoint:
 
 # Ports of `charter up`; the judge takes no weights and no reports.
 DEFAULTS = {
-    "policy": Endpoint("127.0.0.1:50051", "127.0.0.1:50061", "127.0.0.1:9091"),
-    "judge": Endpoint("127.0.0.1:50052", "", "127.0.0.1:9092"),
-    "preference": Endpoint("127.0.0.1:50053", "127.0.0.1:50063", "127.0.0.1:9093"),
-    "trainer": Endpoint("127.0.0.1:50054", "127.0.0.1:50064", "127.0.0.1:9094"),
+    "policy": Endpoint(f"{HOST}:50051", f"{HOST}:50061", f"{HOST}:9091"),
+    "judge": Endpoint(f"{HOST}:50052", "", f"{HOST}:9092"),
+    "preference": Endpoint(f"{HOST}:50053", f"{HOST}:50063", f"{HOST}:9093"),
+    "trainer": Endpoint(f"{HOST}:50054", f"{HOST}:50064", f"{HOST}:9094"),
 }
 
 
@@ -56,6 +60,10 @@ class Started:
     endpoint: Endpoint
     command: list[str]
     log: Path
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 def home() -> Path:
@@ -121,7 +129,7 @@ def endpoint(name: str) -> Endpoint:
 def worker_metrics_address() -> str:
     """Where the worker of a local run shows its metrics, host:port; empty when it does not."""
     port = int(os.environ.get("CHARTER_WORKER_METRICS_PORT", WORKER_METRICS_PORT))
-    return f"127.0.0.1:{port}" if port else ""
+    return f"{HOST}:{port}" if port else ""
 
 
 def service_addresses() -> run_pb2.ServiceAddresses:

@@ -18,16 +18,14 @@ from rich.text import Text
 from charter.cli.monitoring import start_monitoring
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs import cancel_all
-from charter.cli.services import DEFAULTS, Endpoint, Started, health, launch, remember, started
+from charter.cli.services import DEFAULTS, HOST, Endpoint, Started, health, launch, remember, started
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import load_spec
 from charter.v1 import judge_pb2, run_pb2
 
-HOST = "127.0.0.1"
 POLL_SECONDS = 0.5
 # Longer than charter.rpc.lifecycle drains.
 STOP_SECONDS = 45.0
-TAIL_LINES = 15
 
 DEMO = Path("examples/demo.yaml")
 
@@ -90,10 +88,10 @@ def _start_services(
         remember(known)
         raise
     if failed:
-        log = running[failed].log
+        ended = running[failed]
         _stop({name: running[name] for name in missing}, say)
         remember(known)
-        fail(f"the {failed} service ended before it was serving. The end of {log}:\n{_tail(log)}")
+        fail(f"the {failed} service ended before it was serving. The end of {ended.log}:\n{ended.last_words()}")
 
 
 def down(as_json: JsonOption = False) -> None:
@@ -234,7 +232,3 @@ def _stop(services: dict[str, Started], say: Console) -> None:
         if one.process.alive():
             say.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
             one.process.stop(force=True)
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
