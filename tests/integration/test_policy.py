@@ -104,7 +104,7 @@ def test_text_streams_while_it_is_written(addresses: Addresses) -> None:
 def test_new_weights_are_served_and_named_without_a_restart(addresses: Addresses, tiny_model: Path) -> None:
     torch.manual_seed(1)
     weights = {name: t + 0.05 * torch.randn_like(t) for name, t in load_file(tiny_model / "model.safetensors").items()}
-    send_weights([addresses.control], weights, 7)
+    send_weights(addresses.control, weights, 7)
     (response,) = generate(addresses.main, request("Hi", required=7))
     assert response.sample.version_spans[0].weight_version == 7
 
@@ -149,7 +149,7 @@ def test_it_does_not_serve_while_its_first_weights_arrive(tmp_path: Path) -> Non
 
 def test_weights_that_do_not_fit_are_refused_and_name_the_tensor(addresses: Addresses) -> None:
     with pytest.raises(ServiceError, match=r"unknown tensors: w; missing tensors: .* and \d+ more"):
-        send_weights([addresses.control], {"w": torch.ones(2)}, 99)
+        send_weights(addresses.control, {"w": torch.ones(2)}, 99)
 
 
 def test_an_older_replica_refuses(addresses: Addresses) -> None:

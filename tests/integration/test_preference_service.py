@@ -115,7 +115,7 @@ def test_nothing_is_scored_before_the_first_weights(service: tuple[Stub, str], f
     stub, control = service
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "charter run"):
         score(stub, ["Fine"])
-    send_weights([control], fitted.state_tensors(), 3, service="preference")
+    send_weights(control, fitted.state_tensors(), 3, service="preference")
     assert score(stub, ["Fine"])["item 0"][1] == 3
 
 
@@ -124,7 +124,7 @@ def test_members_of_an_ensemble_are_given_on_request(service: tuple[Stub, str], 
     stub, control = service
     ensemble = PreferenceModel.from_causal_lm(tiny_model, seed=5, members=3).eval()
     ensemble.aggregate_by(Aggregation.WORST, 1.0)
-    send_weights([control], ensemble.state_tensors(), 1, service="preference")
+    send_weights(control, ensemble.state_tensors(), 1, service="preference")
     items = [preference_pb2.ScoreItem(id="a", prompt=[USER], answer="Fine")]
     request = preference_pb2.PreferenceServiceScoreRequest(items=items, member_scores=True)
     (answer,) = stub.Score(request, timeout=QUICK)
@@ -150,7 +150,7 @@ def test_served_scores_are_those_of_the_trainer(service: tuple[Stub, str], fitte
         soft_label_loss(scores[:4] - scores[4:], torch.ones(4)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     fitted.centre(torch.tensor(local_scores(fitted, good + bad)))
-    update = send_weights([control], fitted.state_tensors(), 1, service="preference")
+    update = send_weights(control, fitted.state_tensors(), 1, service="preference")
 
     served = score(stub, good + bad, required=1)
     expected = local_scores(fitted, good + bad)
@@ -165,7 +165,7 @@ def test_served_scores_are_those_of_the_trainer(service: tuple[Stub, str], fitte
 
 def test_many_requests_at_once_each_get_their_own(service: tuple[Stub, str], fitted: PreferenceModel) -> None:
     stub, control = service
-    send_weights([control], fitted.state_tensors(), 1, service="preference")
+    send_weights(control, fitted.state_tensors(), 1, service="preference")
     requests = [
         [f"caller {caller} answer {'long ' * (index % 7)}{index}" for index in range(25)] for caller in range(6)
     ]
@@ -182,12 +182,12 @@ def test_new_weights_change_scores_and_old_versions_are_refused(
     service: tuple[Stub, str], fitted: PreferenceModel, tiny_model: Path
 ) -> None:
     stub, control = service
-    send_weights([control], fitted.state_tensors(), 1, service="preference")
+    send_weights(control, fitted.state_tensors(), 1, service="preference")
     before = score(stub, ["Fine"])["item 0"][0]
     other = PreferenceModel.from_causal_lm(tiny_model, seed=6).eval()
     with refused(grpc.StatusCode.FAILED_PRECONDITION, "weight version 2 is required, 1 is served"):
         score(stub, ["Fine"], required=2)
-    send_weights([control], other.state_tensors(), 2, service="preference")
+    send_weights(control, other.state_tensors(), 2, service="preference")
     after, version = score(stub, ["Fine"], required=2)["item 0"]
     assert version == 2
     assert after == pytest.approx(local_scores(other, ["Fine"])[0], abs=1e-5)
@@ -196,18 +196,18 @@ def test_new_weights_change_scores_and_old_versions_are_refused(
 
 def test_weights_that_do_not_fit_change_nothing(service: tuple[Stub, str], fitted: PreferenceModel) -> None:
     stub, control = service
-    send_weights([control], fitted.state_tensors(), 1, service="preference")
+    send_weights(control, fitted.state_tensors(), 1, service="preference")
     before = score(stub, ["Fine"])
     wrong = fitted.state_tensors()
     wrong["head.weight"] = torch.zeros(1, 7)
     with pytest.raises(ServiceError, match=r"head\.weight has shape \(1, 7\)"):
-        send_weights([control], wrong, 2, service="preference")
+        send_weights(control, wrong, 2, service="preference")
     assert score(stub, ["Fine"]) == before
 
 
 def test_too_long_answer_is_named_and_nothing_is_scored(service: tuple[Stub, str], fitted: PreferenceModel) -> None:
     stub, control = service
-    send_weights([control], fitted.state_tensors(), 1, service="preference")
+    send_weights(control, fitted.state_tensors(), 1, service="preference")
     tokens = len(encode(fitted.tokenizer, CHAT, "x" * CONTEXT_TOKENS))
     problem = f"items[1]: 'item 1' needs {tokens} tokens, the model's context holds {CONTEXT_TOKENS}"
     with refused(grpc.StatusCode.INVALID_ARGUMENT, problem):
@@ -216,7 +216,7 @@ def test_too_long_answer_is_named_and_nothing_is_scored(service: tuple[Stub, str
 
 def test_repeated_item_id_is_refused(service: tuple[Stub, str], fitted: PreferenceModel) -> None:
     stub, control = service
-    send_weights([control], fitted.state_tensors(), 1, service="preference")
+    send_weights(control, fitted.state_tensors(), 1, service="preference")
     item = preference_pb2.ScoreItem(id="same", prompt=[USER], answer="Fine")
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "items[1].id: 'same' is also the id of items[0]"):
         list(stub.Score(preference_pb2.PreferenceServiceScoreRequest(items=[item, item]), timeout=QUICK))
@@ -226,7 +226,7 @@ def test_broken_weights_give_an_error_and_no_number(service: tuple[Stub, str], f
     stub, control = service
     broken = fitted.state_tensors()
     broken["head.bias"] = torch.tensor([float("nan")])
-    send_weights([control], broken, 1, service="preference")
+    send_weights(control, broken, 1, service="preference")
     with refused(grpc.StatusCode.INTERNAL, "weight version 1 is broken"):
         score(stub, ["Fine"])
 

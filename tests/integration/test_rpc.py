@@ -281,7 +281,7 @@ async def announce(service: ToyService) -> None:
 
 def test_weights_arrive_whole_and_are_served(toy: ToyService, addresses: Addresses, tmp_path: Path) -> None:
     weights = torch.arange(600_000, dtype=torch.float32)
-    update = send_weights([addresses.control], {"w": weights}, 3)
+    update = send_weights(addresses.control, {"w": weights}, 3)
     assert torch.equal(toy.target.tensors["w"], weights)
     assert (toy.target.version, toy.target.digest) == (3, update.sha256)
     assert list(tmp_path.iterdir()) == [], "the staged file is removed"
@@ -292,18 +292,18 @@ def test_weights_arrive_whole_and_are_served(toy: ToyService, addresses: Address
 
 
 def test_an_older_version_is_refused_unless_forced(toy: ToyService, addresses: Addresses) -> None:
-    send_weights([addresses.control], {"w": torch.ones(2)}, 3)
+    send_weights(addresses.control, {"w": torch.ones(2)}, 3)
     with pytest.raises(ServiceError, match="version 2 is not newer than the served version 3"):
-        send_weights([addresses.control], {"w": torch.zeros(2)}, 2)
+        send_weights(addresses.control, {"w": torch.zeros(2)}, 2)
     assert toy.target.version == 3
-    send_weights([addresses.control], {"w": torch.zeros(2)}, 2, force=True)
+    send_weights(addresses.control, {"w": torch.zeros(2)}, 2, force=True)
     assert toy.target.version == 2
 
 
 def test_weights_that_do_not_fit_change_nothing(toy: ToyService, addresses: Addresses) -> None:
-    send_weights([addresses.control], {"w": torch.ones(2)}, 1)
+    send_weights(addresses.control, {"w": torch.ones(2)}, 1)
     with pytest.raises(ServiceError, match="expected the tensor w, got"):
-        send_weights([addresses.control], {"v": torch.ones(2)}, 2)
+        send_weights(addresses.control, {"v": torch.ones(2)}, 2)
     assert toy.target.version == 1
 
 

@@ -156,7 +156,7 @@ def test_foreign_preference_weights_stop_the_run(stage: Stage, caplog: pytest.Lo
 
     def disturb(event: run_pb2.RunEvent) -> bool:
         if event.step == 1:
-            send_weights([stage.addresses.preference_control], other.state_tensors(), 1, force=True)
+            send_weights(stage.addresses.preference_control, other.state_tensors(), 1, force=True)
         return False
 
     with listening(disturb) as (address, _):
@@ -170,7 +170,7 @@ def test_foreign_policy_weights_stop_the_run(stage: Stage, caplog: pytest.LogCap
     def disturb(event: run_pb2.RunEvent) -> bool:
         if event.step == 1:
             tensors = load_file(stage.model / "model.safetensors")
-            send_weights(stage.addresses.policy_control, tensors, 9)
+            send_weights(stage.addresses.policy_control[0], tensors, 9)
         return False
 
     with listening(disturb) as (address, _):

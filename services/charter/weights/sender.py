@@ -2,9 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -59,28 +57,17 @@ def send_packed(address: str, weights: PackedWeights, *, service: str, force: bo
 
 
 def send_weights(
-    addresses: Sequence[str],
+    address: str,
     tensors: Mapping[str, torch.Tensor],
     version: int,
     *,
     service: str = "policy",
     force: bool = False,
 ) -> WeightUpdate:
-    """Serve ``tensors`` as ``version`` on every replica at once; returns when all of them do.
-
-    Arguments and errors as ``send_packed``; when one replica does not take them, the others may have.
-    """
-    if not addresses:
-        raise ValueError("no address to send weights to")
+    """Pack ``tensors`` and have one replica serve them as ``version``; arguments and errors as ``send_packed``."""
     start = time.monotonic()
     weights = pack_weights(tensors, version)
-    with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
-        sent = [
-            pool.submit(copy_context().run, send_packed, address, weights, service=service, force=force)
-            for address in addresses
-        ]
-        for done in sent:
-            done.result()
+    send_packed(address, weights, service=service, force=force)
     return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
 

@@ -297,7 +297,7 @@ class Services:
     def send_preference_model(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve a preference model, whatever was served before."""
         address = self.addresses.preference_control
-        return send_weights([address], tensors, version, service="preference", force=True)
+        return send_weights(address, tensors, version, service="preference", force=True)
 
 
 def _scores(
