@@ -42,11 +42,12 @@ class Target:
     def info(self) -> EngineInfo:
         return EngineInfo("toy", "toy", self.version, self.digest, 1, 16)
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
         tensors = load_file(path)
         if set(tensors) != {"w"}:
             raise WeightMismatchError(f"expected the tensor w, got {sorted(tensors)}")
         self.tensors, self.version, self.digest = tensors, version, digest
+        return 0.0
 
 
 class ToyService(policy_pb2_grpc.PolicyServiceServicer):

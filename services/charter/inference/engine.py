@@ -207,8 +207,8 @@ class Engine(Protocol):
         An item that does not fit gives its error in its place; an empty answer has total 0 and 0 tokens.
         """
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
-        """Serve the weights of a safetensors file from now on, as ``version``.
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
+        """Serve the weights of a safetensors file from now on, as ``version``; returns the seconds that nothing ran.
 
         Tensor names are those of ``AutoModelForCausalLM.state_dict()`` (tied copies left out). Raises
         ``WeightMismatchError`` and changes nothing when a tensor is unknown, missing or of the wrong shape.

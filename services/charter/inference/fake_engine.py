@@ -152,10 +152,11 @@ class FakeEngine:
             results.append(AnswerLogLikelihood(-tokens * _uniform(self._version, prompt, answer), tokens, before))
         return results
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Become ``version``. Raises ``WeightMismatchError`` when the file is not safetensors."""
         read_shapes(path)
         self._version, self._digest = version, digest
+        return 0.0
 
     async def _write(self, sample: GeneratedSample, on_text: OnText | None) -> GeneratedSample:
         async with self._places:

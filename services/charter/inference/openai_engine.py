@@ -187,7 +187,7 @@ class OpenAIEngine:
         """Not to be had from the chat-completions API: raises ``RefusedRequestError``."""
         raise RefusedRequestError("an OpenAI-compatible endpoint gives no log-likelihood of a given answer")
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Not to be had: raises ``RefusedRequestError``."""
         raise RefusedRequestError("the weights of an endpoint cannot be replaced")
 

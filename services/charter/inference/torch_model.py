@@ -1,6 +1,6 @@
 """A Hugging Face causal model in this process: loading it, running padded batches, replacing its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -59,16 +59,26 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -
     return logits.float()
 
 
-def replace_weights(model: PreTrainedModel, path: Path) -> None:
-    """Copy a safetensors file into the live model.
+def read_weights(model: PreTrainedModel, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in main memory, each in the type of the model's; the model may go on meanwhile.
 
-    Raises ``WeightMismatchError`` and changes nothing when names or shapes differ.
+    Raises ``WeightMismatchError`` when names or shapes differ.
     """
     check_shapes(read_shapes(path), expected_shapes(model))
     state = model.state_dict()
-    with torch.no_grad(), safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a mapping)
-            state[name].copy_(file.get_tensor(name))
+    with safe_open(path, framework="pt") as file:
+        # Copied: the file behind the tensors goes away.
+        return {
+            name: file.get_tensor(name).to(state[name].dtype, copy=True)
+            for name in file.keys()  # noqa: SIM118 (not a mapping)
+        }
+
+
+def swap_weights(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Put the tensors of ``read_weights`` in the place of the model's own: on a CPU they become the model's."""
+    live = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        live[name].data = tensor.to(live[name].device)
 
 
 def expected_shapes(model: PreTrainedModel) -> dict[str, Shape]:

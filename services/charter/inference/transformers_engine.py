@@ -1,6 +1,7 @@
 """The embedded engine: a Hugging Face causal model in this process, on CPU or CUDA."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -187,14 +188,20 @@ class TransformersEngine:
             for answer in answers
         ]
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
-        """Serve the weights of a file from now on; waits for the batch under way. See ``Engine.load_weights``."""
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
+        """Serve the weights of a file from now on; waits for the batch under way. See ``Engine.load_weights``.
 
-        def load() -> None:
-            torch_model.replace_weights(self._model, path)
+        The file is read while batches go on, so that for a moment main memory holds the weights twice.
+        """
+        tensors = await asyncio.to_thread(torch_model.read_weights, self._model, path)
+
+        def swap() -> float:
+            start = time.monotonic()
+            torch_model.swap_weights(self._model, tensors)
             self._weights = (version, digest)
+            return time.monotonic() - start
 
-        await self._run(load)
+        return await self._run(swap)
 
     async def _sample_waiting(self, call: _Call) -> None:
         """Run batches until none of this call's answers waits; they may hold other calls' answers too."""

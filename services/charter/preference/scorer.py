@@ -121,19 +121,22 @@ class Scorer:
         """Fitted weights are being served."""
         return self._fitted
 
-    async def load_weights(self, path: Path, version: int, digest: str) -> None:
-        """Serve the weights of a safetensors file from the next batch on, as ``version``.
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
+        """Serve the weights of a safetensors file from the next batch on, as ``version``; see ``Engine.load_weights``.
 
         Raises ``WeightMismatchError`` and changes nothing when they do not fit.
         """
 
-        def load() -> None:
+        def load() -> float:
+            start = time.monotonic()
             self._loaded().load_tensors(path)
             self._served = (version, digest)
             self._fitted = True
+            return time.monotonic() - start
 
-        await asyncio.get_running_loop().run_in_executor(self._computing, load)
+        paused = await asyncio.get_running_loop().run_in_executor(self._computing, load)
         logger.info("serving weights", extra={"version": version, "sha256": digest})
+        return paused
 
     async def score(self, inputs: Sequence[ScoreInput]) -> AsyncIterator[Score]:
         """Scores in the order in which they are finished.

@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\x80\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"V\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\"\x19\n\x17GetWeightVersionRequest\"@\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo2\xc0\x01\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\x80\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"n\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\"\x19\n\x17GetWeightVersionRequest\"@\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo2\xc0\x01\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,11 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADWEIGHTSREQUEST']._serialized_start=224
   _globals['_LOADWEIGHTSREQUEST']._serialized_end=323
   _globals['_LOADWEIGHTSRESPONSE']._serialized_start=325
-  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=411
-  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_start=413
-  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_end=438
-  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_start=440
-  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=504
-  _globals['_WEIGHTSERVICE']._serialized_start=507
-  _globals['_WEIGHTSERVICE']._serialized_end=699
+  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=435
+  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_start=437
+  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_end=462
+  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_start=464
+  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=528
+  _globals['_WEIGHTSERVICE']._serialized_start=531
+  _globals['_WEIGHTSERVICE']._serialized_end=723
 # @@protoc_insertion_point(module_scope)

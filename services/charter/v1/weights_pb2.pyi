@@ -87,20 +87,24 @@ class LoadWeightsResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     TRANSFER_SECONDS_FIELD_NUMBER: _builtins.int
     LOAD_SECONDS_FIELD_NUMBER: _builtins.int
+    PAUSED_SECONDS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     transfer_seconds: _builtins.float
     """Seconds between the first header and the last chunk, and to load the weights into the engine."""
     load_seconds: _builtins.float
+    paused_seconds: _builtins.float
+    """Of load_seconds, those in which nothing else was computed."""
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         transfer_seconds: _builtins.float = ...,
         load_seconds: _builtins.float = ...,
+        paused_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_seconds", b"load_seconds", "transfer_seconds", b"transfer_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_seconds", b"load_seconds", "paused_seconds", b"paused_seconds", "transfer_seconds", b"transfer_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

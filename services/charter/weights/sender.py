@@ -43,8 +43,8 @@ def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWei
     return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest())
 
 
-def send_packed(address: str, weights: PackedWeights, *, service: str, force: bool) -> None:
-    """Have the replica with this control port serve the weights; returns when it does.
+def send_packed(address: str, weights: PackedWeights, *, service: str, force: bool) -> weights_pb2.LoadWeightsResponse:
+    """Have the replica with this control port serve the weights; returns when it does, with what it took.
 
     ``service`` names it in errors. ``force`` allows a version that is not newer than the served one. Raises
     ``ServiceError``.
@@ -53,7 +53,8 @@ def send_packed(address: str, weights: PackedWeights, *, service: str, force: bo
         version=weights.version, size=len(weights.blob), sha256=weights.sha256, force=force
     )
     with explained(f"{service} weight", address), connect(address) as channel:
-        weights_pb2_grpc.WeightServiceStub(channel).LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+        stub = weights_pb2_grpc.WeightServiceStub(channel)
+        return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
 
 
 def send_weights(

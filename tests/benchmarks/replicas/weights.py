@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.replicas.weights --model FOLDER [--rounds 5]
 
-The policy is a process of its own with the engine `transformers` in bfloat16. Generation stands still while the engine
-loads what has arrived, not while it arrives.
+The policy is a process of its own with the engine `transformers` in bfloat16. It says itself for how long its engine
+generated nothing.
 """
 
 import argparse
@@ -58,22 +58,24 @@ def main() -> None:
     here, there = multiprocessing.Pipe()
     copier = multiprocessing.get_context("fork").Process(target=drain, args=(reader, size, there), daemon=True)
     copier.start()
-    pipe, update, load = [], [], []
+    pipe, update, paused = list[float](), list[float](), list[float]()
     serve = (f"--model={arguments.model}", "--engine=transformers", "--setting=dtype=bfloat16")
     with tempfile.TemporaryDirectory() as folder, Process(Path(folder), "policy", *serve) as replica:
         replica.wait_serving()
         for version in range(1, arguments.rounds + 1):
             weights = pack_weights(tensors, version)
             pipe.append(pipe_seconds(writer, memoryview(weights.blob), here))
-            before = replica.metric("charter_weight_load_seconds_sum")
             start = time.perf_counter()
-            send_packed(replica.control, weights, service="policy", force=True)
+            response = send_packed(replica.control, weights, service="policy", force=True)
             update.append(time.perf_counter() - start)
-            load.append(replica.metric("charter_weight_load_seconds_sum") - before)
-            CONSOLE.print(f"pipe {pipe[-1]:.2f} s, update {update[-1]:.2f} s, of it loading {load[-1]:.2f} s")
+            paused.append(response.paused_seconds)
+            CONSOLE.print(
+                f"pipe {pipe[-1]:.2f} s, update {update[-1]:.2f} s: transfer {response.transfer_seconds:.2f} s, "
+                f"load {response.load_seconds:.2f} s, generation stood still for {paused[-1]:.4f} s"
+            )
     copier.kill()
     ratios = [one / other for one, other in zip(pipe, update, strict=True)]
-    still = [one / other for one, other in zip(load, update, strict=True)]
+    still = [one / other for one, other in zip(paused, update, strict=True)]
     CONSOLE.print(
         f"{size / 1e6:.0f} MB; speed of the update / speed of the pipe {_spread(ratios)}; share of the update in which "
         f"generation stands still {_spread(still)}; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
