@@ -43,8 +43,10 @@ def test_a_name_is_every_address_behind_it_with_its_control_port(pods: list[str]
         ("policy:1", "dns:///policy:2"),
         ("dns:///policy:1", "dns:///other:2"),
         ("dns:///policy", ""),
+        ("kubernetes:///policy.charter:1", "dns:///policy.charter:2"),
+        ("kubernetes:///policy:1", ""),
     ],
 )
 def test_addresses_that_do_not_go_together_are_refused(pods: list[str], main: str, control: str) -> None:
-    with pytest.raises(ValueError, match="dns:///"):
+    with pytest.raises(ValueError, match=r"(dns|kubernetes):///"):
         replica_addresses(main, control)

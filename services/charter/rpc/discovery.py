@@ -1,10 +1,11 @@
-"""Addresses behind an address: itself, or everything that the name of a headless service resolves to."""
+"""Addresses behind an address: itself, or all pods of a Service, by its name in DNS or by its EndpointSlices."""
 
 import socket
 from dataclasses import dataclass
 
-# Prefix of an address that stands for every address behind a name.
+# Prefixes of an address that stands for many: every address behind a name, every pod of a Service.
 DNS = "dns:///"
+KUBERNETES = "kubernetes:///"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -15,34 +16,53 @@ class ReplicaAddress:
     control: str = ""
 
 
+def stands_for_many(address: str) -> bool:
+    """Whether the replicas behind an address may change."""
+    return address.startswith((DNS, KUBERNETES))
+
+
 def replica_addresses(main: str, control: str = "") -> list[ReplicaAddress]:
     """The replicas that ``main`` (with its control port, if there is one) stands for now, in a fixed order.
 
-    ``host:port`` is one replica. ``dns:///host:port`` is one for each address of the name; ``control`` must then have
-    the same form and host. Raises ``OSError`` when the name has no address at this moment, ``ValueError`` for a wrong
-    form.
+    ``host:port`` is one replica. ``dns:///host:port`` is one for each address of the name,
+    ``kubernetes:///service.namespace:port`` one for each pod of the Service, whose container listens on the port;
+    ``control`` must then have the same form and host. Raises ``OSError`` when there is no address at this moment,
+    ``ValueError`` for a wrong form.
     """
-    if not main.startswith(DNS):
-        if control.startswith(DNS):
-            raise ValueError(f"{control} is a name of many replicas, {main} is one: write both with or without {DNS}")
+    if not stands_for_many(main):
+        if stands_for_many(control):
+            raise ValueError(f"{control} is a name of many replicas, {main} is one: write both alike")
         return [ReplicaAddress(main, control)]
-    host, port = _split(main)
-    if not control:
-        return [ReplicaAddress(f"{ip}:{port}") for ip in _resolve(host)]
-    control_host, control_port = _split(control)
-    if not control.startswith(DNS) or control_host != host:
-        raise ValueError(f"{main} and its control address {control} must name the same host, both with {DNS}")
-    return [ReplicaAddress(f"{ip}:{port}", f"{ip}:{control_port}") for ip in _resolve(host)]
+    prefix, host, port = _split(main)
+    control_port = 0
+    if control:
+        if not stands_for_many(control) or _split(control)[:2] != (prefix, host):
+            raise ValueError(f"{main} and its control address {control} must name the same host, both with {prefix}")
+        control_port = _split(control)[2]
+    found = _resolve(host) if prefix == DNS else _pods(host, main)
+    # IPv6 in brackets, as it stands before a port.
+    hosts = sorted(f"[{ip}]" if ":" in ip else ip for ip in found)
+    return [ReplicaAddress(f"{ip}:{port}", f"{ip}:{control_port}" if control else "") for ip in hosts]
 
 
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.removeprefix(DNS).rpartition(":")
+def _split(address: str) -> tuple[str, str, int]:
+    """Prefix, host and port."""
+    prefix = KUBERNETES if address.startswith(KUBERNETES) else DNS
+    host, _, port = address.removeprefix(prefix).rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"{address} must have the form {DNS}host:port")
-    return host, int(port)
+        raise ValueError(f"{address} must have the form {prefix}host:port")
+    return prefix, host, int(port)
 
 
-def _resolve(host: str) -> list[str]:
-    """IP addresses of a name, IPv6 in brackets, as they stand before a port."""
-    found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    return sorted(f"[{ip}]" if ":" in ip else ip for ip in found)
+def _resolve(host: str) -> set[str]:
+    return {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+
+
+def _pods(host: str, address: str) -> list[str]:
+    # The client takes a second to import, and few need it.
+    from charter.rpc.endpoint_slices import pod_addresses
+
+    service, _, namespace = host.partition(".")
+    if not namespace or "." in namespace:
+        raise ValueError(f"{address} must have the form {KUBERNETES}service.namespace:port")
+    return pod_addresses(service, namespace)

@@ -20,7 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charter.rpc.channel import QUICK, connect
-from charter.rpc.discovery import DNS, ReplicaAddress, replica_addresses
+from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
 from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import PackedWeights, send_packed
@@ -99,7 +99,7 @@ class Replicas:
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._find()
-        if any(main.startswith(DNS) for main, _ in addresses):
+        if any(stands_for_many(main) for main, _ in addresses):
             self._start(self._keep_finding, "find")
 
     def close(self) -> None:
