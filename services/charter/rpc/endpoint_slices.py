@@ -15,8 +15,8 @@ _SERVICE = "kubernetes.io/service-name"
 def pod_addresses(service: str, namespace: str) -> list[str]:
     """IP addresses of a Service's pods that are not on their way out, ready or not.
 
-    Asks as KUBECONFIG says where it is set, else with the ServiceAccount of this pod. Raises ``OSError`` that says what to do when the
-    API server cannot be asked, or knows no pod of the Service at this moment.
+    Asks as KUBECONFIG says where it is set, else with the ServiceAccount of this pod. Raises ``OSError`` that says what
+    to do when the API server cannot be asked, or knows no pod of the Service at this moment.
     """
     configuration = client.Configuration()
     try:
