@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := uv==0.13.9
 
-.PHONY: setup models demo test test-containers test-cluster lint protos dashboards lock clean
+.PHONY: setup models demo test test-containers test-cluster lint protos release-contract dashboards lock clean
 
 setup: $(VENV)/.$(DEVICE)
 
@@ -59,6 +59,10 @@ lint: setup
 
 protos: setup
 	scripts/protos.sh
+
+# At a release: the contract that later versions must stay compatible with.
+release-contract: setup
+	$(BIN)/buf build --exclude-source-info -o protos/released.binpb
 
 dashboards: setup
 	PYTHONPATH=. $(BIN)/python -m deploy.monitoring

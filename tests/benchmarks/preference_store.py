@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from charter.preference.server import MIGRATIONS
 from charter.preference.store import ComparisonStore
+from charter.preference.tables import SCHEMA
 from charter.storage.database import open_database
 from charter.v1 import preference_pb2, types_pb2
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     options = parser.parse_args()
     with database_url(options.database) as url:
-        engine = open_database(url, MIGRATIONS, "preference_version")
+        engine = open_database(url, SCHEMA)
         store = ComparisonStore(engine)
         at_start = peak_mib()
         begin = time.monotonic()

@@ -57,12 +57,20 @@ def components_of(folder: Path) -> list[Path]:
 def combinations(folder: Path) -> list[tuple[Path, ...]]:
     """Every choice of components that can be put on top of a kustomization, all of them last.
 
-    Of the two for monitoring a cluster has one; both bring the same dashboards.
+    Of the two for monitoring a cluster has one; both bring the same dashboards. artifacts-s3 changes artifacts-pvc.
     """
     free = [component for component in COMPONENTS if component not in components_of(folder)]
     chosen = [some for size in range(len(free) + 1) for some in itertools.combinations(free, size)]
     alternatives = {component for component in COMPONENTS if component.name.startswith("monitoring")}
-    return [some for some in chosen if len(alternatives.intersection(some)) <= 1]
+    own = {component.name for component in components_of(folder)}
+
+    def fits(some: tuple[Path, ...]) -> bool:
+        names = own | {component.name for component in some}
+        return len(alternatives.intersection(some)) <= 1 and not (
+            "artifacts-s3" in names and "artifacts-pvc" not in names
+        )
+
+    return [some for some in chosen if fits(some)]
 
 
 def everything(folder: Path) -> tuple[Manifest, ...]:

@@ -1,9 +1,12 @@
 """Components: certificates carry the names that are called, scalers ask for metrics that exist, secrets are shared."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import typer
+from charter.cli.main import app
 from charter.rpc import tls
 from charter.rpc.discovery import DNS
 
@@ -18,8 +21,11 @@ from tests.deploy.manifests import (
     everything,
     of_kind,
     render,
+    render_with,
     workloads,
 )
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 overlays = pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
 
@@ -120,12 +126,31 @@ def test_postgres_and_its_clients_share_one_secret(folder: Path) -> None:
             if "valueFrom" in entry:
                 secrets[name, entry["name"]] = entry["valueFrom"]["secretKeyRef"]
     expected = {"name": "postgres", "key": "password"}
-    keys = {("postgres", "POSTGRES_PASSWORD"), ("trainer", "PGPASSWORD"), ("preference", "PGPASSWORD")}
+    ((job, migrating),) = [(name, one) for name, _, one in containers(objects) if one["name"] == "migrate"]
+    keys = {("postgres", "POSTGRES_PASSWORD")} | {(name, "PGPASSWORD") for name in ("trainer", "preference", job)}
     assert {key: secrets[key] for key in keys} == dict.fromkeys(keys, expected)
     for name, _, container in containers(objects):
-        if name in ("trainer", "preference"):
+        if name in ("trainer", "preference", job):
             url = environment(objects, container)["CHARTER_DATABASE"]
             assert url == "postgresql://charter@postgres:5432/charter"
+        if name in ("trainer", "preference"):
+            assert environment(objects, container)["CHARTER_MIGRATE"] == "false", "the Job alone migrates"
+    # A Job's template cannot be changed: each version needs one of its own name.
+    assert job == f"migrate-{VERSION.replace('.', '-')}"
+    assert migrating["args"] == ["database", "migrate"]
+    assert typer.main.get_command(app).commands["database"].commands["migrate"]  # type: ignore[attr-defined]
+
+
+@overlays
+def test_artifacts_in_a_bucket_are_a_volume_that_every_node_may_write(folder: Path) -> None:
+    objects = render_with(folder, (ROOT / "deploy/components/artifacts-s3",))
+    (kind,) = of_kind(objects, "StorageClass")
+    (claim,) = [one for one in of_kind(objects, "PersistentVolumeClaim") if one["metadata"]["name"] == "artifacts"]
+    assert claim["spec"]["storageClassName"] == kind["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert kind["reclaimPolicy"] == "Retain", "deleting the deployment must not delete runs"
+    names = {key.rpartition("-")[2]: value for key, value in kind["parameters"].items()}
+    assert names == {"name": "artifacts-s3", "namespace": claim["metadata"]["namespace"]}
 
 
 def test_patches_name_fields_and_never_places_in_lists() -> None:

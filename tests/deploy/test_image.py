@@ -28,10 +28,12 @@ LEFT_OUT = {"triton"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def skaffold() -> dict[str, Any]:
-    """The only document of skaffold.yaml."""
-    document: dict[str, Any] = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
-    return document
+def skaffold(module: str = "charter") -> dict[str, Any]:
+    """A module of skaffold.yaml."""
+    documents = list(yaml.safe_load_all((ROOT / "skaffold.yaml").read_text()))
+    assert [one["metadata"]["name"] for one in documents] == ["charter", "monitoring"]
+    found: dict[str, Any] = next(one for one in documents if one["metadata"]["name"] == module)
+    return found
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -42,7 +44,7 @@ def instructions() -> list[tuple[str, str]]:
 
 def kustomizations(document: dict[str, Any]) -> list[str]:
     """Folders that Skaffold renders, with each profile."""
-    parts = [document, *document["profiles"]]
+    parts = [document, *document.get("profiles", ())]
     return [path for part in parts for path in part.get("manifests", {}).get("kustomize", {}).get("paths", ())]
 
 
@@ -60,12 +62,13 @@ def test_skaffold_paths_and_targets_exist() -> None:
         assert (ROOT / artifact["context"] / artifact["docker"]["dockerfile"]).is_file()
         assert artifact["docker"]["target"] in targets
         assert artifact["docker"].get("buildArgs", {}).keys() <= arguments
-    for path in kustomizations(document):
+    for path in kustomizations(document) + kustomizations(skaffold("monitoring")):
         assert (ROOT / path / "kustomization.yaml").is_file()
 
 
-def test_skaffold_forwards_to_ports_that_exist() -> None:
-    document = skaffold()
+@pytest.mark.parametrize("module", ["charter", "monitoring"])
+def test_skaffold_forwards_to_ports_that_exist(module: str) -> None:
+    document = skaffold(module)
     (path,) = document["manifests"]["kustomize"]["paths"]
     services = {one["metadata"]["name"]: one for one in render(ROOT / path) if one["kind"] == "Service"}
     for forward in document["portForward"]:
@@ -96,6 +99,19 @@ def test_images_in_manifests_are_built_by_skaffold_and_carry_the_version() -> No
     }
     assert {image for image, _ in used} == built
     assert {tag.removesuffix("-cuda") for _, tag in used} == {VERSION}, "the version of pyproject.toml, never `latest`"
+
+
+def test_the_profile_for_gpus_builds_what_its_overlay_runs() -> None:
+    """Not built here: it needs 10 GB of CUDA packages. The targets differ from the CPU's by their lock alone."""
+    (profile,) = [one for one in skaffold()["profiles"] if one["name"] == "gpu"]
+    targets = {one["image"]: one["docker"]["target"] for one in profile["build"]["artifacts"]}
+    assert targets == {"charter-model": "model-cuda", "charter-worker": "worker-cuda"}
+    text = DOCKERFILE.read_text()
+    assert text.split("AS base\n")[0].count("cuda.lock") == text.split("AS base\n")[0].count("cpu.lock") == 2
+    for target in ("worker", "model"):
+        cpu = text.partition(f"FROM base AS {target}\n")[2].split("\n\n")[0].strip()
+        cuda = text.partition(f"FROM base AS {target}-cuda\n")[2].split("\n\n")[0].strip()
+        assert cuda == cpu.replace(f"build-{target} ", f"build-{target}-cuda ")
 
 
 def test_version_of_the_image_is_that_of_the_project() -> None:

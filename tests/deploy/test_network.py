@@ -19,6 +19,7 @@ ARROWS = {
     ("worker", "worker"): {"worker-metrics", "rendezvous"},
     ("trainer", "postgres"): {"postgres"},
     ("preference", "postgres"): {"postgres"},
+    ("migrate", "postgres"): {"postgres"},
     ("grafana", "prometheus"): {"web"},
     ("prometheus", "worker"): {"worker-metrics"},
     **{("prometheus", server): {"metrics"} for server in SERVICES},
@@ -68,12 +69,13 @@ def allows(policies: list[Manifest], way: str, own: Labels, other: Labels, where
 
 
 def pods(objects: tuple[Manifest, ...]) -> dict[str, tuple[Labels, list[Manifest]]]:
-    """Labels and container ports of each workload's pods."""
+    """Labels and container ports of each workload's pods, by their name label."""
     found = {}
     for one in workloads(objects):
         template = pod_template(one)
         ports = [port for container in template["spec"]["containers"] for port in container.get("ports", ())]
-        found[one["metadata"]["name"]] = (template["metadata"]["labels"], ports)
+        labels = template["metadata"]["labels"]
+        found[labels["app.kubernetes.io/name"]] = (labels, ports)
     return found
 
 

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from charter.preference import store as store_module
-from charter.preference.server import MIGRATIONS
 from charter.preference.store import ComparisonStore
-from charter.preference.tables import Base
+from charter.preference.tables import SCHEMA, Base
 from charter.rpc.errors import StatusError
 from charter.storage.database import open_database
 from charter.v1 import preference_pb2, types_pb2
@@ -29,7 +28,7 @@ EVERYTHING = Filter()
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     postgres = request.param == "postgres"
     url = request.getfixturevalue("postgres_url") if postgres else f"sqlite:///{tmp_path}/charter.db"
-    engine = open_database(url, MIGRATIONS, "preference_version")
+    engine = open_database(url, SCHEMA)
     yield engine
     engine.dispose()
 
@@ -51,7 +50,7 @@ def everything(
 
 def test_migrations_make_the_tables_of_the_code(database: sa.Engine) -> None:
     with database.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": "preference_version"})
+        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA.version_table})
         assert compare_metadata(context, Base.metadata) == []
 
 

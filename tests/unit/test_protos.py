@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,28 @@ UNBOUNDED = {
 def test_buf_lint() -> None:
     result = subprocess.run([BIN / "buf", "lint"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def breaking(protos: Path) -> "subprocess.CompletedProcess[str]":
+    """What `buf breaking` says of a folder with buf.yaml and protos/ against the released contract."""
+    released = ROOT / "protos" / "released.binpb"
+    return subprocess.run([BIN / "buf", "breaking", "--against", released], cwd=protos, capture_output=True, text=True)
+
+
+def test_the_contract_is_compatible_with_the_version_before() -> None:
+    """Services and workers of two versions meet during an upgrade. `make release-contract` takes the next baseline."""
+    result = breaking(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_moved_field_is_seen_as_incompatible(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    file = tmp_path / "protos/charter/v1/types.proto"
+    file.write_text(re.sub(r" = 1;", " = 999;", file.read_text(), count=1))
+    result = breaking(tmp_path)
+    assert result.returncode != 0
+    assert "types.proto" in result.stdout, result.stdout + result.stderr
 
 
 def test_generated_code_is_fresh(tmp_path: Path) -> None:

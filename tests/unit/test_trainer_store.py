@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from charter.spec.defaults import fill_defaults
-from charter.storage.database import open_database
+from charter.storage.database import DatabaseError, alembic_config, open_database, version
 from charter.trainer.runs import RunStateError, RunStore, StaleReportError, State, UnknownRunError, to_proto
-from charter.trainer.server import MIGRATIONS
-from charter.trainer.tables import Base
+from charter.trainer.tables import SCHEMA, Base
 from charter.v1 import run_pb2
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     url = f"sqlite:///{tmp_path}/t.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    engine = open_database(url, MIGRATIONS, "trainer_version")
+    engine = open_database(url, SCHEMA)
     yield engine
     engine.dispose()
 
@@ -40,7 +40,7 @@ def event(sequence: int, text: str = "") -> run_pb2.RunEvent:
 
 def test_tables_are_what_the_migrations_make(database: sa.Engine) -> None:
     with database.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": "trainer_version"})
+        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA.version_table})
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -174,3 +174,40 @@ def test_states_are_counted_with_zeros(store: RunStore) -> None:
     assert counts[State.FAILED] == 0
     assert set(counts) == set(State)
     assert [row.name for row in store.active()] == ["demo"]
+
+
+def test_a_service_that_must_not_migrate_waits_for_who_does(
+    database: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tables go while it waits; it goes on when another connection has made them again."""
+    url = database.url.render_as_string(hide_password=False)
+    with database.begin() as connection:
+        command.downgrade(alembic_config(SCHEMA, connection), "base")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(open_database, url, SCHEMA, migrate=False)
+        while "waiting for `charter database migrate`" not in caplog.text:
+            assert not waiting.done(), waiting.result()
+        assert not sa.inspect(database).has_table("runs")
+        open_database(url, SCHEMA).dispose()
+        opened = waiting.result(timeout=60)
+    assert sa.inspect(opened).has_table("runs")
+    opened.dispose()
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_tables_of_a_newer_version_are_refused(database: sa.Engine, migrate: bool) -> None:
+    with database.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {SCHEMA.version_table} SET version_num = '9999'"))
+    with pytest.raises(DatabaseError, match="9999"):
+        open_database(database.url.render_as_string(hide_password=False), SCHEMA, migrate)
+
+
+def test_many_that_start_together_migrate_once(postgres_url: str) -> None:
+    """The Job's pod and services on one empty PostgreSQL: nobody trips over the tables of another."""
+    with ThreadPoolExecutor(6) as pool:
+        migrating = [pool.submit(open_database, postgres_url, SCHEMA) for _ in range(4)]
+        waiting = [pool.submit(open_database, postgres_url, SCHEMA, False) for _ in range(2)]
+        engines = [one.result(timeout=60) for one in (*migrating, *waiting)]
+    assert {version(engine, SCHEMA) for engine in engines} == {version(engines[0], SCHEMA)}
+    for engine in engines:
+        engine.dispose()

@@ -21,6 +21,12 @@ GROUPS = {
     "autoscaling": ("keda.sh", "https://keda.sh/docs/latest/deploy/"),
     "monitoring": ("monitoring.coreos.com", "the Prometheus Operator, https://prometheus-operator.dev"),
 }
+S3_DRIVER = "csi.juicefs.com"
+# Component -> what its Secret, which has its name, is made from.
+SECRETS = {
+    "artifacts-s3": "--from-literal=name=charter --from-literal=metaurl=... (docs/kubernetes.md has all of them)",
+    "postgres": "--from-literal=password=$(openssl rand -hex 24)",
+}
 # What the commands need; (group, resource, verb).
 RIGHTS = (("", "pods", "list"), ("", "pods/portforward", "get"), ("", "secrets", "get"))
 # What `kubectl apply -k` needs besides.
@@ -139,18 +145,27 @@ def _components(cluster: Cluster, components: Sequence[str]) -> Iterator[Finding
                 yield Finding(f"component {component}", "ok", f"{group} is installed")
             else:
                 yield Finding(f"component {component}", "failed", f"{group} is not installed", f"install it: {source}")
-        if component == "postgres":
-            try:
-                client.CoreV1Api(cluster.api).read_namespaced_secret("postgres", cluster.namespace)
-                yield Finding("component postgres", "ok", "the Secret `postgres` is there")
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-                advice = (
-                    f"kubectl -n {cluster.namespace} create secret generic postgres "
-                    "--from-literal=password=$(openssl rand -hex 24)"
-                )
-                yield Finding("component postgres", "failed", "there is no Secret `postgres`", advice)
+        if component == "artifacts-s3":
+            drivers = {one.metadata.name for one in client.StorageV1Api(cluster.api).list_csi_driver().items}
+            if S3_DRIVER in drivers:
+                yield Finding(f"component {component}", "ok", f"the driver {S3_DRIVER} is installed")
+            else:
+                advice = "install it: https://juicefs.com/docs/csi/getting_started"
+                yield Finding(f"component {component}", "failed", f"no driver {S3_DRIVER} is installed", advice)
+        if component in SECRETS:
+            yield _secret(cluster, component)
+
+
+def _secret(cluster: Cluster, component: str) -> Finding:
+    """Whether the Secret that a component needs is there; it has the component's name."""
+    try:
+        client.CoreV1Api(cluster.api).read_namespaced_secret(component, cluster.namespace)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        advice = f"kubectl -n {cluster.namespace} create secret generic {component} {SECRETS[component]}"
+        return Finding(f"component {component}", "failed", f"there is no Secret `{component}`", advice)
+    return Finding(f"component {component}", "ok", f"the Secret `{component}` is there")
 
 
 def _pods(cluster: Cluster) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from charter.cli.output import JsonOption, console, emit_json, fail
 
-COMPONENTS = ("autoscaling", "monitoring", "mtls", "postgres")
+COMPONENTS = ("artifacts-s3", "autoscaling", "monitoring", "mtls", "postgres")
 
 ComponentOption = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from charter.cli import (
     audit,
     constitution,
+    database,
     demo,
     doctor,
     feedback,
@@ -96,6 +97,7 @@ app.add_typer(constitution.app, name="constitution")
 preferences.app.command()(preference_curve.curve)
 app.add_typer(preferences.app, name="preferences")
 app.add_typer(serve.app, name="serve")
+app.add_typer(database.app, name="database")
 
 
 def main() -> None:

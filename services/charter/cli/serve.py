@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
+from charter.cli.database import DatabaseOption, default_database
 from charter.cli.output import fail
 from charter.cli.services import home, service_addresses
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
@@ -32,8 +33,13 @@ SettingOption = Annotated[
     list[str] | None,
     typer.Option("--setting", metavar="NAME=VALUE", help="A setting of the engine, by its name there; repeatable."),
 ]
-DatabaseOption = Annotated[
-    str, typer.Option(envvar="CHARTER_DATABASE", help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")
+
+MigrateOption = Annotated[
+    bool,
+    typer.Option(
+        envvar="CHARTER_MIGRATE",
+        help="Bring the tables to this version at the start, or wait until `charter database migrate` has.",
+    ),
 ]
 
 
@@ -96,6 +102,7 @@ def judge(
 def preference(
     model: ModelOption,
     database: DatabaseOption = "",
+    migrate: MigrateOption = True,
     host: HostOption = "127.0.0.1",
     port: PortOption = 50053,
     control_port: ControlPortOption = 50063,
@@ -107,7 +114,8 @@ def preference(
     def build() -> Service:
         from charter.preference import server
 
-        return server.build(server.PreferenceConfig(model, database or _database(), home() / "staging" / "preference"))
+        staging = home() / "staging" / "preference"
+        return server.build(server.PreferenceConfig(model, database or default_database(), staging, migrate))
 
     _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
@@ -115,6 +123,7 @@ def preference(
 @app.command()
 def trainer(
     database: DatabaseOption = "",
+    migrate: MigrateOption = True,
     artifacts: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs in CHARTER_HOME.")] = None,
     control_address: Annotated[
         str, typer.Option(help="Where workers report, host:port. Default: the control port on this machine.")
@@ -135,11 +144,12 @@ def trainer(
 
         return server.build(
             server.TrainerConfig(
-                database or _database(),
+                database or default_database(),
                 artifacts or home() / "runs",
                 control_address or f"127.0.0.1:{control_port}",
                 _launcher(launcher),
                 service_addresses(),
+                migrate,
             )
         )
 
@@ -170,10 +180,6 @@ def _launcher(name: str) -> "Launcher":
 
             return KubernetesLauncher.in_cluster()
     raise ValueError(f"--launcher is local or kubernetes, got `{name}`")
-
-
-def _database() -> str:
-    return f"sqlite:///{home() / 'charter.db'}"
 
 
 def _settings(given: list[str] | None) -> dict[str, Any]:

@@ -9,11 +9,10 @@ import grpc
 from charter.preference.scorer import Scorer
 from charter.preference.servicer import PreferenceServicer
 from charter.preference.store import ComparisonStore
+from charter.preference.tables import SCHEMA
 from charter.storage.database import open_database
 from charter.v1 import preference_pb2_grpc, weights_pb2_grpc
 from charter.weights.receiver import WeightServicer
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,8 @@ class PreferenceConfig:
     database: str
     # Folder for weights on their way in.
     staging: Path
+    # Whether it brings its tables to the newest version itself, or waits until they are.
+    migrate: bool = True
 
 
 class PreferenceRoom:
@@ -37,7 +38,7 @@ class PreferenceRoom:
 
     def __init__(self, config: PreferenceConfig) -> None:
         # Opened before anything is served, so that a wrong URL fails at once.
-        self._database = open_database(config.database, MIGRATIONS, "preference_version")
+        self._database = open_database(config.database, SCHEMA, config.migrate)
         self._scorer = Scorer(config.model)
         self._staging = config.staging
 

@@ -1,10 +1,15 @@
 """Tables of the preference service: comparisons, the principles they were judged by, and answered requests."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from charter.storage.database import Schema
+
+SCHEMA = Schema(Path(__file__).parent / "migrations", "preference_version")
 
 
 class AnyText(sa.types.TypeDecorator[str]):

@@ -1,23 +1,44 @@
-"""Opens a SQL database and brings its tables to the newest migration."""
+"""Opens a SQL database whose tables are at the newest migration: it brings them there, or waits until another has."""
 
+import logging
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.engine import make_url
+
+logger = logging.getLogger("charter.storage")
+
+# Between two looks at tables that another process migrates.
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of one room."""
+
+    # Alembic's folder.
+    migrations: Path
+    # Where Alembic keeps the room's version, so that rooms can share a database.
+    version_table: str
 
 
 class DatabaseError(RuntimeError):
     """The database cannot be opened; the message says which and what to do."""
 
 
-def open_database(url: str, migrations: Path, version_table: str) -> sqlalchemy.Engine:
-    """Connect to ``url`` (SQLite or PostgreSQL) and upgrade the tables of one room to head.
+def open_database(url: str, schema: Schema, migrate: bool = True) -> sqlalchemy.Engine:
+    """Connect to ``url`` (SQLite or PostgreSQL); the tables of one room are at this version when it returns.
 
-    ``migrations`` is the room's Alembic folder; ``version_table`` is where Alembic keeps the room's version, so
-    that two rooms can share a database. Raises ``DatabaseError``.
+    With ``migrate`` it upgrades them, else it waits until `charter database migrate` has. Raises ``DatabaseError``,
+    for tables of a newer version too.
     """
     try:
         parsed = make_url(url)
@@ -28,8 +49,11 @@ def open_database(url: str, migrations: Path, version_table: str) -> sqlalchemy.
         engine = sqlalchemy.create_engine(parsed, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(engine, "connect", _sqlite_pragmas)
-        _upgrade(engine, migrations, version_table)
-    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        if migrate:
+            _upgrade(engine, schema)
+        else:
+            _wait_for_upgrade(engine, schema)
+    except (sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
         # The password stays out of messages and logs.
         shown = make_url(url).render_as_string() if "://" in url else url
         raise DatabaseError(
@@ -38,16 +62,44 @@ def open_database(url: str, migrations: Path, version_table: str) -> sqlalchemy.
     return engine
 
 
-def _upgrade(engine: sqlalchemy.Engine, migrations: Path, version_table: str) -> None:
+def version(engine: sqlalchemy.Engine, schema: Schema) -> str | None:
+    """The migration that the tables are at; None before the first."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.version_table})
+        return context.get_current_revision()
+
+
+def alembic_config(schema: Schema, connection: sqlalchemy.Connection | None = None) -> Config:
+    """What Alembic's commands take to work on the tables of a room, in ``connection``."""
     config = Config()
-    config.set_main_option("script_location", str(migrations))
+    config.set_main_option("script_location", str(schema.migrations))
+    config.attributes |= {"connection": connection, "version_table": schema.version_table}
+    return config
+
+
+def _wait_for_upgrade(engine: sqlalchemy.Engine, schema: Schema) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config(schema))
+    newest = scripts.get_current_head()
+    said = False
+    while (found := version(engine, schema)) != newest:
+        if found is not None:
+            # Raises for a version that is newer than this code.
+            scripts.get_revision(found)
+        if not said:
+            logger.warning(
+                "waiting for `charter database migrate`",
+                extra={"tables": schema.version_table, "found": found, "needed": newest},
+            )
+            said = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _upgrade(engine: sqlalchemy.Engine, schema: Schema) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             # Two replicas that start together migrate one after the other.
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('charter'))"))
-        config.attributes["connection"] = connection
-        config.attributes["version_table"] = version_table
-        command.upgrade(config, "head")
+        command.upgrade(alembic_config(schema, connection), "head")
 
 
 def run_migrations() -> None:

@@ -11,9 +11,8 @@ from charter.trainer.launcher import Launcher
 from charter.trainer.runs import RunStore
 from charter.trainer.servicer import RunReportServicer, TrainerServicer
 from charter.trainer.supervisor import Supervisor
+from charter.trainer.tables import SCHEMA
 from charter.v1 import run_pb2, trainer_pb2_grpc
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class TrainerConfig:
     launcher: Launcher
     # Where the services are, for the addresses that a spec leaves out.
     services: run_pb2.ServiceAddresses
+    # Whether it brings its tables to the newest version itself, or waits until they are.
+    migrate: bool = True
 
 
 class TrainerRoom:
@@ -40,7 +41,7 @@ class TrainerRoom:
 
     def __init__(self, config: TrainerConfig) -> None:
         # Opened before anything is served, so that a wrong URL fails at once.
-        self._database = open_database(config.database, MIGRATIONS, "trainer_version")
+        self._database = open_database(config.database, SCHEMA, config.migrate)
         self._store = RunStore(self._database)
         self.supervisor = Supervisor(
             self._store, config.launcher, config.artifacts.resolve(), config.control_address, config.services

@@ -1,9 +1,14 @@
 """Tables of the trainer: runs and their events."""
 
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from charter.storage.database import Schema
+
+SCHEMA = Schema(Path(__file__).parent / "migrations", "trainer_version")
 
 
 class Base(DeclarativeBase):
