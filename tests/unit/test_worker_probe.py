@@ -16,6 +16,13 @@ def draw(pairs: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64
     return differences, 2 * direction / (differences @ direction).std()
 
 
+def solved(
+    differences: NDArray[np.float64], labels: NDArray[np.float64], penalty: float, known: float = 0.0
+) -> NDArray[np.float64]:
+    """All pairs alike; ``known`` is the size of what is known of them, its sign that of the first feature."""
+    return probe._solve(differences, labels, penalty, np.ones(len(labels)), known * np.sign(differences[:, 0]))
+
+
 def names(count: int) -> list[str]:
     return [f"prompt {index}" for index in range(count)]
 
@@ -32,20 +39,21 @@ def test_where_nothing_can_be_predicted_scores_stay_small() -> None:
     differences, _ = draw(60, seed=1)
     labels = np.random.default_rng(2).choice([0.1, 0.9], size=60)
     weights = probe.fit_probe(differences, labels, names(60))
-    sure = probe._solve(differences, labels, 1e-3)
+    sure = solved(differences, labels, 1e-3)
     assert (differences @ weights).std() < 0.2 * (differences @ sure).std()
 
 
+@pytest.mark.parametrize("known", [0.0, 3.0])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
-def test_the_solution_is_the_minimum(penalty: float) -> None:
+def test_the_solution_is_the_minimum(penalty: float, known: float) -> None:
     """At the minimum the gradient, taken here by finite differences of the written-out loss, vanishes."""
     differences, direction = draw(50, seed=3)
     labels = 1 / (1 + np.exp(-differences @ direction))
-    weights = probe._solve(differences, labels, penalty)
+    weights = solved(differences, labels, penalty, known)
     scale = penalty * (differences**2).sum(axis=1).mean()
 
     def loss(at: NDArray[np.float64]) -> float:
-        p = 1 / (1 + np.exp(-differences @ at))
+        p = 1 / (1 + np.exp(-differences @ at - known * np.sign(differences[:, 0])))
         return float(-(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean() + scale * (at @ at) / 2)
 
     step = 1e-5

@@ -171,6 +171,10 @@ def _fit_plots(run: RunFolder) -> list[plots.Plot]:
         plots.label_distribution(fit.labels),
         plots.fit_losses(fit),
         plots.reliability("fit-reliability", "Preference model: calibration", fit.held_out),
+        *(
+            plots.reliability(f"fit-reliability-{index}", f"Calibration: {name}", part)
+            for index, (name, part) in enumerate(_fit_parts(run))
+        ),
     ]
 
 

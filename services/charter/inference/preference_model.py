@@ -205,7 +205,8 @@ class PreferenceModel(nn.Module):
 
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        # No mask: a causal model never reads the padding behind an answer, and attention is faster without.
+        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
         last = attention_mask.sum(dim=1) - 1
         at_eos: Tensor = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
         return at_eos.to(self.head.weight.dtype)

@@ -17,6 +17,7 @@ from charter.storage.comparisons import (
     LABELLED,
     MOST_WEIGHT_VERSION,
     SCHEMA,
+    Row,
     comparison_from_row,
     comparison_to_row,
     content_digest,
@@ -66,15 +67,18 @@ class ComparisonStore:
         soft label is missing or contradicts its outcome.
         """
         _check(comparisons)
-        digests = [content_digest(comparison) for comparison in comparisons]
+        rows = [comparison_to_row(comparison) for comparison in comparisons]
+        digests = [content_digest(row) for row in rows]
         with self._database.begin() as connection:
             _lock(connection)
             if answered := _answered(connection, request_id):
                 return answered
             known = set(connection.scalars(sa.select(ComparisonRow.id).where(ComparisonRow.id.in_(digests))))
+            now = datetime.now(UTC)
+            sizes = [comparison.ByteSize() for comparison in comparisons]
             new = {
-                digest: comparison
-                for digest, comparison in zip(digests, comparisons, strict=True)
+                digest: {**row, "id": digest, "size": size, "create_time": row["create_time"] or now}
+                for digest, row, size in zip(digests, rows, sizes, strict=True)
                 if digest not in known
             }
             _insert(connection, new)
@@ -82,9 +86,7 @@ class ComparisonStore:
                 added=len(new),
                 duplicates=len(comparisons) - len(new),
                 ids=tuple(digests),
-                stored=Counter(
-                    (enum_name("outcome", one.outcome), enum_name("source", one.source)) for one in new.values()
-                ),
+                stored=Counter((row["outcome"], row["source"]) for row in new.values()),
             )
             connection.execute(
                 sa.insert(RequestRow).values(
@@ -210,20 +212,19 @@ def _answered(connection: sa.Connection, request_id: str) -> Added | None:
     return Added(row.added, row.duplicates, ids, Counter(), repeated=True)
 
 
-def _insert(connection: sa.Connection, new: dict[str, types_pb2.Comparison]) -> None:
+def _insert(connection: sa.Connection, new: dict[str, Row]) -> None:
+    """Store rows by their digests, and by which principles they were judged."""
     if not new:
         return
-    now = datetime.now(UTC)
-    rows = []
-    for digest, comparison in new.items():
-        row = comparison_to_row(comparison)
-        rows.append({**row, "id": digest, "size": comparison.ByteSize(), "create_time": row["create_time"] or now})
-    connection.execute(sa.insert(ComparisonRow), rows)
-    sequences = connection.execute(sa.select(ComparisonRow.id, ComparisonRow.sequence).where(ComparisonRow.id.in_(new)))
+    connection.execute(sa.insert(ComparisonRow), list(new.values()))
+    judged = [digest for digest, row in new.items() if row["judgements"]]
+    sequences = connection.execute(
+        sa.select(ComparisonRow.id, ComparisonRow.sequence).where(ComparisonRow.id.in_(judged))
+    )
     principles = [
         {"principle_id": principle, "comparison": sequence}
         for digest, sequence in sequences
-        for principle in sorted({judgement.principle_id for judgement in new[digest].judgements})
+        for principle in sorted({judgement["principle_id"] for judgement in new[digest]["judgements"]})
     ]
     if principles:
         connection.execute(sa.insert(PrincipleRow), principles)

@@ -121,15 +121,12 @@ def outcome_of(probability_a: float) -> str:
     return "PREFERRED_A" if probability_a > 0.5 else "PREFERRED_B"
 
 
-def content_digest(comparison: types_pb2.Comparison) -> str:
-    """sha256 in hex of everything that a comparison says, except its id and time."""
-    row = comparison_to_row(comparison)
-    del row["id"], row["create_time"]
-    for name in ("answer_a_rating", "answer_b_rating"):
-        # Where nobody rated, ids are those from before there were ratings.
-        if row[name] is None:
-            del row[name]
-    canonical = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def content_digest(row: Row) -> str:
+    """sha256 in hex of everything that a row of ``comparison_to_row`` says, except its id and time."""
+    # Where nobody rated, ids are those from before there were ratings.
+    unsaid = {"id", "create_time", *(name for name in ("answer_a_rating", "answer_b_rating") if row[name] is None)}
+    content = {name: value for name, value in row.items() if name not in unsaid}
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -502,6 +502,7 @@ class PreferenceModelSpec(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     UNCERTAINTY_WEIGHT_FIELD_NUMBER: _builtins.int
     WARM_START_EPOCHS_FIELD_NUMBER: _builtins.int
+    LENGTH_DEBIASED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Base model; default the policy's."""
     epochs: _builtins.int
@@ -524,6 +525,8 @@ class PreferenceModelSpec(_message.Message):
     """For mean_minus_uncertainty: standard deviations that are taken off. Default 1."""
     warm_start_epochs: _builtins.int
     """Epochs on the stored IMPORTED comparisons before the fit (preference-model pretraining). Default 0."""
+    length_debiased: _builtins.bool
+    """The lengths of two answers explain what they can of a label; the scores learn the rest. Default false."""
     def __init__(
         self,
         *,
@@ -538,10 +541,11 @@ class PreferenceModelSpec(_message.Message):
         aggregation: Global___PreferenceAggregation.ValueType = ...,
         uncertainty_weight: _builtins.float | None = ...,
         warm_start_epochs: _builtins.int | None = ...,
+        length_debiased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "margin", b"margin", "members", b"members", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "aggregation", b"aggregation", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "margin", b"margin", "members", b"members", "model", b"model", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "aggregation", b"aggregation", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "length_debiased", b"length_debiased", "margin", b"margin", "members", b"members", "model", b"model", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015

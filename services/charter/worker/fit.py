@@ -37,6 +37,8 @@ class Example:
     weight: float = 1.0
     # The starting policy wrote the answers, as far as is known.
     starting: bool = True
+    # Log-odds of A by the lengths alone (``charter.worker.length_bias``); the loss adds them to the model's.
+    length_logit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,15 @@ def bootstrap_weights(examples: Sequence[Example], members: int, seed: int) -> T
 
 
 @torch.no_grad()
+def differences(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Tensor:
+    """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
+    features = torch.zeros(2, len(examples), model.head.in_features, dtype=torch.double)
+    for rows, both in _batches(examples, _FORWARD_TOKENS, device):
+        features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
+    return features[0] - features[1]
+
+
+@torch.no_grad()
 def probe(
     model: PreferenceModel, examples: Sequence[Example], counted: Tensor, smoothing: float, device: torch.device
 ) -> float:
@@ -72,19 +83,18 @@ def probe(
 
     ``counted`` is what ``bootstrap_weights`` gives.
     """
-    features = torch.zeros(2, len(examples), model.head.in_features, dtype=torch.double)
-    for rows, both in _batches(examples, _FORWARD_TOKENS, device):
-        features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
-    differences = (features[0] - features[1]).numpy()
+    found = differences(model, examples, device)
     labels = np.array([example.probability_a for example in examples])
     smoothed = labels * (1 - smoothing) + 0.5 * smoothing
     drawn = np.array([example.weight for example in examples])
     groups = [example.group for example in examples]
+    lengths = np.array([example.length_logit for example in examples])
     for member, counts in enumerate(counted.double().numpy().T):
-        model.head.weight[member].copy_(torch.from_numpy(fit_probe(differences, smoothed, groups, drawn * counts)))
+        weights = fit_probe(found.numpy(), smoothed, groups, drawn * counts, lengths)
+        model.head.weight[member].copy_(torch.from_numpy(weights))
     model.head.bias.zero_()
-    mean_scores = torch.from_numpy(differences) @ model.head.weight.double().cpu().mean(dim=0)
-    return float(soft_label_loss(mean_scores, torch.from_numpy(labels)))
+    mean_scores = found @ model.head.weight.double().cpu().mean(dim=0)
+    return float(soft_label_loss(mean_scores + torch.from_numpy(lengths), torch.from_numpy(labels)))
 
 
 def fit(
@@ -169,7 +179,8 @@ def _accumulate(
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
         # A label of 0.5 asks for no distance, a certain one for all of it.
         margin = spec.margin * (2 * labels - 1).abs()
-        loss = soft_label_loss(scores[0] - scores[1], smoothed, margin, counted[rows].to(device))
+        lengths = torch.tensor([batch[row].length_logit for row in rows], device=device).unsqueeze(1)
+        loss = soft_label_loss(scores[0] - scores[1] + lengths, smoothed, margin, counted[rows].to(device))
         loss = loss * (len(rows) / len(batch))
         torch.autograd.backward(loss)
         total += loss.item()

@@ -11,6 +11,7 @@ from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
 from charter.worker import fit
 from charter.worker.fit import Example, Measured
+from charter.worker.length_bias import debiased
 from charter.worker.seeds import derive_seed
 
 
@@ -57,6 +58,8 @@ def fit_best(
     The fit ends early when the held-out loss was not lower for ``spec.patience`` epochs. ``report`` gets each step and
     the number of all steps; step 0 is the probe.
     """
+    if spec.length_debiased:
+        train = debiased(train)
     counted = fit.bootstrap_weights(train, spec.members, derive_seed(seed, "bootstrap"))
 
     def after_step(step: int, total: int, loss: float) -> bool:
