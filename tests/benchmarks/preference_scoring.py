@@ -5,7 +5,8 @@
 The texts have the lengths that answers have (log-normal, cut), in random order. The loop is what one writes first:
 batches of 16 as they come, padded to the longest by the tokenizer, the backbone in float32, the head at the last token.
 ``--alone`` is the same loop with one text at a time, which pads nothing. Rounds go around all in turn, so that what
-else the machine does falls on all alike; processor time does not count the others at all. Scores must agree within 1e-3.
+else the machine does falls on all alike; processor time does not count the others at all. Scores must agree within
+1e-3.
 """
 
 import argparse
