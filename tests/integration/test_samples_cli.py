@@ -9,6 +9,7 @@ import pytest
 from charter.cli.main import app
 from charter.cli.output import console
 from charter.evaluation.samples import read_samples
+from charter.v1 import run_pb2
 from typer.testing import CliRunner, Result
 
 from tests.integration.worker_services import Stage, tiny_services
@@ -19,7 +20,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     """A run named "looked-into" that went through every stage, with TensorBoard's files."""
     with tiny_services(tmp_path_factory.mktemp("samples"), tiny_model) as stage:
         spec = stage.spec(ppo={"steps": 2, "episodes_per_step": 10})
-        spec.sinks.append(1)
+        spec.sinks.append(run_pb2.SINK_TENSORBOARD)
         assert stage.work("looked-into", spec) == 0
         yield stage
 

@@ -5,6 +5,7 @@ others at the number of their event. A run that was resumed writes on; what it d
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +89,10 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-SINKS = {run_pb2.SINK_TENSORBOARD: TensorBoard, run_pb2.SINK_WANDB: WeightsAndBiases}
+SINKS: dict[int, Callable[[str, run_pb2.RunSpec, Path], Sink]] = {
+    run_pb2.SINK_TENSORBOARD: TensorBoard,
+    run_pb2.SINK_WANDB: WeightsAndBiases,
+}
 
 
 def open_sinks(run_id: str, spec: run_pb2.RunSpec, folder: Path) -> list[Sink]:
