@@ -211,6 +211,7 @@ PACE = (
             *runs(("charter_ppo_episodes_per_second", "answers/s")),
             Query(f"rate({of_run('charter_worker_steps_total')}[$__rate_interval])", "steps/s {{run}}"),
         ),
+        exemplars=True,
     ),
     Panel(
         "Tokens learned from",

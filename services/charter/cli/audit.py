@@ -68,6 +68,13 @@ def audit(
         print_comparisons(listed, more=next(iter(labels), None) is not None)
 
 
+def labels_of(run_id: str, address: str) -> Iterator[types_pb2.Comparison]:
+    """The labels of a run, by its id; ends the command when there are none."""
+    if (labels := _any(run_id, address)) is None:
+        fail(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted")
+    return labels
+
+
 def _found(run: str, address: str) -> tuple[str, Iterator[types_pb2.Comparison]]:
     """The id of the run and its labels; ends the command when there are none."""
     if (first := _any(run, address)) is not None:
@@ -81,9 +88,7 @@ def _found(run: str, address: str) -> tuple[str, Iterator[types_pb2.Comparison]]
         if error.code is grpc.StatusCode.NOT_FOUND:
             fail(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs")
         fail(f"{nothing}. For a run's name the trainer service is needed, but {error}")
-    if (first := _any(run_id, address)) is None:
-        fail(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted")
-    return run_id, first
+    return run_id, labels_of(run_id, address)
 
 
 def _any(run_id: str, address: str) -> Iterator[types_pb2.Comparison] | None:

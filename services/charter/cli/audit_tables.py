@@ -15,8 +15,8 @@ from charter.storage.comparisons import enum_name
 from charter.v1 import types_pb2
 
 # Characters of a text and of an id in a list.
-_PREVIEW = 60
-_ID = 12
+PREVIEW = 60
+SHORT_ID = 12
 
 
 def print_comparisons(comparisons: Sequence[types_pb2.Comparison], *, more: bool) -> None:
@@ -27,11 +27,11 @@ def print_comparisons(comparisons: Sequence[types_pb2.Comparison], *, more: bool
     table = Table("comparison", "outcome", "P(A)", "principles", "prompt", box=None, pad_edge=False)
     for one in comparisons:
         table.add_row(
-            one.id[:_ID],
+            one.id[:SHORT_ID],
             _outcome(one.outcome),
             _probability(one, "probability_a"),
             escape(printable(", ".join(judgement.principle_id for judgement in one.judgements))),
-            escape(shortened(one.prompt[-1].content, _PREVIEW)),
+            escape(shortened(one.prompt[-1].content, PREVIEW)),
         )
     console.print(table)
     if more:
@@ -56,11 +56,11 @@ def print_comparison(one: types_pb2.Comparison) -> None:
         facts.add_row(f"[bold]{name}[/]", escape(printable(value)))
     console.print(facts)
     for turn in chat_messages(one.prompt):
-        _print_text(f"prompt, {turn.role}", turn.content)
-    _print_text(f"A{_writer(one.answer_a)}", one.answer_a.text)
-    _print_text(f"B{_writer(one.answer_b)}", one.answer_b.text)
+        print_text(f"prompt, {turn.role}", turn.content)
+    print_text(f"A{_writer(one.answer_a)}", one.answer_a.text)
+    print_text(f"B{_writer(one.answer_b)}", one.answer_b.text)
     if one.rationale:
-        _print_text("rationale", one.rationale)
+        print_text("rationale", one.rationale)
     if one.judgements:
         console.print()
         _print_judgements(one.judgements)
@@ -91,7 +91,7 @@ def _print_judgements(judgements: Sequence[types_pb2.PrincipleJudgement]) -> Non
             ("reasoning with B first", one.rationale_swapped),
         ):
             if text:
-                _print_text(f"{one.principle_id}: {title}", text)
+                print_text(f"{one.principle_id}: {title}", text)
 
 
 def print_summary(run_id: str, found: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def print_summary(run_id: str, found: dict[str, Any]) -> None:
     outcomes = ", ".join(f"{count} {name}" for name, count in found["outcomes"].items())
     console.print(f"[bold]{escape(run_id)}[/]: {found['comparisons']} comparisons: {outcomes}")
     for one in found["labellers"]:
-        digest = f", constitution {one['constitution_digest'][:_ID]}" if one["constitution_digest"] else ""
+        digest = f", constitution {one['constitution_digest'][:SHORT_ID]}" if one["constitution_digest"] else ""
         method = f" by {one['method']}" if one["method"] else ""
         by = f"{one['labeller'] or 'unnamed'}{method}{digest}"
         console.print(escape(printable(f"{one['labels']} labels from {one['source']}: {by}")))
@@ -148,10 +148,11 @@ def _print_disagreement(found: dict[str, Any]) -> None:
         sides = ", ".join(
             f"{side['principle']} {side['probability_a']:.2f}" for side in (entry["for_a"], entry["for_b"])
         )
-        console.print(f"{entry['comparison'][:_ID]}: P(A) by {escape(printable(sides))}")
+        console.print(f"{entry['comparison'][:SHORT_ID]}: P(A) by {escape(printable(sides))}")
 
 
-def _print_text(title: str, text: str) -> None:
+def print_text(title: str, text: str) -> None:
+    """A text of a model under its title, harmless."""
     console.print(f"\n[bold]{escape(printable(title))}[/]")
     console.print(Padding(Text(printable(text) or "(empty)"), (0, 0, 0, 2)))
 

@@ -19,6 +19,7 @@ from charter.cli import (
     report,
     run,
     runs,
+    samples,
     serve,
     status,
     top,
@@ -89,6 +90,7 @@ app.command()(doctor.doctor)
 app.command()(run.run)
 app.add_typer(runs.app, name="runs")
 app.command()(report.report)
+app.command()(samples.samples)
 app.command()(audit.audit)
 app.command()(generate.generate)
 app.command()(feedback.feedback)

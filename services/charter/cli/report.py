@@ -28,7 +28,7 @@ def report(
     # Here, not at the top: every other command starts without matplotlib.
     from charter.evaluation.report import write_report
 
-    folder = _folder_of(run)
+    folder = folder_of(run)
     try:
         contents = read_run_folder(folder)
         path = write_report(folder, output).resolve()
@@ -63,7 +63,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _folder_of(run: str) -> Path:
+def folder_of(run: str) -> Path:
     """A path, or an id below CHARTER_HOME (then no service is needed), or whatever the trainer service finds."""
     for folder in (Path(run), home() / "runs" / run):
         if is_run_folder(folder):
@@ -79,5 +79,8 @@ def _folder_of(run: str) -> Path:
             fail(f"there is no run `{run}`, and no run folder of this name; `charter runs list` shows all runs")
         fail(f"{error} The path of a run's folder works without it.")
     if not is_run_folder(Path(artifacts)):
-        fail(f"run `{run}` keeps its results in {artifacts}: that folder is gone, or on another machine")
+        fail(
+            f"run `{run}` keeps its results in {artifacts}: that folder is gone, or on another machine; "
+            f"`charter runs fetch {run}` brings a copy here"
+        )
     return Path(artifacts)

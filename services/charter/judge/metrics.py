@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, types_pb2
 
 JUDGEMENTS = Counter("charter_judge_judgements_total", "Pairs judged, by method and outcome.", ["method", "outcome"])
@@ -59,13 +60,7 @@ CONSTITUTION = Gauge(
     "charter_judge_constitution_info", "1 for the constitution that is judged by.", ["name", "version", "digest"]
 )
 
-OUTCOMES = {
-    types_pb2.OUTCOME_PREFERRED_A: "preferred_a",
-    types_pb2.OUTCOME_PREFERRED_B: "preferred_b",
-    types_pb2.OUTCOME_TIE: "tie",
-    types_pb2.OUTCOME_INVALID: "invalid",
-    types_pb2.OUTCOME_UNAVAILABLE: "unavailable",
-}
+OUTCOMES = {number: enum_name("outcome", number).lower() for number in types_pb2.Outcome.values()[1:]}
 
 
 def preregister(methods: Iterable[str], principles: Iterable[str]) -> None:

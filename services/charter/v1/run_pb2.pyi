@@ -21,6 +21,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Sink:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SinkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sink.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SINK_UNSPECIFIED: _Sink.ValueType  # 0
+    SINK_TENSORBOARD: _Sink.ValueType  # 1
+    """Event files in the run's folder, for `tensorboard --logdir`."""
+    SINK_WANDB: _Sink.ValueType  # 2
+    """Weights & Biases; its own variables (WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT) say where and how."""
+
+class Sink(_Sink, metaclass=_SinkEnumTypeWrapper):
+    """A place for the numbers of a run beside events.jsonl and Prometheus."""
+
+SINK_UNSPECIFIED: Sink.ValueType  # 0
+SINK_TENSORBOARD: Sink.ValueType  # 1
+"""Event files in the run's folder, for `tensorboard --logdir`."""
+SINK_WANDB: Sink.ValueType  # 2
+"""Weights & Biases; its own variables (WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT) say where and how."""
+Global___Sink: _TypeAlias = Sink  # noqa: Y015
+
 class _PreferenceAggregation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -162,6 +184,7 @@ class RunSpec(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
+    SINKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
@@ -189,6 +212,12 @@ class RunSpec(_message.Message):
     def reward(self) -> Global___RewardSpec: ...
     @_builtins.property
     def feedback(self) -> Global___FeedbackSpec: ...
+    @_builtins.property
+    def sinks(self) -> _containers.RepeatedScalarFieldContainer[Global___Sink.ValueType]:
+        """Where the run's numbers are written too. Each needs its library where the worker runs: `pip install
+        'charter[tensorboard]'`, `pip install 'charter[wandb]'`.
+        """
+
     def __init__(
         self,
         *,
@@ -206,10 +235,11 @@ class RunSpec(_message.Message):
         services: Global___ServiceAddresses | None = ...,
         reward: Global___RewardSpec | None = ...,
         feedback: Global___FeedbackSpec | None = ...,
+        sinks: _abc.Iterable[Global___Sink.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from charter.evaluation import samples
+
 
 class Artifacts:
     """Paths of a run's folder, and ``run.json``.
@@ -24,6 +26,7 @@ class Artifacts:
         self.preference_model = folder / "preference_model"
         self.checkpoints = folder / "checkpoints"
         self.policy = folder / "policy"
+        self.samples = folder / samples.FILE
         self.comparisons = folder / "comparisons.parquet"
         self._record_file = folder / "run.json"
         self.record: dict[str, Any] = (

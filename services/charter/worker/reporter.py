@@ -17,6 +17,7 @@ from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from charter.worker import metrics
 from charter.worker.artifacts import Artifacts, append_line, read_lines
 from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.sinks import Sink
 
 logger = logging.getLogger("charter.worker")
 
@@ -39,6 +40,8 @@ class Reporter:
         self._attempt = attempt
         self._address = trainer
         self._channel = connect(trainer) if trainer else None
+        # Those of the spec; they get the numbers of every event.
+        self.sinks: list[Sink] = []
         self._stop_requested = False
         # Whether it was a signal that asked.
         self.terminated = False
@@ -109,12 +112,17 @@ class Reporter:
         line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
         append_line(self._artifacts.events, line)
         metrics.show(self._run_id, event)
+        if numbers:
+            for sink in self.sinks:
+                sink.write(event)
         logger.info(text or "progress", extra={"phase": metrics.phase_name(self.phase), "done": done, "total": total})
         self._waiting.append(event)
         self._deliver()
 
     def close(self) -> None:
-        """Deliver what waits, for as long as a trainer takes to restart, and close the channel to it."""
+        """Close the sinks and, when what waits is delivered or a trainer had time to restart, the channel to it."""
+        for sink in self.sinks:
+            sink.close()
         if self._channel is None:
             return
         patience = time.monotonic() + _PATIENCE_SECONDS

@@ -8,6 +8,8 @@ from statistics import fmean
 
 import torch
 
+from charter.evaluation.samples import Sample
+from charter.rpc import tracing
 from charter.v1 import run_pb2
 from charter.worker import rewards
 from charter.worker.batches import Episodes
@@ -58,6 +60,35 @@ def scores_by_dimension(
     for prompt, score in zip(asked, episodes.scores.tolist(), strict=True):
         scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
     return {f"{BY_DIMENSION}{name}": fmean(values) for name, values in scores.items()}
+
+
+def samples_of(
+    run: Run,
+    step: int,
+    prompts: Sequence[TaskPrompt],
+    groups: Sequence[Sequence[Answer]],
+    episodes: Episodes,
+    *,
+    version: int,
+    preference_version: int,
+) -> list[Sample]:
+    """The step's answers as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
+    asked = [(prompt, answer) for prompt, group in zip(prompts, groups, strict=True) for answer in group]
+    return [
+        Sample(
+            id=f"{step}.{number}",
+            prompt=[{"role": turn.role, "content": turn.content} for turn in prompt.messages],
+            dimension=prompt.dimension,
+            answer=answer.text,
+            tokens=len(answer.token_ids),
+            ended=answer.ended,
+            score=score,
+            weight_version=version,
+            preference_version=preference_version if run.needs_preference_model else 0,
+            trace_id=tracing.log_fields().get("trace_id", ""),
+        )
+        for number, ((prompt, answer), score) in enumerate(zip(asked, episodes.scores.tolist(), strict=True))
+    ]
 
 
 def episodes_of(answers: Sequence[Answer], scores: Sequence[float]) -> Episodes:

@@ -15,6 +15,7 @@ from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.served import policy_serves, serve_policy
+from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import sample_held_out
 from charter.worker.stages.evaluate import evaluate
 from charter.worker.stages.fit import fit_preference_model
@@ -35,6 +36,8 @@ def execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifac
     Raises ``Cancelled`` when asked to stop, ``Superseded`` when a newer worker took over, ``RunError`` or
     ``ServiceError`` when the run cannot go on.
     """
+    # Before the seeds, because a library may draw random numbers when it starts.
+    reporter.sinks = open_sinks(run_id, spec, artifacts.folder)
     _seed_everything(spec.seed)
     services = Services(spec.services, reporter)
     try:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from charter.evaluation.samples import extremes, step_to_line
 from charter.rpc.logs import working_on
-from charter.rpc.tracing import traced
+from charter.rpc.tracing import exemplar, traced
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, rollouts
 from charter.worker.agreement import probe_policy
 from charter.worker.algorithms import ALGORITHMS
+from charter.worker.artifacts import append_line
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
@@ -139,8 +141,21 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
             numbers["held_out_score"] = measured[-1].score
     clock.lap("watching_seconds")
 
+    kept = extremes(
+        rollouts.samples_of(
+            run,
+            progress.step + 1,
+            prompts,
+            groups,
+            episodes,
+            version=progress.weight_version,
+            preference_version=scored_by,
+        )
+    )
+    append_line(run.artifacts.samples, step_to_line(kept))
     tokens = sum(len(answer) for answer in episodes.answers)
-    metrics.STEPS.labels(run.id).inc()
+    # Its exemplar leads from the step on the dashboard to its trace.
+    metrics.STEPS.labels(run.id).inc(exemplar=exemplar())
     metrics.EPISODES.labels(run.id).inc(len(episodes.answers))
     metrics.TOKENS.labels(run.id).inc(tokens)
     numbers |= rollouts.scores_by_dimension(run, prompts, groups, episodes)
