@@ -6,6 +6,7 @@ import signal
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from charter.rpc.lifecycle import Addresses
 from charter.trainer import supervisor
 from charter.trainer.local_launcher import LOG_FILE, LocalLauncher
 from charter.trainer.server import TrainerConfig, TrainerRoom, build
+from charter.trainer.supervisor import TRAINER_STOPS
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
@@ -139,6 +141,23 @@ def test_a_run_succeeds_and_can_be_watched_from_any_event(trainer: Client) -> No
     final = trainer.get(run.id)
     assert final.end_time.ToNanoseconds() >= final.start_time.ToNanoseconds() >= final.create_time.ToNanoseconds()
     assert (Path(final.artifacts) / "spec.json").is_file()
+
+
+def test_a_trainer_that_stops_ends_its_watches_with_a_status_to_retry(room: Callable[..., TrainerRoom]) -> None:
+    """They would hold the drain to its limit, and then end as CANCELLED."""
+    stopping = room()
+    with contextlib.ExitStack() as service, ThreadPoolExecutor(1) as reader:
+        addresses = service.enter_context(running(stopping))
+        stopping.supervisor.control_address = addresses.control
+        with connect(addresses.main) as main, connect(addresses.control) as control:
+            trainer = Client(main, control, addresses)
+            watched = trainer.watch(trainer.create("idle").id)
+            next(one for one in watched if one.HasField("event"))
+            rest = reader.submit(list, watched)
+            service.close()
+            error = rest.exception(PATIENCE)
+    assert isinstance(error, grpc.Call)
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, TRAINER_STOPS)
 
 
 def test_creating_again_with_the_request_id_gives_the_same_run(trainer: Client) -> None:

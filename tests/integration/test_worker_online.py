@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.integration.reward_service import reward_service
 from tests.integration.test_worker_resume import STEPS, assert_equal_to
-from tests.integration.worker_services import Stage, tiny_services
+from tests.integration.worker_services import Stage, exit_status, tiny_services
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,8 @@ def test_killed_while_it_refreshes_and_while_the_judge_compares(stage: Stage, un
         "step done, the judge compares": ("charter.worker.stages.ppo:measure", 1),
     }
     for place, times in instants.values():
-        program = ("tests.integration.killed_worker", place, str(times))
-        with stage.process("killed", spec_of(stage), "", program) as worker:
-            assert worker.wait(600) == -signal.SIGKILL, place
+        with stage.process("killed", spec_of(stage), "", (place, times)) as worker:
+            assert exit_status(worker, 600) == -signal.SIGKILL, place
     assert stage.work("killed", spec_of(stage), attempt=4) == 0
     assert_equal_to(stage, unbroken, "killed")
 

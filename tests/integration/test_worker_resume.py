@@ -17,7 +17,7 @@ from charter.worker.__main__ import STOPPED
 from safetensors.torch import load_file
 
 from tests.harness import running
-from tests.integration.worker_services import CONSTITUTION, Stage, tiny_services
+from tests.integration.worker_services import CONSTITUTION, Stage, exit_status, tiny_services
 from tests.integration.worker_trainer import listening
 
 STEPS = 4
@@ -81,8 +81,9 @@ def test_a_killed_run_ends_like_one_that_was_not(
         return False
 
     with listening(kill) as (address, _), stage.process(run, spec_of(stage), address) as worker:
+        assert worker.pid is not None
         pids.append(worker.pid)
-        assert worker.wait(240) == -signal.SIGKILL
+        assert exit_status(worker, 240) == -signal.SIGKILL
     assert stage.work(run, spec_of(stage), attempt=2) == 0
     assert_equal_to(stage, unbroken, run)
 
@@ -110,9 +111,8 @@ def test_killed_at_every_instant_of_a_step(
 ) -> None:
     """One run, killed again and again: each attempt dies at the next of these places, and the last one finishes."""
     for what, place, times, newest in instants:
-        program = ("tests.integration.killed_worker", place, str(times))
-        with stage.process(run, spec_of(stage), "", program) as worker:
-            assert worker.wait(600) == -signal.SIGKILL, what
+        with stage.process(run, spec_of(stage), "", (place, times)) as worker:
+            assert exit_status(worker, 600) == -signal.SIGKILL, what
         # What was not saved is done again; nothing that was not marked complete is taken for a checkpoint.
         found = checkpoint.newest(stage.run_folder(run) / "checkpoints")
         assert (found[1].step if found else 0) == newest, what
@@ -144,8 +144,9 @@ def test_sigterm_stops_cleanly(stage: Stage) -> None:
         return False
 
     with listening(terminate) as (address, _), stage.process("terminated", spec_of(stage), address) as worker:
+        assert worker.pid is not None
         pids.append(worker.pid)
-        assert worker.wait(240) == 143
+        assert exit_status(worker, 240) == 143
     assert stage.events("terminated")[-1].text == "stopped on request"
     assert (stage.run_folder("terminated") / "checkpoints" / "step-000001" / "COMPLETE").is_file()
 

@@ -1,12 +1,11 @@
 """Real services around a tiny model, and specs for runs on them."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import multiprocessing
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,11 @@ from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 
 from tests.harness import running
+from tests.integration import worker_process
 
-SOURCE = Path(__file__).resolve().parents[2] / "services"
+# Forks each worker from a process that has imported everything and begun nothing: the imports take longer than a run.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([worker_process.__name__])
 
 CONSTITUTION = """\
 name: tiny
@@ -45,6 +47,12 @@ def assert_every_ppo_metric(numbers: Mapping[str, float]) -> None:
     by_dimension = {"score_mean.helpful", "score_mean.harmless"}
     assert set(metrics.PPO) - elsewhere - optional <= set(numbers) - by_dimension <= set(metrics.PPO) - elsewhere
     assert set(numbers) & by_dimension
+
+
+def exit_status(worker: BaseProcess, seconds: float) -> int | None:
+    """How a worker ended, a signal as a negative number; None when it has not after so long."""
+    worker.join(seconds)
+    return worker.exitcode
 
 
 @dataclass(frozen=True)
@@ -97,18 +105,21 @@ class Stage:
 
     @contextmanager
     def process(
-        self, run: str, spec: run_pb2.RunSpec, trainer: str, program: Sequence[str] = ("charter.worker",)
-    ) -> Iterator["subprocess.Popen[bytes]"]:
-        """A worker as a process of its own; killed at the end of the block if it still runs."""
-        path = os.pathsep.join((str(SOURCE), str(SOURCE.parent)))
-        environment = {**os.environ, metrics.PORT_VARIABLE: "0", "PYTHONPATH": path}
-        command = [sys.executable, "-m", *program, *self.arguments(run, spec, trainer=trainer)]
-        worker = subprocess.Popen(command, env=environment)
+        self, run: str, spec: run_pb2.RunSpec, trainer: str, kill_at: tuple[str, int] | None = None
+    ) -> Iterator[BaseProcess]:
+        """A worker as a process of its own, killed at the end of the block if it still runs.
+
+        ``kill_at`` arms it as ``worker_process.run`` says.
+        """
+        worker = _PROCESSES.Process(
+            target=worker_process.run, args=(self.arguments(run, spec, trainer=trainer), kill_at)
+        )
+        worker.start()
         try:
             yield worker
         finally:
             worker.kill()
-            worker.wait()
+            worker.join()
 
     def run_folder(self, run: str) -> Path:
         return self.folder / "runs" / run

@@ -104,6 +104,14 @@ class HasReadiness(Protocol):
         """What it says so with."""
 
 
+@runtime_checkable
+class HasEndlessStreams(Protocol):
+    """A service with streams that end when something happens; left alone they would hold the drain to its limit."""
+
+    def end_streams(self) -> None:
+        """End them, and all later ones, with a status that clients retry. Called before the servers stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where a service listens. Port 0 takes a free one; None leaves it out.
@@ -176,6 +184,8 @@ async def serving(service: Service, listen: Listen, drain_seconds: float = DRAIN
         await statuses.enter_graceful_shutdown()
         await asyncio.sleep(ENDPOINT_SECONDS)
     finally:
+        if isinstance(service, HasEndlessStreams):
+            service.end_streams()
         await asyncio.gather(*(server.stop(drain_seconds) for server in servers))
         await service.stop()
         if metrics_server is not None:

@@ -59,6 +59,10 @@ class TrainerRoom:
         """Take up the runs that an earlier trainer left."""
         await self.supervisor.recover()
 
+    def end_streams(self) -> None:
+        """End every ``WatchRun``."""
+        self.supervisor.end_watches()
+
     async def stop(self) -> None:
         """Let go of the runs; their workers live on."""
         await self.supervisor.close()

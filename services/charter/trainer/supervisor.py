@@ -6,6 +6,9 @@ import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 
+import grpc
+
+from charter.rpc.errors import StatusError
 from charter.spec.defaults import fill_defaults, with_addresses
 from charter.spec.load import spec_to_json
 from charter.trainer import metrics
@@ -20,6 +23,8 @@ logger = logging.getLogger("charter.trainer")
 # After a cancel the worker has this long to stop by itself, then this long after SIGTERM, then it is killed.
 COOPERATE_SECONDS = 10.0
 TERMINATE_SECONDS = 30.0
+# What a watch is told that the trainer ends; its client comes back with the last sequence that it saw.
+TRAINER_STOPS = "the trainer stops; watch again when it is back"
 
 
 class Supervisor:
@@ -44,6 +49,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         # Set, and replaced, whenever a run changes; it lives as long as somebody waits for it.
         self._changed: weakref.WeakValueDictionary[str, asyncio.Event] = weakref.WeakValueDictionary()
+        self._draining = False
 
     async def recover(self) -> None:
         """Watch the workers that an earlier trainer left; runs whose worker is gone become FAILED."""
@@ -95,7 +101,10 @@ class Supervisor:
         return row.cancel_requested
 
     async def watch(self, run: str, after_sequence: int) -> AsyncIterator[trainer_pb2.WatchRunResponse]:
-        """Stored events, then new ones as they come, until the run has ended. Raises ``UnknownRunError``."""
+        """Stored events, then new ones as they come, until the run has ended.
+
+        Raises ``UnknownRunError``, and ``StatusError`` with UNAVAILABLE when the trainer stops.
+        """
         run_id = (await asyncio.to_thread(self._store.find, run)).id
         shown: tuple[str, int] | None = None
         while True:
@@ -114,7 +123,15 @@ class Supervisor:
                 yield trainer_pb2.WatchRunResponse(run=to_proto(row))
             if not State(row.state).active:
                 return
+            if self._draining:
+                raise StatusError(grpc.StatusCode.UNAVAILABLE, TRAINER_STOPS)
             await changed.wait()
+
+    def end_watches(self) -> None:
+        """End every watch when it has shown what is stored, those that begin later too."""
+        self._draining = True
+        for changed in list(self._changed.values()):
+            changed.set()
 
     async def _start_worker(self, row: RunRow, allowed: Sequence[State]) -> RunRow:
         row = await asyncio.to_thread(self._store.begin_attempt, row.id, allowed)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
-from charter.worker.prompts import PromptSets
+from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 
 # The policy serves the starting weights as this version; every PPO step that changes them adds one.
@@ -44,6 +45,16 @@ class Run:
         """How the spec wants pairs to be judged."""
         return judge_pb2.JudgingOptions(
             method=self.spec.judge.method, ensemble_size=self.spec.judge.ensemble_size, seed=seed
+        )
+
+    def comparison_item(self, name: str, prompt: TaskPrompt, answer_a: str, answer_b: str) -> judge_pb2.ComparisonItem:
+        """Two answers as the judge is asked about them; ``name`` is what its judgement comes back under."""
+        return judge_pb2.ComparisonItem(
+            id=name,
+            prompt=proto_messages(prompt.messages),
+            answer_a=answer_a,
+            answer_b=answer_b,
+            dimension=self.judged_dimension(prompt.dimension),
         )
 
     def judged_dimension(self, dimension: str) -> str:

@@ -5,9 +5,7 @@ Each source answers for every item or the step ends with an error that names it:
 
 from collections.abc import Sequence
 
-from charter.rpc.messages import proto_messages
 from charter.storage.comparisons import enum_name
-from charter.v1 import judge_pb2
 from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
@@ -50,13 +48,7 @@ def compare(run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[An
     be judged, ``RunError``.
     """
     items = [
-        judge_pb2.ComparisonItem(
-            id=str(place),
-            prompt=proto_messages(prompt.messages),
-            answer_a=one.text,
-            answer_b=other.text,
-            dimension=run.judged_dimension(prompt.dimension),
-        )
+        run.comparison_item(str(place), prompt, one.text, other.text)
         for place, (prompt, (one, other)) in enumerate(zip(prompts, pairs, strict=True))
         if one.text != other.text
     ]

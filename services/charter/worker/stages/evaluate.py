@@ -5,7 +5,6 @@ from statistics import mean
 
 from charter.evaluation.results import Evaluation, EvaluationRow, write_result
 from charter.evaluation.statistics import win_rate
-from charter.rpc.messages import proto_messages
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import STARTING_VERSION, Run
@@ -60,13 +59,7 @@ def _judge(
 ) -> list[judge_pb2.Judgement]:
     """A is the aligned policy's answer; every method of the judge treats both orders alike."""
     items = [
-        judge_pb2.ComparisonItem(
-            id=f"evaluation-{start + place}",
-            prompt=proto_messages(prompt.messages),
-            answer_a=new.text,
-            answer_b=old.text,
-            dimension=run.judged_dimension(prompt.dimension),
-        )
+        run.comparison_item(f"evaluation-{start + place}", prompt, new.text, old.text)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "evaluation")))

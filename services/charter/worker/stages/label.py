@@ -55,13 +55,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
     if not pairs:
         return {}
     items = [
-        judge_pb2.ComparisonItem(
-            id=f"pair-{name}-{place}",
-            prompt=proto_messages(pair.prompt.messages),
-            answer_a=pair.answer_a,
-            answer_b=pair.answer_b,
-            dimension=run.judged_dimension(pair.prompt.dimension),
-        )
+        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a, pair.answer_b)
         for place, pair in enumerate(pairs)
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))

@@ -5,8 +5,7 @@ from statistics import mean
 
 import torch
 
-from charter.rpc.messages import proto_messages
-from charter.v1 import judge_pb2, run_pb2
+from charter.v1 import run_pb2
 from charter.worker import formulas, rewards
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
@@ -66,13 +65,7 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
 def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]) -> float:
     """Mean P(the new answer is better); answers that are equal are even."""
     items = [
-        judge_pb2.ComparisonItem(
-            id=f"watched-{place}",
-            prompt=proto_messages(prompt.messages),
-            answer_a=new,
-            answer_b=old,
-            dimension=run.judged_dimension(prompt.dimension),
-        )
+        run.comparison_item(f"watched-{place}", prompt, new, old)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
         if old != new
     ]
