@@ -70,7 +70,9 @@ def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
         "contrast": MethodCalibration(0.1, 0.0, 0.9),
         "mix": MixCalibration(verdict_follow=0.5),
     }
-    dimensions = {"harmless": {"contrast": MethodCalibration(0.05), "mix": MixCalibration(choice=1.0)}}
+    dimensions: dict[str, dict[str, Calibration]] = {
+        "harmless": {"contrast": MethodCalibration(0.05), "mix": MixCalibration(choice=1.0)}
+    }
     written = CalibrationFile("model", "digest", methods, {"pairs": 3}, dimensions)
     write_calibration(tmp_path / "c.json", written)
     assert load_calibration(tmp_path / "c.json") == written
