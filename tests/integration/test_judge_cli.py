@@ -133,6 +133,8 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
     assert not re.search(r"(src|href)=\"(?!#)", page)
     fitted = load_calibration(output).methods["choice"]
     assert isinstance(fitted, MethodCalibration)
+    # Both dimensions have enough prompts; each has its own in the file that the judge applies.
+    assert set(load_calibration(output).dimensions) == {"policy", "service"}
     # The judge sees twice the quality: temperature 2; its bias is known.
     assert fitted.position_bias == pytest.approx(POSITION_BIAS, abs=0.2)
     assert fitted.temperature == pytest.approx(2, rel=0.35)

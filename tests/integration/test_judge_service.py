@@ -1,5 +1,6 @@
 """The judge service over a real channel, with a tiny model in process: contrast, outcomes, reload."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,15 +51,16 @@ principles:
 """
 TEMPERATURE = 0.05
 OPPOSE_WEIGHT = 0.9
+HARMLESS_TEMPERATURE = 0.3
 
 
 @pytest.fixture(scope="module")
 def room(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> JudgeRoom:
     folder = tmp_path_factory.mktemp("judge")
     (folder / "constitution.yaml").write_text(CONSTITUTION)
-    calibration = CalibrationFile(
-        "tiny", "", {"contrast": MethodCalibration(TEMPERATURE, oppose_weight=OPPOSE_WEIGHT)}, {}
-    )
+    methods = {"contrast": MethodCalibration(TEMPERATURE, oppose_weight=OPPOSE_WEIGHT)}
+    harmless = {"contrast": MethodCalibration(HARMLESS_TEMPERATURE, oppose_weight=0.5)}
+    calibration = CalibrationFile("tiny", "", methods, {}, {"harmless": harmless})
     write_calibration(folder / "calibration.json", calibration)
     return build(JudgeConfig(str(tiny_model), folder / "constitution.yaml", calibration=folder / "calibration.json"))
 
@@ -120,6 +122,17 @@ def test_contrast_is_the_difference_of_mean_log_likelihoods(
         types_pb2.OUTCOME_PREFERRED_A if judgement.probability_a > 0.5 else types_pb2.OUTCOME_PREFERRED_B
     )
     assert judgement.usage.prompt_tokens > 0
+
+
+def test_a_principle_is_calibrated_as_its_dimension_is(stub: judge_pb2_grpc.JudgeServiceStub) -> None:
+    """In an ensemble over all dimensions, each principle by its own."""
+    judgement = compare(stub, [item("x", "Fine, thank you!", "Go away.")], ensemble_size=3)["x"]
+    calibrations = {"helpful": (OPPOSE_WEIGHT, TEMPERATURE), "harmless": (0.5, HARMLESS_TEMPERATURE)}
+    assert {one.dimension for one in judgement.principles} == set(calibrations)
+    for one in judgement.principles:
+        (follow, oppose), (weight, temperature) = one.evidence, calibrations[one.dimension]
+        expected = 1 / (1 + math.exp(-(follow - weight * oppose) / temperature))
+        assert one.probability_a == pytest.approx(expected, abs=1e-6)
 
 
 def test_contrast_scores_the_answers_of_a_conversation_in_its_context(

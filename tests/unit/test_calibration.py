@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from charter.evaluation.calibration import (
+    calibration_error_by_chance,
     calibration_of,
     correctness,
     cross_entropy,
@@ -60,6 +61,19 @@ def test_weights_of_noise_are_held_small() -> None:
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
+
+
+def test_the_calibration_error_of_chance_is_that_of_labels_drawn_from_the_predictions() -> None:
+    # One prediction in a bin: the distance to its own label is 2 p (1 - p) on average.
+    assert calibration_error_by_chance([0.9], samples=20_000) == pytest.approx(2 * 0.9 * 0.1, abs=0.01)
+    draw = np.random.default_rng(3)
+    predicted = draw.uniform(0, 1, 300)
+    measured = [
+        expected_calibration_error(reliability_bins(predicted, (draw.random(300) < predicted).astype(np.float64)))
+        for _ in range(200)
+    ]
+    assert calibration_error_by_chance(predicted) == pytest.approx(float(np.mean(measured)), rel=0.05)
+    assert calibration_error_by_chance(np.repeat(predicted, 100)) < 0.2 * calibration_error_by_chance(predicted)
 
 
 def test_calibration_of_a_table_worked_by_hand() -> None:

@@ -9,6 +9,7 @@ from charter.judge.calibration import (
     Calibration,
     CalibrationError,
     CalibrationFile,
+    CalibrationSet,
     MethodCalibration,
     MixCalibration,
     load_calibration,
@@ -69,9 +70,18 @@ def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
         "contrast": MethodCalibration(0.1, 0.0, 0.9),
         "mix": MixCalibration(verdict_follow=0.5),
     }
-    written = CalibrationFile("model", "digest", methods, {"pairs": 3})
+    dimensions: dict[str, dict[str, Calibration]] = {
+        "harmless": {"contrast": MethodCalibration(0.05), "mix": MixCalibration(choice=1.0)}
+    }
+    written = CalibrationFile("model", "digest", methods, {"pairs": 3}, dimensions)
     write_calibration(tmp_path / "c.json", written)
     assert load_calibration(tmp_path / "c.json") == written
+    sets = written.sets()
+    assert sets["contrast"].of("harmless") == MethodCalibration(0.05)
+    assert sets["contrast"].of("helpful") == sets["contrast"].of("") == methods["contrast"]
+    # What any dimension needs is asked of all.
+    assert sets["mix"].mixed == ("verdict", "choice")
+    assert CalibrationSet(methods["contrast"]).mixed == ()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +93,11 @@ def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
         ({"methods": {"mix": {"temperature": 1}}}, "methods.mix: unknown field 'temperature'"),
         ({"methods": {"mix": {"choice": 0}}}, "methods.mix: needs a weight that is not 0"),
         ({"methods": {"choice": {"heat": 1}}}, "unknown field 'heat'"),
+        ({"dimensions": {"kind": {"choice": {}}}}, "dimensions.kind: unknown method 'choice'"),
+        (
+            {"methods": {"choice": {}}, "dimensions": {"kind": {"choice": {"temperature": -1}}}},
+            "dimensions.kind.choice.temperature: must be above 0",
+        ),
         ({"extra": 1}, "unknown field 'extra'"),
     ],
 )

@@ -55,6 +55,54 @@ def test_an_ensemble_is_as_sure_as_it_is_right() -> None:
     assert measurement([pair(place) for place in range(3000)])["calibrated"]["expected_calibration_error"] < 0.04
 
 
+def leads(place: int, dimension: str, scale: float, draw: random.Random) -> JudgedPair:
+    """A pair whose label is drawn with probability sigmoid(lead); the evidence of contrast is lead * scale."""
+    lead = draw.gauss(0, 2)
+    one = types_pb2.PrincipleJudgement(
+        principle_id=dimension, dimension=dimension, probability_a=0.5, evidence=[lead * scale, 0.0]
+    )
+    judgement = judge_pb2.Judgement(
+        probability_a=0.5, principles=[one], method=judge_pb2.JUDGING_METHOD_CONTRAST, model="m"
+    )
+    label = float(draw.random() < 1 / (1 + math.exp(-lead)))
+    prompt = (ChatMessage("user", "Hi"),)
+    return JudgedPair(LabelledPair(prompt, "a", "b", label, f"{dimension} {place}", dimension), judgement)
+
+
+def test_dimensions_are_calibrated_by_themselves() -> None:
+    """The same lead weighs a tenth in one dimension; no one temperature can be right for both."""
+    draw = random.Random(1)
+    scales = {"helpful": 1.0, "harmless": 0.1}
+    pairs = [leads(place, name, scale, draw) for name, scale in scales.items() for place in range(2000)]
+    # Too few prompts for a temperature of their own.
+    pairs += [leads(place, "honest", 1.0, draw) for place in range(10)]
+    measured = measurement(pairs)
+    fitted = measured["calibration_by_dimension"]
+    assert {name: values["temperature"] for name, values in fitted.items()} == pytest.approx(scales, rel=0.15)
+    assert 0.1 < measured["calibration"]["temperature"] < 1.0
+    for figures in (measured["calibrated"], *(measured["by_dimension"][name] for name in scales)):
+        assert figures["expected_calibration_error"] < 0.05
+
+
+def test_a_mix_is_measured_beside_each_of_its_methods() -> None:
+    """Choice finds nothing but a position, contrast finds the label: the parts are told apart."""
+    draw = random.Random(2)
+    pairs = []
+    for place in range(400):
+        contrast = leads(place, "helpful", 1.0, draw)
+        one = contrast.judgement.principles[0]
+        found = [1.0, -1.0, 0.0, 0.0, *one.evidence]
+        del one.evidence[:]
+        one.evidence.extend(found)
+        contrast.judgement.method = judge_pb2.JUDGING_METHOD_MIX
+        pairs.append(contrast)
+    measured = measurement(pairs)
+    # Verdict was not asked.
+    assert set(measured["by_method"]) == {"choice", "contrast"}
+    assert measured["by_method"]["choice"]["accuracy"] == pytest.approx(0.5)
+    assert measured["by_method"]["contrast"]["accuracy"] == pytest.approx(measured["calibrated"]["accuracy"], abs=0.02)
+
+
 def found(method: str) -> dict[str, Any]:
     about = {"files": ["pairs.jsonl"], "options": {"principle": "", "ensemble_size": 2}}
     return about | measurement([judged(method, place) for place in range(80)])

@@ -139,8 +139,9 @@ def calibrate(
 ) -> None:
     """Measure the judge on labelled pairs and fit its calibration.
 
-    The calibration is fitted on the pairs of one half of the prompts, the figures are those of the other half. A pair's
-    own dimension says by which principles it is judged, unless --principle or --dimension do.
+    The calibration is fitted on the pairs of one half of the prompts, for all and for each dimension with enough of
+    them; the figures are those of the other half. A pair's own dimension says by which principles it is judged, unless
+    --principle or --dimension do. With --method mix, each method that the mix asks is measured alone, too.
     """
     pairs = [pair for file in files for pair in _read(file)]
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
@@ -227,14 +228,17 @@ def _progress(pairs: int) -> Progress:
 
 
 def _write_calibration(path: Path, found: dict[str, Any]) -> None:
-    conditions = {
-        key: value for key, value in found.items() if key not in ("model", "constitution_digest", "calibration")
-    }
+    fitted = ("calibration", "calibration_by_dimension")
+    kind = type(DEFAULTS[found["method"]])
+    conditions = {key: value for key, value in found.items() if key not in ("model", "constitution_digest", *fitted)}
     calibration = CalibrationFile(
         model=found["model"],
         constitution_digest=found["constitution_digest"],
-        methods={found["method"]: type(DEFAULTS[found["method"]])(**found["calibration"])},
+        methods={found["method"]: kind(**found["calibration"])},
         conditions=conditions,
+        dimensions={
+            name: {found["method"]: kind(**values)} for name, values in found["calibration_by_dimension"].items()
+        },
     )
     try:
         write_calibration(path, calibration)

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from charter.evaluation.calibration import (
+    calibration_error_by_chance,
     calibration_of,
     correctness,
     fit_contrast,
@@ -20,11 +21,14 @@ from charter.evaluation.calibration import (
     shorter_is_better_accuracy,
 )
 from charter.evaluation.labelled_pairs import LabelledPair, split_by_group
-from charter.judge.calibration import Calibration, MethodCalibration, MixCalibration, mix_features
+from charter.judge.calibration import Calibration, CalibrationSet, MethodCalibration, MixCalibration, mix_features
+from charter.judge.methods.mix import PARTS
 from charter.v1 import judge_pb2, types_pb2
 
 # Answers count as of similar length when the shorter has at least this share of the longer one's characters.
 SIMILAR_LENGTH = 0.8
+# A dimension is fitted by itself when its pairs come from this many prompts, of those that are fitted on.
+_LEAST_PROMPTS = 15
 # Fewer pairs give no correlation worth printing.
 _LEAST_FOR_CORRELATION = 10
 
@@ -66,16 +70,31 @@ def halves(judged: Sequence[JudgedPair]) -> tuple[list[JudgedPair], list[JudgedP
     return parts
 
 
-def fit(judged: Sequence[JudgedPair]) -> Calibration:
-    """The calibration that makes the labels of these usable pairs most likely.
+def fit(judged: Sequence[JudgedPair]) -> CalibrationSet:
+    """The calibration that makes the labels of these usable pairs most likely, of all and of each dimension.
 
-    Every principle is a sample of its own; an ensemble's mean is then made as sure as it is right.
+    Principles of different dimensions need different temperatures. A dimension with few prompts gets none of its own.
     """
+    by_dimension: dict[str, list[JudgedPair]] = defaultdict(list)
+    for one in judged:
+        asked = {principle.dimension for principle in one.judgement.principles}
+        if len(asked) == 1 and any(principle.evidence for principle in one.judgement.principles):
+            by_dimension[asked.pop()].append(one)
+    fitted = {
+        name: _fit(part)
+        for name, part in sorted(by_dimension.items())
+        if name and len({one.pair.group for one in part}) >= _LEAST_PROMPTS
+    }
+    return CalibrationSet(_fit(judged), fitted)
+
+
+def _fit(judged: Sequence[JudgedPair]) -> Calibration:
+    """Every principle is a sample of its own; an ensemble's mean is then made as sure as it is right."""
     fitted = _fit_principles(judged)
     if all(len(one.judgement.principles) == 1 for one in judged):
         return fitted
     factor = fit_sharpness(
-        lambda sharpness: [probability(one.judgement, fitted.sharpened(sharpness)) for one in judged],
+        lambda factor: [probability(one.judgement, CalibrationSet(fitted.sharpened(factor))) for one in judged],
         [one.pair.label for one in judged],
     )
     return fitted.sharpened(factor)
@@ -95,11 +114,11 @@ def _fit_principles(judged: Sequence[JudgedPair]) -> Calibration:
     return MethodCalibration(temperature=temperature, oppose_weight=oppose_weight)
 
 
-def probability(judgement: judge_pb2.Judgement, calibration: Calibration) -> float:
+def probability(judgement: judge_pb2.Judgement, calibration: CalibrationSet) -> float:
     """P(A is better) of a usable judgement as this calibration would have given it."""
     method = method_name(judgement)
     return fmean(
-        fmean(calibration.probabilities(method, tuple(one.evidence))) if one.evidence else 0.5
+        fmean(calibration.of(one.dimension).probabilities(method, tuple(one.evidence))) if one.evidence else 0.5
         for one in judgement.principles
         if one.HasField("probability_a")
     )
@@ -128,6 +147,7 @@ def figures(judged: Sequence[JudgedPair], probability_of: Callable[[judge_pb2.Ju
     right = correctness(probabilities, labels)
     similar = [index for index, one in enumerate(usable) if _similar_length(one.pair)]
     return asdict(calibration_of(probabilities, labels, [one.pair.group for one in usable])) | {
+        "calibration_error_by_chance": calibration_error_by_chance(probabilities),
         "prompts": len({one.pair.group for one in usable}),
         "shorter_is_better_accuracy": _shorter(usable),
         "length_slope": length_slope(*_lengths(usable), probabilities),
@@ -155,10 +175,15 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
         "model": first.model,
         "method": method_name(first),
         "constitution_digest": first.constitution_digest,
-        "calibration": asdict(calibration),
+        "calibration": asdict(calibration.overall),
+        "calibration_by_dimension": {name: asdict(one) for name, one in calibration.by_dimension.items()},
         "fitted_on": figures(fitted_on, calibrated),
         "as_served": figures(reported_on, as_served),
         "calibrated": figures(reported_on, calibrated),
+        "by_method": {
+            name: figures(part, lambda judgement, fitted=fitted: probability(judgement, fitted))  # type: ignore[misc]
+            for name, fitted, part in _methods_alone(fitted_on, reported_on)
+        },
         "by_dimension": {
             name: figures(part, calibrated) for name, part in _parts(reported_on, lambda one: one.pair.dimension)
         },
@@ -179,6 +204,30 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
     }
 
 
+def _methods_alone(
+    fitted_on: Sequence[JudgedPair], reported_on: Sequence[JudgedPair]
+) -> Iterator[tuple[str, CalibrationSet, list[JudgedPair]]]:
+    """For a mix, each method that was asked as if it had been asked alone: its own fit, and the pairs to report on."""
+    if fitted_on[0].judgement.method != judge_pb2.JUDGING_METHOD_MIX:
+        return
+    for place, method in enumerate(PARTS):
+        parts = [
+            [_by_method(one, method, place) for one in judged if one.usable] for judged in (fitted_on, reported_on)
+        ]
+        if any(any(principle.evidence) for one in parts[0] for principle in one.judgement.principles):
+            yield method, fit(parts[0]), parts[1]
+
+
+def _by_method(judged: JudgedPair, method: str, place: int) -> JudgedPair:
+    """The pair as if this method alone had been asked; it finds two numbers, in its place among those of the mix."""
+    judgement = judge_pb2.Judgement()
+    judgement.CopyFrom(judged.judgement)
+    judgement.method = judge_pb2.JudgingMethod.Value(f"JUDGING_METHOD_{method.upper()}")
+    for one in judgement.principles:
+        del one.evidence[2 * place + 2 :], one.evidence[: 2 * place]
+    return JudgedPair(judged.pair, judgement)
+
+
 def _parts(judged: Sequence[JudgedPair], key: Callable[[JudgedPair], str]) -> Iterator[tuple[str, list[JudgedPair]]]:
     for name in sorted({key(one) for one in judged}):
         yield name or "-", [one for one in judged if key(one) == name]
@@ -197,7 +246,7 @@ def _alone(judged: JudgedPair, principle: str) -> JudgedPair:
     return JudgedPair(judged.pair, judgement)
 
 
-def _correlations(judged: Sequence[JudgedPair], calibration: Calibration) -> dict[str, float]:
+def _correlations(judged: Sequence[JudgedPair], calibration: CalibrationSet) -> dict[str, float]:
     """Correlation of the probabilities of each two principles that were asked about the same pairs."""
     together: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for one in judged:

@@ -90,11 +90,19 @@ def print_measurement(found: dict[str, Any]) -> None:
         f"{served['prompts']} prompts, calibration fitted on {found['fitted_on']['pairs']} pairs of other prompts"
     )
     table = Table(
-        "pairs", "n", "accuracy (95 %)", "Brier", "ECE", "shorter is better", "similar length", "shorter there"
+        "pairs",
+        "n",
+        "accuracy (95 %)",
+        "Brier",
+        "ECE",
+        "shorter is better",
+        "similar length",
+        "shorter there",
     )
     for name, row in (
         ("all, as served", found["as_served"]),
         ("all, calibrated", served),
+        *((f"{name} alone", row) for name, row in found["by_method"].items()),
         *((f"dimension {name}", row) for name, row in found["by_dimension"].items()),
         *((f"source: {name}", row) for name, row in found["by_source"].items()),
         *((f"by {name}", row) for name, row in found["by_principle"].items()),
@@ -102,8 +110,15 @@ def print_measurement(found: dict[str, Any]) -> None:
         if row["pairs"]:
             table.add_row(escape(name), *_cells(row))
     console.print(table)
-    calibration = ", ".join(f"{name} {value:.4g}" for name, value in found["calibration"].items())
-    console.print(f"fitted: {calibration}")
+    console.print(
+        f"an ECE of {served['calibration_error_by_chance']:.3f} is what perfect calibration shows on so few pairs"
+    )
+    fits = {"fitted": found["calibration"]} | {
+        f"fitted for {name}": values for name, values in found["calibration_by_dimension"].items()
+    }
+    for what, values in fits.items():
+        calibration = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        console.print(f"{what}: {calibration}", markup=False)
     if found["position_bias_rate"] is not None:
         console.print(f"the same position wins in both orders: {found['position_bias_rate']:.1%} of judgements")
     if found["mirrored_accuracy"] is not None:

@@ -73,11 +73,10 @@ def reliability_bins(
     because which answer is called A is arbitrary. A soft label counts with its own share.
     """
     predicted, observed = _checked(probabilities, labels)
-    confidence = np.maximum(predicted, 1.0 - predicted)
+    confidence, place = _confidence(predicted, bins)
     # At exactly 0.5 no answer is predicted: either would be right half of the time.
     share_right = np.where(predicted == 0.5, 0.5, np.where(predicted > 0.5, observed, 1.0 - observed))
-    edges = np.linspace(0.5, 1.0, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    edges = _edges(bins)
     table = []
     for index in range(bins):
         inside = place == index
@@ -98,6 +97,23 @@ def expected_calibration_error(table: Sequence[ReliabilityBin]) -> float:
     """Mean distance of confidence and observed share, weighted by the bins' counts (Guo et al. 2017, equation 3)."""
     total = sum(entry.count for entry in table)
     return sum(entry.count * abs(entry.mean_predicted - entry.mean_observed) for entry in table) / total
+
+
+def calibration_error_by_chance(
+    probabilities: Sequence[float] | Array, *, bins: int = 10, samples: int = 500, seed: int = 0
+) -> float:
+    """The expected calibration error that perfectly calibrated predictions would show on so many pairs.
+
+    Few labels in a bin scatter around their mean, and the error counts the distance whichever way: it is above 0 for
+    any finite sample, and a measured one near this value tells of no miscalibration. The mean over ``samples`` draws of
+    hard labels from the probabilities [pairs] themselves, each pair on its own: the labels of one prompt go together,
+    so that the true value is rather larger. (Consistency resampling, Broecker and Smith 2007.)
+    """
+    predicted, _ = _checked(probabilities, probabilities)
+    confidence, place = _confidence(predicted, bins)
+    right = np.random.default_rng(seed).random((samples, len(confidence))) < confidence
+    in_bin = np.eye(bins)[place]
+    return float(np.abs((confidence - right) @ in_bin).sum(axis=1).mean() / len(confidence))
 
 
 def position_bias_rate(shown_first: Sequence[float], shown_second: Sequence[float]) -> float:
@@ -255,6 +271,16 @@ def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:
     from scipy.optimize import minimize_scalar
 
     return float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+
+
+def _edges(bins: int) -> Array:
+    return np.linspace(0.5, 1.0, bins + 1)
+
+
+def _confidence(predicted: Array, bins: int) -> tuple[Array, NDArray[np.intp]]:
+    """Confidence in the predicted answer, and the bin that it falls in; both [pairs]."""
+    confidence = np.maximum(predicted, 1.0 - predicted)
+    return confidence, np.clip(np.searchsorted(_edges(bins), confidence, side="right") - 1, 0, bins - 1)
 
 
 def _sigmoid(logits: Array) -> Array:

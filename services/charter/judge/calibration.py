@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,44 @@ DEFAULTS: Mapping[str, Calibration] = {
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationSet:
+    """How one method is calibrated: for principles of any dimension, and for those of dimensions with their own."""
+
+    overall: Calibration
+    by_dimension: Mapping[str, Calibration] = field(default_factory=dict)
+
+    def of(self, dimension: str) -> Calibration:
+        """The calibration of a principle of this dimension."""
+        return self.by_dimension.get(dimension, self.overall)
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """The methods that have any weight in any of its mixes."""
+        mixes = (one for one in (self.overall, *self.by_dimension.values()) if isinstance(one, MixCalibration))
+        return tuple(dict.fromkeys(name for mix in mixes for name in mix.methods))
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """Calibrations by method, the model and constitution they were fitted for, and the conditions of the fit."""
+    """Calibrations by method, the model and constitution they were fitted for, and the conditions of the fit.
+
+    ``dimensions`` holds, by dimension and method, those that differ from the method's own.
+    """
 
     model: str
     constitution_digest: str
     methods: Mapping[str, Calibration]
     conditions: Mapping[str, Any]
+    dimensions: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict)
+
+    def sets(self) -> dict[str, CalibrationSet]:
+        """The calibrations of each method."""
+        return {
+            method: CalibrationSet(
+                overall, {name: found[method] for name, found in self.dimensions.items() if method in found}
+            )
+            for method, overall in self.methods.items()
+        }
 
 
 def load_calibration(path: Path) -> CalibrationFile:
@@ -117,8 +148,12 @@ def load_calibration(path: Path) -> CalibrationFile:
         return CalibrationFile(
             model=str(content["model"]),
             constitution_digest=str(content["constitution_digest"]),
-            methods={name: _method(name, values) for name, values in methods.items()},
+            methods=_methods("methods", methods),
             conditions=content.get("conditions", {}),
+            dimensions={
+                name: _methods(f"dimensions.{name}", found, among=methods)
+                for name, found in content.get("dimensions", {}).items()
+            },
         )
     except KeyError as error:
         raise CalibrationError(f"{path}: {error.args[0]} is missing") from error
@@ -133,22 +168,27 @@ def write_calibration(path: Path, calibration: CalibrationFile) -> None:
     temporary.replace(path)
 
 
-def _method(name: str, values: Mapping[str, float]) -> Calibration:
-    if name not in DEFAULTS:
-        raise ValueError(f"methods: unknown method {name!r}; known are {', '.join(DEFAULTS)}")
+def _methods(where: str, found: Mapping[str, Any], among: Collection[str] = tuple(DEFAULTS)) -> dict[str, Calibration]:
+    for name in found:
+        if name not in among:
+            raise ValueError(f"{where}: unknown method {name!r}; known are {', '.join(among)}")
+    return {name: _method(f"{where}.{name}", name, values) for name, values in found.items()}
+
+
+def _method(where: str, name: str, values: Mapping[str, float]) -> Calibration:
     kind = type(DEFAULTS[name])
     unknown = sorted(set(values) - {one.name for one in fields(kind)})
     if unknown:
-        raise ValueError(f"methods.{name}: unknown field {unknown[0]!r}")
-    for field, value in values.items():
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}")
+    for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"methods.{name}.{field}: must be a finite number, not {value!r}")
+            raise ValueError(f"{where}.{key}: must be a finite number, not {value!r}")
     calibration = kind(**values)
     if isinstance(calibration, MixCalibration):
         if not calibration.methods:
-            raise ValueError(f"methods.{name}: needs a weight that is not 0")
+            raise ValueError(f"{where}: needs a weight that is not 0")
     elif calibration.temperature <= 0:
-        raise ValueError(f"methods.{name}.temperature: must be above 0, not {calibration.temperature}")
+        raise ValueError(f"{where}.temperature: must be above 0, not {calibration.temperature}")
     return calibration
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from charter.inference.engine import ChatMessage, Engine, RefusedRequestError
 from charter.judge import metrics
-from charter.judge.calibration import Calibration, MixCalibration
+from charter.judge.calibration import CalibrationSet
 from charter.judge.constitution import Principle
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
@@ -38,7 +38,7 @@ class Way:
     """How pairs are labelled."""
 
     method: str
-    calibration: Calibration
+    calibration: CalibrationSet
     reasoning: bool = False
 
 
@@ -99,8 +99,8 @@ async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_p
 
 
 def _finder(way: Way) -> Find:
-    if isinstance(way.calibration, MixCalibration):
-        return partial(mix.find, methods=way.calibration.methods)
+    if way.method == "mix":
+        return partial(mix.find, methods=way.calibration.mixed)
     return choice.find_by_reasoning if way.reasoning else PARTS[way.method]
 
 
@@ -181,7 +181,8 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
     if finding.failure:
         judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if finding.unavailable else types_pb2.OUTCOME_INVALID
         return judged
-    probabilities = way.calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
+    calibration = way.calibration.of(principle.dimension)
+    probabilities = calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
     if way.reasoning:
         low, high = _REASONED
         probabilities = tuple(min(max(probability, low), high) for probability in probabilities)

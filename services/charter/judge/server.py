@@ -11,7 +11,7 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.judge import metrics
-from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, MixCalibration, load_calibration
+from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, CalibrationSet, load_calibration
 from charter.judge.judging import METHODS, unsupported_methods
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
@@ -53,12 +53,12 @@ class JudgeRoom:
     def __init__(self, config: JudgeConfig) -> None:
         if config.method not in METHODS:
             raise ValueError(f"no judging method {config.method!r}; valid methods: {', '.join(METHODS)}")
-        calibrations = dict(DEFAULTS)
+        calibrations = {name: CalibrationSet(default) for name, default in DEFAULTS.items()}
         fitted = load_calibration(config.calibration) if config.calibration is not None else None
         if fitted is not None:
             if config.method not in fitted.methods:
                 raise CalibrationError(f"{config.calibration} has no calibration for method {config.method}")
-            calibrations |= fitted.methods
+            calibrations |= fitted.sets()
         self._method = config.method
         self._calibrations = calibrations
         self._constitution = WatchedConstitution(config.constitution)
@@ -103,10 +103,9 @@ class JudgeRoom:
     async def _unsupported(self) -> dict[str, str]:
         """The methods that this model cannot do, and why. Weights that nobody fitted are taken from a mix first."""
         reasons = await unsupported_methods(self.engine)
-        mix = self._calibrations["mix"]
-        if mix is DEFAULT_MIX:
-            mix = self._calibrations["mix"] = DEFAULT_MIX.only(set(METHODS) - set(reasons))
-        parts = mix.methods if isinstance(mix, MixCalibration) else ()
+        if self._calibrations["mix"].overall is DEFAULT_MIX:
+            self._calibrations["mix"] = CalibrationSet(DEFAULT_MIX.only(set(METHODS) - set(reasons)))
+        parts = self._calibrations["mix"].mixed
         missing = [f"{name}: {reasons[name]}" for name in parts if name in reasons]
         if missing or not parts:
             reasons["mix"] = "; ".join(missing) or "it can do none of the methods"

@@ -11,7 +11,7 @@ import grpc
 
 from charter.inference.engine import BudgetSpentError, Engine, Sampling
 from charter.judge import judging, metrics, rating, writing
-from charter.judge.calibration import Calibration
+from charter.judge.calibration import CalibrationSet
 from charter.judge.judging import METHODS, Task, Way, usage_proto
 from charter.judge.pairs import Pair
 from charter.judge.principles import principles_for
@@ -37,7 +37,7 @@ class Judge:
     engine: Engine
     constitution: WatchedConstitution
     default_method: str
-    calibrations: dict[str, Calibration]
+    calibrations: dict[str, CalibrationSet]
     # Items of a request that go to the engine in one call. One for a remote engine: a failure then costs one label.
     items_per_call: int
     # Calls of one request that wait for the engine at the same time.
