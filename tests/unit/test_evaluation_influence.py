@@ -18,7 +18,7 @@ def test_a_push_is_what_one_gradient_step_on_the_pair_does_to_the_score() -> Non
     average = torch.cat([a, b]).mean(dim=0)
     for pair in range(5):
         head = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-        soft_label_loss((a[pair] @ head - b[pair] @ head)[None], labels[pair][None]).backward()
+        soft_label_loss((a[pair] @ head - b[pair] @ head)[None], labels[pair][None]).backward()  # type: ignore[no-untyped-call]
         assert head.grad is not None
         stepped = head.detach() - head.grad
         assert found[pair].item() == pytest.approx(float(answer @ stepped - average @ stepped))
