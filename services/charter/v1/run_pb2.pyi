@@ -556,7 +556,7 @@ class PreferenceModelSpec(_message.Message):
     warm_start_epochs: _builtins.int
     """Epochs on the stored IMPORTED comparisons before the fit (preference-model pretraining). Default 0."""
     length_debiased: _builtins.bool
-    """The lengths of two answers explain what they can of a label; the scores learn the rest. Default false."""
+    """Whether lengths explain what they can of a label, so that the scores learn only the rest."""
     def __init__(
         self,
         *,
