@@ -9,10 +9,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import make_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes says nothing about it on a machine that others use as well.
+settings.register_profile("charter", deadline=None)
+settings.load_profile("charter")
 
 pytest_plugins = ["tests.postgres"]
 

@@ -52,7 +52,13 @@ def test_people_alone_and_mixed_by_dimension(stage: Stage) -> None:
     add(stage, types_pb2.LABEL_SOURCE_IMPORTED, 9, labeller="file")
     mixed = stage.spec(
         feedback={"by_dimension": {"helpful": {"human": 1}, "harmless": {"ai": 1}}},
-        preference_model={"members": 2, "aggregation": "PREFERENCE_AGGREGATION_WORST", "warm_start_epochs": 1},
+        preference_model={
+            "members": 2,
+            "separate_members": True,
+            "lora_rank": 2,
+            "aggregation": "PREFERENCE_AGGREGATION_WORST",
+            "warm_start_epochs": 1,
+        },
         ppo={"steps": 1},
     )
     assert stage.work("mixed", mixed) == 0
@@ -64,6 +70,11 @@ def test_people_alone_and_mixed_by_dimension(stage: Stage) -> None:
     # The judge labelled prompts of its dimension only.
     assert {one["dimension"] for one in labels(stage, "mixed")} == {"harmless"}
     assert "What went in" in (folder / "report.html").read_text()
+
+
+def test_one_member_cannot_be_separate(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    assert stage.work("alone", stage.spec(preference_model={"separate_members": True})) == 1
+    assert "set preference_model.members to 2 or more" in caplog.text
 
 
 def labels(stage: Stage, run: str) -> list[dict[str, str]]:

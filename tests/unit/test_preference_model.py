@@ -171,6 +171,41 @@ def test_an_ensemble_against_numpy(tiny_model: Path, tmp_path: Path, aggregation
             assert np.allclose(other.scores(*batch).numpy(), expected, atol=1e-5)
 
 
+def test_members_with_backbones_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    """Each scores as it does alone; the same after saving and after sending, to a model with one backbone and back."""
+    ensemble = PreferenceModel.from_causal_lm(tiny_model, seed=3, members=3, separate=True).eval()
+    batch = pad_right([encode(ensemble.tokenizer, HELLO, text) for text in ["Hi!", "", "Good evening"]])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        alone = []
+        for member, backbone in enumerate(ensemble.backbones):
+            for parameter in backbone.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            one = PreferenceModel.from_causal_lm(tiny_model, seed=3).eval()
+            one.backbone.load_state_dict(backbone.state_dict())
+            one.head.weight.copy_(ensemble.head.weight[member : member + 1])
+            alone.append(one.scores(*batch).numpy())
+        expected = np.stack(alone, axis=1)
+        assert np.abs(np.diff(expected, axis=1)).min() > 1e-3
+        ensemble.save(tmp_path / "saved")
+        save_file(ensemble.state_tensors(), tmp_path / "sent.safetensors")
+        receiver = PreferenceModel.from_causal_lm(tiny_model, seed=9).eval()
+        save_file(receiver.state_tensors(), tmp_path / "single.safetensors")
+        single = receiver.scores(*batch)
+        receiver.load_tensors(tmp_path / "sent.safetensors")
+        for other in (ensemble, PreferenceModel.load(tmp_path / "saved").eval(), receiver):
+            assert np.allclose(other.member_scores(*batch).numpy(), expected, atol=1e-5)
+            assert np.allclose(other.scores(*batch).numpy(), expected.mean(axis=1), atol=1e-5)
+        receiver.load_tensors(tmp_path / "single.safetensors")
+        assert not receiver.separate
+        assert torch.equal(receiver.scores(*batch), single)
+
+    sent = ensemble.state_tensors()
+    save_file({name: sent[name] for name in sent if ".1." not in name[:18]}, tmp_path / "two.safetensors")
+    with pytest.raises(WeightMismatchError, match="2 backbones for 3 members: expected 1 or 3"):
+        receiver.load_tensors(tmp_path / "two.safetensors")
+
+
 def test_saved_model_refuses_another_template(model: PreferenceModel, tmp_path: Path) -> None:
     model.save(tmp_path / "saved")
     template = tmp_path / "saved" / "chat_template.jinja"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from charter.evaluation.results import FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2, types_pb2
@@ -16,6 +17,7 @@ from charter.worker.examples import split_examples
 from charter.worker.fit import Example, bootstrap_weights
 from charter.worker.fit_best import Best, fit_best
 from charter.worker.length_bias import debiased
+from charter.worker.lora import add_lora, merge_lora
 from charter.worker.stages.fit import correlation
 from torch import nn
 
@@ -236,6 +238,54 @@ def test_a_pair_that_weighs_nothing_teaches_nothing(tiny_model: Path) -> None:
         seed=0,
     )
     assert best.restore(model).loss < math.log(2) - 0.1
+
+
+def test_separate_members_learn_as_each_would_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probe and fit of two members, each on its own bootstrap, against two fits of one."""
+    monkeypatch.setattr(fit, "_MAX_GRADIENT_NORM", 1e9)
+    examples, spec = make_examples(16), make_spec(learning_rate=1e-3)
+    counted = bootstrap_weights(examples, 2, seed=0)
+    together = PreferenceModel.from_causal_lm(tiny_model, seed=0, members=2, separate=True).eval()
+    torch.manual_seed(0)
+    fit.probe(together, examples, counted, 0.0, CPU)
+    fit.fit(together, examples, counted, spec, CPU, go_on)
+    for member, backbone in enumerate(together.backbones):
+        alone = make_model(tiny_model)
+        start = copy.deepcopy(alone.backbone.state_dict())
+        torch.manual_seed(0)
+        fit.probe(alone, examples, counted[:, [member]], 0.0, CPU)
+        fit.fit(alone, examples, counted[:, [member]], spec, CPU, go_on)
+        torch.testing.assert_close(together.head.weight[[member]], alone.head.weight, rtol=0, atol=1e-4)
+        for name, tensor in alone.backbone.state_dict().items():
+            torch.testing.assert_close(backbone.state_dict()[name], tensor, rtol=0, atol=1e-4)
+        assert any(not torch.allclose(tensor, start[name], atol=1e-3) for name, tensor in backbone.state_dict().items())
+
+
+def test_adapters_learn_and_are_merged(tiny_model: Path) -> None:
+    """LoRA: nothing but the adapters and the head changes, and the merged model scores what the fit measured."""
+    model, held_out, best = make_model(tiny_model), make_examples(24, seed=1), Best()
+    start = copy.deepcopy(model.backbone.state_dict())
+    add_lora(model.backbone, 2, seed=0)
+    learnt: list[FitStep] = []
+    fit_best(
+        model,
+        make_examples(48),
+        held_out,
+        make_spec(epochs=3, patience=3, learning_rate=1e-2),
+        CPU,
+        best,
+        lambda step, total: learnt.append(step),
+        seed=0,
+    )
+    assert best.step > 0
+    frozen = {name.replace(".base.", "."): tensor for name, tensor in model.backbone.state_dict().items()}
+    assert all(torch.equal(frozen[name], tensor) for name, tensor in start.items())
+    measured = best.restore(model)
+    merge_lora(model)
+    assert model.backbone.state_dict().keys() == start.keys()
+    assert fit.measure(model, held_out, CPU).loss == pytest.approx(measured.loss, abs=1e-4)
+    probe = learnt[0].held_out_loss
+    assert probe is not None and measured.loss < probe
 
 
 def test_what_cannot_teach_is_left_out_and_counted(tiny_model: Path) -> None:

@@ -1,9 +1,10 @@
 """The preference model: a causal language model with a scalar head, its template, and its loss."""
 
+import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
 _FORMAT = 1
 _DESCRIPTION = "charter.json"
 _HEAD = "head.safetensors"
+# Of what has been saved, the folder of each further member that has a backbone of its own; and its tensors' prefix.
+_MEMBER = "member-{}"
+_MORE = "more_backbones."
 
 
 def encode(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], answer: str) -> list[int]:
@@ -78,7 +82,8 @@ class Aggregation(IntEnum):
 class PreferenceModel(nn.Module):
     """A causal language model's backbone with a scalar head that is read at the EOS of the last turn.
 
-    An ensemble has one head for each member, on the same backbone; ``aggregation`` makes their scores into one.
+    An ensemble has one head for each member, on the same backbone or each on its own (``more_backbones`` are those of
+    all members but the first); ``aggregation`` makes their scores into one.
 
     ``offset`` is subtracted from every score; the worker sets it so that answers of the starting policy score 0 on
     average ("The N+ Implementation Details of RLHF with PPO", arXiv 2403.17031, detail 15). A difference of two
@@ -91,9 +96,12 @@ class PreferenceModel(nn.Module):
     uncertainty_weight: Tensor
     template_digest: Tensor
 
-    def __init__(self, backbone: nn.Module, tokenizer: ChatTokenizer, head: nn.Linear) -> None:
+    def __init__(
+        self, backbone: nn.Module, tokenizer: ChatTokenizer, head: nn.Linear, more_backbones: Iterable[nn.Module] = ()
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.more_backbones = nn.ModuleList(more_backbones)
         self.head = head
         self.tokenizer = tokenizer
         self.register_buffer("offset", torch.zeros(()))
@@ -104,8 +112,12 @@ class PreferenceModel(nn.Module):
         self.register_buffer("template_digest", _template_digest(tokenizer))
 
     @classmethod
-    def from_causal_lm(cls, model: str | Path, seed: int, members: int = 1) -> "PreferenceModel":
+    def from_causal_lm(
+        cls, model: str | Path, seed: int, members: int = 1, *, separate: bool = False
+    ) -> "PreferenceModel":
         """Start from a causal language model (folder or hub id): its backbone, and a random head for each member.
+
+        With ``separate`` each member has a copy of the backbone.
 
         Head: weights normal with standard deviation ``1 / sqrt(d + 1)``, bias 0 (arXiv 2403.17031, detail 11 and its
         code). Dropout is off and everything is float32.
@@ -121,7 +133,7 @@ class PreferenceModel(nn.Module):
         with torch.no_grad():
             head.weight.normal_(0.0, 1 / math.sqrt(width + 1), generator=generator)
             head.bias.zero_()
-        return cls(backbone, tokenizer, head)
+        return cls(backbone, tokenizer, head, (copy.deepcopy(backbone) for _ in range(members - 1) if separate))
 
     @classmethod
     def load(cls, folder: Path) -> "PreferenceModel":
@@ -136,7 +148,10 @@ class PreferenceModel(nn.Module):
             raise ValueError(f"{folder / _DESCRIPTION} does not describe a preference model of format {_FORMAT}")
         backbone, tokenizer = _load_backbone(folder)
         tensors = load_file(folder / _HEAD)
-        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, len(tensors["head.weight"])))
+        members = len(tensors["head.weight"])
+        further = [folder / _MEMBER.format(member) for member in range(1, members)]
+        more = [_load_backbone(one)[0] for one in further if description.get("separate")]
+        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, members), more)
         if not torch.equal(tensors["template_digest"], model.template_digest):
             raise ValueError(f"the tokenizer or chat template in {folder} is not the one the model was fitted with")
         model.load_state_dict(tensors, strict=False)
@@ -145,13 +160,17 @@ class PreferenceModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a folder that ``load`` reads: backbone in the Hugging Face layout, tokenizer, head, charter.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.backbone.save_pretrained(folder)
-        self.tokenizer.tokenizer.save_pretrained(folder)
+        for member, backbone in enumerate(self.backbones):
+            place = folder / _MEMBER.format(member) if member else folder
+            backbone.save_pretrained(place)
+            self.tokenizer.tokenizer.save_pretrained(place)
         tensors = self.state_tensors()
-        save_file({name: tensors[name] for name in tensors if not name.startswith("backbone.")}, folder / _HEAD)
+        head = {name: tensors[name] for name in tensors if not name.startswith(("backbone.", _MORE))}
+        save_file(head, folder / _HEAD)
         description = {
             "format": _FORMAT,
             "kind": "preference_model",
+            "separate": self.separate,
             "chat_template": self.tokenizer.tokenizer.chat_template,
             "end_of_answer": self.tokenizer.tokenizer.eos_token,
         }
@@ -174,8 +193,12 @@ class PreferenceModel(nn.Module):
 
     def member_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Centred scores of each member, float32 [batch, members]. Arguments as ``scores``."""
-        scores: Tensor = self.head(self.features(input_ids, attention_mask)).float()
-        return scores - self.offset
+        read = self.features(input_ids, attention_mask)
+        if self.separate:
+            scores = (read.unflatten(1, (self.members, -1)) * self.head.weight).sum(dim=2) + self.head.bias
+        else:
+            scores = self.head(read)
+        return scores.float() - self.offset
 
     def aggregate(self, member_scores: Tensor) -> Tensor:
         """One score of what the members say: [batch, members] -> [batch]. The deviation is that of the population.
@@ -203,13 +226,30 @@ class PreferenceModel(nn.Module):
         """Heads of the ensemble; 1 where there is none."""
         return int(self.head.out_features)
 
+    @property
+    def separate(self) -> bool:
+        """Each member has a backbone of its own."""
+        return len(self.more_backbones) > 0
+
+    @property
+    def backbones(self) -> list[Any]:
+        """That of all members, or of each."""
+        return [self.backbone, *self.more_backbones]
+
     def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``."""
+        """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``.
+
+        Of separate members side by side, [batch, members * width]: each reads its own part.
+        """
+        rows, last = torch.arange(len(input_ids), device=input_ids.device), attention_mask.sum(dim=1) - 1
         # No mask: a causal model never reads the padding behind an answer, and attention is faster without.
-        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-        last = attention_mask.sum(dim=1) - 1
-        at_eos: Tensor = hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
-        return at_eos.to(self.head.weight.dtype)
+        hidden = (one(input_ids=input_ids, use_cache=False).last_hidden_state for one in self.backbones)
+        return torch.cat([states[rows, last] for states in hidden], dim=1).to(self.head.weight.dtype)
+
+    def part(self, member: int) -> slice:
+        """Which of the ``features`` a member reads."""
+        width = self.head.in_features
+        return slice(member * width, (member + 1) * width) if self.separate else slice(0, width)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Same as ``scores``."""
@@ -228,18 +268,21 @@ class PreferenceModel(nn.Module):
     def load_tensors(self, path: Path) -> None:
         """Take over the tensors of a safetensors file that holds what ``state_tensors`` gives.
 
-        The file's ensemble may have another number of members. Raises ``WeightMismatchError`` and changes nothing when
+        The file's ensemble may have another number of members, or of backbones. Raises ``WeightMismatchError`` and changes nothing when
         a tensor is unknown, missing or of the wrong shape, or when the weights were fitted with another tokenizer or
         chat template.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 head = self._head_for(file)
-                own = {**self.state_dict(), "head.weight": head.weight, "head.bias": head.bias}
+                more = self._more_backbones_for(file, head.out_features)
+                own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_MORE)}
+                own |= {"head.weight": head.weight, "head.bias": head.bias}
+                own |= {_MORE + name: tensor for name, tensor in more.state_dict().items()}
                 self._check_tensors(file, own)
                 for name, tensor in own.items():
                     tensor.copy_(file.get_tensor(name))
-                self.head = head
+                self.head, self.more_backbones = head, more
         except SafetensorError as error:
             raise WeightMismatchError(f"not a readable safetensors file: {error}") from error
 
@@ -251,6 +294,16 @@ class PreferenceModel(nn.Module):
         if len(shape) != 2 or shape[0] in (0, self.members):
             return self.head
         return nn.Linear(self.head.in_features, shape[0], device=self.head.weight.device, dtype=self.head.weight.dtype)
+
+    def _more_backbones_for(self, file: Any, members: int) -> nn.ModuleList:
+        """The model's further backbones, or as many new ones as the file has."""
+        names = [name for name in set(file.keys()) if name.startswith(_MORE)]
+        found = len({name.removeprefix(_MORE).partition(".")[0] for name in names})
+        if found == len(self.more_backbones):
+            return self.more_backbones
+        if found not in (0, members - 1):
+            raise WeightMismatchError(f"{found + 1} backbones for {members} members: expected 1 or {members}")
+        return nn.ModuleList(copy.deepcopy(self.backbone) for _ in range(found))
 
     def _check_tensors(self, file: Any, own: dict[str, Tensor]) -> None:
         names = set(file.keys())

@@ -14,7 +14,7 @@ TRAINER = "127.0.0.1:50054"
 TRAINER_CONTROL = "127.0.0.1:50064"
 
 # Unset stays unset for ppo.kl_target (a fixed coefficient), ppo.dual_clip and ppo.score_clip (none),
-# ppo.lora_rank (every weight is trained),
+# ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
 # judge.
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -533,6 +533,8 @@ class PreferenceModelSpec(_message.Message):
     UNCERTAINTY_WEIGHT_FIELD_NUMBER: _builtins.int
     WARM_START_EPOCHS_FIELD_NUMBER: _builtins.int
     LENGTH_DEBIASED_FIELD_NUMBER: _builtins.int
+    SEPARATE_MEMBERS_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Base model; default the policy's."""
     epochs: _builtins.int
@@ -557,6 +559,12 @@ class PreferenceModelSpec(_message.Message):
     """Epochs on the stored IMPORTED comparisons before the fit (preference-model pretraining). Default 0."""
     length_debiased: _builtins.bool
     """Whether lengths explain what they can of a label, so that the scores learn only the rest."""
+    separate_members: _builtins.bool
+    """Whether each member has a backbone of its own, for as many times the memory and time. Needs two or more members."""
+    lora_rank: _builtins.int
+    """Fit adapters of this rank beside the linear layers (LoRA, Hu et al. 2021) and the head instead of every weight. They
+    take a higher learning rate, and are merged when the fit is done. Unset = fit everything.
+    """
     def __init__(
         self,
         *,
@@ -572,10 +580,12 @@ class PreferenceModelSpec(_message.Message):
         uncertainty_weight: _builtins.float | None = ...,
         warm_start_epochs: _builtins.int | None = ...,
         length_debiased: _builtins.bool = ...,
+        separate_members: _builtins.bool = ...,
+        lora_rank: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "margin", b"margin", "members", b"members", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "margin", b"margin", "members", b"members", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "aggregation", b"aggregation", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "length_debiased", b"length_debiased", "margin", b"margin", "members", b"members", "model", b"model", "patience", b"patience", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_margin", b"_margin", "_members", b"_members", "_patience", b"_patience", "_uncertainty_weight", b"_uncertainty_weight", "_warm_start_epochs", b"_warm_start_epochs", "aggregation", b"aggregation", "batch_size", b"batch_size", "epochs", b"epochs", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "length_debiased", b"length_debiased", "lora_rank", b"lora_rank", "margin", b"margin", "members", b"members", "model", b"model", "patience", b"patience", "separate_members", b"separate_members", "uncertainty_weight", b"uncertainty_weight", "warm_start_epochs", b"warm_start_epochs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -585,6 +595,8 @@ class PreferenceModelSpec(_message.Message):
     _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
     _WhichOneofReturnType__members: _TypeAlias = _typing.Literal["members"]  # noqa: Y015
@@ -603,6 +615,8 @@ class PreferenceModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
     @_typing.overload

@@ -69,7 +69,8 @@ def bootstrap_weights(examples: Sequence[Example], members: int, seed: int) -> T
 @torch.no_grad()
 def differences(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Tensor:
     """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
-    features = torch.zeros(2, len(examples), model.head.in_features, dtype=torch.double)
+    width = model.head.in_features * len(model.backbones)
+    features = torch.zeros(2, len(examples), width, dtype=torch.double)
     for rows, both in _batches(examples, _FORWARD_TOKENS, device):
         features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
     return features[0] - features[1]
@@ -89,11 +90,13 @@ def probe(
     drawn = np.array([example.weight for example in examples])
     groups = [example.group for example in examples]
     lengths = np.array([example.length_logit for example in examples])
+    mean_scores = torch.zeros(len(examples), dtype=torch.double)
     for member, counts in enumerate(counted.double().numpy().T):
-        weights = fit_probe(found.numpy(), smoothed, groups, drawn * counts, lengths)
-        model.head.weight[member].copy_(torch.from_numpy(weights))
+        read = found[:, model.part(member)]
+        weights = torch.from_numpy(fit_probe(read.numpy(), smoothed, groups, drawn * counts, lengths))
+        model.head.weight[member].copy_(weights)
+        mean_scores += read @ weights / model.members
     model.head.bias.zero_()
-    mean_scores = found @ model.head.weight.double().cpu().mean(dim=0)
     return float(soft_label_loss(mean_scores + torch.from_numpy(lengths), torch.from_numpy(labels)))
 
 
@@ -107,7 +110,9 @@ def fit(
 ) -> None:
     """Train in place: soft-label cross-entropy, AdamW with epsilon 1e-5, cosine decay to 0 (N+, arXiv 2403.17031).
 
-    The loss is that of each member by itself, mean over members.
+    The loss is that of each member by itself: the mean over members on one backbone, the sum over those that have their
+    own, so that each learns as if it were alone but for the gradient's norm, which is clipped over all. What does not
+    require a gradient stays as it is.
 
     Args:
         model: with dropout off.
@@ -119,7 +124,8 @@ def fit(
     Raises:
         RunError: a gradient is not finite.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, eps=1e-5, weight_decay=0.0, fused=True)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=spec.learning_rate, eps=1e-5, weight_decay=0.0, fused=True)
     total = spec.epochs * math.ceil(len(examples) / spec.batch_size)
     step = 0
     for _ in range(spec.epochs):
@@ -127,7 +133,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = spec.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
             loss = _accumulate(model, [examples[index] for index in batch.tolist()], counted[batch], spec, device)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+            norm = nn.utils.clip_grad_norm_(learning, _MAX_GRADIENT_NORM)
             if not bool(norm.isfinite()):
                 raise RunError(
                     f"the preference model's gradient is not finite in step {step + 1}: "
@@ -182,7 +188,7 @@ def _accumulate(
         lengths = torch.tensor([batch[row].length_logit for row in rows], device=device).unsqueeze(1)
         loss = soft_label_loss(scores[0] - scores[1] + lengths, smoothed, margin, counted[rows].to(device))
         loss = loss * (len(rows) / len(batch))
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss * model.members if model.separate else loss)
         total += loss.item()
     return total
 

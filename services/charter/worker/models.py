@@ -97,11 +97,12 @@ class Critic(nn.Module):
     def from_preference_model(cls, folder: Path, device: torch.device) -> "Critic":
         """Start as the preference model, its centring included (N+, arXiv 2403.17031, detail 22)."""
         model = PreferenceModel.load(folder)
-        # Of an ensemble, the mean of its members.
+        # Of an ensemble the mean of its members, or the first of those that have backbones of their own.
+        members = slice(0, 1) if model.separate else slice(None)
         head = nn.Linear(model.head.in_features, 1)
         with torch.no_grad():
-            head.weight.copy_(model.head.weight.mean(dim=0, keepdim=True))
-            head.bias.copy_(model.head.bias.mean(dim=0, keepdim=True) - model.offset)
+            head.weight.copy_(model.head.weight[members].mean(dim=0, keepdim=True))
+            head.bias.copy_(model.head.bias[members].mean(dim=0, keepdim=True) - model.offset)
         return cls(model.backbone, head).to(device)
 
     @classmethod

@@ -14,6 +14,7 @@ from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
 from charter.worker.examples import group_of, split_examples
 from charter.worker.fit import Example, Measured
 from charter.worker.fit_best import Best, calibration, fit_best
+from charter.worker.lora import add_lora, merge_lora
 from charter.worker.mixing import AI, HUMAN, IMPORTED, mix, sources
 from charter.worker.seeds import derive_seed
 from charter.worker.served import preference_serves, serve_preference_model
@@ -59,7 +60,12 @@ def _named(name: str, refreshes: int) -> str:
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
     spec = run.spec.preference_model
-    model = PreferenceModel.from_causal_lm(spec.model, derive_seed(run.spec.seed, "head"), spec.members)
+    model = PreferenceModel.from_causal_lm(
+        spec.model, derive_seed(run.spec.seed, "head"), spec.members, separate=spec.separate_members
+    )
+    if spec.HasField("lora_rank"):
+        for member, backbone in enumerate(model.backbones):
+            add_lora(backbone, spec.lora_rank, derive_seed(run.spec.seed, "preference lora", str(member)))
     model.aggregate_by(_AGGREGATIONS[spec.aggregation], spec.uncertainty_weight)
     model = model.to(run.device).eval()
     train, held_out, left_out = split_examples(model, _labels(run, policy_version), _evaluated(run))
@@ -76,6 +82,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     warm_start = _warm_start(run, model)
     fit_best(model, train, held_out, spec, run.device, best, report, seed=run.spec.seed, probe=not warm_start)
     measured = best.restore(model)
+    merge_lora(model)
     scores = [*measured.scores_a, *measured.scores_b]
     model.centre(torch.tensor(_of_starting_policy(scores, held_out)))
     result = PreferenceFit(

@@ -43,6 +43,8 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise RunError("reward.service and reward.service_weight belong together: set both or none")
     if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
         raise RunError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
+    if spec.preference_model.separate_members and spec.preference_model.members < 2:
+        raise RunError("preference_model.separate_members needs an ensemble: set preference_model.members to 2 or more")
     label_sources = sources(spec.feedback)
     if spec.comparisons.HasField("refresh_every_steps") and AI not in label_sources:
         raise RunError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
