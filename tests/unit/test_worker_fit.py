@@ -285,7 +285,8 @@ def test_adapters_learn_and_are_merged(tiny_model: Path) -> None:
     assert model.backbone.state_dict().keys() == start.keys()
     assert fit.measure(model, held_out, CPU).loss == pytest.approx(measured.loss, abs=1e-4)
     probe = learnt[0].held_out_loss
-    assert probe is not None and measured.loss < probe
+    assert probe is not None
+    assert measured.loss < probe
 
 
 def test_what_cannot_teach_is_left_out_and_counted(tiny_model: Path) -> None:

@@ -268,9 +268,9 @@ class PreferenceModel(nn.Module):
     def load_tensors(self, path: Path) -> None:
         """Take over the tensors of a safetensors file that holds what ``state_tensors`` gives.
 
-        The file's ensemble may have another number of members, or of backbones. Raises ``WeightMismatchError`` and changes nothing when
-        a tensor is unknown, missing or of the wrong shape, or when the weights were fitted with another tokenizer or
-        chat template.
+        The file's ensemble may have another number of members, or of backbones. Raises ``WeightMismatchError`` and
+        changes nothing when a tensor is unknown, missing or of the wrong shape, or when the weights were fitted with
+        another tokenizer or chat template.
         """
         try:
             with safe_open(path, framework="pt") as file:

@@ -1,0 +1,85 @@
+"""Episodes per second and peak memory of whole PPO steps, Charter against TRL 1.10's experimental PPOTrainer.
+
+    pip download --no-deps trl==1.10.0 && unzip -d TRL trl-1.10.0*.whl
+    python -m tests.benchmarks.ppo_step --model FOLDER --prompts FILE.jsonl --trl TRL
+
+Both stay loaded, each in a process of its own, and take turns step by step, so that what else the machine does falls on
+both alike. Each side's first step is not counted.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.benchmarks.ppo_step.paired import arguments, as_arguments
+
+CONSOLE = Console(width=120)
+
+
+def step(side: "subprocess.Popen[str]") -> dict[str, float]:
+    """One step of a side."""
+    assert side.stdin is not None
+    assert side.stdout is not None
+    side.stdin.write("go\n")
+    side.stdin.flush()
+    for line in side.stdout:
+        # TRL prints as well.
+        if line.startswith('{"seconds"'):
+            found: dict[str, float] = json.loads(line)
+            return found
+    raise SystemExit(f"a side stopped with exit status {side.wait()}: see above")
+
+
+def main() -> None:
+    """Measure, and print a line for each step and the ratios."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--trl", type=Path, required=True, help="folder that the wheel of trl==1.10.0 is unpacked in")
+    options = parser.parse_args()
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(options.trl), os.environ.get("PYTHONPATH", "")]),
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+    sides = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", f"tests.benchmarks.ppo_step.{name}_side", *as_arguments(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for name in ("charter", "trl")
+    }
+    first = {name: step(side) for name, side in sides.items()}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for number in range(options.steps):
+        for name, side in sides.items():
+            found[name].append(step(side))
+        CONSOLE.print(
+            f"step {number + 1}: " + ", ".join(f"{name} {steps[-1]['seconds']:.1f} s" for name, steps in found.items())
+        )
+    for side in sides.values():
+        assert side.stdin is not None
+        side.stdin.close()
+        side.wait()
+    ours, theirs = found["charter"], found["trl"]
+    ratios = [other["seconds"] / one["seconds"] for one, other in zip(ours, theirs, strict=True)]
+    peak = first["charter"]["gemm_operations_per_second"]
+    reached = statistics.median(one["update_operations"] / one["update_seconds"] for one in ours)
+    for name, steps in found.items():
+        rate = options.episodes / statistics.median(one["seconds"] for one in steps)
+        CONSOLE.print(f"{name}: {rate:.2f} episodes per second, peak memory {steps[-1]['peak_gib']:.1f} GiB")
+    share = statistics.median(one["update_seconds"] / one["seconds"] for one in ours)
+    CONSOLE.print(
+        f"Charter is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}); its "
+        f"update takes {share:.0%} of a step and reaches {reached / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s that "
+        "square matrix products do here"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Charter's side: engine, scorer and learner of the services and the worker, in one process without the network.
+
+A step samples, scores, updates, and gives the engine the new weights through a safetensors file, as a run does.
+"""
+
+import asyncio
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from charter.inference.engine import Finish, Prompt, Sampling
+from charter.inference.preference_model import PreferenceModel
+from charter.inference.transformers_engine import TransformersEngine
+from charter.preference.scorer import ScoreInput, Scorer
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from charter.weights.sender import pack_weights
+from charter.worker.batches import Episodes
+from charter.worker.clients import Answer
+from charter.worker.models import Critic, LanguageModel, named_tensors
+from charter.worker.rollouts import episodes_of
+from charter.worker.step import Controls, learn
+from charter.worker.update import Learner
+
+from tests.benchmarks.ppo_step.paired import Turns, arguments, prompts
+
+_GEMM = 2048
+
+
+async def main(options: Namespace) -> None:
+    """Set up, then a step for each turn."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        PreferenceModel.from_causal_lm(options.model, seed=0).save(Path(folder) / "preference")
+        engine = TransformersEngine(options.model, dtype=options.precision)
+        scorer = Scorer(str(Path(folder) / "preference"))
+        await engine.start()
+        await scorer.start()
+        learner = make_learner(options, device)
+        controls, turns = Controls(learner.spec.kl_coefficient), Turns()
+        asked = prompts(options)
+        for step in range(options.steps + 1):
+            turns.wait()
+            batch = asked[step * options.episodes : (step + 1) * options.episodes]
+            answers = await sample(engine, batch, options.tokens, seed=step)
+            sampled = time.monotonic()
+            inputs = [ScoreInput(prompt.messages, one.text) for prompt, one in zip(batch, answers, strict=True)]
+            scores = {one.index: one.value async for one in scorer.score(inputs)}
+            scored = time.monotonic()
+            episodes = episodes_of(answers, [scores[index] for index in range(len(batch))])
+            _, controls = learn(learner, episodes, step, controls)
+            updated = time.monotonic()
+            packed = pack_weights(named_tensors(learner.actor.model), step + 1)
+            path = Path(folder) / "weights.safetensors"
+            path.write_bytes(packed.blob)
+            await engine.load_weights(path, packed.version, packed.sha256)
+            turns.done(
+                answer_tokens=float(sum(len(one.token_ids) for one in answers)),
+                scoring_seconds=scored - sampled,
+                update_seconds=updated - scored,
+                sending_seconds=time.monotonic() - updated,
+                update_operations=operations(learner, episodes),
+                gemm_operations_per_second=gemm_peak(device, options.precision) if step == 0 else 0.0,
+            )
+        await scorer.stop()
+        await engine.stop()
+
+
+def make_learner(options: Namespace, device: torch.device) -> Learner:
+    """Two minibatches of one pass, everything else by default."""
+    spec = fill_defaults(run_pb2.RunSpec()).ppo
+    spec.steps, spec.episodes_per_step, spec.minibatches = options.steps + 1, options.episodes, 2
+    spec.precision = options.precision
+    return Learner(
+        spec=spec,
+        temperature=1.0,
+        actor=LanguageModel.load(options.model, device),
+        reference=LanguageModel.load(options.model, device),
+        critic=Critic.from_policy(options.model, device),
+        device=device,
+    )
+
+
+async def sample(engine: TransformersEngine, batch: Sequence[Prompt], tokens: int, seed: int) -> list[Answer]:
+    """An answer to each prompt."""
+    found = {one.prompt_index: one async for one in engine.generate(batch, Sampling(tokens, seed=seed))}
+    return [
+        Answer(
+            text=one.text,
+            prompt_token_ids=one.prompt_token_ids,
+            token_ids=one.token_ids,
+            logprobs=np.array(one.logprobs, dtype=np.float32),
+            ended=one.finish is Finish.EOS,
+        )
+        for one in (found[index] for index in range(len(batch)))
+    ]
+
+
+def operations(learner: Learner, episodes: Episodes) -> float:
+    """Floating-point operations of an update's matrix products with weights; attention is left out.
+
+    A forward pass takes 2 for each weight and token, a backward pass 4 (Kaplan et al. 2020, section 2.1). Forward:
+    policy, reference and critic; forward and backward: policy and critic. The language-model head reads answers only.
+    """
+    trunk = learner.actor.model.base_model
+    weights = sum(module.weight.numel() for module in trunk.modules() if isinstance(module, torch.nn.Linear))
+    head = learner.actor.model.get_output_embeddings().weight.numel()
+    answers = sum(map(len, episodes.answers))
+    return float((2 * 3 + 6 * 2) * weights * sum(episodes.lengths) + (2 * 2 + 6) * head * answers)
+
+
+def gemm_peak(device: torch.device, precision: str) -> float:
+    """Operations per second of square matrix products, the best of five."""
+    left, right = torch.randn(2, _GEMM, _GEMM, device=device, dtype=getattr(torch, precision))
+    best = float("inf")
+    for _ in range(5):
+        start = time.monotonic()
+        product = left @ right
+        # Waits for the device.
+        product[0, 0].item()
+        best = min(best, time.monotonic() - start)
+    return 2.0 * _GEMM**3 / best
+
+
+if __name__ == "__main__":
+    asyncio.run(main(arguments(__doc__ or "").parse_args()))

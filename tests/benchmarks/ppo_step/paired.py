@@ -1,0 +1,65 @@
+"""One side of the comparison: a process that does a step whenever it is told to, and says what it took."""
+
+import json
+import random
+import resource
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from charter.inference.chat import ChatTokenizer
+from charter.inference.engine import ChatMessage, Prompt
+
+
+def arguments(description: str) -> ArgumentParser:
+    """What both sides and the comparison read."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--prompts", type=Path, required=True, help="JSONL of prompts")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps; one more comes first")
+    parser.add_argument("--episodes", type=int, default=16, help="of a step, in two minibatches")
+    parser.add_argument("--tokens", type=int, default=32, help="most tokens of an answer")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def as_arguments(options: Namespace) -> list[str]:
+    """The same again, for a side's command line."""
+    names = ("model", "prompts", "steps", "episodes", "tokens", "precision")
+    return [part for name in names for part in (f"--{name}", str(getattr(options, name)))]
+
+
+def prompts(options: Namespace) -> list[Prompt]:
+    """The prompts of all steps, of mixed lengths, the same for both sides."""
+    lines = options.prompts.read_text(encoding="utf-8").splitlines()
+    needed = options.episodes * (options.steps + 1)
+    if len(lines) < needed:
+        raise SystemExit(f"{options.prompts} holds {len(lines)} prompts, and {needed} are needed: lower --steps")
+    chosen = random.Random(0).sample(lines, needed)
+    return [Prompt((ChatMessage("user", json.loads(line)["prompt"]),)) for line in chosen]
+
+
+def prompt_ids(options: Namespace) -> list[list[int]]:
+    """Their token ids, by the model's chat template."""
+    tokenizer = ChatTokenizer.load(options.model)
+    return [tokenizer.prompt_ids(prompt) for prompt in prompts(options)]
+
+
+class Turns:
+    """Waits for its turn on stdin; ``done`` writes what the step took to stdout."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def wait(self) -> None:
+        """Until the comparison says go. Ends the process when it says nothing more."""
+        if not sys.stdin.readline():
+            sys.exit(0)
+        self._start = time.monotonic()
+
+    def done(self, **figures: float) -> None:
+        """The step is over."""
+        seconds = time.monotonic() - self._start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "peak_gib": peak, **figures}), flush=True)  # noqa: T201 - the result
