@@ -19,6 +19,8 @@ logger = logging.getLogger("charter.preference")
 
 # Tokens of one forward pass, padding included. On a CPU a larger batch is no faster.
 TOKENS_PER_BATCH = 4096
+# A batch is chosen among so many that came first: sorting all that may wait would hold up the event loop.
+_CHOSEN_AMONG = 4096
 # More than this and a request is refused: it would only wait.
 MOST_WAITING = 65_536
 
@@ -194,7 +196,8 @@ class Scorer:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            chosen = choose_batch([len(one.token_ids) for one in self._waiting], self._token_budget)
+            first = [len(one.token_ids) for one in self._waiting[:_CHOSEN_AMONG]]
+            chosen = choose_batch(first, self._token_budget)
             batch = [self._waiting[index] for index in chosen]
             self._remove(batch)
             for one in batch:
