@@ -194,6 +194,7 @@ def test_every_optional_number_has_a_default() -> None:
     assert unset == [
         "judge.limits",
         "comparisons.refresh_every_steps",
+        "preference_model.lora_rank",
         "ppo.kl_target",
         "ppo.dual_clip",
         "ppo.score_clip",

@@ -194,11 +194,13 @@ class PreferenceModel(nn.Module):
     def member_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Centred scores of each member, float32 [batch, members]. Arguments as ``scores``."""
         read = self.features(input_ids, attention_mask)
-        if self.separate:
-            scores = (read.unflatten(1, (self.members, -1)) * self.head.weight).sum(dim=2) + self.head.bias
-        else:
-            scores = self.head(read)
+        scores: Tensor = self.head(read) if not self.separate else self._each_its_own(read)
         return scores.float() - self.offset
+
+    def _each_its_own(self, read: Tensor) -> Tensor:
+        """Scores of separate members, [batch, members], from ``features``."""
+        parts = read.view(len(read), self.members, self.head.in_features)
+        return (parts * self.head.weight).sum(dim=2) + self.head.bias
 
     def aggregate(self, member_scores: Tensor) -> Tensor:
         """One score of what the members say: [batch, members] -> [batch]. The deviation is that of the population.
