@@ -72,6 +72,13 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    def replace(self) -> int:
+        """End it as a rolling update does and start it again; the exit status of the old process."""
+        self._process.terminate()
+        status = self._process.wait()
+        self.start()
+        return status
+
     def suspend(self) -> None:
         """Make it hang: its sockets stay open, nothing answers."""
         self._process.send_signal(signal.SIGSTOP)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from charter.inference.engine import ChatMessage
 from charter.inference.preference_model import Aggregation, PreferenceModel, encode, pad_right, soft_label_loss
+from charter.preference.scorer import Scorer
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
-from charter.rpc.errors import ServiceError
+from charter.rpc.errors import ServiceError, StatusError
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
 
@@ -30,6 +31,13 @@ def service(tiny_model: Path, tmp_path: Path) -> Iterator[tuple[Stub, str]]:
     config = PreferenceConfig(str(tiny_model), f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging")
     with running(build(config)) as addresses, connect(addresses.main) as channel:
         yield Stub(channel), addresses.control
+
+
+def test_while_the_model_is_loading_callers_are_asked_to_wait(tiny_model: Path) -> None:
+    """A run that finds the service like this goes on waiting; any other error would end it."""
+    with pytest.raises(StatusError) as caught:
+        Scorer(str(tiny_model)).info()
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.fixture

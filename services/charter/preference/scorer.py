@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import torch
 
 from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo
 from charter.inference.preference_model import PreferenceModel, encode, pad_right
 from charter.preference import metrics
 from charter.preference.batching import choose_batch
+from charter.rpc.errors import StatusError
 
 logger = logging.getLogger("charter.preference")
 
@@ -176,7 +178,9 @@ class Scorer:
 
     def _loaded(self) -> PreferenceModel:
         if self._model is None:
-            raise RuntimeError("the preference model is not loaded: call start first")
+            raise StatusError(
+                grpc.StatusCode.UNAVAILABLE, "the preference model is not loaded yet", retry_after_seconds=5
+            )
         return self._model
 
     def _encode(self, inputs: Sequence[ScoreInput]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """The services as the worker sees them: one method for each thing it asks of them, errors worded for a person."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,16 +20,14 @@ from charter.v1 import (
     judge_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
-    preference_pb2,
     preference_pb2_grpc,
     run_pb2,
     types_pb2,
-    weights_pb2,
-    weights_pb2_grpc,
 )
-from charter.weights.sender import WeightUpdate, pack_weights, send_weights
+from charter.weights.sender import WeightUpdate, pack_weights
 from charter.worker import metrics
 from charter.worker.errors import RunError
+from charter.worker.preference_client import PreferenceClient, scores_of
 from charter.worker.replicas import Replica, Replicas
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
@@ -67,14 +65,13 @@ class Services:
         self._policies = Replicas("policy", policies, "charter.v1.PolicyService", reporter)
         judges = [(address, "") for address in (addresses.judge, *addresses.judge_replicas)]
         self._judges = Replicas("judge", judges, "charter.v1.JudgeService", reporter)
-        self._preference_channel = connect(addresses.preference)
-        self._preference = preference_pb2_grpc.PreferenceServiceStub(self._preference_channel)
+        self.preference = PreferenceClient(addresses.preference, addresses.preference_control, reporter)
 
     def close(self) -> None:
         """Close every channel."""
         self._policies.close()
         self._judges.close()
-        self._preference_channel.close()
+        self.preference.close()
 
     def policy_info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
         """Address of each replica of the policy that answers, and what it serves."""
@@ -102,19 +99,6 @@ class Services:
                     f"the judges at {first} and {address} differ in model, method or constitution: start them alike"
                 )
         return same
-
-    def preference_info(self) -> types_pb2.ModelInfo:
-        """The preference model that is served."""
-        with explained("preference", self.addresses.preference):
-            request = preference_pb2.PreferenceServiceGetModelInfoRequest()
-            return self._preference.GetModelInfo(request, timeout=QUICK).model
-
-    def check_control_ports(self) -> None:
-        """Raise ``ServiceError`` unless weights could be sent to the preference service."""
-        address = self.addresses.preference_control
-        with explained("preference weight", address), connect(address) as channel:
-            stub = weights_pb2_grpc.WeightServiceStub(channel)
-            stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
 
     def generate(
         self,
@@ -209,55 +193,19 @@ class Services:
         judged = spread(self._judges, Work(costs, 1, ask, read))
         return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
 
-    def add_comparisons(self, request_id: str, comparisons: Sequence[types_pb2.Comparison]) -> None:
-        """Store comparisons, all or none; repeating a request id stores nothing."""
-        request = preference_pb2.AddComparisonsRequest(request_id=request_id, comparisons=comparisons)
-        with explained("preference", self.addresses.preference):
-            self._preference.AddComparisons(request, timeout=BATCH)
-
-    def comparisons(
-        self, run_id: str = "", source: types_pb2.LabelSource.ValueType = types_pb2.LABEL_SOURCE_UNSPECIFIED
-    ) -> Iterator[types_pb2.Comparison]:
-        """Stored comparisons of a run (empty = of all), and of a source, oldest first."""
-        chosen = preference_pb2.ComparisonFilter(run_id=run_id, source=source)
-        request = preference_pb2.StreamComparisonsRequest(filter=chosen)
-        with explained("preference", self.addresses.preference):
-            for page in self._preference.StreamComparisons(request, timeout=BATCH):
-                yield from page.comparisons
-
-    def count_labels(self, source: types_pb2.LabelSource.ValueType) -> int:
-        """How many comparisons with a label a source has stored."""
-        request = preference_pb2.GetStatsRequest(
-            filter=preference_pb2.ComparisonFilter(source=source, labelled_only=True)
-        )
-        with explained("preference", self.addresses.preference):
-            return int(self._preference.GetStats(request, timeout=QUICK).total)
-
-    def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float]:
-        """Preference score of each (prompt, answer). A score that is missing or not finite is an error, never a number.
-
-        Raises ``ServiceError`` when the call fails, ``RunError`` for missing scores or scores of another version.
-        """
-        address = self.addresses.preference
-        found = _scores("preference", address, self._preference, items, version)
-        others = {response.weight_version for response in found} - {version}
-        if others:
-            raise RunError(
-                f"the preference service at {address} scored with version {sorted(others)}, this run "
-                f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
-            )
-        return [response.score for response in found]
-
     def score_elsewhere(self, address: str, items: Sequence[tuple[Sequence[ChatMessage], str]]) -> list[float]:
-        """Score of each (prompt, answer) by any service with ``PreferenceService.Score``; raises as ``score``."""
+        """Score of each (prompt, answer) by any service with ``PreferenceService.Score``; raises as ``rate``."""
         with connect(address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            return [response.score for response in _scores("reward", address, stub, items, 0)]
+            return [response.score for response in scores_of("reward", address, stub, items, 0)]
 
     def rate(
         self, items: Sequence[tuple[Sequence[ChatMessage], str]], options: judge_pb2.JudgingOptions
     ) -> list[float]:
-        """The judge's rating of each (prompt, answer), -1 to 1. Raises as ``score``, also for one left unrated."""
+        """The judge's rating of each (prompt, answer), -1 to 1.
+
+        Raises as ``PreferenceClient.score``, also for an answer that was left unrated.
+        """
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
             request = judge_pb2.JudgeServiceScoreRequest(
@@ -293,48 +241,6 @@ class Services:
     def check_policy(self) -> None:
         """Raise ``RunError`` when a replica of the policy holds weights of somebody else."""
         self._policies.check_own()
-
-    def send_preference_model(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
-        """Serve a preference model, whatever was served before."""
-        address = self.addresses.preference_control
-        return send_weights(address, tensors, version, service="preference", force=True)
-
-
-def _scores(
-    service: str,
-    address: str,
-    stub: preference_pb2_grpc.PreferenceServiceStub,
-    items: Sequence[tuple[Sequence[ChatMessage], str]],
-    version: int,
-) -> list[preference_pb2.PreferenceServiceScoreResponse]:
-    """The score of each item, in their order."""
-    request = preference_pb2.PreferenceServiceScoreRequest(
-        items=[
-            preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
-            for index, (prompt, answer) in enumerate(items)
-        ],
-        required_weight_version=version,
-    )
-    scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
-    with explained(service, address):
-        for response in stub.Score(request, timeout=BATCH):
-            if not np.isfinite(response.score):
-                raise RunError(
-                    f"the {service} service at {address} gave the score {response.score}, so that nothing can be "
-                    "learned from it. If it is the preference model's, look at preference_fit.json and lower "
-                    "preference_model.learning_rate"
-                )
-            scores[response.item_id] = response
-    ids = [item.id for item in request.items]
-    complete = _complete(service, address, ids, scores)
-    return [complete[item] for item in ids]
-
-
-def _complete(service: str, address: str, ids: Sequence[str], results: Mapping[str, V]) -> Mapping[str, V]:
-    missing = sum(item not in results for item in ids)
-    if missing:
-        raise RunError(f"the {service} service at {address} left out {missing} of {len(ids)} results; see its log")
-    return results
 
 
 def _check_versions(replica: Replica, sample: policy_pb2.Sample, version: int) -> None:

@@ -32,7 +32,7 @@ def score(
     items = [(prompt.messages, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     parts: list[tuple[float, list[float]]] = []
     if spec.preference_weight > 0:
-        parts.append((spec.preference_weight, services.score(items, preference_version)))
+        parts.append((spec.preference_weight, services.preference.score(items, preference_version)))
     if spec.judge_weight > 0:
         options = run.judging_options(derive_seed(seed, "rating"))
         parts.append((spec.judge_weight, services.rate(items, options)))

@@ -18,7 +18,7 @@ def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int) -> float
 
 def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:
     """Serve a preference model in place of whatever is served; returns the seconds it took."""
-    return _remember(run, "preference", run.services.send_preference_model(model.state_tensors(), version))
+    return _remember(run, "preference", run.services.preference.send(model.state_tensors(), version))
 
 
 def policy_serves(run: Run, version: int) -> bool:
@@ -28,7 +28,7 @@ def policy_serves(run: Run, version: int) -> bool:
 
 def preference_serves(run: Run, version: int) -> bool:
     """Whether the preference service serves this run's preference model, as ``version``."""
-    info = run.services.preference_info()
+    info = run.services.preference.info()
     sent = _sent(run, "preference")
     return sent["version"] == version and (info.weight_version, info.weight_digest) == (version, sent["digest"])
 

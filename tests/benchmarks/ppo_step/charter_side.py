@@ -42,7 +42,7 @@ async def main(options: Namespace) -> None:
         await scorer.start()
         learner = make_learner(options, device)
         controls, turns = Controls(learner.spec.kl_coefficient), Turns()
-        asked = prompts(options)
+        asked, peak = prompts(options), gemm_peak(device, options.precision)
         for step in range(options.steps + 1):
             turns.wait()
             batch = asked[step * options.episodes : (step + 1) * options.episodes]
@@ -64,7 +64,7 @@ async def main(options: Namespace) -> None:
                 update_seconds=updated - scored,
                 sending_seconds=time.monotonic() - updated,
                 update_operations=operations(learner, episodes),
-                gemm_operations_per_second=gemm_peak(device, options.precision) if step == 0 else 0.0,
+                gemm_operations_per_second=peak,
             )
         await scorer.stop()
         await engine.stop()
@@ -114,10 +114,10 @@ def operations(learner: Learner, episodes: Episodes) -> float:
 
 
 def gemm_peak(device: torch.device, precision: str) -> float:
-    """Operations per second of square matrix products, the best of five."""
+    """Operations per second of square matrix products, the best of many."""
     left, right = torch.randn(2, _GEMM, _GEMM, device=device, dtype=getattr(torch, precision))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(30):
         start = time.monotonic()
         product = left @ right
         # Waits for the device.

@@ -41,6 +41,9 @@ def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STA
             serve_preference_model(run, _fit(run, refreshes, policy_version), version)
         elif not preference_serves(run, version):
             serve_preference_model(run, PreferenceModel.load(folder), version)
+    run.services.preference.when_without_weights(
+        lambda: serve_preference_model(run, PreferenceModel.load(folder), version)
+    )
 
 
 def is_fitted(run: Run, refreshes: int) -> bool:
@@ -126,14 +129,14 @@ def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
     """The judge's labels of this run's pairs up to ``policy_version``, and what the spec mixes in from the store."""
     wanted = sources(run.spec.feedback)
     if AI in wanted:
-        for comparison in run.services.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
+        for comparison in run.services.preference.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
             # A run that goes on from before a later refresh finds the pairs of that stored already.
             if comparison.answer_a.weight_version <= policy_version:
                 yield comparison
     if HUMAN in wanted:
-        yield from run.services.comparisons(source=types_pb2.LABEL_SOURCE_HUMAN)
+        yield from run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_HUMAN)
     if IMPORTED in wanted:
-        yield from run.services.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
+        yield from run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
 
 
 def _evaluated(run: Run) -> set[str]:
@@ -148,7 +151,7 @@ def _warm_start(run: Run, model: PreferenceModel) -> bool:
     if not spec.warm_start_epochs:
         return False
     spec.epochs = spec.warm_start_epochs
-    imported = run.services.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
+    imported = run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
     train, held_out, _ = split_examples(model, imported, _evaluated(run))
     best = Best()
 

@@ -67,7 +67,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
         _comparison(run, pair, judged[item.id], pair.prompt.key in held_out, version)
         for pair, item in zip(pairs, items, strict=True)
     ]
-    run.services.add_comparisons(f"{run.id}-labels-{name}", comparisons)
+    run.services.preference.add_comparisons(f"{run.id}-labels-{name}", comparisons)
     outcomes = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
     for name, count in outcomes.items():
         metrics.PAIRS.labels(run.id, name.lower()).inc(count)

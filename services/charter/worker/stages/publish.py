@@ -11,7 +11,7 @@ from charter.worker.context import Run
 def publish(run: Run) -> None:
     """Write what is left, and say that the run has finished."""
     with run.reporter.in_phase(run_pb2.PHASE_REPORTING):
-        write_comparisons(run.artifacts.comparisons, run.services.comparisons(run.id))
+        write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
         write_text(run.artifacts.policy / "README.md", model_card(run.artifacts.folder))
         run.reporter.report(1, 2, text="comparisons and model card written")
     run.artifacts.record["finished"] = now()

@@ -77,8 +77,8 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     """
     policies = services.policy_info()
     judge = services.judge_info().model
-    preference = services.preference_info()
-    services.check_control_ports()
+    preference = services.preference.info()
+    services.preference.check_control_port()
     _check_labels(spec, services)
     for address, info in policies:
         _same_model("policy", address, info, spec.policy.model, "policy.model")
@@ -125,7 +125,7 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
         ),
     ]
     for needed, source, field, advice in wanted:
-        if needed and services.count_labels(source) == 0:
+        if needed and services.preference.count_labels(source) == 0:
             name = enum_name("source", source).lower()
             raise RunError(f"{field} asks for {name} labels, and the preference service has none: {advice}")
 
