@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := uv==0.13.9
 
-.PHONY: setup models demo test test-containers test-cluster lint protos release-contract dashboards lock clean
+.PHONY: setup models demo test test-containers test-cluster lint protos release-contract dashboards pictures lock clean
 
 setup: $(VENV)/.$(DEVICE)
 
@@ -66,6 +66,10 @@ release-contract: setup
 
 dashboards: setup
 	PYTHONPATH=. $(BIN)/python -m deploy.monitoring
+
+# docs/dashboards, from a run of 80 steps of a tiny model recorded by Prometheus (Debian: prometheus); a few minutes.
+pictures: setup
+	OMP_NUM_THREADS=1 PYTHONPATH=services:. $(BIN)/python -m tests.deploy.recorded_run
 
 # Pins the newest versions that fit together; run it to upgrade.
 lock: setup

@@ -27,6 +27,8 @@ POINTS = 240
 ACROSS = 3
 WIDTH, HEIGHT, NUMBER_HEIGHT = 4.6, 2.7, 1.2
 MOST_IN_LEGEND = 5
+# What Grafana writes for its own names of units; a word of ours it writes as it is.
+GRAFANA_UNITS = {"cps": "c/s", "reqps": "req/s"}
 # Name of a series, then its points: Unix seconds and values.
 Series = tuple[str, list[float], list[float]]
 
@@ -113,12 +115,24 @@ def _value(value: float, unit: str) -> str:
             return f"{value / 2**20:.3g} MiB" + ("/s" if unit == "Bps" else "")
         case "s":
             return f"{value:.3g} s"
-        case _:
+        case "none":
             return f"{value:.4g}"
+        case _:
+            return f"{value:.4g} {GRAFANA_UNITS.get(unit, unit)}"
+
+
+def contents(board: Board) -> str:
+    """What a picture shows, kept in its file: the panels with their units."""
+    return "\n".join(f"{panel.title} ({panel.unit})" for _, panels in board.rows for panel in panels)
+
+
+def draw_all(server: str, begin: float, end: float) -> None:
+    """Every dashboard's picture for the docs."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, board in BOARDS.items():
+        figure = draw(board, server, begin, end)
+        figure.savefig(FOLDER / f"{name}.png", dpi=80, metadata={"Description": contents(board)})
 
 
 if __name__ == "__main__":
-    server, begin, end = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-    FOLDER.mkdir(exist_ok=True)
-    for name, board in BOARDS.items():
-        draw(board, server, begin, end).savefig(FOLDER / f"{name}.png", dpi=80)
+    draw_all(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))

@@ -25,6 +25,8 @@ from tests.deploy.manifests import (
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 # requirements/overrides.txt leaves them out of the lock.
 LEFT_OUT = {"triton"}
+# What the Dockerfile installs for the worker; the model's image stands on it.
+WORKER = {"runtime.in", "sinks.in"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -148,7 +150,7 @@ def test_copied_files_exist_and_are_not_ignored() -> None:
 @pytest.mark.parametrize("lock", ["cpu", "cuda"])
 def test_an_image_has_pinned_versions_and_no_tools_of_development(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.lock").read_text()
-    worker, model = pins(text, {"runtime.in"}), pins(text, {"runtime.in", f"{lock}.in"})
+    worker, model = pins(text, WORKER), pins(text, WORKER | {f"{lock}.in"})
     assert set(worker) < set(model)
     names = {line.partition("==")[0] for line in model}
     assert not names & {
@@ -161,14 +163,21 @@ def test_an_image_has_pinned_versions_and_no_tools_of_development(lock: str) -> 
         "uv",
         "kubernetes-validate",
     }
-    assert {"grpcio", "torch", "kubernetes", "psycopg"} <= {line.partition("==")[0] for line in worker}
+    assert {"grpcio", "torch", "kubernetes", "psycopg", "tensorboard", "wandb"} <= {
+        line.partition("==")[0] for line in worker
+    }
     assert any(line.startswith("vllm") for line in model)
     assert not any(line.startswith("vllm") for line in worker)
 
 
+@pytest.mark.parametrize("lock", ["cpu", "cuda"])
+def test_the_dockerfile_installs_these(lock: str) -> None:
+    assert f"pins.py {lock}.lock runtime.in sinks.in > worker.txt" in DOCKERFILE.read_text()
+
+
 def test_the_workers_image_has_everything_that_its_packages_need() -> None:
     """By what the installed packages themselves say, not by the comments that pins.py reads."""
-    chosen = pins((ROOT / "requirements/cpu.lock").read_text(), {"runtime.in"})
+    chosen = pins((ROOT / "requirements/cpu.lock").read_text(), WORKER)
     names = {canonicalize_name(line.partition("==")[0].partition("[")[0]) for line in chosen}
     for name in names:
         for text in importlib.metadata.requires(name) or ():

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
+from PIL import Image
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from deploy.monitoring import metrics_page
+from deploy.monitoring import metrics_page, pictures
 from deploy.monitoring.dashboards import BOARDS, FOLDER
 from deploy.monitoring.dashboards.grafana import COLUMNS, text
 from tests.deploy.manifests import ROOT, containers, render
@@ -159,6 +160,44 @@ def test_panels_are_complete() -> None:
     for name in BOARDS:
         identifiers = [panel["id"] for panel in committed(name)["panels"]]
         assert len(set(identifiers)) == len(identifiers)
+
+
+def test_a_pure_number_has_no_unit_and_nothing_else() -> None:
+    """What is counted or measured says in what: by its name, or in its help where that speaks of nats."""
+    helps = {
+        family.name: family.documentation
+        for metric in REGISTRY._collector_to_names
+        if isinstance(metric, MetricWrapperBase)
+        for family in metric.describe()
+    }
+    measured = re.compile(r"_(total|seconds|bytes|tokens|nats|answers|items|versions)(_|$)")
+    for board in BOARDS.values():
+        # Two quantities: the one across has its unit in its name.
+        for panel in (panel for _, found in board.rows for panel in found if panel.kind != "xy"):
+            for name in (name for query in panel.queries for name, _ in selectors(query.expr)):
+                help_text = helps.get(re.sub(r"_(bucket|sum|count|total)$", "", name), "")
+                if re.search(r"\bnats\b", help_text):
+                    assert panel.unit == "nats", f"{panel.title}: {name} is in nats"
+                elif measured.search(name):
+                    assert panel.unit != "none", f"{panel.title}: {name} is no pure number"
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="Prometheus is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("name", BOARDS)
+def test_picture_shows_the_panels_that_there_are(name: str) -> None:
+    with Image.open(pictures.FOLDER / f"{name}.png") as picture:
+        assert picture.info["Description"] == pictures.contents(BOARDS[name]), "run `make pictures`"
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_dashboard_has_variables_links_and_marks(name: str) -> None:
+    board = committed(name)
+    assert [one["name"] for one in board["templating"]["list"]] == ["datasource", "namespace", "model", "run"]
+    assert {one["name"] for one in board["annotations"]["list"]} == {"New weights", "Checkpoint"}
+    assert all("$run" in one["expr"] and one["enable"] for one in board["annotations"]["list"])
+    (link,) = board["links"]
+    assert link["includeVars"]
+    assert link["keepTime"]
 
 
 @pytest.mark.parametrize("name", BOARDS)

@@ -1,198 +1,52 @@
 """A real Prometheus scrapes the real services during a real run, and answers every query of every panel and rule.
 
-`charter up --monitoring` starts all of it, with tiny models; `charter run` is the run.
+`charter up --monitoring` starts all of it, with tiny models; `charter run` is the run (tests/deploy/recorded_run.py).
 """
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from charter.cli.main import app
 from charter.cli.services import DEFAULTS
 from typer.testing import CliRunner
 
 from deploy.monitoring import metrics_page
-from tests.deploy.manifests import ROOT
+from deploy.monitoring.dashboards import BOARDS
+from deploy.monitoring.dashboards.grafana import VARIABLES
+from tests.deploy.recorded_run import WAIT_SECONDS, Recorded, filled, recorded_run
 from tests.deploy.test_monitoring import queries, selectors
-from tests.integration.worker_services import write_inputs
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("prometheus"), reason="Prometheus is not installed (Debian: prometheus)"
 )
 
-CALL_SECONDS = 60.0
-# Generous, because a test machine may be busy.
-WAIT_SECONDS = 120.0
-# What a query sees of the run: seconds between scrapes, and what Grafana would put for $__rate_interval.
-SCRAPE_SECONDS = 1
-INTERVAL = "15s"
-
+# Kinds of spans.
+SERVER, CLIENT = 2, 3
 # Whether a call is cancelled, because another replica was faster, depends on the machine.
 # The policy's engine scores a few tokens when it starts, the fake judge none.
 MAY_HAVE_DATA = {"serving: Failed calls", "judge: Tokens that texts share"}
 # Queries without data in this run, though they are well.
 NO_DATA = {
     # The run's algorithm is another, and its judge has no endpoint.
-    "run: Online DPO",
+    "run: Online DPO: agreement",
+    "run: Online DPO: margin",
     "judge: Requests to the endpoint",
     "judge: Circuit of the endpoint",
     "judge: Token budget of the endpoint",
 }
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A Prometheus that has seen a whole run, and the pages as they were during it."""
-
-    address: str
-    begin: float
-    end: float
-    pages: dict[str, str]
-
-    def get(self, path: str, **parameters: str) -> Any:
-        """Data of an answer; fails with Prometheus's own words when it refuses."""
-        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=CALL_SECONDS) as response:
-                return json.load(response)["data"]
-        except urllib.error.HTTPError as error:
-            pytest.fail(f"{parameters}: {json.load(error)['error']}")
-
-    def values(self, expr: str) -> list[float]:
-        """Every finite value that a query had during the run."""
-        for name, value in (
-            ("$__rate_interval", INTERVAL),
-            ("$__interval", INTERVAL),
-            ("$namespace", ".*"),
-            ("$run", ".*"),
-            ("$model", ".*"),
-        ):
-            expr = expr.replace(name, value)
-        found = self.get("query_range", query=expr, start=str(self.begin), end=str(self.end), step=str(SCRAPE_SECONDS))
-        values = [float(value) for series in found["result"] for _, value in series["values"]]
-        return [value for value in values if abs(value) < float("inf")]
-
-    def labels(self, name: str) -> set[str]:
-        """Labels that a series has."""
-        series = self.get("series", **{"match[]": name, "start": str(self.begin), "end": str(self.end)})
-        return {label for one in series for label in one}
-
-
-def page(address: str) -> str:
-    """A metrics page; empty while nobody serves it."""
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=CALL_SECONDS) as response:
-            text: str = response.read().decode()
-            return text
-    except (urllib.error.URLError, ConnectionError):
-        return ""
-
-
-def free_offset() -> int:
-    """A shift of the ports that leaves all of them free."""
-    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
-    ports = [9090, 9095, *(int(address.rpartition(":")[2]) for address in addresses)]
-    for candidate in range(2000, 10_000, 100):
-        with socket.socket() as probe:
-            try:
-                for port in ports:
-                    with socket.socket() as one:
-                        one.bind(("127.0.0.1", port + candidate))
-            except OSError:
-                continue
-            finally:
-                probe.close()
-            return candidate
-    raise RuntimeError("no free ports")
-
-
-def write_spec(folder: Path, model: Path) -> Path:
-    """A small run whose answers vary in length and whose judge is asked in both orders."""
-    write_inputs(folder)
-    file = folder / "spec.yaml"
-    file.write_text(
-        f"name: tides\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
-        f"judge: {{model: fake, engine: fake, constitution: {folder / 'constitution.yaml'}, method: choice}}\n"
-        "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
-        "sampling: {max_new_tokens: 96}\ncomparisons: {pairs: 16, held_out_fraction: 0.25}\n"
-        "preference_model: {epochs: 2, batch_size: 4, learning_rate: 1e-3}\n"
-        "ppo: {steps: 8, episodes_per_step: 12, learning_rate: 1e-3, critic_learning_rate: 1e-3, kl_target: 1}\n"
-        "evaluation: {prompts: 2, bootstrap_samples: 100, every_steps: 2, watched_prompts: 3}\n"
-    )
-    return file
-
-
-def charter(*arguments: str) -> Any:
-    """Result of a command that must succeed, as JSON."""
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Recorded]:
-    folder = tmp_path_factory.mktemp("monitoring")
-    spec, offset = write_spec(folder, tiny_model), free_offset()
-    worker = f"127.0.0.1:{9095 + offset}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in DEFAULTS:
-            patch.delenv(f"CHARTER_{name.upper()}_ADDRESS", raising=False)
-            patch.delenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", raising=False)
-        patch.setenv("CHARTER_HOME", str(folder / "home"))
-        patch.setenv("CHARTER_WORKER_METRICS_PORT", str(9095 + offset))
-        patch.setenv("PYTHONPATH", str(ROOT / "services"))
-        try:
-            begin = time.time()
-            started = charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
-            scrape_often(folder / "home", started)
-            pages = dict.fromkeys((*DEFAULTS, "worker"), "")
-            run = charter("run", str(spec), "--detach")
-            while charter("runs", "show", run["id"])["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
-                for name in pages:
-                    pages[name] = page(worker if name == "worker" else started[name]["metrics"]) or pages[name]
-                time.sleep(SCRAPE_SECONDS)
-            ended = charter("runs", "show", run["id"])
-            assert ended["state"] == "RUN_STATE_SUCCEEDED", ended
-            # The last numbers are scraped, and the rules have seen them.
-            time.sleep(3 * SCRAPE_SECONDS)
-            yield Recorded(started["prometheus"]["address"], begin, time.time(), pages)
-        finally:
-            stopped = charter("down")["stopped"]
-        assert set(stopped) == {*DEFAULTS, "prometheus", *({"grafana"} & started.keys())}
-        assert not page(started["prometheus"]["metrics"])
-
-
-def scrape_often(home: Path, started: Any) -> None:
-    """Have Prometheus scrape every second, so that a short run has enough points, and wait until it does."""
-    file = home / "monitoring" / "prometheus.yml"
-    configuration = yaml.safe_load(file.read_text())
-    configuration["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"}
-    file.write_text(yaml.safe_dump(configuration))
-    os.kill(started["prometheus"]["pid"], signal.SIGHUP)
-    address = started["prometheus"]["address"]
-    deadline = time.monotonic() + WAIT_SECONDS
-    probe = Recorded(address, 0.0, 0.0, {})
-    while True:
-        written = probe.get("status/config")["yaml"]
-        ready = probe.get("query", query='count(charter_serving{app!=""} == 1)')["result"]
-        if f"scrape_interval: {SCRAPE_SECONDS}s" in written and ready and ready[0]["value"][1] == str(len(DEFAULTS)):
-            return
-        assert time.monotonic() < deadline, written
-        time.sleep(0.2)
+    with recorded_run(tmp_path_factory.mktemp("monitoring"), tiny_model, steps=8) as found:
+        yield found
 
 
 @pytest.mark.parametrize(("where", "expr"), queries())
@@ -265,3 +119,93 @@ def test_top_reads_the_same_pages(recorded: Recorded) -> None:
     assert shown["per_second"]["sampled_tokens"] == 0
     assert shown["per_second"]["episodes"] is None
     assert "serving" in CliRunner().invoke(app, ["top", "--once", "--interval", "0.2"]).stdout
+
+
+@pytest.mark.parametrize("name", ["run", "model"])
+def test_a_variable_has_the_values_of_the_run(recorded: Recorded, name: str) -> None:
+    """Locally there is no namespace to choose from; tests/deploy/test_monitoring.py has the variables themselves."""
+    _, query = VARIABLES[name]
+    found = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+    assert found
+    matching = {"match[]": filled(found[1]), "start": str(recorded.begin), "end": str(recorded.end)}
+    values = recorded.get(f"label/{found[2]}/values", **matching)
+    assert len(values) == 1
+    if name == "run":
+        assert values == [recorded.run]
+
+
+WITH_EXEMPLARS = [
+    (f"{name}: {panel.title}", query.expr)
+    for name, board in BOARDS.items()
+    for _, panels in board.rows
+    for panel in panels
+    if panel.exemplars
+    for query in panel.queries
+]
+
+
+@pytest.mark.parametrize(("where", "expr"), WITH_EXEMPLARS)
+def test_exemplars_lead_to_traces(recorded: Recorded, where: str, expr: str) -> None:
+    traces = recorded.exemplar_traces(expr)
+    assert traces, f"{where}: Prometheus has kept no exemplar"
+    # A process sends its spans every few seconds.
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not traces <= {span.trace_id.hex() for _, span in recorded.collector.spans}:
+        assert time.monotonic() < deadline, f"{where}: traces that nobody has sent"
+        time.sleep(0.2)
+
+
+def steps_of(recorded: Recorded) -> dict[str, dict[bytes, tuple[str, Any]]]:
+    """Spans with their services by their ids, of each PPO step's trace, when all of them have arrived."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        roots = [span for _, span in recorded.collector.spans if span.name == "ppo.step"]
+        traces: dict[str, dict[bytes, tuple[str, Any]]] = {
+            root.trace_id.hex(): {
+                span.span_id: (service, span)
+                for service, span in recorded.collector.spans
+                if span.trace_id == root.trace_id
+            }
+            for root in roots
+        }
+        missing = [
+            span
+            for found in traces.values()
+            for _, span in found.values()
+            if span.parent_span_id and span.parent_span_id not in found
+        ]
+        clients = sum(span.kind == CLIENT for found in traces.values() for _, span in found.values())
+        servers = sum(span.kind == SERVER for found in traces.values() for _, span in found.values())
+        if len(roots) == 8 and not missing and clients == servers:
+            return traces
+        assert time.monotonic() < deadline, (len(roots), clients, servers, missing)
+        time.sleep(0.2)
+
+
+def test_a_rollout_is_one_trace_from_prompt_to_reward(recorded: Recorded) -> None:
+    """Across processes: sampled by the policy service, scored by the preference service, inside the worker's step."""
+    for spans in steps_of(recorded).values():
+        paths = set()
+        for service, span in spans.values():
+            if span.kind == SERVER:
+                path = [service]
+                while span.parent_span_id:
+                    _, span = spans[span.parent_span_id]
+                    path.append(span.name)
+                paths.add(tuple(path))
+        assert {
+            ("charter-policy", "charter.v1.PolicyService/Generate", "sample", "ppo.step"),
+            ("charter-preference", "charter.v1.PreferenceService/Score", "score", "ppo.step"),
+            ("charter-policy", "charter.v1.WeightService/LoadWeights", "send weights", "ppo.step"),
+        } <= paths
+
+
+def test_log_lines_name_run_step_and_trace(recorded: Recorded) -> None:
+    traces = steps_of(recorded)
+    text = (recorded.home / "runs" / recorded.run / "worker.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines
+    assert {line["run"] for line in lines} == {recorded.run}
+    inside = [line for line in lines if "step" in line]
+    assert inside
+    assert {line["trace_id"] for line in inside} <= traces.keys()

@@ -216,6 +216,15 @@ def test_calls_are_counted_by_code(addresses: Addresses) -> None:
     for code in ("OK", "ResourceExhausted"):
         line = f'grpc_server_handled_total{{grpc_code="{code}",{labels}}}'
         assert float(page.split(line)[1].split()[0]) >= 1
+    failed = 'charter_calls_failed_total{grpc_method="Generate",grpc_service="charter.v1.PolicyService"}'
+    before = float(page.split(failed)[1].split()[0])
+    assert before >= 1
+    # The caller's mistake is none of the service's.
+    with connect(addresses.main) as channel, pytest.raises(grpc.RpcError):
+        list(policy_pb2_grpc.PolicyServiceStub(channel).Generate(policy_pb2.GenerateRequest(), timeout=QUICK))
+    page = urlopen(f"http://{addresses.metrics}/metrics").read().decode()
+    assert f'grpc_server_handled_total{{grpc_code="InvalidArgument",{labels}}}' in page
+    assert float(page.split(failed)[1].split()[0]) == before
     # Pre-registered, though nobody has called it.
     assert 'grpc_server_handled_total{grpc_code="OK",grpc_method="LoadWeights"' in page
 

@@ -4,15 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from tests.collector import collecting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,32 +40,6 @@ with running(server.build(config)) as at, connect(at.main) as channel:
         except grpc.RpcError as error:
             assert error.code() is grpc.StatusCode.INTERNAL
 """
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent: service name and span."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Any]] = []
-
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-        for resource in request.resource_spans:
-            names = {one.key: one.value.string_value for one in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans += [(names["service.name"], span) for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
-@contextmanager
-def collecting() -> Iterator[tuple[str, Collector]]:
-    collector, server = Collector(), grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{port}", collector
-    finally:
-        server.stop(None).wait()
 
 
 def run_program(folder: Path, **environment: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -12,14 +12,14 @@ PROCESSES = (
     Panel(
         "Ready",
         "none",
-        "1 for each service that answers calls.",
+        "1 for each service that answers calls. A 0 for ten minutes raises an alert.",
         (Query(here("charter_serving"), "{{service}} {{instance}}"),),
         "stat",
     ),
     Panel(
         "Runs",
-        "none",
-        "Runs by state, as the trainer knows them.",
+        "runs",
+        "By state, as the trainer knows them. A new one that failed raises an alert.",
         (Query(f"sum by (state) ({here('charter_runs')}) > 0", "{{state}}"),),
         "stat",
     ),
@@ -32,7 +32,7 @@ PROCESSES = (
     ),
     Panel(
         "Versions of Charter",
-        "none",
+        "processes",
         "Processes by version. More than one version outside a rollout is a mistake.",
         (Query(f"count by (version) ({here('charter_build_info')})", "{{version}}"),),
         "stat",
@@ -40,13 +40,13 @@ PROCESSES = (
     Panel(
         "Runs and models",
         "none",
-        "Workers under way, with the model that they align.",
+        "Workers under way, with the model that they align: one for each run that runs.",
         (Query(of_run("charter_worker_run_info", 'model=~"$model"'), "{{name}} {{model}}"),),
         "stat",
     ),
     Panel(
         "Scraped",
-        "none",
+        "processes",
         "Processes that Prometheus reaches, by service. The worker is there only during a run.",
         (Query(f"sum by (app) ({of_process('up')})", "{{app}}"),),
         "stat",
@@ -56,7 +56,7 @@ PROCESSES = (
 RESOURCES = (
     Panel(
         "Restarts",
-        "none",
+        "starts",
         "New starts within an hour, by process. More than one each is a crash loop.",
         (Query(f"changes({of_process('process_start_time_seconds')}[1h])", "{{app}} {{instance}}"),),
     ),
@@ -68,8 +68,9 @@ RESOURCES = (
     ),
     Panel(
         "CPU",
-        "none",
-        "Cores in use by each process.",
+        "cores",
+        "Cores in use by each process. At its limit a process is slowed down; during sampling the policy should be the "
+        "busiest.",
         (Query(f"rate({of_process('process_cpu_seconds_total')}[$__rate_interval])", "{{app}} {{instance}}"),),
     ),
 )
@@ -97,12 +98,12 @@ WEIGHTS = (
     Panel(
         "Weights received",
         "Bps",
-        "Bytes per second. Bursts at the end of each step.",
+        "A burst at the end of each step, equal for all replicas of a service.",
         (Query(per_second("charter_weight_received_bytes_total", "service, instance"), "{{service}} {{instance}}"),),
     ),
     Panel(
         "Failed transfers",
-        "none",
+        "transfers",
         "Refused or broken off within an hour. It should be 0.",
         (
             Query(
@@ -113,14 +114,14 @@ WEIGHTS = (
     ),
     Panel(
         "Age of tokens, 95th percentile",
-        "none",
+        "versions",
         "Weight versions between the one that wrote a token and the one that is trained. 0 when sampling waits for "
         "training.",
         (Query(quantile(0.95, "charter_worker_token_age_versions"), "age"),),
     ),
     Panel(
         "Replicas",
-        "none",
+        "replicas",
         "Those that the worker knows, by whether they take calls. What is not ready is late, away, or holds old "
         "weights.",
         (Query(here("charter_worker_replicas"), "{{service}} ready {{ready}}"),),
@@ -128,8 +129,8 @@ WEIGHTS = (
     Panel(
         "Work given to another replica",
         "cps",
-        "Prompts and pairs per second, by why. Failed ones point to a replica that is ill, slow ones to one that is "
-        "loaded.",
+        "Prompts and pairs, by why. It should be near 0: failed ones point to a replica that is ill, slow ones to "
+        "one that is loaded.",
         (Query(per_second("charter_worker_reassigned_total", "service, reason"), "{{service}} {{reason}}"),),
     ),
 )

@@ -42,11 +42,8 @@ VARIABLES = {
     "model": ("Model", "label_values(charter_worker_run_info, model)"),
     "run": ("Run", 'label_values(charter_worker_run_info{namespace=~"$namespace", model=~"$model"}, run)'),
 }
-# Marks on every graph: what happened -> a query that has a value when it did.
-ANNOTATIONS = {
-    "New weights": f"changes(charter_ppo_weight_version{{{RUN}}}[$__interval]) > 0",
-    "Checkpoint": f"changes(charter_worker_checkpoint_timestamp_seconds{{{RUN}}}[$__interval]) > 0",
-}
+# Marks on every graph: what happened, and the metric whose value changes when it does.
+ANNOTATIONS = {"New weights": "charter_ppo_weight_version", "Checkpoint": "charter_worker_checkpoint_timestamp_seconds"}
 COLOURS = {"New weights": "blue", "Checkpoint": "green"}
 
 
@@ -97,7 +94,9 @@ def _board(board: Board) -> dashboard.Dashboard:
             .include_all(True)
             .all_value(".*")
         )
-    for name, expr in ANNOTATIONS.items():
+    for name, metric in ANNOTATIONS.items():
+        # Grafana asks once every $__interval, so that each change is seen at exactly one of the moments.
+        expr = f"{metric}{{{RUN}}} != {metric}{{{RUN}}} offset $__interval"
         built = built.annotation(
             _Built(AnnotationQuery(name=name, datasource=DATA_SOURCE, icon_color=COLOURS[name], expr=expr))
         )

@@ -16,7 +16,8 @@ LABELS = (
     Panel(
         "Outcomes",
         "cps",
-        "Pairs per second that the judge answered, by outcome. INVALID and UNAVAILABLE never become labels.",
+        "Pairs that the judge answered, by outcome. Both preferences should be about as frequent; INVALID and "
+        "UNAVAILABLE never become labels.",
         (Query(per_second("charter_judge_judgements_total", "method, outcome") + " > 0", "{{method}} {{outcome}}"),),
         "stacked",
     ),
@@ -38,7 +39,7 @@ LABELS = (
     Panel(
         "Asked in both orders",
         "cps",
-        "Judgements per second that showed both orders, and those in which a position won twice.",
+        "Judgements that showed both orders, and those in which a position won twice, which should be few.",
         (
             Query(total_per_second("charter_judge_ordered_total"), "both orders"),
             Query(total_per_second("charter_judge_position_biased_total"), "biased"),
@@ -46,15 +47,15 @@ LABELS = (
     ),
     Panel(
         "Entropy of the labels",
-        "none",
-        "Nats: 0 is certain, 0.693 a coin. At the line the labels teach almost nothing.",
+        "nats",
+        "0 is certain, 0.693 a coin. At the line the labels teach almost nothing.",
         (Query(here("charter:judge_label_entropy:mean_rate30m"), "mean"), *halves("charter_judge_label_entropy_nats")),
         limit=0.68,
     ),
     Panel(
         "Principles",
         "cps",
-        "Judgements per second under each principle, by outcome. A principle that always fails is worded badly.",
+        "Judgements under each principle, by outcome. A principle that always fails is worded badly.",
         (
             Query(
                 per_second("charter_judge_principle_judgements_total", "principle, outcome"),
@@ -69,7 +70,7 @@ WORK = (
     Panel(
         "Seconds of a comparison",
         "s",
-        "The model's work for one pair, all principles and orders.",
+        "The model's work for one pair, all principles and orders. It should be level.",
         halves("charter_judge_comparison_seconds", "method"),
     ),
     Panel(
@@ -92,13 +93,13 @@ OTHER = (
     Panel(
         "Ratings",
         "cps",
-        "Answers rated per second, by whether there is a rating.",
+        "Answers rated, by whether there is a rating. Those without one should be few.",
         (Query(per_second("charter_judge_ratings_total", "rated"), "rated {{rated}}"),),
     ),
     Panel(
         "Critiques and revisions",
         "cps",
-        "Texts per second, by whether they were written.",
+        "Texts, by whether they were written. Those that were not should be few.",
         (Query(per_second("charter_judge_texts_total", "kind, written"), "{{kind}} {{written}}"),),
     ),
     Panel(
@@ -109,7 +110,7 @@ OTHER = (
     ),
     Panel(
         "Reloads of the constitution",
-        "none",
+        "reloads",
         "Changes of its file since the judge started, by result. A refused one is malformed: the log says where.",
         (Query(here("charter_judge_constitution_reloads_total"), "{{result}} {{instance}}"),),
     ),
@@ -119,7 +120,8 @@ ENDPOINT = (
     Panel(
         "Requests to the endpoint",
         "reqps",
-        "Per second, by how they ended. Empty for a judge that runs its own model.",
+        "By how they ended. Many that were limited mean a quota that is too small. Empty for a judge that runs its own "
+        "model.",
         (Query(per_second("charter_endpoint_requests_total", "result"), "{{result}}"),),
     ),
     Panel(
@@ -130,7 +132,7 @@ ENDPOINT = (
     ),
     Panel(
         "Token budget of the endpoint",
-        "none",
+        "tokens",
         "Tokens that are left. At 0 the judge stops. Empty without a budget.",
         (Query(here("charter_endpoint_budget_tokens"), "{{model}}"),),
     ),
@@ -140,7 +142,8 @@ COMPARISONS = (
     Panel(
         "Comparisons stored",
         "cps",
-        "New ones per second by who labelled them and how, and repeats that were ignored.",
+        "New ones by who labelled them and how, and repeats that were ignored. Repeats come from resumed runs and "
+        "retries.",
         (
             Query(per_second("charter_comparisons_added_total", "source, outcome") + " > 0", "{{source}} {{outcome}}"),
             Query(total_per_second("charter_comparisons_duplicates_total"), "repeated"),
@@ -148,8 +151,8 @@ COMPARISONS = (
     ),
     Panel(
         "Judged pairs of the run",
-        "none",
-        "So far, by outcome.",
+        "pairs",
+        "So far, by outcome. Pairs that are INVALID or UNAVAILABLE are lost, and should be few.",
         (Query(of_run("charter_worker_pairs_total"), "{{outcome}} {{run}}"),),
         "stacked",
     ),
@@ -168,8 +171,8 @@ COMPARISONS = (
     ),
     Panel(
         "Loss of the preference model",
-        "none",
-        "Nats; 0.693 is a coin. A held-out loss that rises while the other falls is overfitting.",
+        "nats",
+        "0.693 is a coin. A held-out loss that rises while the other falls is overfitting.",
         runs(("charter_preference_fit_train_loss", "fitted"), ("charter_preference_fit_held_out_loss", "held out")),
     ),
 )

@@ -19,6 +19,7 @@ class Query:
 class Panel:
     """One picture. ``description`` says what good looks like.
 
+    ``unit`` is Grafana's name for it, or a word that Grafana puts behind the number; ``none`` is for pure numbers.
     ``kind`` is graph, stacked, stat, or xy (the first query across, the others up). ``limit`` draws a line: an
     objective, or where an alert fires. ``exemplars`` shows single calls with links to their traces.
     """

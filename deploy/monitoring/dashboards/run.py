@@ -13,11 +13,17 @@ NOW = (
     Panel(
         "Phase done",
         "percentunit",
-        "Share of the present phase that is done.",
+        "Share of the present phase that is done. It should grow; a run that stands still raises an alert.",
         (Query(of_run("charter_worker_phase_done_ratio"), "{{run}}"),),
         "stat",
     ),
-    Panel("Reward", "none", "Mean reward of the newest step.", runs(("charter_ppo_reward_mean", "")), "stat"),
+    Panel(
+        "Reward",
+        "none",
+        "Mean reward of the newest step. It should be above that of the first steps.",
+        runs(("charter_ppo_reward_mean", "")),
+        "stat",
+    ),
     Panel(
         "Win rate",
         "percentunit",
@@ -28,8 +34,8 @@ NOW = (
     ),
     Panel(
         "Answers learned from",
-        "none",
-        "Since the worker started.",
+        "answers",
+        "Since the worker started. It should grow by the spec's episodes_per_step with each step.",
         (Query(of_run("charter_worker_episodes_total"), "{{run}}"),),
         "stat",
     ),
@@ -73,7 +79,7 @@ REWARD = (
         "Across: distance from the start, the square root of the KL (Gao et al. 2023). Up: score. It should rise and "
         "bend; where it turns down, the preference model is being exploited. Choose one run.",
         (
-            Query(f"sqrt(clamp_min({of_run('charter_ppo_kl_k3')}, 0))", "sqrt(KL)"),
+            Query(f"sqrt(clamp_min({of_run('charter_ppo_kl_k3')}, 0))", "sqrt(KL in nats)"),
             Query(of_run("charter_ppo_score_mean"), "score {{run}}"),
         ),
         "xy",
@@ -86,14 +92,21 @@ REWARD = (
         runs(("charter_ppo_held_out_judge", "preferred")),
     ),
     Panel(
-        "Score and KL on held-out prompts",
+        "Score on held-out prompts",
         "none",
-        "As in training, on prompts that are not trained on. A score far below that of training is memorised.",
-        runs(("charter_ppo_held_out_score", "score"), ("charter_ppo_held_out_kl", "KL")),
+        "As in training, on prompts that are not trained on. It should rise too; one far below that of training is "
+        "memorised.",
+        runs(("charter_ppo_held_out_score", "score")),
+    ),
+    Panel(
+        "KL on held-out prompts",
+        "nats",
+        "Distance from the start where nothing was trained. It should stay near that of training.",
+        runs(("charter_ppo_held_out_kl", "KL")),
     ),
     Panel(
         "Length of answers",
-        "none",
+        "tokens",
         "Mean tokens. Length that rises with the reward hints at a preference model that pays for length.",
         runs(("charter_ppo_response_tokens_mean", "tokens")),
     ),
@@ -108,15 +121,14 @@ REWARD = (
 POLICY = (
     Panel(
         "KL to the reference",
-        "none",
-        "Nats per answer. It should rise slowly and level off near its target; k1 below 0 for long is a wrong "
-        "estimate.",
+        "nats",
+        "Per answer. It should rise slowly and level off near its target; k1 below 0 for long is a wrong estimate.",
         runs(("charter_ppo_kl_k1", "k1"), ("charter_ppo_kl_k3", "k3"), ("charter_ppo_kl_target", "target")),
     ),
     Panel(
         "KL coefficient",
         "none",
-        "Fixed, or adapting so that the KL stays near its target.",
+        "Fixed, or adapting so that the KL stays near its target. One that only grows does not hold the policy back.",
         runs(("charter_ppo_kl_coefficient", "coefficient")),
     ),
     Panel(
@@ -137,27 +149,28 @@ POLICY = (
     ),
     Panel(
         "Entropy",
-        "none",
-        "Nats of the next token's distribution. It falls slowly; near 0 the policy has collapsed.",
+        "nats",
+        "Of the next token's distribution. It falls slowly; near 0 the policy has collapsed.",
         runs(("charter_ppo_entropy", "entropy")),
     ),
     Panel(
         "Explained variance",
-        "none",
-        "Of the returns, by the critic. It should rise towards 1; below 0 the critic does harm.",
+        "percentunit",
+        "Of the returns, by the critic. It should rise towards 100 %; below 0 the critic does harm.",
         runs(("charter_ppo_explained_variance", "explained")),
     ),
     Panel(
         "Log-prob mismatch",
-        "none",
-        "Nats between sampler and trainer. It should stay near the rounding of the two; an alert fires at the line.",
+        "nats",
+        "Between sampler and trainer. It should stay near the rounding of the two; an alert fires at the line.",
         runs(("charter_ppo_logprob_mismatch_mean", "mean"), ("charter_ppo_logprob_mismatch_max", "largest")),
         limit=0.05,
     ),
     Panel(
         "Probe of the replicas",
-        "none",
-        "Nats between trainer and replicas on fixed texts, after each new version. Growth means other weights.",
+        "nats",
+        "Between trainer and replicas on fixed texts, after each new version. It should stay level; growth means other "
+        "weights.",
         runs(("charter_ppo_probe_mismatch_mean", "mean"), ("charter_ppo_probe_mismatch_max", "largest")),
         limit=0.05,
     ),
@@ -168,16 +181,23 @@ POLICY = (
         runs(("charter_ppo_policy_loss", "policy"), ("charter_ppo_value_loss", "value")),
     ),
     Panel(
-        "Online DPO",
-        "none",
-        "Share of the judged pairs in which the policy leans as the judge does, and by how much. Empty for other "
+        "Online DPO: agreement",
+        "percentunit",
+        "Share of the judged pairs in which the policy leans as the judge does. It should rise above 50 %. Empty for "
+        "other algorithms.",
+        runs(("charter_ppo_dpo_accuracy", "accuracy")),
+    ),
+    Panel(
+        "Online DPO: margin",
+        "nats",
+        "Mean lead of the answer that the judge prefers, times dpo_beta. It should rise above 0. Empty for other "
         "algorithms.",
-        runs(("charter_ppo_dpo_accuracy", "accuracy"), ("charter_ppo_dpo_margin", "margin")),
+        runs(("charter_ppo_dpo_margin", "margin")),
     ),
     Panel(
         "Gradient norm",
         "none",
-        "Of the policy, before clipping. Spikes are batches worth looking at.",
+        "Of the policy, before clipping. It should be level; spikes are batches worth looking at.",
         runs(("charter_ppo_policy_gradient_norm", "policy")),
     ),
 )
@@ -199,24 +219,27 @@ PACE = (
     Panel(
         "Waiting for services",
         "percentunit",
-        "Share of a step in which the worker only waits. The rest is the update; what is left of 100 % idles the "
-        "services.",
+        "Share of a step in which the worker only waits: its idle share. The rest is the update, in which the services "
+        "idle. Near 100 % more or faster replicas help, near 0 % they do not.",
         (Query(of_run("charter:ppo_waiting:ratio"), "{{run}}"),),
     ),
     Panel(
         "Throughput of steps",
-        "none",
-        "Answers per second of whole steps, and steps per second of the clock. They should be level.",
-        (
-            *runs(("charter_ppo_episodes_per_second", "answers/s")),
-            Query(f"rate({of_run('charter_worker_steps_total')}[$__rate_interval])", "steps/s {{run}}"),
-        ),
+        "steps/s",
+        "By the clock, with pauses and checkpoints. It should be level. Each mark is a step, and leads to its trace.",
+        (Query(f"rate({of_run('charter_worker_steps_total')}[$__rate_interval])", "{{run}}"),),
         exemplars=True,
     ),
     Panel(
+        "Throughput of answers",
+        "answers/s",
+        "Of whole steps. It should be level; it falls when answers become longer.",
+        runs(("charter_ppo_episodes_per_second", "answers")),
+    ),
+    Panel(
         "Tokens learned from",
-        "none",
-        "Per second of the newest step, and of the clock with pauses and checkpoints.",
+        "tokens/s",
+        "Of the newest step, and by the clock with pauses and checkpoints. The two should lie close together.",
         (
             *runs(("charter_ppo_tokens_per_second", "in a step")),
             Query(f"rate({of_run('charter_worker_tokens_total')}[$__rate_interval])", "by the clock {{run}}"),
@@ -225,7 +248,8 @@ PACE = (
     Panel(
         "Phases",
         "s",
-        "Seconds in phases that have ended, and the step and checkpoint that were newest.",
+        "Time in phases that have ended, and of the newest step and checkpoint. A checkpoint should take a small part "
+        "of the steps between two.",
         (
             Query(of_run("charter_worker_phase_seconds_total") + " > 0", "{{phase}} {{run}}"),
             Query(of_run("charter_ppo_step_seconds"), "one step {{run}}"),
@@ -235,7 +259,7 @@ PACE = (
     Panel(
         "Phase",
         "none",
-        "1 for the phase that the worker is in.",
+        "1 for the phase that the worker is in. Each should come once, except those inside PPO.",
         (Query(of_run("charter_worker_phase") + " == 1", "{{phase}} {{run}}"),),
     ),
 )

@@ -19,13 +19,13 @@ CALLS = (
     Panel(
         "Calls",
         "reqps",
-        "gRPC calls per second by method, as they end.",
+        "gRPC calls by method, as they end. During a run it should come in a regular beat.",
         (Query(per_second("grpc_server_handled_total", METHOD), METHOD_LEGEND),),
     ),
     Panel(
         "Failed calls",
         "reqps",
-        "Calls per second that did not end with OK. A cancelled run leaves some Cancelled; others should not be.",
+        "Calls that did not end with OK. A cancelled run leaves some Cancelled; others should not be.",
         (
             Query(
                 per_second("grpc_server_handled_total", f"{METHOD}, grpc_code, instance", 'grpc_code!="OK"'),
@@ -47,13 +47,14 @@ CALLS = (
     Panel(
         "Latency, 95th percentile",
         "s",
-        "From the start of a call to its end, streams included: a Generate lasts as long as its slowest sample.",
+        "From the start of a call to its end, streams included: a Generate lasts as long as its slowest sample. It "
+        "should be level.",
         (Query(quantile(0.95, "grpc_server_handling_seconds", METHOD), METHOD_LEGEND),),
         exemplars=True,
     ),
     Panel(
         "Calls under way",
-        "none",
+        "calls",
         "Started and not yet ended, as the server counts them. It should return to 0 when no run goes on.",
         (
             Query(
@@ -75,8 +76,8 @@ CALLS = (
 POLICY = (
     Panel(
         "Tokens",
-        "none",
-        "Per second: sampled, and read as prompts.",
+        "tokens/s",
+        "Sampled, and read as prompts. During sampling all replicas should be near each other.",
         (
             Query(per_second("charter_policy_generated_tokens_total", "instance"), "sampled {{instance}}"),
             Query(per_second("charter_policy_prompt_tokens_total", "instance"), "prompts {{instance}}"),
@@ -85,7 +86,7 @@ POLICY = (
     Panel(
         "Samples",
         "cps",
-        "Answers per second by how they ended. Many that end by length are cut off.",
+        "Answers by how they ended. Most should end by eos: those that end by length are cut off.",
         (Query(per_second("charter_policy_samples_total", "finish"), "{{finish}}"),),
     ),
     Panel(
@@ -106,7 +107,7 @@ POLICY = (
     ),
     Panel(
         "Requests",
-        "none",
+        "calls",
         "Generate calls under way, and those that have no sample yet. The second should return to 0 between steps.",
         (
             Query(here("charter_policy_requests"), "under way {{instance}}"),
@@ -114,23 +115,31 @@ POLICY = (
         ),
     ),
     Panel(
-        "Sizes",
-        "none",
-        "Mean samples of a request, and mean tokens of a sample.",
-        (
-            Query(mean("charter_policy_request_samples"), "samples of a request"),
-            Query(mean("charter_policy_sample_tokens"), "tokens of a sample"),
-        ),
+        "Samples of a request",
+        "samples",
+        "Mean over requests. Larger ones fill the engine's batches better.",
+        (Query(mean("charter_policy_request_samples"), "samples"),),
+    ),
+    Panel(
+        "Length of a sample",
+        "tokens",
+        "Mean over samples. Near the spec's max_new_tokens most are cut off.",
+        (Query(mean("charter_policy_sample_tokens"), "tokens"),),
     ),
 )
 
 PREFERENCE = (
     Panel(
-        "Scores",
-        "none",
-        "Per second: answers scored, their tokens, and tokens computed only to fill up batches.",
+        "Answers scored",
+        "answers/s",
+        "In bursts, one each step. It should return to 0 between them.",
+        (Query(total_per_second("charter_preference_scores_total"), "answers"),),
+    ),
+    Panel(
+        "Tokens scored",
+        "tokens/s",
+        "Of the answers, and those computed only to fill up batches. Padding should be the smaller part.",
         (
-            Query(total_per_second("charter_preference_scores_total"), "answers"),
             Query(total_per_second("charter_preference_tokens_total"), "tokens"),
             Query(total_per_second("charter_preference_padding_tokens_total"), "padding"),
         ),
@@ -148,7 +157,7 @@ PREFERENCE = (
     ),
     Panel(
         "Queue and batch size",
-        "none",
+        "answers",
         "Answers that wait, and the mean number in a batch. Batches should fill before the queue grows.",
         (
             Query(here("charter_preference_waiting_answers"), "waiting {{instance}}"),
@@ -168,8 +177,8 @@ JUDGE = (
     ),
     Panel(
         "Items",
-        "none",
-        "Items that wait for a result, and the mean number in a call.",
+        "items",
+        "Items that wait for a result, and the mean number in a call. The first should return to 0 between batches.",
         (
             Query(here("charter_judge_waiting_items"), "waiting {{instance}}"),
             Query(mean("charter_judge_request_items"), "in a call"),
@@ -184,14 +193,14 @@ JUDGE = (
     ),
     Panel(
         "Tokens to score",
-        "none",
-        "Per second: given, and computed after what texts share. The gap is what sharing saves.",
+        "tokens/s",
+        "Given, and computed after what texts share. The gap is what sharing saves: the wider, the better.",
         (Query(per_second("charter_scoring_tokens_total", "app, kind"), "{{app}} {{kind}}"),),
     ),
     Panel(
         "Tokens of the judge",
-        "none",
-        "Per second: read and written by the judge's model. With a paid endpoint this is the bill.",
+        "tokens/s",
+        "Read and written by the judge's model. With a paid endpoint this is the bill: it should stop with the run.",
         (Query(per_second("charter_judge_tokens_total", "kind"), "{{kind}}"),),
     ),
 )
@@ -200,7 +209,8 @@ CLIENTS = (
     Panel(
         "Calls by the worker",
         "reqps",
-        "What the worker asks of the services, by how it ended.",
+        "What the worker asks of the services, by how it ended. All should end with OK, but for calls that it gave up "
+        "because another replica was faster (Cancelled).",
         (Query(per_second("grpc_client_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}"),),
     ),
     Panel(
@@ -213,7 +223,7 @@ CLIENTS = (
     ),
     Panel(
         "Calls of the worker under way",
-        "none",
+        "calls",
         "Started and not yet ended. A long plateau is what the run waits for.",
         (
             Query(

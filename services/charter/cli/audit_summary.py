@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from charter.storage.comparisons import enum_name
+from charter.storage.comparisons import enum_name, same_position_wins
 from charter.v1 import types_pb2
 
 # Disagreements that are listed one by one, the widest first.
@@ -72,7 +72,7 @@ def _add(principle: _Principle, judgement: types_pb2.PrincipleJudgement) -> None
         principle.confidence.append(abs(judgement.probability_a - 0.5))
     if judgement.HasField("probability_a_shown_first") and judgement.HasField("probability_a_shown_second"):
         first, second = judgement.probability_a_shown_first, judgement.probability_a_shown_second
-        principle.same_position.append((first - 0.5) * (second - 0.5) < 0)
+        principle.same_position.append(same_position_wins(first, second))
 
 
 def _widest(widest: list[dict[str, Any]], comparison_id: str, sides: dict[str, float]) -> list[dict[str, Any]]:

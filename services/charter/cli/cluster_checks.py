@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from kubernetes import client
@@ -15,6 +16,8 @@ from charter.cli.services import SERVICES, endpoint, health
 # podFailurePolicy of Jobs is stable from 1.31 on, native gRPC probes from 1.27 on.
 OLDEST = (1, 31)
 GPU = "nvidia.com/gpu"
+# Label that all of Charter's objects carry.
+PART_OF = "app.kubernetes.io/part-of"
 # Component -> API group of its custom resources, and where they come from.
 GROUPS = {
     "mtls": ("cert-manager.io", "https://cert-manager.io/docs/installation/"),
@@ -64,12 +67,13 @@ def examine(cluster: Cluster, components: Sequence[str]) -> list[Finding]:
     first = _guarded("API server", lambda: _version(cluster))
     if first[0].result == "failed":
         return first
+    pods = cache(client.CoreV1Api(cluster.api).list_namespaced_pod)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "permissions": lambda: _rights(cluster),
         "storage": lambda: _storage(cluster),
         "components": lambda: _components(cluster, components),
-        "pods": lambda: _pods(cluster),
-        "GPUs": lambda: _gpus(cluster),
+        "pods": lambda: _pods(cluster.namespace, pods(cluster.namespace).items),
+        "GPUs": lambda: _gpus(cluster, pods(cluster.namespace).items),
         "services": lambda: _services(cluster),
     }
     return first + [finding for name, check in checks.items() for finding in _guarded(name, check)]
@@ -168,21 +172,20 @@ def _secret(cluster: Cluster, component: str) -> Finding:
     return Finding(f"component {component}", "ok", f"the Secret `{component}` is there")
 
 
-def _pods(cluster: Cluster) -> Iterator[Finding]:
-    pods = client.CoreV1Api(cluster.api).list_namespaced_pod(
-        cluster.namespace, label_selector="app.kubernetes.io/part-of=charter"
-    )
-    if not pods.items:
+def _pods(namespace: str, pods: Sequence[Any]) -> Iterator[Finding]:
+    """What keeps Charter's own pods, among those of the namespace, from running."""
+    ours = [pod for pod in pods if (pod.metadata.labels or {}).get(PART_OF) == "charter"]
+    if not ours:
         advice = "kubectl apply -k deploy/overlays/local (or gpu), or another namespace: --namespace"
-        yield Finding("pods", "failed", f"none of Charter in namespace {cluster.namespace}", advice)
+        yield Finding("pods", "failed", f"none of Charter in namespace {namespace}", advice)
         return
     troubled = False
-    for pod in pods.items:
+    for pod in ours:
         for found, advice in _troubles(pod):
             troubled = True
             yield Finding(f"pod {pod.metadata.name}", "failed", found, advice)
     if not troubled:
-        yield Finding("pods", "ok", f"{len(pods.items)}, none in trouble")
+        yield Finding("pods", "ok", f"{len(ours)}, none in trouble")
 
 
 def _troubles(pod: Any) -> Iterator[tuple[str, str]]:
@@ -201,8 +204,8 @@ def _troubles(pod: Any) -> Iterator[tuple[str, str]]:
             yield "was killed for its memory", "raise its memory limit in the overlay's sizes.yaml"
 
 
-def _gpus(cluster: Cluster) -> Iterator[Finding]:
-    pods = client.CoreV1Api(cluster.api).list_namespaced_pod(cluster.namespace).items
+def _gpus(cluster: Cluster, pods: Sequence[Any]) -> Iterator[Finding]:
+    """Whether the nodes have the GPUs that the namespace's pods ask for, whoever's they are."""
     wanted = sum(
         int((container.resources.limits or {}).get(GPU, 0))
         for pod in pods

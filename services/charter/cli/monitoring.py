@@ -115,6 +115,8 @@ def _grafana(folder: Path, port: int, prometheus: str) -> dict[str, str]:
         "type": "prometheus",
         "url": f"http://{prometheus}",
         "isDefault": True,
+        # A mark on a graph leads to its trace, once there is a data source of this uid.
+        "jsonData": {"exemplarTraceIdDestinations": [{"name": "trace_id", "datasourceUid": "traces"}]},
     }
     provider = {"name": "charter", "type": "file", "options": {"path": str(SOURCE / "grafana")}}
     for name, content in (

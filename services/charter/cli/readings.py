@@ -102,21 +102,15 @@ def summary(before: Reading, now: Reading) -> dict[str, Any]:
 
 
 def _service(name: str, before: Reading, now: Reading) -> dict[str, Any]:
-    failed = [
-        _rate(before, now, name, "grpc_server_handled_total", grpc_code=code)
-        for code in ("Unknown", "DeadlineExceeded", "ResourceExhausted", "Internal", "Unavailable", "DataLoss")
-    ]
-    known = [rate for rate in failed if rate is not None]
-    reached = name in now.pages
     return {
         "address": endpoint(name).metrics,
-        "reached": reached,
+        "reached": name in now.pages,
         "serving": now.sum(name, "charter_serving", service=name) == 1.0,
         "version": now.label(name, "charter_build_info", "version"),
         "weight_version": now.sum(name, "charter_weight_version"),
         "waiting": now.sum(name, QUEUES[name]) if name in QUEUES else None,
         "calls_per_second": _rate(before, now, name, "grpc_server_handled_total"),
-        "failed_per_second": sum(known) if known else (0.0 if reached else None),
+        "failed_per_second": _rate(before, now, name, "charter_calls_failed_total"),
         "memory_bytes": now.sum(name, "process_resident_memory_bytes"),
     }
 

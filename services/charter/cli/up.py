@@ -35,8 +35,6 @@ SpecArgument = Annotated[
 OffsetOption = Annotated[
     int, typer.Option(min=0, max=10_000, help="Added to every port, when the usual ones are taken.")
 ]
-
-
 MonitoringOption = Annotated[
     bool, typer.Option("--monitoring", help="Start Prometheus too, and Grafana if it is installed, both already wired.")
 ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from charter.evaluation.results import Calibration, ReliabilityBin
 from charter.evaluation.statistics import bootstrap_interval
+from charter.storage.comparisons import same_position_wins
 
 Array = NDArray[np.float64]
 
@@ -119,11 +120,9 @@ def calibration_error_by_chance(
 def position_bias_rate(shown_first: Sequence[float], shown_second: Sequence[float]) -> float:
     """Share of pairs in which the same position wins in both orders.
 
-    ``shown_first`` [pairs] is P(A is better) when A was shown first, ``shown_second`` when it was shown second: the
-    same position wins when they lie on opposite sides of 0.5.
+    ``shown_first`` [pairs] is P(A is better) when A was shown first, ``shown_second`` when it was shown second.
     """
-    first, second = _checked(shown_first, shown_second)
-    return float(np.mean((first - 0.5) * (second - 0.5) < 0.0))
+    return float(np.mean(list(map(same_position_wins, *_checked(shown_first, shown_second)))))
 
 
 def shorter_is_better_accuracy(lengths_a: Sequence[int], lengths_b: Sequence[int], labels: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from charter.storage.comparisons import enum_name
+from charter.storage.comparisons import enum_name, same_position_wins
 from charter.v1 import judge_pb2, types_pb2
 
 JUDGEMENTS = Counter("charter_judge_judgements_total", "Pairs judged, by method and outcome.", ["method", "outcome"])
@@ -88,7 +88,8 @@ def preregister(methods: Iterable[str], principles: Iterable[str]) -> None:
 def forget_principles(principles: Iterable[str]) -> None:
     """Stop exporting principles that are in no constitution any more, so that reloads do not pile up series."""
     for principle in principles:
-        PRINCIPLE_JUDGEMENTS.remove_by_labels({"principle": principle})
+        for counter in (PRINCIPLE_JUDGEMENTS, ORDERED, POSITION_BIASED):
+            counter.remove_by_labels({"principle": principle})
 
 
 def observe_judgement(judgement: judge_pb2.Judgement, method: str) -> None:
@@ -98,7 +99,7 @@ def observe_judgement(judgement: judge_pb2.Judgement, method: str) -> None:
         PRINCIPLE_JUDGEMENTS.labels(one.principle_id, OUTCOMES[one.outcome]).inc()
         if one.HasField("probability_a_shown_first"):
             ORDERED.labels(one.principle_id).inc()
-            if (one.probability_a_shown_first - 0.5) * (one.probability_a_shown_second - 0.5) < 0:
+            if same_position_wins(one.probability_a_shown_first, one.probability_a_shown_second):
                 POSITION_BIASED.labels(one.principle_id).inc()
     if judgement.HasField("probability_a"):
         LABEL_ENTROPY.observe(_entropy(judgement.probability_a))

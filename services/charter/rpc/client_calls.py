@@ -52,7 +52,7 @@ def _call(kind: str, continuation: Callable[..., Any], details: Any, request: An
     metrics.CLIENT_STARTED.labels(*labels).inc()
 
     def ended(code: grpc.StatusCode) -> None:
-        metrics.CLIENT_HANDLING_SECONDS.labels(*labels).observe(time.monotonic() - start)
+        metrics.CLIENT_HANDLING_SECONDS.labels(*labels).observe(time.monotonic() - start, tracing.exemplar(span))
         metrics.CLIENT_HANDLED.labels(*labels, metrics.code_name(code)).inc()
         tracing.end_call(span, code)
 

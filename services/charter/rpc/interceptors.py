@@ -97,7 +97,7 @@ class _Call:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         metrics.HANDLING_SECONDS.labels(*self._labels).observe(time.monotonic() - self._start, tracing.exemplar())
         code = self._code(error)
-        metrics.HANDLED.labels(*self._labels, metrics.code_name(code)).inc()
+        metrics.count_handled(*self._labels, code)
         tracing.end_call(self._span, code)
         if isinstance(error, StatusError):
             await self._context.abort_with_status(error.to_status())

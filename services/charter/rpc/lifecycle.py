@@ -263,6 +263,7 @@ def _preregister(service: Service) -> None:
             labels = (_kind(method), name, method.name)
             metrics.STARTED.labels(*labels)
             metrics.HANDLED.labels(*labels, "OK")
+            metrics.FAILED.labels(name, method.name)
             metrics.HANDLING_SECONDS.labels(*labels)
     metrics.SERVING.labels(service.name).set(0)
     metrics.BUILD.labels(importlib.metadata.version("charter")).set(1)

@@ -6,6 +6,21 @@ from prometheus_client import Counter, Gauge, Histogram
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
+
+def code_name(code: grpc.StatusCode) -> str:
+    """DEADLINE_EXCEEDED as DeadlineExceeded, the way go-grpc-middleware labels it; OK stays OK."""
+    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")
+
+
+# Codes by which a service fails through a fault of its own. A caller's mistakes and cancellations are not among them.
+_OWN_FAULT = (
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+)
 # From a look-up to a stream that lasts as long as its slowest answer.
 _CALL_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -24,6 +39,11 @@ HANDLING_SECONDS = Histogram(
     "Seconds from the start of an RPC to its end, streams included.",
     ["grpc_type", "grpc_service", "grpc_method"],
     buckets=_CALL_SECONDS,
+)
+FAILED = Counter(
+    "charter_calls_failed_total",
+    f"RPCs that failed by the service's own fault ({', '.join(map(code_name, _OWN_FAULT))}).",
+    ["grpc_service", "grpc_method"],
 )
 CLIENT_STARTED = Counter(
     "grpc_client_started_total",
@@ -45,6 +65,8 @@ SERVING = Gauge("charter_serving", "1 when the service is ready for calls, else 
 BUILD = Gauge("charter_build_info", "1, with the version of Charter that serves this page.", ["version"])
 
 
-def code_name(code: grpc.StatusCode) -> str:
-    """DEADLINE_EXCEEDED as DeadlineExceeded, the way go-grpc-middleware labels it; OK stays OK."""
-    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")
+def count_handled(kind: str, service: str, method: str, code: grpc.StatusCode) -> None:
+    """Count a call that this process served, and whether it failed by its own fault."""
+    HANDLED.labels(kind, service, method, code_name(code)).inc()
+    if code in _OWN_FAULT:
+        FAILED.labels(service, method).inc()

@@ -84,9 +84,9 @@ def end_call(span: Span, code: grpc.StatusCode) -> None:
     span.end()
 
 
-def exemplar() -> dict[str, str] | None:
-    """The present trace, as a histogram's observation links to it; None when it is not recorded."""
-    found = trace.get_current_span().get_span_context()
+def exemplar(span: Span | None = None) -> dict[str, str] | None:
+    """The span's trace (the present one's by default), as an observation links to it; None when it is not recorded."""
+    found = (span or trace.get_current_span()).get_span_context()
     return {"trace_id": trace.format_trace_id(found.trace_id)} if found.trace_flags.sampled else None
 
 

@@ -85,6 +85,15 @@ _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assista
 LABELLED = (types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_TIE)
 
 
+def same_position_wins(shown_first: float, shown_second: float) -> bool:
+    """Whether a judge chose the same position in both orders, so by the position and not by the answer.
+
+    ``shown_first`` is P(A is better) when A was shown first, ``shown_second`` when it was shown second: they lie on
+    opposite sides of 0.5.
+    """
+    return (shown_first - 0.5) * (shown_second - 0.5) < 0.0
+
+
 def enum_name(kind: str, number: int) -> str:
     """Name of an ``outcome``, ``source``, ``split`` or ``rating`` without its prefix."""
     name: str = _ENUMS[kind].Name(number)

@@ -1,0 +1,200 @@
+"""A real, small run on real services, all with tiny models, recorded by a real Prometheus and a receiver of traces.
+
+``python -m tests.deploy.recorded_run`` (``make pictures``) records a longer one and draws the dashboards for the docs.
+"""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charter.cli.main import app
+from charter.cli.services import DEFAULTS
+from typer.testing import CliRunner
+
+from deploy.monitoring import pictures
+from tests.collector import Collector, collecting
+from tests.deploy.manifests import ROOT
+from tests.integration.worker_services import write_inputs
+from tests.tiny import make_tiny_model
+
+CALL_SECONDS = 60.0
+# Generous, because a test machine may be busy.
+WAIT_SECONDS = 120.0
+# What a query sees of the run: seconds between scrapes, and what Grafana would put for $__rate_interval.
+SCRAPE_SECONDS = 1
+INTERVAL = "15s"
+PICTURED_STEPS = 80
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A Prometheus that has seen a whole run, the pages as they were during it, and the spans of its traces."""
+
+    address: str
+    begin: float
+    end: float
+    home: Path
+    run: str = ""
+    pages: dict[str, str] = field(default_factory=dict)
+    collector: Collector = field(default_factory=Collector)
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Data of an answer; fails with Prometheus's own words when it refuses."""
+        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=CALL_SECONDS) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"{parameters}: {json.load(error)['error']}")
+
+    def values(self, expr: str) -> list[float]:
+        """Every finite value that a query had during the run."""
+        step = str(SCRAPE_SECONDS)
+        found = self.get("query_range", query=filled(expr), start=str(self.begin), end=str(self.end), step=step)
+        values = [float(value) for series in found["result"] for _, value in series["values"]]
+        return [value for value in values if abs(value) < float("inf")]
+
+    def labels(self, name: str) -> set[str]:
+        """Labels that a series has."""
+        series = self.get("series", **{"match[]": name, "start": str(self.begin), "end": str(self.end)})
+        return {label for one in series for label in one}
+
+    def exemplar_traces(self, expr: str) -> set[str]:
+        """Traces that the exemplars of a query's series lead to."""
+        found = self.get("query_exemplars", query=filled(expr), start=str(self.begin), end=str(self.end))
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+
+
+def filled(expr: str) -> str:
+    """A query with what Grafana puts for its variables when everything is chosen."""
+    for name in ("$__rate_interval", "$__interval"):
+        expr = expr.replace(name, INTERVAL)
+    for name in ("$namespace", "$run", "$model"):
+        expr = expr.replace(name, ".*")
+    return expr
+
+
+def page(address: str) -> str:
+    """A metrics page; empty while nobody serves it."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=CALL_SECONDS) as response:
+            text: str = response.read().decode()
+            return text
+    except (urllib.error.URLError, ConnectionError):
+        return ""
+
+
+@contextmanager
+def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
+    """Start everything by `charter up --monitoring`, do the run by `charter run`, and stop all at the end."""
+    spec, offset = _write_spec(folder, model, steps), _free_offset()
+    worker = f"127.0.0.1:{9095 + offset}"
+    with pytest.MonkeyPatch.context() as patch, collecting() as (endpoint, collector):
+        for name in DEFAULTS:
+            patch.delenv(f"CHARTER_{name.upper()}_ADDRESS", raising=False)
+            patch.delenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", raising=False)
+        patch.setenv("CHARTER_HOME", str(folder / "home"))
+        patch.setenv("CHARTER_WORKER_METRICS_PORT", str(9095 + offset))
+        patch.setenv("PYTHONPATH", str(ROOT / "services"))
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        started: Any = {}
+        try:
+            begin = time.time()
+            started = _charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
+            prometheus = started["prometheus"]["address"]
+            _scrape_often(folder / "home", started)
+            pages = dict.fromkeys((*DEFAULTS, "worker"), "")
+            run = _charter("run", str(spec), "--detach")["id"]
+            while _charter("runs", "show", run)["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
+                for name in pages:
+                    pages[name] = page(worker if name == "worker" else started[name]["metrics"]) or pages[name]
+                time.sleep(SCRAPE_SECONDS)
+            ended = _charter("runs", "show", run)
+            assert ended["state"] == "RUN_STATE_SUCCEEDED", ended
+            # The last numbers are scraped, and the rules have seen them.
+            time.sleep(3 * SCRAPE_SECONDS)
+            yield Recorded(prometheus, begin, time.time(), folder / "home", run, pages, collector)
+        finally:
+            stopped = _charter("down")["stopped"]
+        assert set(stopped) == {*DEFAULTS, "prometheus", *({"grafana"} & started.keys())}
+        assert not page(prometheus)
+
+
+def _write_spec(folder: Path, model: Path, steps: int) -> Path:
+    """A small run whose answers vary in length and whose judge is asked in both orders."""
+    write_inputs(folder)
+    file = folder / "spec.yaml"
+    file.write_text(
+        f"name: tides\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
+        f"judge: {{model: fake, engine: fake, constitution: {folder / 'constitution.yaml'}, method: choice}}\n"
+        "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
+        "sampling: {max_new_tokens: 96}\ncomparisons: {pairs: 16, held_out_fraction: 0.25}\n"
+        "preference_model: {epochs: 2, batch_size: 4, learning_rate: 1e-3}\n"
+        f"ppo: {{steps: {steps}, episodes_per_step: 12, learning_rate: 1e-3, critic_learning_rate: 1e-3,"
+        " kl_target: 1}\n"
+        "evaluation: {prompts: 2, bootstrap_samples: 100, every_steps: 2, watched_prompts: 3}\n"
+    )
+    return file
+
+
+def _free_offset() -> int:
+    """A shift of the ports that leaves all of them free."""
+    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
+    ports = [9090, 9095, *(int(address.rpartition(":")[2]) for address in addresses)]
+    for candidate in range(2000, 10_000, 100):
+        with socket.socket() as probe:
+            try:
+                for port in ports:
+                    with socket.socket() as one:
+                        one.bind(("127.0.0.1", port + candidate))
+            except OSError:
+                continue
+            finally:
+                probe.close()
+            return candidate
+    raise RuntimeError("no free ports")
+
+
+def _charter(*arguments: str) -> Any:
+    """Result of a command that must succeed, as JSON."""
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def _scrape_often(home: Path, started: Any) -> None:
+    """Have Prometheus scrape every second, so that a short run has enough points, and wait until it does."""
+    file = home / "monitoring" / "prometheus.yml"
+    configuration = yaml.safe_load(file.read_text())
+    configuration["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"}
+    file.write_text(yaml.safe_dump(configuration))
+    os.kill(started["prometheus"]["pid"], signal.SIGHUP)
+    deadline = time.monotonic() + WAIT_SECONDS
+    probe = Recorded(started["prometheus"]["address"], 0.0, 0.0, home)
+    while True:
+        written = probe.get("status/config")["yaml"]
+        ready = probe.get("query", query='count(charter_serving{app!=""} == 1)')["result"]
+        if f"scrape_interval: {SCRAPE_SECONDS}s" in written and ready and ready[0]["value"][1] == str(len(DEFAULTS)):
+            return
+        assert time.monotonic() < deadline, written
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        model = make_tiny_model(Path(temporary) / "model")
+        with recorded_run(Path(temporary), model, PICTURED_STEPS) as found:
+            pictures.draw_all(found.address, found.begin, found.end)
