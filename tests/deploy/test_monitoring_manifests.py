@@ -107,6 +107,8 @@ def test_grafana_asks_the_prometheus_that_is_there(standalone: tuple[Manifest, .
     (provisioning,) = [one["data"] for one in of_kind(standalone, "ConfigMap") if "datasources.yaml" in one["data"]]
     (source,) = yaml.safe_load(provisioning["datasources.yaml"])["datasources"]
     assert source["url"] == f"http://prometheus:{port['port']}"
+    # What the exemplars call their trace (charter.rpc.tracing), and the data source that docs/monitoring.md names.
+    assert source["jsonData"] == {"exemplarTraceIdDestinations": [{"name": "trace_id", "datasourceUid": "traces"}]}
     (provider,) = yaml.safe_load(provisioning["dashboards.yaml"])["providers"]
     ((_, _, grafana),) = [one for one in containers(standalone) if one[0] == "grafana"]
     mounts = {mount["mountPath"]: mount["name"] for mount in grafana["volumeMounts"]}

@@ -12,6 +12,7 @@ import torch
 from charter.inference.engine import ChatMessage
 from charter.judge.calibration import CalibrationFile, MethodCalibration, write_calibration
 from charter.judge.constitution import Principle, load_constitution, parse_constitution
+from charter.judge.metrics import observe_judgement
 from charter.judge.server import JudgeConfig, JudgeRoom, build
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.channel import QUICK, connect
@@ -285,6 +286,30 @@ def test_a_changed_constitution_is_taken_while_serving(tiny_model: Path, tmp_pat
         while stub.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution.digest != expected:
             assert time.monotonic() < deadline, "the new constitution was not taken"
         assert compare(stub, [item("x", "Yes.", "No.")])["x"].constitution_digest == expected
+
+
+async def test_a_principle_that_is_gone_is_no_longer_exported(tmp_path: Path) -> None:
+    file = tmp_path / "constitution.yaml"
+    file.write_text(CONSTITUTION.replace("id: kind", "id: fleeting"))
+    watched = WatchedConstitution(file)
+    judgement = judge_pb2.Judgement(outcome=types_pb2.OUTCOME_TIE)
+    judgement.principles.add(
+        principle_id="fleeting",
+        outcome=types_pb2.OUTCOME_TIE,
+        probability_a_shown_first=0.9,
+        probability_a_shown_second=0.1,
+    )
+    observe_judgement(judgement, "choice")
+    names = ("principle_judgements", "ordered", "position_biased")
+
+    def exported() -> set[str]:
+        samples = [sample for one in REGISTRY.collect() for sample in one.samples]
+        return {sample.name for sample in samples if sample.labels.get("principle") == "fleeting"}
+
+    assert exported() == {f"charter_judge_{name}_total" for name in names}
+    file.write_text(CONSTITUTION)
+    await watched.refresh()
+    assert not exported()
 
 
 async def test_a_broken_change_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
