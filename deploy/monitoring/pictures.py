@@ -65,7 +65,9 @@ def _series(query: Query, server: str, begin: float, end: float) -> list[Series]
         results = json.load(response)["data"]["result"]
     series = []
     for one in results:
-        name = re.sub(r"\{\{(\w+)\}\}", lambda match, labels=one["metric"]: labels.get(match[1], ""), query.legend)
+        name = query.legend
+        for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+            name = name.replace(f"{{{{{label}}}}}", one["metric"].get(label, ""))
         points = [(time, float(value)) for time, value in one["values"] if math.isfinite(float(value))]
         if points:
             series.append((_short(name), [time for time, _ in points], [value for _, value in points]))
@@ -91,7 +93,7 @@ def _panel(axes: Axes, panel: Panel, found: list[Series], begin: float) -> None:
         across = dict(zip(found[0][1], found[0][2], strict=True))
         for name, times, values in found[1:]:
             points = [(across[time], value) for time, value in zip(times, values, strict=True) if time in across]
-            axes.scatter(*zip(*points, strict=True), s=8, label=name)
+            axes.scatter([x for x, _ in points], [y for _, y in points], s=8, label=name)
         axes.set_xlabel(found[0][0], fontsize=7)
     else:
         for name, times, values in found:

@@ -93,6 +93,8 @@ class Replicas:
         self._takes_weights = any(control for _, control in addresses)
         self._replicas: dict[ReplicaAddress, Replica] = {}
         self._weights: PackedWeights | None = None
+        # Of the step that made them: sending them is part of its trace, whichever thread does it.
+        self._sending = copy_context()
         # (version, digest) of all weights that this run has sent.
         self._sent: set[tuple[int, str]] = set()
         self._fault: Exception | None = None
@@ -140,7 +142,7 @@ class Replicas:
         """
         start = time.monotonic()
         with self.changed:
-            self._weights = weights
+            self._weights, self._sending = weights, copy_context()
             self._sent.add((weights.version, weights.sha256))
             for replica in self._replicas.values():
                 replica.ready = False
@@ -197,7 +199,8 @@ class Replicas:
         with self.changed:
             ready = self.ready()
         with ThreadPoolExecutor(max_workers=max(1, len(ready))) as threads:
-            return [answer for answers in threads.map(safely, ready) for answer in answers]
+            asked = [threads.submit(copy_context().run, safely, replica) for replica in ready]
+            return [answer for one in asked for answer in one.result()]
 
     def check_own(self) -> None:
         """Look at every ready replica again. Raises ``RunError`` when one holds weights that this run never sent.
@@ -279,7 +282,9 @@ class Replicas:
                     self._require_own(replica, held)
                 with self.changed:
                     replica.problem = ""
-                send_packed(replica.address.control, weights, service=self.service, force=True)
+                self._sending.copy().run(
+                    send_packed, replica.address.control, weights, service=self.service, force=True
+                )
             replica.ours = weights is not None
         # A fresh channel: a used one waits longer and longer before it looks for a server again.
         with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
