@@ -25,10 +25,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "dashboards"
 POINTS = 240
 # Panels side by side, as in Grafana, and inches of one.
 ACROSS = 3
-WIDTH, HEIGHT, NUMBER_HEIGHT = 4.6, 2.7, 1.2
+WIDTH, HEIGHT, NUMBER_HEIGHT = 4.6, 2.7, 0.9
 MOST_IN_LEGEND = 5
 # What Grafana writes for its own names of units; a word of ours it writes as it is.
 GRAFANA_UNITS = {"cps": "c/s", "reqps": "req/s"}
+BYTES = ("B", "KiB", "MiB", "GiB")
 # Name of a series, then its points: Unix seconds and values.
 Series = tuple[str, list[float], list[float]]
 
@@ -68,9 +69,19 @@ def _series(query: Query, server: str, begin: float, end: float) -> list[Series]
         name = query.legend
         for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
             name = name.replace(f"{{{{{label}}}}}", one["metric"].get(label, ""))
-        points = [(time, float(value)) for time, value in one["values"] if math.isfinite(float(value))]
-        if points:
-            series.append((_short(name), [time for time, _ in points], [value for _, value in points]))
+        times: list[float] = []
+        values: list[float] = []
+        for time, value in one["values"]:
+            if not math.isfinite(float(value)):
+                continue
+            if times and time - times[-1] > 1.5 * step:
+                # The line is broken where there is no value.
+                times.append(times[-1] + step)
+                values.append(math.nan)
+            times.append(time)
+            values.append(float(value))
+        if times:
+            series.append((_short(name), times, values))
     return series
 
 
@@ -86,6 +97,10 @@ def _panel(axes: Axes, panel: Panel, found: list[Series], begin: float) -> None:
         axes.set_axis_off()
         lines = [f"{name}  {_value(values[-1], panel.unit)}" for name, _, values in found]
         axes.text(0.02, 0.9, "\n".join(lines), va="top", fontsize=8)
+        return
+    if not found:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "No data", ha="center", va="center", fontsize=8)
         return
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _value(value, panel.unit)))
     axes.grid(alpha=0.25)
@@ -112,9 +127,10 @@ def _panel(axes: Axes, panel: Panel, found: list[Series], begin: float) -> None:
 def _value(value: float, unit: str) -> str:
     match unit:
         case "percentunit":
-            return f"{value:.0%}"
+            return f"{100 * value:.3g}%"
         case "bytes" | "Bps":
-            return f"{value / 2**20:.3g} MiB" + ("/s" if unit == "Bps" else "")
+            power = min(3, int(math.log2(value) / 10)) if value >= 1 else 0
+            return f"{value / 2 ** (10 * power):.3g} {BYTES[power]}" + ("/s" if unit == "Bps" else "")
         case "s":
             return f"{value:.3g} s"
         case "none":

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 # Kinds of spans.
 SERVER, CLIENT = 2, 3
-# Whether a call is cancelled, because another replica was faster, depends on the machine.
+# A healthy run has no failed calls.
 # The policy's engine scores a few tokens when it starts, the fake judge none.
 MAY_HAVE_DATA = {"serving: Failed calls", "judge: Tokens that texts share"}
 # Queries without data in this run, though they are well.

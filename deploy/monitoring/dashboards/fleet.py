@@ -18,7 +18,7 @@ PROCESSES = (
     ),
     Panel(
         "Runs",
-        "runs",
+        "none",
         "By state, as the trainer knows them. A new one that failed raises an alert.",
         (Query(f"sum by (state) ({here('charter_runs')}) > 0", "{{state}}"),),
         "stat",
@@ -32,7 +32,7 @@ PROCESSES = (
     ),
     Panel(
         "Versions of Charter",
-        "processes",
+        "none",
         "Processes by version. More than one version outside a rollout is a mistake.",
         (Query(f"count by (version) ({here('charter_build_info')})", "{{version}}"),),
         "stat",
@@ -46,7 +46,7 @@ PROCESSES = (
     ),
     Panel(
         "Scraped",
-        "processes",
+        "none",
         "Processes that Prometheus reaches, by service. The worker is there only during a run.",
         (Query(f"sum by (app) ({of_process('up')})", "{{app}}"),),
         "stat",

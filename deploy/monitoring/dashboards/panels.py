@@ -58,6 +58,11 @@ def per_second(counter: str, by: str, matchers: str = "") -> str:
     return f"sum by ({by}) (rate({here(counter, matchers)}[$__rate_interval]))"
 
 
+def in_use(counter: str, by: str) -> str:
+    """Like ``per_second``, without the series that have never counted anything."""
+    return f"{per_second(counter, by)} and sum by ({by}) ({here(counter)}) > 0"
+
+
 def total_per_second(counter: str, matchers: str = "") -> str:
     """Rate of a counter, all series together."""
     return f"sum(rate({here(counter, matchers)}[$__rate_interval]))"

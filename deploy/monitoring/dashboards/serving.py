@@ -6,6 +6,7 @@ from deploy.monitoring.dashboards.panels import (
     Query,
     halves,
     here,
+    in_use,
     mean,
     per_second,
     quantile,
@@ -19,16 +20,17 @@ CALLS = (
     Panel(
         "Calls",
         "reqps",
-        "gRPC calls by method, as they end. During a run it should come in a regular beat.",
-        (Query(per_second("grpc_server_handled_total", METHOD), METHOD_LEGEND),),
+        "gRPC calls as they end, by methods that were called at all. During a run it should come in a regular beat.",
+        (Query(in_use("grpc_server_handled_total", METHOD), METHOD_LEGEND),),
     ),
     Panel(
         "Failed calls",
         "reqps",
-        "Calls that did not end with OK. A cancelled run leaves some Cancelled; others should not be.",
+        "Calls that did not end well. There should be none. Cancelled is left out: a worker breaks off a call that has "
+        "brought all it needs.",
         (
             Query(
-                per_second("grpc_server_handled_total", f"{METHOD}, grpc_code, instance", 'grpc_code!="OK"'),
+                per_second("grpc_server_handled_total", f"{METHOD}, grpc_code, instance", 'grpc_code!~"OK|Cancelled"'),
                 METHOD_LEGEND + " {{grpc_code}} {{instance}}",
             ),
         ),
@@ -209,9 +211,9 @@ CLIENTS = (
     Panel(
         "Calls by the worker",
         "reqps",
-        "What the worker asks of the services, by how it ended. All should end with OK, but for calls that it gave up "
-        "because another replica was faster (Cancelled).",
-        (Query(per_second("grpc_client_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}"),),
+        "What the worker asks of the services, by how it ended. That should be OK, or Cancelled: it breaks off a call "
+        "that has brought all it needs.",
+        (Query(in_use("grpc_client_handled_total", "grpc_method, grpc_code"), "{{grpc_method}} {{grpc_code}}"),),
     ),
     Panel(
         "Latency as the worker sees it",

@@ -77,9 +77,9 @@ def start_server_call(rpc: str, metadata: MutableMapping[str, str]) -> Span:
 
 
 def end_call(span: Span, code: grpc.StatusCode) -> None:
-    """End a call's span with its status code."""
+    """End a call's span with its status code. A call that its caller broke off is no error."""
     span.set_attribute("rpc.grpc.status_code", code.value[0])
-    if code is not grpc.StatusCode.OK:
+    if code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
         span.set_status(Status(StatusCode.ERROR, code.name))
     span.end()
 
