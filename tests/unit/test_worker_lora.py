@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from charter.weights.adapter import merge_adapter
 from charter.worker.batches import collate
-from charter.worker.lora import LoraLinear, lora_off, merge_lora, merged_tensors
+from charter.worker.lora import LoraLinear, adapter_tensors, frozen_tensors, lora_off, merge_lora
 from charter.worker.models import LanguageModel, copy_tensors, named_tensors
 from charter.worker.step import Controls, learn
 from safetensors.torch import load_file, save_file
@@ -46,8 +47,13 @@ def test_only_the_adapters_learn_and_the_frozen_model_is_the_reference(tiny_mode
     with lora_off(learner.actor):
         assert torch.equal(learner.actor.logprobs(batch, TEMPERATURE), before)
 
-    merged = merged_tensors(learner.actor.model, named_tensors(learner.actor.model))
-    save_file({name: tensor.contiguous() for name, tensor in merged.items()}, tmp_path / "merged.safetensors")
+    # What a service makes of the adapter and the frozen weights.
+    tensors = frozen_tensors(learner.actor.model, named_tensors(learner.actor.model))
+    assert all(torch.equal(tensor, start[name]) for name, tensor in tensors.items())
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "base.safetensors")
+    save_file(adapter_tensors(learner.actor.model), tmp_path / "adapter.safetensors")
+    with (tmp_path / "base.safetensors").open("rb") as base:
+        merge_adapter(base, tmp_path / "adapter.safetensors", tmp_path / "merged.safetensors")
     copy_tensors(tmp_path / "merged.safetensors", named_tensors(plain.model))
     torch.testing.assert_close(plain.logprobs(batch, TEMPERATURE), after, rtol=0, atol=1e-5)
     merge_lora(learner.actor.model)
@@ -59,10 +65,11 @@ def named_adapters(model: nn.Module) -> list[tuple[str, LoraLinear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear)]
 
 
-def test_without_adapters_nothing_is_merged(tiny_model: Path) -> None:
+def test_without_adapters_there_is_nothing_but_the_model(tiny_model: Path) -> None:
     model = LanguageModel.load(tiny_model, CPU).model
     tensors = named_tensors(model)
-    assert merged_tensors(model, tensors).keys() == tensors.keys()
+    assert frozen_tensors(model, tensors).keys() == tensors.keys()
+    assert adapter_tensors(model) == {}
 
 
 @pytest.mark.parametrize("algorithm", ["ALGORITHM_PPO", "ALGORITHM_GRPO"])

@@ -27,6 +27,8 @@ class WeightHeader(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    KEEP_AS_BASE_FIELD_NUMBER: _builtins.int
+    BASE_SHA256_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the weights; greater than the served one unless force is set."""
     size: _builtins.int
@@ -35,6 +37,12 @@ class WeightHeader(_message.Message):
     """sha256 of the safetensors file, in hex."""
     force: _builtins.bool
     """Allow a version that is not newer: a new run starts again from a lower version."""
+    keep_as_base: _builtins.bool
+    """Keep these weights, beside serving them, until other whole weights come: adapters for them will follow."""
+    base_sha256: _builtins.str
+    """The file is an adapter for the kept weights with this digest: matrices L.lora_A.weight [rank, in] and
+    L.lora_B.weight [out, rank], whose product B A is added to L.weight. Empty = the file holds whole weights.
+    """
     def __init__(
         self,
         *,
@@ -42,10 +50,12 @@ class WeightHeader(_message.Message):
         size: _builtins.int = ...,
         sha256: _builtins.str = ...,
         force: _builtins.bool = ...,
+        keep_as_base: _builtins.bool = ...,
+        base_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "force", b"force", "keep_as_base", b"keep_as_base", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,16 +144,20 @@ class GetWeightVersionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    BASE_SHA256_FIELD_NUMBER: _builtins.int
+    base_sha256: _builtins.str
+    """Digest of the weights that are kept for adapters; empty when there are none."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
     def __init__(
         self,
         *,
         model: _types_pb2.ModelInfo | None = ...,
+        base_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,11 +36,13 @@ class WeightServiceStub:
     LoadWeights: _grpc.StreamUnaryMultiCallable[_weights_pb2.LoadWeightsRequest, _weights_pb2.LoadWeightsResponse]
     """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
     one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-    right and every tensor fits; then the version is served at once, without a restart. A service that has
+    right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
+    is a LoRA adapter, which is added to weights that the service has kept. A service that has
     received none since it started is NOT_SERVING in the meantime. Idempotent:
     sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
     unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
-    not newer than the served one), ABORTED (another transfer is under way), RESOURCE_EXHAUSTED (no room to stage it).
+    not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
+    way), RESOURCE_EXHAUSTED (no room to stage it).
     """
     GetWeightVersion: _grpc.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]
     """Says which version is served. Idempotent."""
@@ -53,11 +55,13 @@ class WeightServiceAsyncStub(WeightServiceStub):
     LoadWeights: _aio.StreamUnaryMultiCallable[_weights_pb2.LoadWeightsRequest, _weights_pb2.LoadWeightsResponse]  # type: ignore[assignment]
     """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
     one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-    right and every tensor fits; then the version is served at once, without a restart. A service that has
+    right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
+    is a LoRA adapter, which is added to weights that the service has kept. A service that has
     received none since it started is NOT_SERVING in the meantime. Idempotent:
     sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
     unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
-    not newer than the served one), ABORTED (another transfer is under way), RESOURCE_EXHAUSTED (no room to stage it).
+    not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
+    way), RESOURCE_EXHAUSTED (no room to stage it).
     """
     GetWeightVersion: _aio.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]  # type: ignore[assignment]
     """Says which version is served. Idempotent."""
@@ -73,11 +77,13 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_weights_pb2.LoadWeightsResponse, _abc.Awaitable[_weights_pb2.LoadWeightsResponse]]:
         """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
         one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-        right and every tensor fits; then the version is served at once, without a restart. A service that has
+        right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
+        is a LoRA adapter, which is added to weights that the service has kept. A service that has
         received none since it started is NOT_SERVING in the meantime. Idempotent:
         sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
         unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
-        not newer than the served one), ABORTED (another transfer is under way), RESOURCE_EXHAUSTED (no room to stage it).
+        not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
+        way), RESOURCE_EXHAUSTED (no room to stage it).
         """
 
     @_abc_1.abstractmethod

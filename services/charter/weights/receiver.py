@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
@@ -17,6 +18,7 @@ from charter.inference.engine import EngineInfo, WeightMismatchError
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.adapter import merge_adapter
 
 VERSION = Gauge("charter_weight_version", "Version of the weights that are served.", ["service"])
 TRANSFER_SECONDS = Histogram(
@@ -60,6 +62,14 @@ def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Weights that adapters are for. The file has no name any more: it goes with the process, however that ends."""
+
+    sha256: str
+    file: BinaryIO
+
+
 class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     """One transfer at a time into ``target``; files are staged in ``staging`` and removed afterwards.
 
@@ -72,6 +82,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self._staging = staging
         self._service = service
         self._transfer = asyncio.Lock()
+        self._base: Base | None = None
         VERSION.labels(service).set(0)
         for metric in (RECEIVED_BYTES, FAILURES, TRANSFER_SECONDS, LOAD_SECONDS):
             metric.labels(service)
@@ -95,13 +106,20 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         start = time.monotonic()
         header = await self._header(requests)
         served = self._target.info()
-        if header.version == served.weight_version and header.sha256 == served.weight_digest:
+        same = (header.version, header.sha256) == (served.weight_version, served.weight_digest)
+        if same and (header.sha256 == self._base_sha256 or not header.keep_as_base):
             # Sent again after a lost answer.
             return weights_pb2.LoadWeightsResponse(version=header.version)
-        if header.version <= served.weight_version and not header.force:
+        if header.version <= served.weight_version and not (header.force or same):
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"version {header.version} is not newer than the served version {served.weight_version}",
+            )
+        if header.base_sha256 != "" and header.base_sha256 != self._base_sha256:
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the adapter is for weights with the digest {header.base_sha256}, those kept here have "
+                f"{self._base_sha256 or 'none: none are kept'}; send its weights first, with keep_as_base",
             )
         # With nothing received since the start, what is served is not what it was asked to hold.
         first = self._readiness if served.weight_version == 0 else None
@@ -120,7 +138,13 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             await self._stage(requests, header, path)
             received = time.monotonic()
             try:
-                paused = await self._target.load_weights(path, header.version, header.sha256)
+                if header.base_sha256 and self._base is not None:
+                    merged = path.with_name("merged.safetensors")
+                    await asyncio.to_thread(merge_adapter, self._base.file, path, merged)
+                    paused = await self._target.load_weights(merged, header.version, header.sha256)
+                else:
+                    paused = await self._target.load_weights(path, header.version, header.sha256)
+                    self._keep(header, path)
             except WeightMismatchError as error:
                 raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         loaded = time.monotonic()
@@ -133,6 +157,16 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             load_seconds=loaded - received,
             paused_seconds=paused,
         )
+
+    @property
+    def _base_sha256(self) -> str:
+        return "" if self._base is None else self._base.sha256
+
+    def _keep(self, header: weights_pb2.WeightHeader, path: Path) -> None:
+        """Keep the file for adapters, if they will follow; those of other weights will not come any more."""
+        if self._base is not None:
+            self._base.file.close()
+        self._base = Base(header.sha256, path.open("rb")) if header.keep_as_base else None
 
     async def _header(self, requests: AsyncIterator[weights_pb2.LoadWeightsRequest]) -> weights_pb2.WeightHeader:
         async for request in requests:
@@ -186,4 +220,6 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, request: weights_pb2.GetWeightVersionRequest, context: grpc.aio.ServicerContext
     ) -> weights_pb2.GetWeightVersionResponse:
         """The version that is served."""
-        return weights_pb2.GetWeightVersionResponse(model=model_info(self._target.info()))
+        return weights_pb2.GetWeightVersionResponse(
+            model=model_info(self._target.info()), base_sha256=self._base_sha256
+        )

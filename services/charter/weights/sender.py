@@ -20,11 +20,16 @@ TRANSFER_SECONDS = 1800.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedWeights:
-    """One version as a safetensors file in memory; ``sha256`` is its digest in hex."""
+    """One version as a safetensors file in memory; ``sha256`` is its digest in hex.
+
+    The receiver keeps those with ``keep_as_base``. Those with ``base`` are an adapter for these kept weights.
+    """
 
     version: int
     blob: bytes
     sha256: str
+    keep_as_base: bool = False
+    base: "PackedWeights | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +42,17 @@ class WeightUpdate:
     sha256: str
 
 
-def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWeights:
+def pack_weights(tensors: Mapping[str, torch.Tensor], version: int, *, keep_as_base: bool = False) -> PackedWeights:
     """Copy tensors, wherever they are, into one file in memory."""
-    blob = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest())
+    blob = _file(tensors)
+    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest(), keep_as_base)
+
+
+def pack_adapter(tensors: Mapping[str, torch.Tensor], version: int, base: PackedWeights) -> PackedWeights:
+    """As ``pack_weights`` for an adapter, named as ``WeightHeader.base_sha256`` says, that goes on ``base``."""
+    # The digest must tell the same adapter on other weights apart.
+    blob = _file(tensors, {"base_sha256": base.sha256})
+    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest(), base=base)
 
 
 def send_packed(address: str, weights: PackedWeights, *, service: str, force: bool) -> weights_pb2.LoadWeightsResponse:
@@ -50,7 +62,12 @@ def send_packed(address: str, weights: PackedWeights, *, service: str, force: bo
     ``ServiceError``.
     """
     header = weights_pb2.WeightHeader(
-        version=weights.version, size=len(weights.blob), sha256=weights.sha256, force=force
+        version=weights.version,
+        size=len(weights.blob),
+        sha256=weights.sha256,
+        force=force,
+        keep_as_base=weights.keep_as_base,
+        base_sha256="" if weights.base is None else weights.base.sha256,
     )
     with explained(f"{service} weight", address), connect(address) as channel:
         stub = weights_pb2_grpc.WeightServiceStub(channel)
@@ -70,6 +87,12 @@ def send_weights(
     weights = pack_weights(tensors, version)
     send_packed(address, weights, service=service, force=force)
     return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
+
+
+def _file(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
+    )
 
 
 def _parts(header: weights_pb2.WeightHeader, blob: bytes) -> Iterator[weights_pb2.LoadWeightsRequest]:

@@ -24,7 +24,7 @@ from charter.v1 import (
     run_pb2,
     types_pb2,
 )
-from charter.weights.sender import WeightUpdate, pack_weights
+from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.worker import metrics
 from charter.worker.errors import RunError
 from charter.worker.preference_client import PreferenceClient, scores_of
@@ -62,6 +62,8 @@ class Services:
     def __init__(self, addresses: run_pb2.ServiceAddresses, reporter: Reporter) -> None:
         self.addresses = addresses
         policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
+        # What LoRA adapters are for, once there are some.
+        self._base: PackedWeights | None = None
         self._policies = Replicas("policy", policies, "charter.v1.PolicyService", reporter)
         judges = [(address, "") for address in (addresses.judge, *addresses.judge_replicas)]
         self._judges = Replicas("judge", judges, "charter.v1.JudgeService", reporter)
@@ -227,10 +229,28 @@ class Services:
         costs = [_tokens(*(message.content for message in prompt), answer) for prompt, answer in items]
         return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
 
-    def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
-        """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""
+    def send_policy(
+        self, tensors: Mapping[str, torch.Tensor], version: int, *, adapters_follow: bool = False
+    ) -> WeightUpdate:
+        """Serve weights on every replica of the policy: on all that can be reached now, on others when they can.
+
+        With ``adapters_follow`` they keep them for ``send_policy_adapter``.
+        """
         start = time.monotonic()
-        weights = pack_weights(tensors, version)
+        weights = pack_weights(tensors, version, keep_as_base=adapters_follow)
+        if adapters_follow:
+            self._base = weights
+        self._policies.serve(weights)
+        return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
+
+    def send_policy_adapter(
+        self, adapter: Mapping[str, torch.Tensor], version: int, base: Mapping[str, torch.Tensor], base_version: int
+    ) -> WeightUpdate:
+        """As ``send_policy``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
+        start = time.monotonic()
+        if self._base is None:
+            self._base = pack_weights(base, base_version, keep_as_base=True)
+        weights = pack_adapter(adapter, version, self._base)
         self._policies.serve(weights)
         return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
@@ -246,13 +266,12 @@ class Services:
 def _check_versions(replica: Replica, sample: policy_pb2.Sample, version: int) -> None:
     """Note the age of a sample's tokens. Raises ``RunError`` when another version than ``version`` wrote some."""
     for span in sample.version_spans:
+        metrics.TOKEN_AGE.observe(abs(version - span.weight_version))
         if span.weight_version != version:
             raise RunError(
                 f"the policy service at {replica.address.main} answered with weight version [{span.weight_version}], "
                 f"this run is at {version}: something else sends weights to it. Stop that, then resume the run"
             )
-        for _ in range(span.start, span.end):
-            metrics.TOKEN_AGE.observe(version - span.weight_version)
 
 
 def _tokens(*texts: str) -> int:

@@ -60,7 +60,7 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
 @contextmanager
 def lora_off(model: nn.Module) -> Iterator[None]:
     """Inside the block the model is the one that it was before it learned."""
-    adapters = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    adapters = [adapter for _, adapter in _adapters(model)]
     for adapter in adapters:
         adapter.on = False
     try:
@@ -70,25 +70,34 @@ def lora_off(model: nn.Module) -> Iterator[None]:
             adapter.on = True
 
 
-def merged_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model by name as if it had no adapters, what they learned added to its layers.
+def frozen_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model by name as they were before adapters were put into it.
 
     Args:
         model: with or without adapters.
         tensors: the model's, by name.
     """
-    adapters = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-    plain: dict[str, Tensor] = {}
+    adapters = dict(_adapters(model))
+    frozen: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".")
-        if owner in adapters:
-            continue
-        layer = owner.removesuffix(".base")
-        if layer in adapters and owner.endswith(".base"):
-            plain[f"{layer}.{leaf}"] = adapters[layer].merged() if leaf == "weight" else tensor
-        else:
-            plain[name] = tensor
-    return plain
+        if owner not in adapters:
+            layer = owner.removesuffix(".base")
+            frozen[f"{layer}.{leaf}" if layer in adapters else name] = tensor
+    return frozen
+
+
+@torch.no_grad()
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters as they travel: of each layer L matrices A [rank, in] and B [out, rank], whose product B A is added.
+
+    Named as in ``WeightHeader.base_sha256``; empty for a model without adapters.
+    """
+    tensors = {}
+    for name, adapter in _adapters(model):
+        tensors[f"{name}.lora_A.weight"] = adapter.down.detach()
+        tensors[f"{name}.lora_B.weight"] = _SCALE * adapter.up
+    return tensors
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -98,3 +107,7 @@ def merge_lora(model: nn.Module) -> None:
             if isinstance(child, LoraLinear):
                 child.base.weight.data = child.merged()
                 setattr(module, name, child.base)
+
+
+def _adapters(model: nn.Module) -> list[tuple[str, LoraLinear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLinear)]

@@ -105,7 +105,8 @@ REASSIGNED = Counter(
 )
 TOKEN_AGE = Histogram(
     "charter_worker_token_age_versions",
-    "Weight versions between the one that wrote an answer token and the one that is trained.",
+    "Weight versions between the one that wrote tokens and the one that was asked for; counted once for each version "
+    "in an answer. More than 0 ends the run.",
     buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16),
 )
 CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.", ["run"])

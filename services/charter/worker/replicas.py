@@ -144,6 +144,8 @@ class Replicas:
         with self.changed:
             self._weights, self._sending = weights, copy_context()
             self._sent.add((weights.version, weights.sha256))
+            if weights.base is not None:
+                self._sent.add((weights.base.version, weights.base.sha256))
             for replica in self._replicas.values():
                 replica.ready = False
                 replica.wake.set()
@@ -209,7 +211,7 @@ class Replicas:
         """
 
         def check(replica: Replica) -> None:
-            held = self._held(replica)
+            held, _ = self._held(replica)
             if held not in self._sent:
                 with self.changed:
                     self._out(replica, f"the {self.service} service at {replica.address.main} has restarted.")
@@ -276,15 +278,19 @@ class Replicas:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
         weights = self._weights
         if self._takes_weights:
-            held = self._held(replica)
+            held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
                 if replica.ours:
                     self._require_own(replica, held)
                 with self.changed:
                     replica.problem = ""
-                self._sending.copy().run(
-                    send_packed, replica.address.control, weights, service=self.service, force=True
-                )
+                missing = [weights]
+                if weights.base is not None and base != weights.base.sha256:
+                    missing = [weights.base, weights]
+                for one in missing:
+                    self._sending.copy().run(
+                        send_packed, replica.address.control, one, service=self.service, force=True
+                    )
             replica.ours = weights is not None
         # A fresh channel: a used one waits longer and longer before it looks for a server again.
         with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
@@ -303,14 +309,15 @@ class Replicas:
             self._count()
             self.changed.notify_all()
 
-    def _held(self, replica: Replica) -> tuple[int, str]:
+    def _held(self, replica: Replica) -> tuple[tuple[int, str], str]:
+        """Version and digest that a replica serves, and the digest of what it keeps for adapters."""
         address = replica.address.control
         with explained(f"{self.service} weight", address), connect(address) as channel:
             stub = weights_pb2_grpc.WeightServiceStub(channel)
-            info = stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK).model
+            found = stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
         with self.changed:
-            replica.info = info
-        return info.weight_version, info.weight_digest
+            replica.info = found.model
+        return (found.model.weight_version, found.model.weight_digest), found.base_sha256
 
     def _require_own(self, replica: Replica, held: tuple[int, str]) -> None:
         """Raise unless a replica that this run sends weights to holds its weights, or none because it restarted."""

@@ -14,7 +14,7 @@ from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
-from charter.worker.served import policy_serves, serve_policy
+from charter.worker.served import policy_serves, serve_starting_policy
 from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import sample_held_out
 from charter.worker.stages.evaluate import evaluate
@@ -70,7 +70,7 @@ def _serve_starting_policy(run: Run) -> None:
     if run.artifacts.answers("before").exists() or policy_serves(run, STARTING_VERSION):
         return
     model = LanguageModel.load(run.spec.policy.model, run.device)
-    serve_policy(run, named_tensors(model.model), STARTING_VERSION)
+    serve_starting_policy(run, named_tensors(model.model))
 
 
 def _seed_everything(seed: int) -> None:

@@ -3,17 +3,34 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
-from charter.worker.context import Run
+from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
+from charter.worker.lora import adapter_tensors, frozen_tensors
+from charter.worker.models import named_tensors
 
 
-def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int) -> float:
-    """Serve weights on every replica of the policy, whatever they serve; returns the seconds it took."""
-    return _remember(run, "policy", run.services.send_policy(tensors, version))
+def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
+    """Serve what the run starts from, as ``serve_policy``; with LoRA the replicas keep it for the adapters."""
+    adapters_follow = run.spec.ppo.HasField("lora_rank")
+    update = run.services.send_policy(tensors, STARTING_VERSION, adapters_follow=adapters_follow)
+    return _remember(run, "policy", update)
+
+
+def serve_policy(run: Run, model: nn.Module, version: int) -> float:
+    """Serve a policy on every replica, whatever they serve; of one with LoRA adapters only these travel.
+
+    Returns the seconds it took.
+    """
+    tensors = frozen_tensors(model, named_tensors(model))
+    if adapter := adapter_tensors(model):
+        update = run.services.send_policy_adapter(adapter, version, tensors, STARTING_VERSION)
+    else:
+        update = run.services.send_policy(tensors, version)
+    return _remember(run, "policy", update)
 
 
 def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:

@@ -1,4 +1,4 @@
-"""vLLM through our gRPC service against vLLM called in process, and its log-probs against the trainer's, in one run.
+"""vLLM through our gRPC service against vLLM called in process, in one run.
 
     python -m tests.benchmarks.engines.service --model FOLDER [--dtype float32] [--rounds 3]
 
@@ -14,16 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from charter.inference.engine import ChatMessage, Prompt, Sampling
 from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.lifecycle import Listen, serving
 from charter.rpc.messages import proto_messages
-from charter.rpc.tensors import from_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc
-from charter.worker.batches import single
-from charter.worker.models import LanguageModel
 from rich.console import Console
 
 from tests.benchmarks.engines.prompts import REQUESTS
@@ -42,8 +38,8 @@ async def in_process(room: PolicyRoom, new_tokens: int, seed: int) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def over_grpc(address: str, new_tokens: int, seed: int) -> tuple[float, list[policy_pb2.Sample]]:
-    """Tokens per second through the service, and the samples."""
+def over_grpc(address: str, new_tokens: int, seed: int) -> float:
+    """Tokens per second through the service."""
     request = policy_pb2.GenerateRequest(
         prompts=[policy_pb2.GenerationPrompt(messages=proto_messages(messages)) for messages in MESSAGES],
         sampling=policy_pb2.SamplingParameters(max_new_tokens=new_tokens, seed=seed),
@@ -52,22 +48,11 @@ def over_grpc(address: str, new_tokens: int, seed: int) -> tuple[float, list[pol
         start = time.perf_counter()
         samples = [one.sample for one in policy_pb2_grpc.PolicyServiceStub(channel).Generate(request, timeout=BATCH)]
         seconds = time.perf_counter() - start
-    return sum(len(sample.token_ids) for sample in samples) / seconds, samples
-
-
-@torch.no_grad()
-def differences(model: LanguageModel, samples: list[policy_pb2.Sample]) -> torch.Tensor:
-    """Trainer's log-prob minus the sampler's for every token, float32 [tokens]."""
-    found = []
-    for sample in samples:
-        prompt, answer = list(sample.prompt_token_ids), list(sample.token_ids)
-        ours = model.logprobs(single(prompt, answer, torch.device("cpu")), 1.0)
-        found.append(ours - torch.from_numpy(from_tensor(sample.logprobs).copy()))
-    return torch.cat(found)
+    return sum(len(sample.token_ids) for sample in samples) / seconds
 
 
 async def run(model: str, dtype: str, rounds: int, new_tokens: int) -> None:
-    """Start the service, take turns, compare."""
+    """Start the service, take turns."""
     settings = {"dtype": dtype, "kv_cache_gib": 0.5, "max_context_tokens": 1024}
     with tempfile.TemporaryDirectory() as staging:
         room = build(PolicyConfig(model, Path(staging), "vllm", settings))
@@ -76,23 +61,14 @@ async def run(model: str, dtype: str, rounds: int, new_tokens: int) -> None:
             CONSOLE.print(f"started in {time.perf_counter() - start:.0f} s")
             await in_process(room, 4, 0)
             ratios = []
-            samples: list[policy_pb2.Sample] = []
             for seed in range(1, rounds + 1):
                 alone = await in_process(room, new_tokens, seed)
-                served, more = await asyncio.to_thread(over_grpc, addresses.main, new_tokens, seed)
-                samples += more
+                served = await asyncio.to_thread(over_grpc, addresses.main, new_tokens, seed)
                 ratios.append(served / alone)
                 CONSOLE.print(f"in process {alone:.1f}, over gRPC {served:.1f} tokens/s: {ratios[-1]:.3f}")
     CONSOLE.print(
         f"gRPC / in process: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
-    )
-    difference = differences(LanguageModel.load(model, torch.device("cpu")), samples)
-    size, ratio = difference.abs(), difference.exp()
-    CONSOLE.print(
-        f"trainer float32 against vLLM {dtype}, {len(size)} tokens, nats: mean {size.mean():.2e}, "
-        f"p99 {size.quantile(0.99):.2e}, max {size.max():.2e}; importance ratio mean {ratio.mean():.6f}, "
-        f"{ratio.min():.6f} to {ratio.max():.6f}"
     )
 
 

@@ -9,7 +9,7 @@ from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.models import LanguageModel, named_tensors
+from charter.worker.models import LanguageModel
 from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
 from charter.worker.served import policy_serves, serve_policy
@@ -26,7 +26,7 @@ def evaluate(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
         version = run.artifacts.record["policy_version"]
         if not policy_serves(run, version):
-            serve_policy(run, named_tensors(LanguageModel.load(run.artifacts.policy, run.device).model), version)
+            serve_policy(run, LanguageModel.load(run.artifacts.policy, run.device).model, version)
         before = sample_held_out(run, "before", STARTING_VERSION)
         after = sample_held_out(run, "after", version)
         prompts = held_out_prompts(run)

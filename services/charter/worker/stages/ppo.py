@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from charter.evaluation.samples import extremes, step_to_line
@@ -19,8 +18,8 @@ from charter.worker.artifacts import append_line
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
-from charter.worker.lora import add_lora, merge_lora, merged_tensors
-from charter.worker.models import Critic, LanguageModel, named_tensors
+from charter.worker.lora import add_lora, merge_lora
+from charter.worker.models import Critic, LanguageModel
 from charter.worker.overoptimisation import best, parted
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
@@ -97,7 +96,7 @@ def _resume(run: Run, learner: Learner) -> Progress:
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
-        serve_policy(run, _plain_tensors(learner), progress.weight_version)
+        serve_policy(run, learner.actor.model, progress.weight_version)
     probe_policy(run, learner.actor, progress.weight_version)
     return progress
 
@@ -127,7 +126,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
         with traced("send weights"):
-            serve_policy(run, _plain_tensors(learner), version)
+            serve_policy(run, learner.actor.model, version)
             numbers |= probe_policy(run, learner.actor, version)
     clock.lap("weight_sync_seconds")
 
@@ -221,11 +220,6 @@ def _save(run: Run, learner: Learner, progress: Progress) -> None:
         path = checkpoint.save(run.artifacts.checkpoints, learner, progress, run.spec.checkpoints.keep)
     metrics.CHECKPOINT_SECONDS.labels(run.id).set(time.monotonic() - start)
     metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
-
-
-def _plain_tensors(learner: Learner) -> dict[str, Tensor]:
-    """The policy's tensors by the names that every engine knows."""
-    return merged_tensors(learner.actor.model, named_tensors(learner.actor.model))
 
 
 def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
