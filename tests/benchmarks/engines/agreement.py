@@ -3,7 +3,7 @@
     python -m tests.benchmarks.engines.agreement --model FOLDER [--new-tokens 64]
 
 vLLM samples answers in each type; the trainer computes the log-probs of their tokens with its weights in float32 and
-its matrix products in each type, as `ppo.precision` sets them. The ratio is what PPO's importance correction is made of:
+its matrix products in each type, as `ppo.precision` sets them. PPO's importance correction is made of the ratio
 exp(trainer's log-prob - sampler's) of each token.
 """
 
