@@ -17,7 +17,8 @@ def merged(folder: Path, base: dict[str, Tensor], adapter: dict[str, Tensor]) ->
     save_file(adapter, folder / "adapter.safetensors", {"base_sha256": "0" * 64})
     with (folder / "base.safetensors").open("rb") as file:
         merge_adapter(file, folder / "adapter.safetensors", folder / "merged.safetensors")
-    return load_file(folder / "merged.safetensors")
+    found: dict[str, Tensor] = load_file(folder / "merged.safetensors")
+    return found
 
 
 def base_tensors(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -45,8 +46,8 @@ def test_the_product_is_added_and_all_else_stays(tmp_path: Path, dtype: torch.dt
         sums = [value + sum(up[row][r] * down[r][column] for r in range(RANK)) for column, value in enumerate(values)]
         # Rounded once, to the type of the base.
         expected = torch.tensor(sums, dtype=torch.float64)
-        tolerance = {"rtol": torch.finfo(dtype).eps if dtype != torch.float64 else 1e-6, "atol": 1e-6}
-        torch.testing.assert_close(found["one.weight"][row].double(), expected, **tolerance)
+        rtol = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-6
+        torch.testing.assert_close(found["one.weight"][row].double(), expected, rtol=rtol, atol=1e-6)
 
 
 @pytest.mark.parametrize(

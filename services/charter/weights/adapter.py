@@ -41,7 +41,7 @@ def merge_adapter(base: BinaryIO, adapter: Path, into: Path) -> None:
                     held = torch.frombuffer(bytearray(whole[first:last]), dtype=_DTYPES[entry["dtype"]])
                     product = _wide(thin.get_tensor(layer + _UP)) @ _wide(thin.get_tensor(layer + _DOWN))
                     joined = (_wide(held).view(entry["shape"]) + product).to(held.dtype)
-                    file.write(joined.contiguous().view(torch.uint8).numpy())
+                    file.write(joined.contiguous().view(torch.uint8).numpy().tobytes())
                 else:
                     file.write(whole[first:last])
 
