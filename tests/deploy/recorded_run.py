@@ -33,9 +33,10 @@ from tests.tiny import make_tiny_model
 CALL_SECONDS = 60.0
 # Generous, because a test machine may be busy.
 WAIT_SECONDS = 120.0
-# What a query sees of the run: seconds between scrapes, and what Grafana would put for $__rate_interval.
+# What a query sees of the run: seconds between scrapes and between two points of a query, $__interval,
+# and what Grafana would put for $__rate_interval.
 SCRAPE_SECONDS = 1
-INTERVAL = "15s"
+RATE_INTERVAL = "15s"
 PICTURED_STEPS = 80
 
 
@@ -80,8 +81,7 @@ class Recorded:
 
 def filled(expr: str) -> str:
     """A query with what Grafana puts for its variables when everything is chosen."""
-    for name in ("$__rate_interval", "$__interval"):
-        expr = expr.replace(name, INTERVAL)
+    expr = expr.replace("$__rate_interval", RATE_INTERVAL).replace("$__interval", f"{SCRAPE_SECONDS}s")
     for name in ("$namespace", "$run", "$model"):
         expr = expr.replace(name, ".*")
     return expr
