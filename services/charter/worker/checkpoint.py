@@ -27,7 +27,9 @@ from charter.worker.errors import RunError
 from charter.worker.formulas import Moments
 from charter.worker.models import copy_tensors, named_tensors
 from charter.worker.overoptimisation import Measurement
+from charter.worker.rollouts import Batch
 from charter.worker.step import Controls
+from charter.worker.unconsumed import read_batches, write_batches
 from charter.worker.update import Learner
 
 logger = logging.getLogger("charter.worker")
@@ -35,6 +37,7 @@ logger = logging.getLogger("charter.worker")
 _COMPLETE = "COMPLETE"
 _STATE = "state.json"
 _TORCH_RNG = "torch_rng.safetensors"
+_UNCONSUMED = "unconsumed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,11 @@ class Progress:
     measured: tuple[Measurement, ...] = ()
 
 
-def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
+def save(folder: Path, learner: Learner, progress: Progress, unconsumed: Mapping[int, Batch], keep: int) -> Path:
     """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
 
-    Raises ``RunError`` when it cannot be written (disk full); older checkpoints are untouched then.
+    ``unconsumed`` are answers of coming steps, by step, that older weights may have written. Raises ``RunError`` when
+    the checkpoint cannot be written (disk full); older ones are untouched then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
@@ -71,6 +75,7 @@ def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         _write(temporary / _TORCH_RNG, {"state": torch.get_rng_state()})
         state = {"progress": asdict(progress), "optimizer_steps": steps, "rng": _python_rng()}
         (temporary / _STATE).write_text(json.dumps(state))
+        write_batches(temporary / _UNCONSUMED, unconsumed)
         for file in temporary.iterdir():
             _sync(file)
         digests = _digests(temporary)
@@ -145,6 +150,11 @@ def restore(path: Path, learner: Learner) -> None:
     random.setstate((version, tuple(numbers), gaussian))
     kind, keys, position, has_gaussian, cached = state["rng"]["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gaussian, cached))
+
+
+def unconsumed(path: Path) -> dict[int, Batch]:
+    """A checkpoint's answers of coming steps, by step."""
+    return read_batches(path / _UNCONSUMED)
 
 
 def _progress(state: dict[str, Any]) -> Progress:

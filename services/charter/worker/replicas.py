@@ -25,7 +25,7 @@ from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
-from charter.worker.errors import RunError
+from charter.worker.errors import Cancelled, RunError
 from charter.worker.reporter import Reporter
 
 T = TypeVar("T")
@@ -160,15 +160,27 @@ class Replicas:
                 self.ready()
                 self.changed.wait(left)
 
-    def serves(self, version: int) -> bool:
-        """Whether these replicas were given ``version`` last, by this process."""
-        return self._weights is not None and self._weights.version == version
+    @property
+    def version(self) -> int | None:
+        """What this process has sent last; None before that."""
+        return self._weights.version if self._weights is not None else None
 
-    def wait_ready(self) -> None:
-        """Return when a replica is ready. Says every few seconds what it waits for; raises ``Cancelled``."""
+    def break_off(self, event: threading.Event) -> None:
+        """Set the event that a ``spread`` or a ``wait_ready`` on another thread was given, and wake it up."""
+        with self.changed:
+            event.set()
+            self.changed.notify_all()
+
+    def wait_ready(self, broken_off: threading.Event | None = None) -> None:
+        """Return when a replica is ready. Says every few seconds what it waits for.
+
+        Raises ``Cancelled`` when asked to stop, and after ``break_off(broken_off)``.
+        """
         say_at, pause = time.monotonic() + 1.0, 1.0
         while True:
             with self.changed:
+                if broken_off is not None and broken_off.is_set():
+                    raise Cancelled
                 if self.ready():
                     return
                 self.changed.wait(1.0)
