@@ -37,7 +37,7 @@ WAIT_SECONDS = 120.0
 # and what Grafana would put for $__rate_interval.
 SCRAPE_SECONDS = 1
 RATE_INTERVAL = "15s"
-PICTURED_STEPS = 80
+PICTURED_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         started: Any = {}
         try:
-            begin = time.time()
             started = _charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
             prometheus = started["prometheus"]["address"]
             _scrape_often(folder / "home", started)
             pages = dict.fromkeys((*DEFAULTS, "worker"), "")
+            begin = time.time()
             run = _charter("run", str(spec), "--detach")["id"]
             while _charter("runs", "show", run)["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
                 for name in pages:
