@@ -29,8 +29,8 @@ COLUMNS, GRAPH, NUMBER = 6, 2, 1
 WIDTH, GRAPH_HEIGHT, NUMBER_HEIGHT, HEADING_HEIGHT = 2.4, 2.7, 1.2, 0.3
 MOST_IN_LEGEND = 5
 NUMBERS = ("stat", "now")
-# What Grafana writes for its own names of units; a word of ours it writes as it is.
-GRAFANA_UNITS = {"cps": "c/s", "reqps": "req/s"}
+# What Grafana writes for its own name of a unit; a word of ours it writes as it is.
+GRAFANA_UNITS = {"reqps": "req/s"}
 BYTES = ("B", "KiB", "MiB", "GiB")
 # Name of a series, then its points: Unix seconds and values.
 Series = tuple[str, list[float], list[float]]

@@ -130,7 +130,7 @@ WEIGHTS = (
     ),
     Panel(
         "Work given to another replica",
-        "cps",
+        "items/s",
         "Prompts and pairs, by why. It should be near 0: failed ones point to a replica that is ill, slow ones to "
         "one that is loaded.",
         (Query(per_second("charter_worker_reassigned_total", "service, reason"), "{{service}} {{reason}}"),),
