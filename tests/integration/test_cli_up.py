@@ -96,7 +96,10 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     done = charter.as_json("run", str(spec))
     assert done["state"] == "RUN_STATE_SUCCEEDED"
     assert (Path(done["artifacts"]) / "report.html").is_file()
-    assert charter.as_json("status")["policy"]["weight_version"] > 0
+    served = charter.as_json("status")["policy"]
+    sent = json.loads((Path(done["artifacts"]) / "run.json").read_text())["served"]["policy"]
+    assert served["weight_version"] > 0
+    assert (served["weight_version"], served["weight_digest"]) == (sent["version"], sent["digest"])
     assert charter.as_json("generate", "Hello", "--max-new-tokens", "4")[0]["tokens"] > 0
 
     other = spec.with_name("other.yaml")
