@@ -1,7 +1,6 @@
 """`charter up --monitoring` starts Prometheus and Grafana, wired to the services; stand-ins take their places."""
 
 import json
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from charter.cli.monitoring import GRAFANA_PORT, PROMETHEUS_PORT, start_monitori
 from charter.cli.services import DEFAULTS, started
 from rich.console import Console
 from typer import Exit
+
+from tests.ports import free_offset
 
 # Answers every request at the address that it is given as the real program would be, and writes down its environment.
 STAND_IN = f"""#!{sys.executable}
@@ -47,21 +48,9 @@ def install(folder: Path, *names: str) -> None:
         (folder / name).chmod(0o755)
 
 
-def free_offset() -> int:
-    for offset in range(3000, 20_000, 37):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", PROMETHEUS_PORT + offset))
-                other.bind(("127.0.0.1", GRAFANA_PORT + offset))
-            except OSError:
-                continue
-        return offset
-    raise RuntimeError("no free ports")
-
-
 def test_grafana_finds_prometheus_and_the_dashboards(programs: Path) -> None:
     install(programs, "prometheus", "grafana")
-    offset = free_offset()
+    offset = free_offset([PROMETHEUS_PORT, GRAFANA_PORT])
     start_monitoring(offset, Console(quiet=True))
     environment = json.loads((programs / "grafana.json").read_text())
     provisioning = Path(environment["GF_PATHS_PROVISIONING"])
@@ -84,6 +73,6 @@ def test_grafana_may_be_missing_but_not_prometheus(programs: Path, capsys: pytes
         start_monitoring(0, Console(quiet=True))
     assert "apt-get install prometheus" in capsys.readouterr().err
     install(programs, "prometheus")
-    start_monitoring(free_offset(), Console())
+    start_monitoring(free_offset([PROMETHEUS_PORT]), Console())
     assert "charter top" in capsys.readouterr().out
     assert set(started()) == {"prometheus"}
