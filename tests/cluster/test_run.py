@@ -66,7 +66,8 @@ def spec(tmp_path: Path) -> Path:
     """A run of a few minutes: its prompts are files of this machine."""
     for name in ("train", "held_out"):
         prompts = [
-            {"id": f"{name}-{index}", "prompt": f"Say something about the number {index}."} for index in range(16)
+            {"id": f"{name}-{index}", "prompt": f"Say something about the {name} number {index}."}
+            for index in range(16)
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     file = tmp_path / "run.yaml"
