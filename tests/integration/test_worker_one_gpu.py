@@ -1,4 +1,4 @@
-"""Runs in which the services sleep while the worker computes. On a CPU no memory moves; whose turn it is is the same."""
+"""Runs in which the services sleep while the worker computes. On a CPU no memory moves; the turns are the same."""
 
 import signal
 from collections.abc import Iterator
