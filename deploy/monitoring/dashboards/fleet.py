@@ -12,8 +12,8 @@ PROCESSES = (
     Panel(
         "Ready",
         "none",
-        "1 for each service that answers calls. A 0 for ten minutes raises an alert, unless the service is asleep because "
-        "a run trains on its GPU.",
+        "1 for each service that answers calls. A 0 for ten minutes raises an alert, unless the service is asleep "
+        "because a run trains on its GPU.",
         (
             Query(here("charter_serving"), "{{service}} {{instance}}"),
             Query(here("charter_asleep"), "asleep {{service}} {{instance}}"),
