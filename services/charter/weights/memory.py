@@ -1,6 +1,7 @@
 """MemoryService: lends the GPU memory of what serves to a worker that shares its GPU."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -13,6 +14,8 @@ from charter.rpc.errors import StatusError
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import memory_pb2, memory_pb2_grpc
+
+logger = logging.getLogger("charter.weights")
 
 ASLEEP = Gauge("charter_asleep", "1 while a worker has the service's GPU memory, else 0.", ["service"])
 
@@ -73,6 +76,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             raise
         self._asleep = True
         self._metric.set(1)
+        logger.info("sleeping: a worker has the GPU")
 
     async def _wake_up(self) -> None:
         await self._sleeper.wake()
@@ -80,6 +84,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         self._metric.set(0)
         self._gate.open()
         await self._readiness.release()
+        logger.info("awake")
 
 
 async def _whole(change: Coroutine[Any, Any, None]) -> None:
