@@ -153,16 +153,24 @@ def test_what_a_forward_pass_keeps(tiny_model: Path, low: bool, checkpointed: bo
     assert planned <= 1.25 * found
 
 
-def test_a_large_gpu_holds_everything_a_smaller_one_needs_turns() -> None:
+def test_the_arrangement_is_the_first_that_fits() -> None:
     spec = spec_of(ppo={"lora_rank": 16}, preference_model={"lora_rank": 16})
-    found = {gib: plan(spec, SIZES, gib * GIB) for gib in (200, 110, 80, 60)}
-    assert [run_pb2.GpuSharing.Name(one.sharing).removeprefix("GPU_SHARING_") for one in found.values()] == [
-        "TOGETHER",
-        "SERVERS_SLEEP",
-        "TAKE_TURNS",
-        "TAKE_TURNS",
+    arrangements = [
+        run_pb2.GPU_SHARING_TOGETHER,
+        run_pb2.GPU_SHARING_SERVERS_SLEEP,
+        run_pb2.GPU_SHARING_TAKE_TURNS,
     ]
-    assert [one.fits for one in found.values()] == [True, True, True, False]
+    peaks = []
+    for sharing in arrangements:
+        spec.services.gpu_sharing = sharing
+        peaks.append(max(plan(spec, SIZES, 80 * GIB).peaks.values()))
+    assert peaks == sorted(peaks, reverse=True)
+    spec.services.gpu_sharing = run_pb2.GPU_SHARING_UNSPECIFIED
+    # A GPU that is just large enough for each, with the share that is not planned with.
+    just_enough = [plan(spec, SIZES, int(peak / 0.95) + 1) for peak in peaks]
+    assert [one.sharing for one in just_enough] == arrangements
+    assert all(one.fits for one in just_enough)
+    assert not plan(spec, SIZES, int(peaks[-1] / 0.95) - 1).fits
 
 
 def test_the_peak_of_turns_is_the_larger_of_both_sides() -> None:
