@@ -11,7 +11,7 @@ from charter.preference import server as preference
 from charter.rpc.errors import ServiceError
 from charter.v1 import run_pb2
 from charter.worker.__main__ import STOPPED
-from charter.worker.errors import RunError
+from charter.worker.errors import SpecError
 from charter.worker.stages.start import check_spec
 from prometheus_client import REGISTRY
 
@@ -125,5 +125,5 @@ def test_a_shared_gpu_has_one_policy(stage: Stage) -> None:
     spec = spec_of(stage, run_pb2.GPU_SHARING_TAKE_TURNS)
     spec.services.policy.append(spec.services.policy[0])
     spec.services.policy_control.append(spec.services.policy_control[0])
-    with pytest.raises(RunError, match="one policy and one judge"):
+    with pytest.raises(SpecError, match="one policy and one judge"):
         check_spec(spec)
