@@ -12,6 +12,8 @@ from charter.cli.services import DEFAULTS
 from charter.trainer.processes import ProcessId
 from typer.testing import CliRunner, Result
 
+from tests.ports import free_offset
+
 ROOT = Path(__file__).resolve().parents[2]
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 
@@ -67,23 +69,7 @@ def spec(tmp_path: Path, tiny_model: Path) -> Path:
 
 @pytest.fixture
 def offset() -> str:
-    """A shift of the ports that leaves all of them free."""
-    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
-    ports = [int(address.rpartition(":")[2]) for address in addresses]
-    for candidate in range(1000, 10_000, 100):
-        if all(_free(port + candidate) for port in ports):
-            return str(candidate)
-    raise RuntimeError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    return str(free_offset())
 
 
 def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
@@ -102,7 +88,10 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     assert stored["gpu_sharing"] == "GPU_SHARING_TAKE_TURNS"
     assert stored["judge_control"] == f"127.0.0.1:{50062 + int(offset)}"
     assert "sleeping" in (charter.home / "logs" / "judge.log").read_text()
-    assert charter.as_json("status")["policy"]["weight_version"] > 0
+    served = charter.as_json("status")["policy"]
+    sent = json.loads((Path(done["artifacts"]) / "run.json").read_text())["served"]["policy"]
+    assert served["weight_version"] > 0
+    assert (served["weight_version"], served["weight_digest"]) == (sent["version"], sent["digest"])
     assert charter.as_json("generate", "Hello", "--max-new-tokens", "4")[0]["tokens"] > 0
 
     other = spec.with_name("other.yaml")

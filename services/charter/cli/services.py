@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
+from charter.spec import defaults
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 
@@ -48,10 +49,10 @@ JUDGE_CONTROL = f"{HOST}:50062"
 
 # Ports of `charter up`; the judge takes no weights and no reports.
 DEFAULTS = {
-    "policy": Endpoint(f"{HOST}:50051", f"{HOST}:50061", f"{HOST}:9091"),
-    "judge": Endpoint(f"{HOST}:50052", "", f"{HOST}:9092"),
-    "preference": Endpoint(f"{HOST}:50053", f"{HOST}:50063", f"{HOST}:9093"),
-    "trainer": Endpoint(f"{HOST}:50054", f"{HOST}:50064", f"{HOST}:9094"),
+    "policy": Endpoint(defaults.POLICY, defaults.POLICY_CONTROL, f"{HOST}:9091"),
+    "judge": Endpoint(defaults.JUDGE, "", f"{HOST}:9092"),
+    "preference": Endpoint(defaults.PREFERENCE, defaults.PREFERENCE_CONTROL, f"{HOST}:9093"),
+    "trainer": Endpoint(defaults.TRAINER, defaults.TRAINER_CONTROL, f"{HOST}:9094"),
 }
 
 
