@@ -14,6 +14,7 @@ import grpc
 from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
 from charter.inference.transformers_engine import TransformersEngine
 from charter.policy.servicer import PolicyServicer
+from charter.rpc.gate import Gate
 from charter.rpc.client_calls import ClientCalls
 from charter.rpc.interceptors import _Call
 
@@ -72,7 +73,7 @@ async def main() -> None:
     begin = time.process_time()
     found = await sample(engine, options.samples, options.tokens)
     sampling = time.process_time() - begin
-    servicer = PolicyServicer(engine, 256)
+    servicer = PolicyServicer(engine, 256, Gate())
     begin = time.process_time()
     for _ in range(REPEATS):
         await account(servicer, found)

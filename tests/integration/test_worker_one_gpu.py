@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from charter.judge import server as judge
@@ -21,7 +22,7 @@ from tests.integration.test_worker_resume import STEPS, assert_equal_to
 from tests.integration.worker_services import Stage, exit_status, write_inputs
 from tests.integration.worker_trainer import listening
 
-SECTIONS = {"ppo": {"steps": STEPS}, "judge": {"labelled_pairs": ""}}
+SECTIONS: dict[str, dict[str, Any]] = {"ppo": {"steps": STEPS}, "judge": {"labelled_pairs": ""}}
 
 
 @pytest.fixture(scope="module")

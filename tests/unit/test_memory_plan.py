@@ -93,7 +93,7 @@ def test_the_cache_of_a_published_model() -> None:
 def state_of(learner: Learner) -> list[Tensor]:
     """Weights of all models and the moments of the optimisers, after a step with gradients of zero."""
     modules = [module for module in (learner.actor, learner.reference, learner.critic) if module is not None]
-    tensors = [parameter for module in modules for parameter in module.parameters()]
+    tensors: list[Tensor] = [parameter for module in modules for parameter in module.parameters()]
     for optimizer in (learner.actor_optimizer, learner.critic_optimizer):
         if optimizer is None:
             continue

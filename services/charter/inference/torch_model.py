@@ -30,8 +30,8 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
 def move(model: nn.Module, device: torch.device) -> None:
     """Move a model, and give the memory that it leaves on a GPU back to other processes."""
     model.to(device)
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    # Does nothing in a process that has not used a GPU.
+    torch.cuda.empty_cache()
 
 
 def max_context_tokens(model: PreTrainedModel) -> int:

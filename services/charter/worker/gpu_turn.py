@@ -40,5 +40,5 @@ def gpu_turn(run: Run, *kept: Movable) -> Iterator[None]:
     finally:
         for part in kept:
             part.to(run.resting_device)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        # Does nothing in a process that has not used a GPU.
+        torch.cuda.empty_cache()
