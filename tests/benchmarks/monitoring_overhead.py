@@ -14,8 +14,8 @@ import grpc
 from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
 from charter.inference.transformers_engine import TransformersEngine
 from charter.policy.servicer import PolicyServicer
-from charter.rpc.gate import Gate
 from charter.rpc.client_calls import ClientCalls
+from charter.rpc.gate import Gate
 from charter.rpc.interceptors import _Call
 
 REPEATS = 2000
