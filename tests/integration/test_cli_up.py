@@ -73,6 +73,8 @@ def offset() -> str:
 
 
 def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
+    # Without a GPU nothing is planned, but the services sleep when they are told to.
+    spec.write_text(f"{spec.read_text()}services: {{gpu_sharing: take_turns}}\n")
     up = charter("up", str(spec), "--port-offset", offset)
     assert up.exit_code == 0, up.stderr + up.stdout
     assert "All services are serving" in up.stdout
@@ -82,6 +84,10 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     done = charter.as_json("run", str(spec))
     assert done["state"] == "RUN_STATE_SUCCEEDED"
     assert (Path(done["artifacts"]) / "report.html").is_file()
+    stored = json.loads((Path(done["artifacts"]) / "spec.json").read_text())["services"]
+    assert stored["gpu_sharing"] == "GPU_SHARING_TAKE_TURNS"
+    assert stored["judge_control"] == f"127.0.0.1:{50062 + int(offset)}"
+    assert "sleeping" in (charter.home / "logs" / "judge.log").read_text()
     served = charter.as_json("status")["policy"]
     sent = json.loads((Path(done["artifacts"]) / "run.json").read_text())["served"]["policy"]
     assert served["weight_version"] > 0

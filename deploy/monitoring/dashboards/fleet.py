@@ -12,7 +12,8 @@ PROCESSES = (
     Panel(
         "Ready",
         "none",
-        "1 for each service that answers calls. A 0 for ten minutes raises an alert.",
+        "1 for each service that answers calls. A 0 for ten minutes raises an alert, unless the service sleeps while a "
+        "run trains on its GPU.",
         (Query(here("charter_serving"), "{{service}} {{instance}}"),),
         "now",
         least=1,
