@@ -14,6 +14,7 @@ from contextvars import copy_context
 from charter.rpc.tracing import traced
 from charter.worker import rollouts
 from charter.worker.checkpoint import Progress
+from charter.worker.clients import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import TaskPrompt, take
 from charter.worker.rollouts import Batch
@@ -44,6 +45,8 @@ class Ahead:
 
     def __init__(self, run: Run, sampled: Mapping[int, Batch]) -> None:
         self._run = run
+        # Services that sleep while the worker learns cannot sample meanwhile.
+        self._staleness = 0 if servers_sleep(run.spec.services) else run.spec.ppo.max_staleness
         # Most engines exchange weights between two batches of their own. A batch of ours that is on its way then would
         # be written by two versions, parted by chance, and a resumed run could not repeat it. vLLM exchanges them in
         # the middle of answers and never repeats bit by bit.
@@ -57,10 +60,9 @@ class Ahead:
 
     def admit(self, progress: Progress) -> None:
         """Begin every batch that may be begun now that the weights of ``progress`` are served; forget used ones."""
-        spec = self._run.spec.ppo
         for step in [step for step in self._batches if step < progress.step]:
             del self._batches[step]
-        for step in range(progress.step, min(progress.step + spec.max_staleness + 1, spec.steps)):
+        for step in range(progress.step, min(progress.step + self._staleness + 1, self._run.spec.ppo.steps)):
             if step not in self._batches:
                 prompts = prompts_of(self._run, progress, step)
                 # Part of the present step's trace: it is then that the services do it.

@@ -18,8 +18,10 @@ from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import append_line
 from charter.worker.batches import Episodes
 from charter.worker.checkpoint import Progress
+from charter.worker.clients import servers_sleep
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.lora import add_lora, merge_lora
 from charter.worker.models import Critic, LanguageModel
 from charter.worker.overoptimisation import best, parted
@@ -52,10 +54,10 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
     while progress.step < run.spec.ppo.steps and not _parted(run, progress):
         with working_on(step=str(progress.step + 1)), traced("ppo.step", run=run.id, step=progress.step + 1):
             try:
-                # Only an attempt's first step finds something to begin.
-                ahead.admit(progress)
                 refresh_preference_model(run, progress.step, progress.weight_version)
                 clock = _Clock(run)
+                # Begun already, but in an attempt's first step and where the services sleep.
+                ahead.admit(progress)
                 scored = _rollout(run, ahead, progress, clock)
             except Cancelled:
                 # Nothing was updated: what was sampled for the step is kept for a resume.
@@ -73,7 +75,9 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
 def make_learner(run: Run) -> Learner:
     """Policy and reference from the starting weights, and the critic if the algorithm needs one."""
     spec, model = run.spec.ppo, run.spec.policy.model
-    actor = LanguageModel.load(model, run.device)
+    # On a GPU that is shared, what is kept between the worker's turns.
+    device = run.resting_device
+    actor = LanguageModel.load(model, device)
     critic = _make_critic(run) if ALGORITHMS[spec.algorithm].needs_critic else None
     if spec.HasField("lora_rank"):
         add_lora(actor.model, spec.lora_rank, run.spec.seed)
@@ -83,7 +87,7 @@ def make_learner(run: Run) -> Learner:
         spec=spec,
         temperature=run.spec.sampling.temperature,
         actor=actor,
-        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, run.device),
+        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, device),
         critic=critic,
         device=run.device,
     )
@@ -93,8 +97,8 @@ def _make_critic(run: Run) -> Critic:
     """From the preference model if there is one that reads the policy's tokens, else from the policy."""
     model = run.spec.policy.model
     if run.needs_preference_model and run.spec.preference_model.model == model:
-        return Critic.from_preference_model(run.artifacts.preference_model, run.device)
-    return Critic.from_policy(model, run.device)
+        return Critic.from_preference_model(run.artifacts.preference_model, run.resting_device)
+    return Critic.from_policy(model, run.resting_device)
 
 
 def _resume(run: Run, learner: Learner) -> tuple[Progress, dict[int, Batch]]:
@@ -156,7 +160,7 @@ def _rollout(run: Run, ahead: Ahead, progress: Progress, clock: "_Clock") -> _Sc
 def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored: _Scored, clock: "_Clock") -> Progress:
     """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
     spec, episodes = run.spec.ppo, scored.episodes
-    with traced("update"):
+    with traced("update"), gpu_turn(run, learner):
         numbers, controls = learn(learner, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
@@ -175,7 +179,8 @@ def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored:
         controls=controls,
         measured=progress.measured,
     )
-    ahead.admit(done)
+    if not servers_sleep(run.spec.services):
+        ahead.admit(done)
     if due(run, done.step):
         run.reporter.report(progress.step, spec.steps, text="the judge compares")
         found = measure(run, learner, done.step, version, scored.preference_version)
