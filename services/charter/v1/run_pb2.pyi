@@ -1114,9 +1114,14 @@ class ServiceAddresses(_message.Message):
     PREFERENCE_FIELD_NUMBER: _builtins.int
     PREFERENCE_CONTROL_FIELD_NUMBER: _builtins.int
     JUDGE_REPLICAS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FOLDER_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
+    weights_folder: _builtins.str
+    """Folder that the worker and the policy's replicas share, by the same path; weights travel through files in it. Empty
+    = they travel over gRPC.
+    """
     @_builtins.property
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replicas of the policy, and their control ports in the same order."""
@@ -1136,10 +1141,11 @@ class ServiceAddresses(_message.Message):
         preference: _builtins.str = ...,
         preference_control: _builtins.str = ...,
         judge_replicas: _abc.Iterable[_builtins.str] | None = ...,
+        weights_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

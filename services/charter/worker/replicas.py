@@ -23,6 +23,7 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
 from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import RunError
@@ -39,6 +40,8 @@ _RESOLVE_SECONDS = 10.0
 _SAY_SECONDS = 10.0
 # Replicas that are still busy with new weights when the first has them get as long again, and at least this.
 _LEAST_GRACE_SECONDS = 1.0
+# Answers that the replica which should have passed weights on may be to blame for.
+_RELAY_FAILED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS)
 # Answers of a replica that no waiting changes.
 _FINAL = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -67,6 +70,8 @@ class Replica:
     # Failed looks since the last one that went well, and failed calls since the last one that did.
     failed_looks: int = 0
     failed_calls: int = 0
+    # Control port of the replica that is to pass the newest weights on to it; empty = the worker sends them itself.
+    relay: str = ""
     # This run has sent it weights, so that weights of others on it are an intrusion.
     ours: bool = False
     gone: bool = False
@@ -146,8 +151,12 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
+            # Adapters are small, and what lies in a shared folder needs nobody to pass it on.
+            whole = weights.base is None and not weights.path
+            well = [one.address.control for one in self._replicas.values() if not one.problem]
+            tree = relays(well) if whole else {}
             for replica in self._replicas.values():
-                replica.ready = False
+                replica.ready, replica.relay = False, tree.get(replica.address.control, "")
                 replica.wake.set()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
@@ -222,21 +231,21 @@ class Replicas:
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: set[ReplicaAddress] = set()
+        listed: dict[ReplicaAddress, None] = {}
         unknown = False
         for main, control in self._addresses:
             try:
-                listed.update(replica_addresses(main, control))
+                listed.update(dict.fromkeys(replica_addresses(main, control)))
             except OSError as error:
                 # A name without ready addresses; what is known stays.
                 unknown = True
                 logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
         with self.changed:
-            for address in sorted(listed - self._replicas.keys()):
+            for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed:
+            for address in set() if unknown else self._replicas.keys() - listed.keys():
                 replica = self._replicas[address]
                 if not replica.ready:
                     replica.gone = True
@@ -276,7 +285,10 @@ class Replicas:
 
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
-        weights = self._weights
+        with self.changed:
+            weights, relay = self._weights, replica.relay
+            # Whatever goes wrong, the next attempt asks nobody else.
+            replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
@@ -288,9 +300,13 @@ class Replicas:
                 if weights.base is not None and base != weights.base.sha256:
                     missing = [weights.base, weights]
                 for one in missing:
-                    self._sending.copy().run(
-                        send_packed, replica.address.control, one, service=self.service, force=True
-                    )
+                    try:
+                        self._sending.copy().run(self._send, replica, one, relay)
+                    except ServiceError:
+                        if weights is self._weights:
+                            raise
+                        # The next weights are there already, and have woken this keeper.
+                        return
             replica.ours = weights is not None
         # A fresh channel: a used one waits longer and longer before it looks for a server again.
         with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
@@ -308,6 +324,20 @@ class Replicas:
             replica.tried, replica.problem, replica.failed_looks = True, "", 0
             self._count()
             self.changed.notify_all()
+
+    def _send(self, replica: Replica, weights: PackedWeights, relay: str) -> None:
+        """Have a replica serve weights; when the one that should pass them on fails, the worker sends them itself."""
+        send = partial(send_packed, replica.address.control, weights, service=self.service, force=True)
+        if not relay:
+            send()
+            return
+        try:
+            send(peer=relay)
+        except ServiceError as error:
+            if error.code not in _RELAY_FAILED:
+                raise
+            logger.warning("sending again without relay", extra={"service": self.service, "reason": str(error)})
+            send()
 
     def _held(self, replica: Replica) -> tuple[tuple[int, str], str]:
         """Version and digest that a replica serves, and the digest of what it keeps for adapters."""
