@@ -62,17 +62,27 @@ class StagedWeights:
 
         size = 0
         with ThreadPoolExecutor(1, thread_name_prefix="stage") as thread:
-            kept = loop.run_in_executor(thread, keep, b"")
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > self._size:
-                    raise StatusError(
-                        grpc.StatusCode.DATA_LOSS, f"more than the {self._size} bytes of the header came from {origin}"
-                    )
-                # One chunk is digested and written while the next one arrives.
-                await self._note(await kept)
-                kept = loop.run_in_executor(thread, keep, chunk)
-            await self._note(await kept)
+
+            async def keep_and_tell(chunk: bytes) -> None:
+                written = await loop.run_in_executor(thread, keep, chunk)
+                async with self._changed:
+                    self._written += written
+                    self._changed.notify_all()
+
+            kept = asyncio.create_task(keep_and_tell(b""))
+            try:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > self._size:
+                        raise StatusError(
+                            grpc.StatusCode.DATA_LOSS,
+                            f"more than the announced {self._size} bytes came from {origin}",
+                        )
+                    # One chunk is digested and written while the next one arrives.
+                    await kept
+                    kept = asyncio.create_task(keep_and_tell(chunk))
+            finally:
+                await kept
         if size != self._size:
             raise StatusError(grpc.StatusCode.DATA_LOSS, f"{size} of {self._size} bytes came from {origin}")
         if digest.hexdigest() != self.sha256:
@@ -80,11 +90,6 @@ class StagedWeights:
                 grpc.StatusCode.DATA_LOSS,
                 f"the sha256 of the bytes from {origin} is not the header's: they were changed",
             )
-
-    async def _note(self, written: int) -> None:
-        async with self._changed:
-            self._written += written
-            self._changed.notify_all()
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         """All bytes, as they come in. Raises ``StatusError`` when no more will come; the reader checks the digest."""
