@@ -1,10 +1,12 @@
 """Sends one version of the weights: packed once, then to as many replicas as want it."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import grpc
 import safetensors.torch
 import torch
 
@@ -13,6 +15,10 @@ from charter.rpc.errors import explained
 from charter.v1 import weights_pb2, weights_pb2_grpc
 from charter.weights.staging import CHUNK_BYTES
 
+logger = logging.getLogger("charter.weights")
+
+# Answers that may be the fault of the replica that should have passed the weights on.
+_PEER_FAILED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS)
 # A transfer that takes longer than this has lost its peer.
 TRANSFER_SECONDS = 1800.0
 
@@ -61,8 +67,8 @@ def send_packed(
     """Have the replica with this control port serve the weights; returns when it does, with what it took.
 
     It reads them from the shared folder if they are there, else from the replica with the control port ``peer`` if that
-    is given, else from this call. ``service`` names it in errors. ``force`` allows a version that is not newer than the
-    served one. Raises ``ServiceError``.
+    is given, else, and where that fails, from this call. ``service`` names it in errors. ``force`` allows a version that
+    is not newer than the served one. Raises ``ServiceError``.
     """
     header = weights_pb2.WeightHeader(
         version=weights.version,
@@ -71,13 +77,24 @@ def send_packed(
         force=force,
         base_sha256="" if weights.base is None else weights.base.sha256,
     )
-    if weights.path:
-        header.path = weights.path
-    elif peer:
-        header.peer = peer
     with explained(f"{service} weight", address), connect(address) as channel:
         stub = weights_pb2_grpc.WeightServiceStub(channel)
-        return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+
+        def send() -> weights_pb2.LoadWeightsResponse:
+            return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+
+        if weights.path:
+            header.path = weights.path
+        elif peer:
+            header.peer = peer
+            try:
+                return send()
+            except grpc.RpcError as error:
+                if error.code() not in _PEER_FAILED:
+                    raise
+                logger.warning("sending again without relay", extra={"service": service, "reason": error.details()})
+                header.ClearField("peer")
+        return send()
 
 
 def send_weights(
