@@ -67,8 +67,8 @@ def send_packed(
     """Have the replica with this control port serve the weights; returns when it does, with what it took.
 
     It reads them from the shared folder if they are there, else from the replica with the control port ``peer`` if that
-    is given, else, and where that fails, from this call. ``service`` names it in errors. ``force`` allows a version that
-    is not newer than the served one. Raises ``ServiceError``.
+    is given, else, and where that fails, from this call. ``service`` names it in errors. ``force`` allows a version
+    that is not newer than the served one. Raises ``ServiceError``.
     """
     header = weights_pb2.WeightHeader(
         version=weights.version,
