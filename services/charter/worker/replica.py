@@ -1,4 +1,4 @@
-"""One replica of a service, as the worker knows it."""
+"""One replica of a service, as the worker sees it."""
 
 import threading
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ class Replica:
     # Failed looks since the last one that went well, and failed calls since the last one that did.
     failed_looks: int = 0
     failed_calls: int = 0
+    # Control port of the replica that is to pass the newest weights on to it; empty = the worker sends them itself.
+    relay: str = ""
     # This run has sent it weights, so that weights of others on it are an intrusion.
     ours: bool = False
     gone: bool = False

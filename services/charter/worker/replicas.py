@@ -23,6 +23,7 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
 from charter.rpc.errors import ServiceError, explained
 from charter.v1 import weights_pb2, weights_pb2_grpc
+from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError
@@ -163,6 +164,12 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
+            # Adapters are small, nobody need pass on what lies in a shared folder, and those on one GPU load in turn.
+            whole = weights.base is None and not (weights.path or self._sleeps)
+            well = [one.address.control for one in self._replicas.values() if not one.problem]
+            tree = relays(well) if whole else {}
+            for replica in self._replicas.values():
+                replica.relay = tree.get(replica.address.control, "")
             self._wake_keepers()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
@@ -187,10 +194,7 @@ class Replicas:
             self.changed.notify_all()
 
     def wait_ready(self, broken_off: threading.Event | None = None) -> None:
-        """Return when a replica is ready. Says every few seconds what it waits for.
-
-        Raises ``Cancelled`` when asked to stop, and after ``break_off(broken_off)``.
-        """
+        """Return when a replica is ready; says what it waits for. Raises ``Cancelled``, also after ``break_off``."""
         say_at, pause = time.monotonic() + 1.0, 1.0
         while True:
             with self.changed:
@@ -249,21 +253,21 @@ class Replicas:
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: set[ReplicaAddress] = set()
+        listed: dict[ReplicaAddress, None] = {}
         unknown = False
         for main, control in self._addresses:
             try:
-                listed.update(replica_addresses(main, control))
+                listed.update(dict.fromkeys(replica_addresses(main, control)))
             except OSError as error:
                 # A name without ready addresses; what is known stays.
                 unknown = True
                 logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
         with self.changed:
-            for address in sorted(listed - self._replicas.keys()):
+            for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed:
+            for address in set() if unknown else self._replicas.keys() - listed.keys():
                 replica = self._replicas[address]
                 if not replica.ready:
                     replica.gone = True
@@ -305,7 +309,10 @@ class Replicas:
 
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
-        weights = self._weights
+        with self.changed:
+            weights, relay = self._weights, replica.relay
+            # Whatever goes wrong, the next attempt asks nobody else.
+            replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
@@ -316,10 +323,15 @@ class Replicas:
                 missing = [weights]
                 if weights.base is not None and base != weights.base.sha256:
                     missing = [weights.base, weights]
-                for one in missing:
-                    self._sending.copy().run(
-                        send_packed, replica.address.control, one, service=self.service, force=True
-                    )
+                send = partial(send_packed, replica.address.control, service=self.service, force=True, peer=relay)
+                try:
+                    for one in missing:
+                        self._sending.copy().run(send, one)
+                except ServiceError:
+                    if weights is self._weights:
+                        raise
+                    # The next weights are there already, and have woken this keeper.
+                    return
             replica.ours = weights is not None
         if self._sleeps:
             wake_up(self.service, replica.address.control)
