@@ -153,9 +153,7 @@ class Replicas:
 
     def _wake_keepers(self) -> None:
         for replica in self._replicas.values():
-            replica.ready = False
-            if self._asleep:
-                replica.problem = ""
+            replica.ready, replica.problem = False, "" if self._asleep else replica.problem
             replica.wake.set()
         self._asleep = False
 
