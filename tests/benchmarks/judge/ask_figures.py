@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,25 +39,33 @@ MIRRORED = ", mirrored"
 
 @dataclass(frozen=True)
 class Stage:
-    """One method, asked about all pairs."""
+    """One method, asked about all pairs or about those of a part of the prompts."""
 
     name: str
     find: Callable[[Engine, Sequence[Question]], Awaitable[list[Finding]]]
     # Which of the principles drawn for a prompt.
     principles: slice
+    # The share of the prompts, from the start of their order.
+    share: float = 1.0
     few_shots: bool = False
     # The first is also asked the other way round. (Verdict and contrast do that by themselves.)
     mirrored: bool = False
 
 
-FIRST, REST, ALL = slice(0, 1), slice(1, ENSEMBLE), slice(0, ENSEMBLE)
+FIRST, ALL = slice(0, 1), slice(0, ENSEMBLE)
+# What is asked already is not asked again: the later stages of a name go on with the prompts or principles left.
 STAGES = (
     Stage("contrast", contrast.find, FIRST),
-    Stage("choice", choice.find, ALL, mirrored=True),
+    Stage("choice", choice.find, ALL, share=1 / 4, mirrored=True),
+    Stage("choice", choice.find, FIRST, mirrored=True),
     Stage("verdict", verdict.find, FIRST),
+    Stage("choice, few-shots", choice.find, FIRST, share=1 / 4, few_shots=True),
+    Stage("choice, reasoned", choice.find_by_reasoning, FIRST, share=1 / 16),
+    Stage("contrast", contrast.find, ALL, share=1 / 4),
     Stage("choice, few-shots", choice.find, FIRST, few_shots=True),
-    Stage("contrast", contrast.find, REST),
+    Stage("contrast", contrast.find, ALL),
     Stage("choice, reasoned", choice.find_by_reasoning, FIRST),
+    Stage("choice", choice.find, ALL),
 )
 
 
@@ -147,7 +156,7 @@ async def main() -> None:
         for stage in STAGES:
             start = time.monotonic()
             answers = 0
-            for index, group in enumerate(groups, start=1):
+            for index, group in enumerate(groups[: math.ceil(stage.share * len(groups))], start=1):
                 answers += await ask(engine, stage, group, principles_of(constitution, stage, group[0]), done, output)
                 CONSOLE.print(
                     f"{stage.name}: {index} of {len(groups)} prompts, {answers} answers in "
