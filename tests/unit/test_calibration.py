@@ -185,7 +185,7 @@ def test_fits_with_a_lapse_recover_what_made_the_labels() -> None:
 
     def labels_of(logits: np.ndarray) -> list[float]:
         chances = 0.1 + 0.8 / (1 + np.exp(-logits))
-        return (draw.random(40_000) < chances).astype(float).tolist()
+        return [float(number) for number in draw.random(40_000) < chances]
 
     temperature, oppose_weight = fit_contrast(follow, oppose, labels_of((follow - 0.6 * oppose) / 0.2), lapse=0.1)
     assert (temperature, oppose_weight) == pytest.approx((0.2, 0.6), rel=0.1)

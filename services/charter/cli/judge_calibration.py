@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -134,7 +134,8 @@ def _fitted(method: str, samples: Sequence[tuple[tuple[float, ...], LabelledPair
     labels = [pair.label for _, pair in samples]
     if method == "mix":
         features = [mix_features(evidence) for evidence, _ in samples]
-        return MixCalibration(*fit_weights(features, labels, [pair.group for _, pair in samples], lapse), lapse)
+        weights = fit_weights(features, labels, [pair.group for _, pair in samples], lapse)
+        return replace(MixCalibration(*weights), lapse=lapse)
     first, second = zip(*(evidence for evidence, _ in samples), strict=True)
     if method == "choice":
         temperature, position_bias = fit_temperature_and_position_bias(first, second, labels, lapse)
