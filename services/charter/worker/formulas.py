@@ -32,6 +32,11 @@ def kl_k1(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
     return (logprobs - reference_logprobs).masked_fill(~mask, 0.0)
 
 
+def kl_k2(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """``(log p - log p_ref)^2 / 2``: biased, never negative, low variance near 0 (Schulman 2020, k2)."""
+    return 0.5 * (logprobs - reference_logprobs).masked_fill(~mask, 0.0).square()
+
+
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r`` with ``r = p_ref / p``: unbiased and never negative (Schulman 2020, k3)."""
     log_ratio = (reference_logprobs - logprobs).masked_fill(~mask, 0.0)
