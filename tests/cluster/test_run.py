@@ -94,7 +94,8 @@ def wait_for_step(run: str, step: int) -> None:
         assert found["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"), found
         return int(found.get("last_event", {}).get("step", 0)) >= step
 
-    until(done, RUN_SECONDS)
+    # Each look starts a command, which costs the node more than it costs the run to be seen late.
+    until(done, RUN_SECONDS, pause=15.0)
 
 
 def test_the_doctor_is_content(site: None) -> None:
