@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
@@ -25,6 +25,13 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     loaded = loaded.to(device).eval()
     use_grouped_attention(loaded)
     return loaded
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model, and give the memory that it leaves on a GPU back to other processes."""
+    model.to(device)
+    # Does nothing in a process that has not used a GPU.
+    torch.cuda.empty_cache()
 
 
 def max_context_tokens(model: PreTrainedModel) -> int:
@@ -60,18 +67,15 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -
 
 
 def read_weights(model: PreTrainedModel, path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in main memory, each in the type of the model's; the model may go on meanwhile.
+    """The tensors of a safetensors file, each in the type of the model's; the model may go on meanwhile.
 
+    Those of the same type are the file's own pages, not copies: nobody may write to the file any more; its name may go.
     Raises ``WeightMismatchError`` when names or shapes differ.
     """
     check_shapes(read_shapes(path), expected_shapes(model))
     state = model.state_dict()
     with safe_open(path, framework="pt") as file:
-        # Copied: the file behind the tensors goes away.
-        return {
-            name: file.get_tensor(name).to(state[name].dtype, copy=True)
-            for name in file.keys()  # noqa: SIM118 (not a mapping)
-        }
+        return {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
 
 
 def swap_weights(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:

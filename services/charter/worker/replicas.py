@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -22,11 +22,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
 from charter.rpc.errors import ServiceError, explained
-from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+from charter.v1 import weights_pb2, weights_pb2_grpc
+from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import RunError
+from charter.worker.replica import Replica
 from charter.worker.reporter import Reporter
+from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
 
 T = TypeVar("T")
 
@@ -49,40 +52,23 @@ _FINAL = (
 )
 
 
-@dataclass(eq=False)
-class Replica:
-    """One replica. Everything is guarded by the condition of its ``Replicas``."""
-
-    address: ReplicaAddress
-    channel: grpc.Channel
-    # It holds the newest weights and takes calls.
-    ready: bool = False
-    # Why not, for a person; empty while that is unknown or being changed.
-    problem: str = ""
-    info: types_pb2.ModelInfo | None = None
-    # It asked not to be called before this time (monotonic).
-    paused_until: float = 0.0
-    # It was looked at: it is usable, or ``problem`` says why not.
-    tried: bool = False
-    # Failed looks since the last one that went well, and failed calls since the last one that did.
-    failed_looks: int = 0
-    failed_calls: int = 0
-    # This run has sent it weights, so that weights of others on it are an intrusion.
-    ours: bool = False
-    gone: bool = False
-    wake: threading.Event = field(default_factory=threading.Event)
-
-
 class Replicas:
     """All replicas of a service. ``close`` at the end.
 
     ``addresses`` are (main, control) as in the spec; control is empty for a service that takes no weights.
     ``health_name`` is the gRPC service that must be SERVING. While nothing can go on, ``reporter`` is told so and asked
-    whether to stop.
+    whether to stop. With ``sleeps`` the replica shares the worker's GPU: its keeper also wakes it after ``sleep``.
     """
 
     def __init__(
-        self, service: str, addresses: Sequence[tuple[str, str]], health_name: str, reporter: Reporter
+        self,
+        service: str,
+        addresses: Sequence[tuple[str, str]],
+        health_name: str,
+        reporter: Reporter,
+        *,
+        takes_weights: bool = False,
+        sleeps: bool = False,
     ) -> None:
         self.service = service
         # Notified whenever a replica changes, by every user of the replicas too.
@@ -90,7 +76,11 @@ class Replicas:
         self._addresses = addresses
         self._health_name = health_name
         self._reporter = reporter
-        self._takes_weights = any(control for _, control in addresses)
+        self._takes_weights = takes_weights
+        self._sleeps = sleeps
+        self._asleep = False
+        # Held while memory changes hands, so that no keeper wakes what has just been put to sleep.
+        self._memory = threading.Lock()
         self._replicas: dict[ReplicaAddress, Replica] = {}
         self._weights: PackedWeights | None = None
         # Of the step that made them: sending them is part of its trace, whichever thread does it.
@@ -105,16 +95,44 @@ class Replicas:
             self._start(self._keep_finding, "find")
 
     def close(self) -> None:
-        """Stop the keepers and close every channel."""
+        """Stop the keepers, wake what sleeps, and close every channel."""
         self._closed.set()
         with self.changed:
             replicas = list(self._replicas.values())
+        for replica in replicas if self._asleep else ():
+            if problem := wake_at_the_end(self.service, replica.address.control):
+                logger.warning("left asleep", extra={"service": self.service, "reason": problem})
         for replica in replicas:
             replica.wake.set()
         for thread in self._threads:
             thread.join(QUICK)
         for replica in replicas:
             replica.channel.close()
+
+    def sleep(self) -> None:
+        """Free the replicas' GPU memory until ``wake`` or ``serve``. Raises ``ServiceError`` when one cannot."""
+        with self._memory:
+            with self.changed:
+                self._asleep = True
+                replicas = list(self._replicas.values())
+                for replica in replicas:
+                    self._out(replica, "it sleeps.")
+            for replica in replicas:
+                send_to_sleep(self.service, replica.address.control)
+
+    def wake(self) -> None:
+        """See to it that the replicas are awake; waits as ``wait_ready`` does."""
+        if not self._asleep:
+            return
+        with self.changed:
+            self._wake_keepers()
+        self.wait_ready()
+
+    def _wake_keepers(self) -> None:
+        for replica in self._replicas.values():
+            replica.ready, replica.problem = False, "" if self._asleep else replica.problem
+            replica.wake.set()
+        self._asleep = False
 
     def ready(self) -> list[Replica]:
         """Those that take calls; the caller holds ``changed``. Raises what no waiting can mend."""
@@ -146,9 +164,13 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
+            # Adapters are small, nobody need pass on what lies in a shared folder, and those on one GPU load in turn.
+            whole = weights.base is None and not (weights.path or self._sleeps)
+            well = [one.address.control for one in self._replicas.values() if not one.problem]
+            tree = relays(well) if whole else {}
             for replica in self._replicas.values():
-                replica.ready = False
-                replica.wake.set()
+                replica.relay = tree.get(replica.address.control, "")
+            self._wake_keepers()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
         with self.changed:
@@ -222,21 +244,21 @@ class Replicas:
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: set[ReplicaAddress] = set()
+        listed: dict[ReplicaAddress, None] = {}
         unknown = False
         for main, control in self._addresses:
             try:
-                listed.update(replica_addresses(main, control))
+                listed.update(dict.fromkeys(replica_addresses(main, control)))
             except OSError as error:
                 # A name without ready addresses; what is known stays.
                 unknown = True
                 logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
         with self.changed:
-            for address in sorted(listed - self._replicas.keys()):
+            for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed:
+            for address in set() if unknown else self._replicas.keys() - listed.keys():
                 replica = self._replicas[address]
                 if not replica.ready:
                     replica.gone = True
@@ -254,7 +276,9 @@ class Replicas:
         while not (self._closed.is_set() or replica.gone):
             replica.wake.clear()
             try:
-                self._bring_up(replica)
+                with self._memory if self._sleeps else nullcontext():
+                    if not self._asleep:
+                        self._bring_up(replica)
             except (ServiceError, RunError) as error:
                 self._note_failure(replica, error)
             else:
@@ -276,7 +300,10 @@ class Replicas:
 
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
-        weights = self._weights
+        with self.changed:
+            weights, relay = self._weights, replica.relay
+            # Whatever goes wrong, the next attempt asks nobody else.
+            replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
@@ -287,11 +314,18 @@ class Replicas:
                 missing = [weights]
                 if weights.base is not None and base != weights.base.sha256:
                     missing = [weights.base, weights]
-                for one in missing:
-                    self._sending.copy().run(
-                        send_packed, replica.address.control, one, service=self.service, force=True
-                    )
+                send = partial(send_packed, replica.address.control, service=self.service, force=True, peer=relay)
+                try:
+                    for one in missing:
+                        self._sending.copy().run(send, one)
+                except ServiceError:
+                    if weights is self._weights:
+                        raise
+                    # The next weights are there already, and have woken this keeper.
+                    return
             replica.ours = weights is not None
+        if self._sleeps:
+            wake_up(self.service, replica.address.control)
         # A fresh channel: a used one waits longer and longer before it looks for a server again.
         with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
             request = health_pb2.HealthCheckRequest(service=self._health_name)

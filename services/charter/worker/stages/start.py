@@ -10,7 +10,7 @@ from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import Artifacts, write_text
-from charter.worker.clients import Services
+from charter.worker.clients import Services, servers_sleep
 from charter.worker.context import needs_preference_model
 from charter.worker.errors import RunError, SpecError
 from charter.worker.mixing import AI, HUMAN, IMPORTED, sources
@@ -54,6 +54,10 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise SpecError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
     if len(spec.services.policy) != len(spec.services.policy_control):
         raise SpecError("services.policy and services.policy_control must name the same replicas, in the same order")
+    if servers_sleep(spec.services) and (len(spec.services.policy) > 1 or spec.services.judge_replicas):
+        raise SpecError(
+            "services.gpu_sharing is for one GPU, on which there is one policy and one judge: name one of each"
+        )
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
