@@ -22,10 +22,10 @@ from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 
-from tests.deploy.test_containers import free_port
 from tests.harness import running
 from tests.integration.reward_service import reward_service
 from tests.integration.worker_services import Stage, tiny_services
+from tests.ports import free_ports
 
 PROMPTS = [TaskPrompt(str(n), (ChatMessage("user", f"Say {n}."),), "helpful") for n in range(3)]
 ANSWERS = ["one", "a longer answer", "x"]
@@ -209,5 +209,5 @@ def test_numbers_that_do_not_go_together_are_told(
     # With a trainer that is away, the reason is the log's last line nevertheless.
     monkeypatch.setattr(reporter, "_PATIENCE_SECONDS", 0.1)
     spec = stage.spec(ppo=ppo, reward=reward)
-    assert stage.work("wrong", spec, trainer=f"127.0.0.1:{free_port()}") == REFUSED
+    assert stage.work("wrong", spec, trainer=f"127.0.0.1:{free_ports(1)[0]}") == REFUSED
     assert error in caplog.messages[-1]
