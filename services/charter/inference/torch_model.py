@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
-from charter.inference.cpu_attention import use_grouped_attention
+from charter.inference.cpu_attention import use_cpu_attention
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
@@ -23,7 +23,7 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     with loading(model):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
-    use_grouped_attention(loaded)
+    use_cpu_attention(loaded)
     return loaded
 
 
