@@ -3,10 +3,10 @@
     python -m tests.benchmarks.preference_scoring --model FOLDER [--workload single|pairs|groups] [--rounds 2]
 
 Workloads, in the order in which a caller has them:
-- ``single``: one answer to each of 96 questions of one turn (log-normal, median 90 words, sigma 0.7).
-- ``pairs``: two answers to each of 24 conversations of one to four turns of the user (each log-normal, median 25
+- ``single``: one answer to each of 48 questions of one turn (log-normal, median 90 words, sigma 0.7).
+- ``pairs``: two answers to each of 16 conversations of one to four turns of the user (each log-normal, median 25
   words), as a labelled comparison has them; all answers, those of the conversation too, have a median of 60 words.
-- ``groups``: eight answers to each of 8 such conversations, as GRPO, RLOO and the choice of the best of n have them.
+- ``groups``: eight answers to each of 4 such conversations, as GRPO, RLOO and the choice of the best of n have them.
 
 The loop is what one writes first: batches of 16 as they come, padded to the longest by the tokenizer, the backbone in
 float32, the head at the last token. ``--alone`` is the same loop with one text at a time, which pads nothing. Rounds go
@@ -37,7 +37,7 @@ from tests.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOLERANCE = 1e-4
-_WORKLOADS = {"single": (96, 1), "pairs": (24, 2), "groups": (8, 8)}
+_WORKLOADS = {"single": (48, 1), "pairs": (16, 2), "groups": (4, 8)}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel
 
 from charter.inference.chat import ChatTokenizer
 from charter.inference.cpu_attention import use_cpu_attention
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
 from charter.inference.prefix_tree import Wanted, trees_of
 from charter.inference.tree_model import computes_trees, tree_arguments
@@ -335,6 +336,7 @@ class PreferenceModel(nn.Module):
 
 def _load_backbone(model: str | Path) -> tuple[Any, ChatTokenizer]:
     """Backbone in float32 without dropout, and tokenizer."""
+    keep_freed_memory()
     tokenizer = ChatTokenizer.load(str(model))
     config = AutoConfig.from_pretrained(model)
     for name, value in config.to_dict().items():
