@@ -1,7 +1,6 @@
 """Freed memory is kept: a tensor as large as one before costs no new pages."""
 
 import platform
-import resource
 import subprocess
 import sys
 import textwrap
@@ -21,7 +20,7 @@ PROBE = textwrap.dedent("""
 
     def work():
         for _ in range(3):
-            tensors = [torch.ones(2_000_000) for _ in range(8)]
+            tensors = [torch.ones(5_000_000) for _ in range(4)]
             del tensors
 
     with ThreadPoolExecutor(1) as thread:
@@ -38,6 +37,4 @@ def test_tensors_that_come_again_cost_no_new_pages() -> None:
     for way in ("keep", "as it comes"):
         done = subprocess.run([sys.executable, "-c", PROBE, way], capture_output=True, text=True, check=True)
         faults[way] = int(done.stdout)
-    pages = 3 * 8 * 8_000_000 // resource.getpagesize()
-    assert faults["as it comes"] > pages / 2
-    assert faults["keep"] < pages / 20
+    assert 10 * faults["keep"] < faults["as it comes"]

@@ -11,8 +11,8 @@ _MOST_KEPT = 1 << 30
 def keep_freed_memory() -> None:
     """Let glibc keep up to 1 GiB of freed memory, in one arena for all threads; elsewhere nothing is changed.
 
-    As it comes, glibc maps large tensors anew each time, and every page of theirs costs a fault when it is first written:
-    a sixth of a forward pass over a thousand tokens.
+    As it comes, glibc maps large tensors anew each time, and every page of theirs costs a fault when it is first
+    written: a sixth of a forward pass over a thousand tokens.
     """
     if platform.libc_ver()[0] != "glibc":
         return

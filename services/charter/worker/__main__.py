@@ -1,8 +1,8 @@
 """``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
 
-Exit status: 0 finished, 1 failed (the last line of the log says why), 3 cancelled by the trainer or superseded by a
-newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and never after 3
-(deploy/base/worker.yaml).
+Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec or a file that it
+names, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker
+again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
@@ -21,13 +21,13 @@ from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.artifacts import Artifacts
-from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 
 logger = logging.getLogger("charter.worker")
 
-FINISHED, FAILED, STOPPED, TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
+FINISHED, FAILED, REFUSED, STOPPED, TERMINATED = 0, 1, 2, 3, 128 + signal.SIGTERM
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except (RunError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        return FAILED
+        return REFUSED if isinstance(error, SpecError) else FAILED
     except Exception:
         logger.exception("the worker failed")
         return FAILED

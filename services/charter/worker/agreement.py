@@ -28,7 +28,7 @@ def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, floa
     differences = []
     for address, answer in answers:
         sampled = torch.from_numpy(answer.logprobs.copy())
-        batch = single(answer.prompt_token_ids, answer.token_ids, run.device)
+        batch = single(answer.prompt_token_ids, answer.token_ids, actor.device)
         difference = (actor.logprobs(batch, run.spec.sampling.temperature).cpu() - sampled).abs()
         # Not a number counts as a difference too.
         if not difference.mean().item() <= run.spec.policy.logprob_tolerance:

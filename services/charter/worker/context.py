@@ -37,6 +37,12 @@ class Run:
     device: torch.device
 
     @property
+    def resting_device(self) -> torch.device:
+        """Where the worker keeps its models while the services work."""
+        turns = self.spec.services.gpu_sharing == run_pb2.GPU_SHARING_TAKE_TURNS
+        return torch.device("cpu") if turns else self.device
+
+    @property
     def needs_preference_model(self) -> bool:
         """As the function of that name says of the spec."""
         return needs_preference_model(self.spec)

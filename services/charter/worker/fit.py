@@ -16,7 +16,7 @@ from charter.worker.errors import RunError
 from charter.worker.probe import fit_probe
 
 # Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
-_BACKWARD_TOKENS = 1024
+BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
 
@@ -180,7 +180,7 @@ def _accumulate(
 ) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
     total = 0.0
-    for rows, both in _batches(batch, _BACKWARD_TOKENS):
+    for rows, both in _batches(batch, BACKWARD_TOKENS):
         scores = model.member_scores(both).view(2, len(rows), model.members)
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing

@@ -73,6 +73,11 @@ class LanguageModel(nn.Module):
                 )
 
     @property
+    def device(self) -> torch.device:
+        """Where it is now."""
+        return self._head_weight.device
+
+    @property
     def _head_weight(self) -> Tensor:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight

@@ -69,7 +69,7 @@ def _serve_starting_policy(run: Run) -> None:
     """Have the policy service hold the starting weights as version 1, unless everything they are for is done."""
     if run.artifacts.answers("before").exists() or policy_serves(run, STARTING_VERSION):
         return
-    model = LanguageModel.load(run.spec.policy.model, run.device)
+    model = LanguageModel.load(run.spec.policy.model, run.resting_device)
     serve_starting_policy(run, named_tensors(model.model))
 
 

@@ -18,6 +18,7 @@ from charter.worker.artifacts import append_line
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.lora import add_lora, merge_lora
 from charter.worker.models import Critic, LanguageModel
 from charter.worker.overoptimisation import best, parted
@@ -60,7 +61,9 @@ def run_ppo(run: Run) -> None:
 def make_learner(run: Run) -> Learner:
     """Policy and reference from the starting weights, and the critic if the algorithm needs one."""
     spec, model = run.spec.ppo, run.spec.policy.model
-    actor = LanguageModel.load(model, run.device)
+    # On a GPU that is shared, what is kept between the worker's turns.
+    device = run.resting_device
+    actor = LanguageModel.load(model, device)
     critic = _make_critic(run) if ALGORITHMS[spec.algorithm].needs_critic else None
     if spec.HasField("lora_rank"):
         add_lora(actor.model, spec.lora_rank, run.spec.seed)
@@ -70,7 +73,7 @@ def make_learner(run: Run) -> Learner:
         spec=spec,
         temperature=run.spec.sampling.temperature,
         actor=actor,
-        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, run.device),
+        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, device),
         critic=critic,
         device=run.device,
     )
@@ -80,8 +83,8 @@ def _make_critic(run: Run) -> Critic:
     """From the preference model if there is one that reads the policy's tokens, else from the policy."""
     model = run.spec.policy.model
     if run.needs_preference_model and run.spec.preference_model.model == model:
-        return Critic.from_preference_model(run.artifacts.preference_model, run.device)
-    return Critic.from_policy(model, run.device)
+        return Critic.from_preference_model(run.artifacts.preference_model, run.resting_device)
+    return Critic.from_policy(model, run.resting_device)
 
 
 def _resume(run: Run, learner: Learner) -> Progress:
@@ -119,7 +122,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     check_served(run, scored_by)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
-    with traced("update"):
+    with traced("update"), gpu_turn(run, learner):
         numbers, controls = learn(learner, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version

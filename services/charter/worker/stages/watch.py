@@ -9,6 +9,7 @@ from charter.v1 import run_pb2
 from charter.worker import formulas, rewards
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.overoptimisation import Measurement
 from charter.worker.prompts import TaskPrompt, take
 from charter.worker.rollouts import episodes_of
@@ -57,7 +58,8 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
         score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
     episodes = episodes_of(answers, [0.0] * len(answers))
-    old = learner.prepare(episodes)
+    with gpu_turn(run, learner):
+        old = learner.prepare(episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
 
