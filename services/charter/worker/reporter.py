@@ -36,7 +36,7 @@ class Reporter:
 
     def __init__(self, artifacts: Artifacts, run_id: str, attempt: int, trainer: str) -> None:
         self._artifacts = artifacts
-        self._run_id = run_id
+        self.run_id = run_id
         self._attempt = attempt
         self._address = trainer
         self._channel = connect(trainer) if trainer else None
@@ -81,7 +81,7 @@ class Reporter:
         finally:
             took = time.monotonic() - start
             self._artifacts.add_seconds(metrics.phase_name(phase), took)
-            metrics.PHASE_SECONDS.labels(self._run_id, metrics.phase_name(phase)).inc(took)
+            metrics.PHASE_SECONDS.labels(self.run_id, metrics.phase_name(phase)).inc(took)
             self._inside = outer is not None
             if outer is not None:
                 self._artifacts.add_seconds(metrics.phase_name(outer), -took)
@@ -111,7 +111,7 @@ class Reporter:
         event.time.GetCurrentTime()
         line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
         append_line(self._artifacts.events, line)
-        metrics.show(self._run_id, event)
+        metrics.show(self.run_id, event)
         if numbers:
             for sink in self.sinks:
                 sink.write(event)
@@ -138,7 +138,7 @@ class Reporter:
         stub = trainer_pb2_grpc.RunReportServiceStub(self._channel)
         while self._waiting:
             events = self._waiting[:_AT_ONCE]
-            request = trainer_pb2.ReportEventsRequest(run_id=self._run_id, attempt=self._attempt, events=events)
+            request = trainer_pb2.ReportEventsRequest(run_id=self.run_id, attempt=self._attempt, events=events)
             try:
                 with explained("trainer", self._address):
                     response = stub.ReportEvents(request, timeout=QUICK)
