@@ -3,10 +3,10 @@
     python -m tests.benchmarks.preference_scoring --model FOLDER [--workload single|pairs|groups] [--rounds 2]
 
 Workloads, in the order in which a caller has them:
-- ``single``: one answer to each of 48 questions of one turn (log-normal, median 90 words, sigma 0.7).
-- ``pairs``: two answers to each of 16 conversations of one to four turns of the user (each log-normal, median 25
+- ``single``: one answer to each question of one turn (log-normal, median 90 words, sigma 0.7).
+- ``pairs``: two answers to each conversation of one to four turns of the user (each log-normal, median 25
   words), as a labelled comparison has them; all answers, those of the conversation too, have a median of 60 words.
-- ``groups``: eight answers to each of 4 such conversations, as GRPO, RLOO and the choice of the best of n have them.
+- ``groups``: eight answers to each such conversation, as GRPO, RLOO and the choice of the best of n have them.
 
 The loop is what one writes first: batches of 16 as they come, padded to the longest by the tokenizer, the backbone in
 float32, the head at the last token. ``--alone`` is the same loop with one text at a time, which pads nothing. Rounds go
@@ -37,7 +37,8 @@ from tests.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOLERANCE = 1e-4
-_WORKLOADS = {"single": (48, 1), "pairs": (16, 2), "groups": (4, 8)}
+# Answers to each conversation.
+_WORKLOADS = {"single": 1, "pairs": 2, "groups": 8}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class PlainLoop:
         return found
 
 
-def texts(workload: str, seed: int) -> list[Text]:
+def texts(workload: str, count: int, seed: int) -> list[Text]:
     """Shipped questions first, then words of shipped answers in the lengths of the workload."""
     lines = (ROOT / "examples" / "labelled" / "helpful_answers.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -104,9 +105,9 @@ def texts(workload: str, seed: int) -> list[Text]:
             pool += draw.choice(rows)["answer"].split()
         return " ".join(pool[:count])
 
-    conversations, answers = _WORKLOADS[workload]
-    made = []
-    for index in range(conversations):
+    answers = _WORKLOADS[workload]
+    made: list[Text] = []
+    for index in range(count // answers):
         turns = [rows[index % len(rows)]["prompt"]]
         if workload != "single":
             for _ in range(draw.randrange(4)):
@@ -138,11 +139,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--workload", choices=list(_WORKLOADS), default="single")
+    parser.add_argument("--texts", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--alone", action="store_true", help="also the loop with one text at a time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    asked = texts(options.workload, options.seed)
+    asked = texts(options.workload, options.texts, options.seed)
     with tempfile.TemporaryDirectory() as folder:
         PreferenceModel.from_causal_lm(options.model, options.seed).save(Path(folder) / "model")
         loop = PlainLoop(Path(folder) / "model")
