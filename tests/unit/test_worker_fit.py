@@ -94,10 +94,10 @@ def test_a_shared_prompt_learns_as_one_that_is_computed_for_each_answer(tiny_mod
         fit._accumulate(model, pairs, ONCE.expand(3, 1), make_spec(), CPU)
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
-        other = gradients[1][name]
+        alone = gradients[1][name]
         assert gradient is not None
-        assert other is not None
-        assert torch.allclose(gradient, other, rtol=1e-3, atol=1e-6), name
+        assert alone is not None
+        assert torch.allclose(gradient, alone, rtol=1e-3, atol=1e-6), name
 
 
 def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
