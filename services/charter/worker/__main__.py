@@ -6,6 +6,7 @@ again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
@@ -57,9 +58,10 @@ def main() -> int:
 def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> int:
     """Do the run, deliver its last events, and turn how it ended into an exit status."""
     try:
-        execute(run_id, attempt, spec, artifacts, reporter)
+        # Closed before the reason of a failure is logged, which is the log's last line: the trainer shows that.
+        with contextlib.closing(reporter):
+            _execute(run_id, attempt, spec, artifacts, reporter)
     except Cancelled:
-        reporter.report(0, 0, text="stopped on request")
         return TERMINATED if reporter.terminated else STOPPED
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
@@ -71,9 +73,15 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except Exception:
         logger.exception("the worker failed")
         return FAILED
-    finally:
-        reporter.close()
     return FINISHED
+
+
+def _execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> None:
+    try:
+        execute(run_id, attempt, spec, artifacts, reporter)
+    except Cancelled:
+        reporter.report(0, 0, text="stopped on request")
+        raise
 
 
 if __name__ == "__main__":

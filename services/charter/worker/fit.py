@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charter.inference.preference_model import PreferenceModel, pad_right, soft_label_loss
+from charter.inference.preference_model import PreferenceModel, soft_label_loss
+from charter.inference.prefix_tree import tree_tokens
 from charter.v1 import run_pb2
-from charter.worker.batches import by_tokens
+from charter.worker.batches import packs
 from charter.worker.errors import RunError
 from charter.worker.probe import fit_probe
 
-# Tokens of a micro-batch, both answers of its pairs and their padding counted.
+# Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
 BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
@@ -71,8 +72,8 @@ def differences(model: PreferenceModel, examples: Sequence[Example], device: tor
     """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
     width = model.head.in_features * len(model.backbones)
     features = torch.zeros(2, len(examples), width, dtype=torch.double)
-    for rows, both in _batches(examples, _FORWARD_TOKENS, device):
-        features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
+    for rows, both in _batches(examples, _FORWARD_TOKENS):
+        features[:, rows] = model.features(both).view(2, len(rows), -1).double().cpu()
     return features[0] - features[1]
 
 
@@ -150,8 +151,8 @@ def fit(
 def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Measured:
     """Score pairs without learning from them."""
     scores = torch.zeros(2, len(examples))
-    for rows, (input_ids, attention_mask) in _batches(examples, _FORWARD_TOKENS, device):
-        scores[:, rows] = model.scores(input_ids, attention_mask).view(2, len(rows)).cpu()
+    for rows, both in _batches(examples, _FORWARD_TOKENS):
+        scores[:, rows] = model.scores(both).view(2, len(rows)).cpu()
     difference = scores[0] - scores[1]
     labels = torch.tensor([example.probability_a for example in examples])
     return Measured(
@@ -179,8 +180,8 @@ def _accumulate(
 ) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
     total = 0.0
-    for rows, (input_ids, attention_mask) in _batches(batch, BACKWARD_TOKENS, device):
-        scores = model.member_scores(input_ids, attention_mask).view(2, len(rows), model.members)
+    for rows, both in _batches(batch, BACKWARD_TOKENS):
+        scores = model.member_scores(both).view(2, len(rows), model.members)
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
         # A label of 0.5 asks for no distance, a certain one for all of it.
@@ -193,12 +194,8 @@ def _accumulate(
     return total
 
 
-def _batches(
-    examples: Sequence[Example], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-    """Pairs of similar length together: their places, and token ids and mask of all A, then all B."""
-    lengths = [2 * max(len(example.ids_a), len(example.ids_b)) for example in examples]
-    for rows in by_tokens(lengths, budget):
-        sequences = [examples[row].ids_a for row in rows] + [examples[row].ids_b for row in rows]
-        input_ids, attention_mask = pad_right(sequences)
-        yield rows, (input_ids.to(device), attention_mask.to(device))
+def _batches(examples: Sequence[Example], budget: int) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
+    """Pairs by token budget: their places, and the token ids of all A, then all B. A pair's prompt counts once."""
+    lengths = [tree_tokens([example.ids_a, example.ids_b]) for example in examples]
+    for rows in packs(lengths, budget):
+        yield rows, [*(examples[row].ids_a for row in rows), *(examples[row].ids_b for row in rows)]

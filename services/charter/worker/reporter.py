@@ -125,14 +125,15 @@ class Reporter:
             sink.close()
         if self._channel is None:
             return
-        patience = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         with self._channel:
-            while self._waiting and time.monotonic() < patience:
-                self._deliver()
+            while self._waiting and (left := deadline - time.monotonic()) > 0:
+                self._deliver(patience=left)
         if self._waiting:
             logger.error("events were not delivered", extra={"events": len(self._waiting), "trainer": self._address})
 
-    def _deliver(self) -> None:
+    def _deliver(self, patience: float = 0.0) -> None:
+        """Send what waits. With ``patience`` (seconds) wait for a trainer that is away, without it try once."""
         if self._channel is None:
             return
         stub = trainer_pb2_grpc.RunReportServiceStub(self._channel)
@@ -141,7 +142,7 @@ class Reporter:
             request = trainer_pb2.ReportEventsRequest(run_id=self.run_id, attempt=self._attempt, events=events)
             try:
                 with explained("trainer", self._address):
-                    response = stub.ReportEvents(request, timeout=QUICK)
+                    response = stub.ReportEvents(request, timeout=patience or QUICK, wait_for_ready=patience > 0)
             except ServiceError as error:
                 if error.code == grpc.StatusCode.ABORTED:
                     self._waiting = []
