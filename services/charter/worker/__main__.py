@@ -19,9 +19,10 @@ from charter.rpc.tracing import configure_tracing
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
-from charter.worker import metrics
+from charter.worker import metrics, ranks
 from charter.worker.artifacts import Artifacts
 from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.lead import Leader, follow
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 
@@ -40,6 +41,11 @@ def main() -> int:
     parser.add_argument("--spec", type=Path, required=True, help="the run's spec as protobuf JSON")
     options = parser.parse_args()
     configure_logging("worker")
+    ranks.join()
+    if ranks.rank() > 0:
+        ranks.use_cores()
+        status = follow()
+        return FAILED if status is None else status
     try:
         spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
     except (OSError, json_format.ParseError) as error:
@@ -55,9 +61,21 @@ def main() -> int:
 
 
 def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> int:
-    """Do the run, deliver its last events, and turn how it ended into an exit status."""
+    """Do the run, deliver its last events, and turn how it ended into an exit status, of every rank."""
+    leader = Leader(reporter)
+    status = FAILED
     try:
-        execute(run_id, attempt, spec, artifacts, reporter)
+        status = _execute(run_id, attempt, spec, artifacts, reporter, leader)
+    finally:
+        leader.end(status)
+    return status
+
+
+def _execute(
+    run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter, leader: Leader
+) -> int:
+    try:
+        execute(run_id, attempt, spec, artifacts, reporter, leader)
     except Cancelled:
         reporter.report(0, 0, text="stopped on request")
         return TERMINATED if reporter.terminated else STOPPED

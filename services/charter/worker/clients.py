@@ -244,12 +244,16 @@ class Services:
         return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
     def send_policy_adapter(
-        self, adapter: Mapping[str, torch.Tensor], version: int, base: Mapping[str, torch.Tensor], base_version: int
+        self,
+        adapter: Mapping[str, torch.Tensor],
+        version: int,
+        base: Callable[[], Mapping[str, torch.Tensor]],
+        base_version: int,
     ) -> WeightUpdate:
         """As ``send_policy``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
         start = time.monotonic()
         if self._base is None:
-            self._base = pack_weights(base, base_version, keep_as_base=True)
+            self._base = pack_weights(base(), base_version, keep_as_base=True)
         weights = pack_adapter(adapter, version, self._base)
         self._policies.serve(weights)
         return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 
@@ -32,9 +31,9 @@ class Run:
     artifacts: Artifacts
     services: Services
     reporter: Reporter
+    leader: Leader
     prompts: PromptSets
     constitution: judge_pb2.Constitution
-    device: torch.device
 
     @property
     def needs_preference_model(self) -> bool:

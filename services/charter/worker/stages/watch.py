@@ -37,7 +37,7 @@ def due(run: Run, step: int) -> bool:
     return spec.HasField("every_steps") and step % spec.every_steps == 0
 
 
-def measure(run: Run, learner: Learner, step: int, version: int, preference_version: int) -> Measurement:
+def measure(run: Run, step: int, version: int, preference_version: int) -> Measurement:
     """Measure the policy that is served as ``version``, after ``step`` steps.
 
     Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
@@ -57,7 +57,7 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
         score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
     episodes = episodes_of(answers, [0.0] * len(answers))
-    old = learner.prepare(episodes)
+    old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
 

@@ -1,0 +1,44 @@
+"""Ranks as processes of this machine, forked from one that has imported everything: the imports take the most time."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+from charter.worker import ranks
+
+from tests import learners
+from tests.chaos.processes import free_ports
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([learners.__name__])
+
+
+def on_ranks(size: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Have so many ranks call ``work``, which must be importable; all must end well."""
+    (port,) = free_ports(1)
+    processes = [_PROCESSES.Process(target=_rank, args=(rank, size, port, work, arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    statuses = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert statuses == [0] * size
+
+
+def _rank(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """What torchrun tells a process, and its work."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    ranks.join()
+    ranks.use_cores()
+    work(*arguments)
+    ranks.leave()
