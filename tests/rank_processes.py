@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from charter.worker import ranks
@@ -14,18 +16,29 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([learners.__name__])
 
 
-def on_ranks(size: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Have so many ranks call ``work``, which must be importable; all must end well."""
+@contextmanager
+def started(size: int, work: Callable[..., None], *arguments: Any) -> Iterator[list[BaseProcess]]:
+    """So many processes that call ``work``, told by their environment that they are ranks; killed at the end."""
     (port,) = free_ports(1)
-    processes = [_PROCESSES.Process(target=_rank, args=(rank, size, port, work, arguments)) for rank in range(size)]
+    processes: list[BaseProcess] = [
+        _PROCESSES.Process(target=_rank, args=(rank, size, port, work, arguments)) for rank in range(size)
+    ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(300)
-    statuses = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert statuses == [0] * size
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def on_ranks(size: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Have so many ranks meet and call ``work``, which must be importable; all must end well."""
+    with started(size, _meet_and_work, work, arguments) as processes:
+        for process in processes:
+            process.join(600)
+        assert [process.exitcode for process in processes] == [0] * size
 
 
 def _rank(rank: int, size: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -38,6 +51,10 @@ def _rank(rank: int, size: int, port: int, work: Callable[..., None], arguments:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    work(*arguments)
+
+
+def _meet_and_work(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     ranks.join()
     ranks.use_cores()
     work(*arguments)

@@ -21,6 +21,7 @@ from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 
 from tests.harness import running
+from tests import rank_processes
 from tests.integration import worker_process
 
 # Forks each worker from a process that has imported everything and begun nothing: the imports take longer than a run.
@@ -120,6 +121,13 @@ class Stage:
         finally:
             worker.kill()
             worker.join()
+
+    @contextmanager
+    def ranks(self, run: str, spec: run_pb2.RunSpec, trainer: str = "", size: int = 2) -> Iterator[list[BaseProcess]]:
+        """As ``process``, a worker of so many processes."""
+        arguments = self.arguments(run, spec, trainer=trainer)
+        with rank_processes.started(size, worker_process.run, arguments, None) as processes:
+            yield processes
 
     def run_folder(self, run: str) -> Path:
         return self.folder / "runs" / run

@@ -1,5 +1,8 @@
 """``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
 
+On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEVICES chooses); under torchrun it is one
+of many. They all end alike.
+
 Exit status: 0 finished, 1 failed (the last line of the log says why), 3 cancelled by the trainer or superseded by a
 newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and never after 3
 (deploy/base/worker.yaml).
@@ -7,10 +10,12 @@ newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 an
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
+import torch
 from google.protobuf import json_format
 
 from charter.rpc.errors import ServiceError
@@ -19,7 +24,7 @@ from charter.rpc.tracing import configure_tracing
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
-from charter.worker import metrics, ranks
+from charter.worker import metrics, ranks, torchrun
 from charter.worker.artifacts import Artifacts
 from charter.worker.errors import Cancelled, RunError, Superseded
 from charter.worker.lead import Leader, follow
@@ -40,6 +45,8 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, required=True, help="folder of the run")
     parser.add_argument("--spec", type=Path, required=True, help="the run's spec as protobuf JSON")
     options = parser.parse_args()
+    if "WORLD_SIZE" not in os.environ and (gpus := torch.cuda.device_count()) > 1:
+        return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
     configure_logging("worker")
     ranks.join()
     if ranks.rank() > 0:
