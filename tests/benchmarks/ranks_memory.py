@@ -42,22 +42,19 @@ def main() -> None:
     learn(learner, make_episodes(count=options.episodes), 0, Controls(0.05))
     peak = _memory("VmHWM") - before
     held = sum(ranks.local(one).nbytes for one in _tensors(learner))
-    for rank, (its_held, its_peak) in enumerate(ranks.collect((held, peak))):
-        if ranks.rank() == 0:
-            _say(
-                f"rank {rank}: weights and moments {its_held / _MB:.0f} MB, peak during the step {its_peak / _MB:.0f} MB"
-            )
+    each = ranks.collect((held, peak))
     if ranks.rank() == 0:
-        parameters = sum(one.numel() for one in learner.actor.parameters())
+        for rank, (its_held, its_peak) in enumerate(each):
+            _say(f"rank {rank}: weights and moments {its_held / _MB:.0f} MB, peak in the step {its_peak / _MB:.0f} MB")
+        count = sum(one.numel() for one in learner.actor.parameters())
         layers = [one for one in learner.actor.modules() if isinstance(one, GradientCheckpointingLayer)]
         layer = sum(one.numel() for one in layers[0].parameters())
-        rest = parameters - len(layers) * layer
+        rest = count - len(layers) * layer
+        held_formula = 28 * count / ranks.size()
         whole = 0 if ranks.size() == 1 else 4 * (2 * rest + 3 * layer)
-        expected = 32 * parameters / ranks.size() + whole
-        _say(f"N {parameters / 1e6:.1f}M, of it outside the layers {rest / 1e6:.1f}M, in one {layer / 1e6:.2f}M")
-        _say(
-            f"formula without activations: {expected / _MB:.0f} MB, of it weights and moments {28 * parameters / ranks.size() / _MB:.0f} MB"
-        )
+        peak_formula = 32 * count / ranks.size() + whole
+        _say(f"N {count / 1e6:.1f}M, of it outside the layers {rest / 1e6:.1f}M, in one {layer / 1e6:.2f}M")
+        _say(f"formula: {held_formula / _MB:.0f} MB, peak without activations {peak_formula / _MB:.0f} MB")
     ranks.leave()
 
 

@@ -20,8 +20,8 @@ from charter.worker.artifacts import Artifacts
 from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 
-from tests.harness import running
 from tests import rank_processes
+from tests.harness import running
 from tests.integration import worker_process
 
 # Forks each worker from a process that has imported everything and begun nothing: the imports take longer than a run.
