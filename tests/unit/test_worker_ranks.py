@@ -44,7 +44,7 @@ def the_learner(model: Path, case: str) -> Learner:
 
 
 def steps(learner: Learner, first: int) -> list[dict[str, float]]:
-    """The numbers of each step, the policy having moved away from its reference before the first."""
+    """The numbers of each step."""
     history, controls = [], Controls(0.3)
     for step in range(first, first + STEPS):
         numbers, controls = learn(learner, make_episodes(step, EPISODES), step, controls)
@@ -69,14 +69,14 @@ def go(model: Path, folder: Path, resume_from: Path) -> None:
     for case in CASES:
         learner = the_learner(model, case)
         torch.manual_seed(1)
-        history = steps(learner, 1)
+        history = steps(learner, 0)
         checkpoint.save(learner, folder / case, progress(STEPS), keep=1)
         after = weights(learner)
         resumed: list[dict[str, float]] = []
         if resume_from != folder:
             learner = the_learner(model, case)
             checkpoint.restore(learner, checkpoint.folder_of(resume_from / case, STEPS))
-            resumed = steps(learner, 1 + STEPS)
+            resumed = steps(learner, STEPS)
         if ranks.rank() == 0:
             save_file({name: one.contiguous().clone() for name, one in after.items()}, folder / f"{case}.safetensors")
             (folder / f"{case}.json").write_text(json.dumps({"history": history, "resumed": resumed}))
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one_and_the_other_way_round(
         checkpoint.restore(learner, path)
         saved = load_file(folder / f"{case}.safetensors")
         assert all(torch.equal(tensor, saved[key]) for key, tensor in weights(learner).items())
-        histories[name] = steps(learner, 1 + STEPS)
+        histories[name] = steps(learner, STEPS)
     assert_same_numbers(histories["two"], histories["one"])
     assert_same_numbers(numbers(two, case, "resumed"), histories["one"])
 

@@ -48,16 +48,16 @@ def main() -> int:
     if "WORLD_SIZE" not in os.environ and (gpus := torch.cuda.device_count()) > 1:
         return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
     configure_logging("worker")
-    ranks.join()
-    if ranks.rank() > 0:
-        ranks.use_cores()
-        status = follow()
-        return FAILED if status is None else status
     try:
         spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
     except (OSError, json_format.ParseError) as error:
         logger.error("cannot read the spec: %s", error)
         return FAILED
+    ranks.join()
+    if ranks.rank() > 0:
+        ranks.use_cores()
+        status = follow()
+        return FAILED if status is None else status
     artifacts = Artifacts(options.artifacts, options.run_id)
     reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
     reporter.stop_on_signals()
