@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -35,7 +36,7 @@ class LeaderStopped(Exception):  # noqa: N818 (it is not an error)
 class _World:
     """What is made once when the ranks meet."""
 
-    store: dist.Store
+    store: c10d.Store
     # For words between the ranks; tensors go over the default group.
     words: dist.ProcessGroup | None = None
     mesh: DeviceMesh
@@ -50,10 +51,10 @@ def join() -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
-    _World.store, place, count = next(dist.rendezvous("env://"))
+    _World.store, place, count = next(c10d.rendezvous("env://"))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore("charter", _World.store),
+        store=c10d.PrefixStore("charter", _World.store),
         rank=place,
         world_size=count,
     )
@@ -109,7 +110,8 @@ def led(ask: Callable[[], T]) -> T:
         stopped, answer = broadcast(None)
         if stopped:
             raise LeaderStopped
-        return answer
+        told: T = answer
+        return told
     try:
         found = ask()
     except BaseException as error:
@@ -202,7 +204,7 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
     gathered: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
+        full = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor
         if rank() == 0:
             gathered[name] = full.cpu()
     return gathered
