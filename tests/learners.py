@@ -44,9 +44,9 @@ def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any
     return Learner(
         spec=spec,
         temperature=temperature,
-        actor=ranks.load_sharded(load_actor),
-        reference=None if spec.HasField("lora_rank") else ranks.load_sharded(partial(LanguageModel.load, model)),
-        critic=ranks.load_sharded(load_critic) if ALGORITHMS[spec.algorithm].needs_critic else None,
+        actor=ranks.load_sharded(load_actor, CPU),
+        reference=None if spec.HasField("lora_rank") else ranks.load_sharded(partial(LanguageModel.load, model), CPU),
+        critic=ranks.load_sharded(load_critic, CPU) if ALGORITHMS[spec.algorithm].needs_critic else None,
         device=CPU,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from charter.worker import ranks
 
 from tests import learners
-from tests.chaos.processes import free_ports
+from tests.ports import free_ports
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([learners.__name__])

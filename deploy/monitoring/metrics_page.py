@@ -11,6 +11,7 @@ FILE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 # Where metrics are defined, and who exports them. tests/deploy holds this list complete.
 MODULES = {
     "charter.rpc.metrics": "every service",
+    "charter.weights.memory": "policy, judge and preference",
     "charter.weights.receiver": "policy and preference",
     "charter.policy.metrics": "policy",
     "charter.judge.metrics": "judge",

@@ -15,6 +15,7 @@ from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampl
 from charter.inference.transformers_engine import TransformersEngine
 from charter.policy.servicer import PolicyServicer
 from charter.rpc.client_calls import ClientCalls
+from charter.rpc.gate import Gate
 from charter.rpc.interceptors import _Call
 
 REPEATS = 2000
@@ -72,7 +73,7 @@ async def main() -> None:
     begin = time.process_time()
     found = await sample(engine, options.samples, options.tokens)
     sampling = time.process_time() - begin
-    servicer = PolicyServicer(engine, 256)
+    servicer = PolicyServicer(engine, 256, Gate())
     begin = time.process_time()
     for _ in range(REPEATS):
         await account(servicer, found)

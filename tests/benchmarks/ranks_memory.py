@@ -36,7 +36,7 @@ def main() -> None:
     ranks.use_cores()
     spec = fill_defaults(run_pb2.RunSpec(policy=run_pb2.PolicySpec(model=options.model)))
     before = _memory("VmRSS")
-    learner = make_learner(spec, None)
+    learner = make_learner(spec, None, ranks.device())
     # From here on the kernel notes a new peak.
     Path("/proc/self/clear_refs").write_text("5")
     learn(learner, make_episodes(count=options.episodes), 0, Controls(0.05))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +13,11 @@ from charter.rpc.channel import connect
 from charter.v1 import weights_pb2, weights_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.ports import free_ports
+
 SOURCE = Path(__file__).resolve().parents[2] / "services"
 # A start under load takes seconds; a test that waits longer than this hangs.
 START_SECONDS = 300.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 class Process:

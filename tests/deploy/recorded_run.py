@@ -6,7 +6,6 @@
 import json
 import os
 import signal
-import socket
 import tempfile
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from charter.cli.main import app
+from charter.cli.monitoring import GRAFANA_PORT, PROMETHEUS_PORT
 from charter.cli.services import DEFAULTS
 from typer.testing import CliRunner
 
@@ -28,6 +28,7 @@ from deploy.monitoring import pictures
 from tests.collector import Collector, collecting
 from tests.deploy.manifests import ROOT
 from tests.integration.worker_services import write_inputs
+from tests.ports import free_offset
 from tests.tiny import make_tiny_model
 
 CALL_SECONDS = 60.0
@@ -37,7 +38,7 @@ WAIT_SECONDS = 120.0
 # and what Grafana would put for $__rate_interval.
 SCRAPE_SECONDS = 1
 RATE_INTERVAL = "15s"
-PICTURED_STEPS = 80
+PICTURED_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def page(address: str) -> str:
 @contextmanager
 def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
     """Start everything by `charter up --monitoring`, do the run by `charter run`, and stop all at the end."""
-    spec, offset = _write_spec(folder, model, steps), _free_offset()
+    spec, offset = _write_spec(folder, model, steps), free_offset([PROMETHEUS_PORT, GRAFANA_PORT])
     worker = f"127.0.0.1:{9095 + offset}"
     with pytest.MonkeyPatch.context() as patch, collecting() as (endpoint, collector):
         for name in DEFAULTS:
@@ -112,11 +113,11 @@ def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         started: Any = {}
         try:
-            begin = time.time()
             started = _charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
             prometheus = started["prometheus"]["address"]
             _scrape_often(folder / "home", started)
             pages = dict.fromkeys((*DEFAULTS, "worker"), "")
+            begin = time.time()
             run = _charter("run", str(spec), "--detach")["id"]
             while _charter("runs", "show", run)["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
                 for name in pages:
@@ -148,24 +149,6 @@ def _write_spec(folder: Path, model: Path, steps: int) -> Path:
         "evaluation: {prompts: 2, bootstrap_samples: 100, every_steps: 2, watched_prompts: 3}\n"
     )
     return file
-
-
-def _free_offset() -> int:
-    """A shift of the ports that leaves all of them free."""
-    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
-    ports = [9090, 9095, *(int(address.rpartition(":")[2]) for address in addresses)]
-    for candidate in range(2000, 10_000, 100):
-        with socket.socket() as probe:
-            try:
-                for port in ports:
-                    with socket.socket() as one:
-                        one.bind(("127.0.0.1", port + candidate))
-            except OSError:
-                continue
-            finally:
-                probe.close()
-            return candidate
-    raise RuntimeError("no free ports")
 
 
 def _charter(*arguments: str) -> Any:

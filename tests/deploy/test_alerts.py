@@ -116,6 +116,26 @@ CASES = (
     Case("CharterLabelsUndecided", "mostly sure", False, 60, entropy(0.5)),
     Case("CharterServiceDown", "not scraped", True, 15, {'up{app="judge",instance="j1"}': "0x60"}),
     Case("CharterServiceDown", "never ready", True, 15, {'charter_serving{service="judge"}': "0x60"}),
+    Case(
+        "CharterServiceDown",
+        "sleeps while a run trains on its GPU",
+        False,
+        15,
+        {
+            'charter_serving{service="judge",app="judge",instance="j1"}': "0x60",
+            'charter_asleep{service="judge",app="judge",instance="j1"}': "1x60",
+        },
+    ),
+    Case(
+        "CharterServiceDown",
+        "another one sleeps",
+        True,
+        15,
+        {
+            'charter_serving{service="judge",app="judge",instance="j1"}': "0x60",
+            'charter_asleep{service="policy",app="policy",instance="p1"}': "1x60",
+        },
+    ),
     Case("CharterServiceDown", "loads for five minutes", False, 15, {'charter_serving{service="judge"}': "0x5 1x60"}),
     Case("CharterServiceDown", "no run, so no worker", False, 15, {'up{app="worker",instance="w1"}': "0x60"}),
     Case(

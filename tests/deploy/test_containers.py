@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from tests.deploy.manifests import (
     of_kind,
     render,
 )
+from tests.ports import free_ports
 
 LOCAL = ROOT / "deploy" / "overlays" / "local"
 PACKAGE = str(ROOT / "services")
@@ -105,14 +105,6 @@ class Process:
             time.sleep(0.2)
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def started(objects: tuple[Manifest, ...], name: str, root: Path, model: Path) -> Iterator[tuple[Process, Manifest]]:
     """Run a container's arguments and environment, its mounts below ``root``, its ports replaced by free ones."""
@@ -128,7 +120,8 @@ def started(objects: tuple[Manifest, ...], name: str, root: Path, model: Path) -
                 (folder / file).write_text(text)
     (root / "models").mkdir(exist_ok=True)
     (root / "models" / "smollm2-135m-instruct").symlink_to(model)
-    ports = {port["containerPort"]: free_port() for port in container["ports"]}
+    declared = [port["containerPort"] for port in container["ports"]]
+    ports = dict(zip(declared, free_ports(len(declared)), strict=True))
 
     def here(text: str) -> str:
         """A value of the manifest with its mount or port replaced."""

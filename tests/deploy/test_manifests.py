@@ -207,7 +207,7 @@ def test_replicas_spread_over_nodes(objects: tuple[Manifest, ...]) -> None:
 
 @layers
 def test_the_worker_is_a_job_that_outlives_its_node(objects: tuple[Manifest, ...]) -> None:
-    from charter.worker.__main__ import FAILED, FINISHED, STOPPED, TERMINATED
+    from charter.worker.__main__ import FAILED, FINISHED, REFUSED, STOPPED, TERMINATED
 
     (template,) = of_kind(objects, "CronJob")
     assert template["spec"]["suspend"] is True, "it is a template and never runs by itself"
@@ -215,14 +215,14 @@ def test_the_worker_is_a_job_that_outlives_its_node(objects: tuple[Manifest, ...
     assert job["completionMode"] == "Indexed"
     assert job["completions"] == job["parallelism"]
     assert job["ttlSecondsAfterFinished"] > 0
-    evicted, cancelled = job["podFailurePolicy"]["rules"]
+    evicted, final = job["podFailurePolicy"]["rules"]
     assert (evicted["action"], evicted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
-    assert (cancelled["action"], cancelled["onExitCodes"]["values"]) == ("FailJob", [STOPPED])
-    assert STOPPED not in (FINISHED, FAILED, TERMINATED)
+    assert (final["action"], final["onExitCodes"]["values"]) == ("FailJob", [REFUSED, STOPPED])
+    assert not {REFUSED, STOPPED} & {FINISHED, FAILED, TERMINATED}
     spec = job["template"]["spec"]
     # The API server takes a podFailurePolicy only with this.
     assert spec["restartPolicy"] == "Never"
-    assert cancelled["onExitCodes"]["containerName"] in {one["name"] for one in spec["containers"]}
+    assert final["onExitCodes"]["containerName"] in {one["name"] for one in spec["containers"]}
     (service,) = [one for one in of_kind(objects, "Service") if one["metadata"]["name"] == spec["subdomain"]]
     assert service["spec"]["publishNotReadyAddresses"] is True
 
@@ -286,5 +286,7 @@ def test_probes_are_native_and_ask_the_right_name(objects: tuple[Manifest, ...])
             expected = "" if kind == "livenessProbe" else service
             assert probe["grpc"].get("service", "") == expected, f"{name}: {kind}"
             assert probe.get("successThreshold", 1) == 1
+            # Kubernetes' own 1 s is short for a process that computes on a full node.
+            assert probe["timeoutSeconds"] >= 5
         startup = container["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] >= 300, f"{name}: too short for a model to load"

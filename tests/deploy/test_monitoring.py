@@ -47,7 +47,7 @@ def queries() -> list[tuple[str, str]]:
     """Where it is used, and expression: every query of every dashboard's panels, annotations, and rules."""
     found = [(f"{name}: {panel['title']}", target["expr"]) for name, panel in panels() for target in panel["targets"]]
     for name in BOARDS:
-        found += [(f"{name}: {one['name']}", one["expr"]) for one in committed(name)["annotations"]["list"]]
+        found += [(f"{name}: {one['name']}", one["target"]["expr"]) for one in committed(name)["annotations"]["list"]]
     return found + [(f"rule {rule.get('record') or rule['alert']}", rule["expr"]) for rule in rules()]
 
 
@@ -162,6 +162,29 @@ def test_panels_are_complete() -> None:
         assert len(set(identifiers)) == len(identifiers)
 
 
+def test_numbers_have_colours_of_their_own() -> None:
+    """Where a panel names none, Grafana turns it red from 80 on, be it 80 steps or 80 answers."""
+    alarming = {}
+    for name, panel in panels():
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert steps[0]["value"] is None, panel["title"]
+        if panel["type"] == "stat":
+            alarming[f"{name}: {panel['title']}"] = [one["value"] for one in steps[1:]]
+    assert {title: values for title, values in alarming.items() if values} == {
+        "run: Win rate": [0.5],
+        "run: Checkpoint age": [3600],
+        "fleet: Ready": [1],
+        "fleet: Worker last heard": [1800],
+    }
+
+
+def test_numbers_of_the_fleet_are_those_of_the_moment() -> None:
+    """A state that no run is in any more, or a pod that is gone, has no number; a run that is over keeps its last."""
+    for name, panel in panels():
+        if panel["type"] == "stat":
+            assert {target["instant"] for target in panel["targets"]} == {name == "fleet"}, panel["title"]
+
+
 def test_a_pure_number_has_no_unit_and_nothing_else() -> None:
     """What is counted or measured says in what: by its name, or in its help where that speaks of nats."""
     helps = {
@@ -194,7 +217,7 @@ def test_dashboard_has_variables_links_and_marks(name: str) -> None:
     board = committed(name)
     assert [one["name"] for one in board["templating"]["list"]] == ["datasource", "namespace", "model", "run"]
     assert {one["name"] for one in board["annotations"]["list"]} == {"New weights", "Checkpoint"}
-    assert all("$run" in one["expr"] and one["enable"] for one in board["annotations"]["list"])
+    assert all("$run" in one["target"]["expr"] and one["enable"] for one in board["annotations"]["list"])
     (link,) = board["links"]
     assert link["includeVars"]
     assert link["keepTime"]

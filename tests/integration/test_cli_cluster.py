@@ -245,6 +245,26 @@ def test_doctor_looks_for_what_components_need(cluster: kubernetes_api.Cluster) 
     assert "mtls" in result.stderr
 
 
+def test_doctor_looks_for_the_driver_and_the_secret_of_artifacts_s3(cluster: kubernetes_api.Cluster) -> None:
+    def look() -> list[tuple[str, str]]:
+        result = charter(*ON, "doctor", "--json", "--component", "artifacts-s3")
+        found = [one for one in json.loads(result.stdout) if one["check"] == "component artifacts-s3"]
+        assert result.exit_code == int(any(one["result"] == "failed" for one in json.loads(result.stdout)))
+        return [(one["result"], one["advice"]) for one in found]
+
+    # Who may not list drivers learns that, and not that there is none.
+    assert look() == [("failed", "ask for the right to read it")]
+    cluster.rules.append({"apiGroups": ["storage.k8s.io"], "resources": ["csidrivers"], "verbs": ["list"]})
+    (driver, secret) = look()
+    assert driver == ("failed", "install it: https://juicefs.com/docs/csi/getting_started")
+    assert secret[0] == "failed"
+    assert "kubectl -n charter create secret generic artifacts-s3 --from-literal=name=charter" in secret[1]
+    cluster.put("csidrivers", {"metadata": {"name": "csi.juicefs.com"}, "spec": {}})
+    cluster.put("secrets", {"metadata": {"name": "artifacts-s3", "namespace": "charter"}, "data": {}})
+    cluster.put("storageclasses", storage_class())
+    assert look() == [("ok", ""), ("ok", "")]
+
+
 def test_the_addresses_stand_for_pods(cluster: kubernetes_api.Cluster) -> None:
     with cluster_access.connected(Cluster.open("there", "charter")):
         assert remote()

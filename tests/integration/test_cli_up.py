@@ -12,6 +12,8 @@ from charter.cli.services import DEFAULTS
 from charter.trainer.processes import ProcessId
 from typer.testing import CliRunner, Result
 
+from tests.ports import free_offset
+
 ROOT = Path(__file__).resolve().parents[2]
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 
@@ -67,26 +69,12 @@ def spec(tmp_path: Path, tiny_model: Path) -> Path:
 
 @pytest.fixture
 def offset() -> str:
-    """A shift of the ports that leaves all of them free."""
-    addresses = [address for one in DEFAULTS.values() for address in (one.main, one.control, one.metrics) if address]
-    ports = [int(address.rpartition(":")[2]) for address in addresses]
-    for candidate in range(1000, 10_000, 100):
-        if all(_free(port + candidate) for port in ports):
-            return str(candidate)
-    raise RuntimeError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    return str(free_offset())
 
 
 def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
+    # Without a GPU nothing is planned, but the services sleep when they are told to.
+    spec.write_text(f"{spec.read_text()}services: {{gpu_sharing: take_turns}}\n")
     up = charter("up", str(spec), "--port-offset", offset)
     assert up.exit_code == 0, up.stderr + up.stdout
     assert "All services are serving" in up.stdout
@@ -96,7 +84,14 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     done = charter.as_json("run", str(spec))
     assert done["state"] == "RUN_STATE_SUCCEEDED"
     assert (Path(done["artifacts"]) / "report.html").is_file()
-    assert charter.as_json("status")["policy"]["weight_version"] > 0
+    stored = json.loads((Path(done["artifacts"]) / "spec.json").read_text())["services"]
+    assert stored["gpu_sharing"] == "GPU_SHARING_TAKE_TURNS"
+    assert stored["judge_control"] == f"127.0.0.1:{50062 + int(offset)}"
+    assert "sleeping" in (charter.home / "logs" / "judge.log").read_text()
+    served = charter.as_json("status")["policy"]
+    sent = json.loads((Path(done["artifacts"]) / "run.json").read_text())["served"]["policy"]
+    assert served["weight_version"] > 0
+    assert (served["weight_version"], served["weight_digest"]) == (sent["version"], sent["digest"])
     assert charter.as_json("generate", "Hello", "--max-new-tokens", "4")[0]["tokens"] > 0
 
     other = spec.with_name("other.yaml")

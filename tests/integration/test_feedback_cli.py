@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -15,23 +14,17 @@ from charter.cli.main import app
 from typer.testing import CliRunner
 
 from tests.feedback_page import feedback_services, write_pairs
+from tests.ports import free_ports
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 UNREACHABLE = "127.0.0.1:1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def test_the_printed_link_signs_in(tiny_model: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.jsonl", 2)
     home = tmp_path / "home"
     with feedback_services(tmp_path, tiny_model) as at:
-        places = ["--policy", at.policy, "--preference", at.preference, "--port", str(free_port())]
+        places = ["--policy", at.policy, "--preference", at.preference, "--port", str(free_ports(1)[0])]
         command = [sys.executable, "-m", "charter.cli.main", "feedback", "--labeller", "Zoë", "--pairs", str(pairs)]
         environment = {**os.environ, "CHARTER_HOME": str(home), "PYTHONPATH": str(SERVICES), "PYTHONUNBUFFERED": "1"}
         page = subprocess.Popen([*command, *places], stdout=subprocess.PIPE, text=True, env=environment)

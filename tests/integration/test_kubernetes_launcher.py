@@ -21,10 +21,10 @@ from charter.v1 import run_pb2
 from kubernetes.aio import client
 
 from tests.deploy.manifests import BASE, render
-from tests.deploy.test_containers import free_port
 from tests.integration.test_trainer_service import ROOT, WORKER, Client, connected
 from tests.kubernetes_api import Cluster, Object, api_server
 from tests.kubernetes_jobs import JobController, job_controller
+from tests.ports import free_ports
 
 NAMESPACE = "charter"
 
@@ -301,7 +301,7 @@ def test_one_process_is_python_and_more_are_torchrun() -> None:
 
 def test_pods_of_one_run_meet_at_index_0_and_end_as_their_workers() -> None:
     """The very command of two pods, with this machine for the name of the first and a free port."""
-    port = free_port()
+    (port,) = free_ports(1)
     processes = []
     for index in ("0", "1"):
         pod = [part.replace("$(JOB_COMPLETION_INDEX)", index) for part in command(template(completions=2))]

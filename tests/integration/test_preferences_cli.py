@@ -35,6 +35,13 @@ def result(address: str, *arguments: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
+def test_service_is_found_as_by_every_command(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARTER_PREFERENCE_ADDRESS", address)
+    done = CliRunner().invoke(app, ["stats", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["total"] == 0
+
+
 def write_pairs(path: Path, count: int) -> Path:
     lines = [
         {

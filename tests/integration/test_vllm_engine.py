@@ -51,7 +51,7 @@ LONG = prompt("Summarise this: " + "the quick brown fox jumps over the lazy dog,
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(real_model: Path) -> AsyncGenerator[VllmEngine, None]:
-    engine = VllmEngine(str(real_model), dtype="float32", kv_cache_gib=0.5, max_context_tokens=2048)
+    engine = VllmEngine(str(real_model), dtype="float32", kv_cache_gib=0.5, max_context_tokens=2048, sleep_mode=True)
     await engine.start()
     yield engine
     await engine.stop()
@@ -225,6 +225,29 @@ async def test_a_weight_update_under_way_is_served_exactly(
     await engine.load_weights(real_model / "model.safetensors", 6, "f" * 64)
     again = [await likelihood(engine, asked, "It is Paris, of course.") for asked in (SHORT, LONG)]
     assert [result.total for result in again] == pytest.approx([result.total for result in old], abs=1e-6)
+
+
+async def test_weights_loaded_asleep_are_served_once_it_is_awake(
+    engine: VllmEngine, trained: PreTrainedModel, new_weights: dict[str, torch.Tensor], real_model: Path, tmp_path: Path
+) -> None:
+    """On a CPU no memory is freed; the order of vLLM's parts and its scheduling are those of a GPU."""
+    before = await likelihood(engine, LONG, "It is Paris.")
+    await engine.sleep()
+    # vLLM keeps what comes until the last part of it is awake. Services refuse calls in the meantime.
+    waiting = asyncio.create_task(likelihood(engine, LONG, "It is Paris."))
+    save_file(new_weights, tmp_path / "new.safetensors")
+    await engine.load_weights(tmp_path / "new.safetensors", 8, "a" * 64)
+    assert not waiting.done()
+    await engine.wake()
+    (sample,) = await collect(engine, [LONG], Sampling(8, temperature=1.0, seed=1))
+    assert [span.version for span in sample.version_spans] == [8]
+    assert sample.logprobs == pytest.approx(answer_logprobs(trained, sample), abs=TOLERANCE)
+    assert abs((await waiting).total - before.total) > 0.1
+
+    await engine.load_weights(real_model / "model.safetensors", 9, "b" * 64)
+    await engine.sleep()
+    await engine.wake()
+    assert (await likelihood(engine, LONG, "It is Paris.")).total == pytest.approx(before.total, abs=1e-6)
 
 
 async def _drain(samples: AsyncGenerator[GeneratedSample, None]) -> list[GeneratedSample]:

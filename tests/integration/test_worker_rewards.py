@@ -12,6 +12,7 @@ from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker import rewards
+from charter.worker.__main__ import REFUSED
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Answer, Services
 from charter.worker.context import Run
@@ -199,5 +200,5 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
 def test_numbers_that_do_not_go_together_are_told(
     stage: Stage, ppo: dict[str, Any], reward: dict[str, Any], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert stage.work("wrong", stage.spec(ppo=ppo, reward=reward)) == 1
+    assert stage.work("wrong", stage.spec(ppo=ppo, reward=reward)) == REFUSED
     assert error in caplog.messages[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from charter.v1 import (
     judge_pb2,
+    memory_pb2,
     policy_pb2,
     preference_pb2,
     run_pb2,
@@ -25,7 +26,17 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-FILES = (judge_pb2, policy_pb2, preference_pb2, run_pb2, trainer_pb2, types_pb2, validation_pb2, weights_pb2)
+FILES = (
+    judge_pb2,
+    memory_pb2,
+    policy_pb2,
+    preference_pb2,
+    run_pb2,
+    trainer_pb2,
+    types_pb2,
+    validation_pb2,
+    weights_pb2,
+)
 
 # Fields that may be unbounded, and why.
 UNBOUNDED = {
@@ -161,6 +172,7 @@ def test_service_names_match_the_design() -> None:
         "charter.v1.TrainerService",
         "charter.v1.RunReportService",
         "charter.v1.WeightService",
+        "charter.v1.MemoryService",
     }
 
 

@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import pytest
 from charter.cli.main import app
 from charter.cli.readings import Reading, summary
 from charter.cli.services import SERVICES
-from charter.cli.top import sparkline
+from charter.cli.top import earlier, sparkline
 from typer.testing import CliRunner
 
 
@@ -25,6 +26,12 @@ def test_rates_are_differences_per_second() -> None:
     assert shown["per_second"]["scores"] is None
 
 
+def test_live_rates_cover_half_a_minute_of_bursts() -> None:
+    kept = deque([reading(0.0)])
+    compared = [earlier(kept, reading(float(now))).time for now in (2, 29, 31, 40, 100)]
+    assert compared == [0.0, 0.0, 0.0, 2.0, 40.0]
+
+
 def test_a_restarted_service_has_no_rate_yet() -> None:
     counter = "charter_policy_generated_tokens_total"
     shown = summary(reading(10.0, policy={counter: 100.0}), reading(14.0, policy={counter: 3.0}))
@@ -36,6 +43,16 @@ def test_a_gauge_without_a_value_is_none_and_not_zero() -> None:
     assert shown["run"]["kl"] == 0.5
     assert shown["run"]["reward"] is None
     assert summary(reading(0.0), reading(1.0))["run"] is None
+
+
+def test_the_step_is_that_of_the_run_and_not_of_a_worker_that_resumed_it() -> None:
+    worker = {
+        "charter_worker_run_info": [({"run": "tides-1", "model": "m"}, 1.0)],
+        "charter_worker_steps_total": [({"run": "tides-1"}, 2.0)],
+    }
+    trainer = {"charter_run_step": [({"run": "tides-1"}, 42.0), ({"run": "another"}, 7.0)]}
+    shown = summary(reading(0.0), Reading(1.0, {"worker": worker, "trainer": trainer}))
+    assert shown["run"]["step"] == 42.0
 
 
 def test_sparkline_spans_its_values() -> None:

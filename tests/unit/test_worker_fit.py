@@ -86,7 +86,7 @@ def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
 
 def test_micro_batches_do_not_change_the_step(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step over micro-batches against the cross-entropy written out, each answer alone, in one AdamW step."""
-    monkeypatch.setattr(fit, "_BACKWARD_TOKENS", 40)
+    monkeypatch.setattr(fit, "BACKWARD_TOKENS", 40)
     model = make_model(tiny_model)
     plain = copy.deepcopy(model)
     examples = make_examples(6)

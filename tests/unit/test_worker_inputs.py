@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from charter.inference.chat import ChatTokenizer
 from charter.worker.artifacts import Artifacts, append_line, read_lines
-from charter.worker.errors import RunError
+from charter.worker.errors import SpecError
 from charter.worker.prompts import load_prompt_sets, read_prompts, take
 from charter.worker.seeds import derive_seed, stable_fraction
 
@@ -48,22 +48,22 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
 def test_malformed_lines_are_named(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(RunError, match="line 2") as error:
+    with pytest.raises(SpecError, match="line 2") as error:
         read_prompts(path)
     assert problem in str(error.value)
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="cannot read the prompt file"):
+    with pytest.raises(SpecError, match="cannot read the prompt file"):
         read_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(RunError, match="holds no prompts"):
+    with pytest.raises(SpecError, match="holds no prompts"):
         read_prompts(Path(write(tmp_path / "empty.jsonl")))
 
 
 def test_overlap_is_an_error_whatever_the_white_space(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     train = write(tmp_path / "train.jsonl", {"prompt": "One"}, {"prompt": "Two"})
     held_out = write(tmp_path / "held.jsonl", {"messages": [{"role": "user", "content": " Two\n"}]})
-    with pytest.raises(RunError, match=r"1 held-out prompts are also in prompts\.train, for example 'Two'"):
+    with pytest.raises(SpecError, match=r"1 held-out prompts are also in prompts\.train, for example 'Two'"):
         load_prompt_sets([train], [held_out], tokenizer, 100)
 
 
@@ -73,7 +73,7 @@ def test_long_and_repeated_prompts_are_left_out(tmp_path: Path, tokenizer: ChatT
     sets = load_prompt_sets([train], [held_out], tokenizer, 40)
     assert [prompt.text for prompt in sets.train] == ["One"]
     assert sets.too_long == 1
-    with pytest.raises(RunError, match=r"every prompt of prompts\.train has more than max_prompt_tokens=4 tokens"):
+    with pytest.raises(SpecError, match=r"every prompt of prompts\.train has more than max_prompt_tokens=4 tokens"):
         load_prompt_sets([train], [held_out], tokenizer, 4)
 
 

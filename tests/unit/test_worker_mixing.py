@@ -3,7 +3,7 @@
 import pytest
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.errors import RunError
+from charter.worker.errors import RunError, SpecError
 from charter.worker.fit import Example
 from charter.worker.mixing import mix, shares, sources
 
@@ -73,7 +73,7 @@ def test_a_source_without_any_labels_is_an_error() -> None:
 
 @pytest.mark.parametrize("values", [{"ai": -1.0, "human": 2.0}, {"ai": 0.0}, {"human": float("nan")}])
 def test_senseless_shares_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(RunError, match="feedback must give at least one of ai"):
+    with pytest.raises(SpecError, match="feedback must give at least one of ai"):
         shares(feedback(**values), "any")
-    with pytest.raises(RunError, match=r"feedback\.by_dimension\.d must give"):
+    with pytest.raises(SpecError, match=r"feedback\.by_dimension\.d must give"):
         shares(feedback(by_dimension={"d": run_pb2.FeedbackShares(**values)}), "d")

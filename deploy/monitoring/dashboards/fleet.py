@@ -12,44 +12,47 @@ PROCESSES = (
     Panel(
         "Ready",
         "none",
-        "1 for each service that answers calls. A 0 for ten minutes raises an alert.",
+        "1 for each service that answers calls. A 0 for ten minutes raises an alert, unless the service sleeps while a "
+        "run trains on its GPU.",
         (Query(here("charter_serving"), "{{service}} {{instance}}"),),
-        "stat",
+        "now",
+        least=1,
     ),
     Panel(
         "Runs",
         "none",
         "By state, as the trainer knows them. A new one that failed raises an alert.",
         (Query(f"sum by (state) ({here('charter_runs')}) > 0", "{{state}}"),),
-        "stat",
+        "now",
     ),
     Panel(
         "Worker last heard",
         "s",
         "Seconds since each run's worker spoke to the trainer. An alert fires at half an hour.",
         (Query(f"time() - {of_run('charter_run_last_heard_timestamp_seconds')}", "{{run}}"),),
-        "stat",
+        "now",
+        limit=1800,
     ),
     Panel(
         "Versions of Charter",
         "none",
         "Processes by version. More than one version outside a rollout is a mistake.",
         (Query(f"count by (version) ({here('charter_build_info')})", "{{version}}"),),
-        "stat",
+        "now",
     ),
     Panel(
         "Runs and models",
         "none",
         "Workers under way, with the model that they align: one for each run that runs.",
         (Query(of_run("charter_worker_run_info", 'model=~"$model"'), "{{name}} {{model}}"),),
-        "stat",
+        "now",
     ),
     Panel(
         "Scraped",
         "none",
         "Processes that Prometheus reaches, by service. The worker is there only during a run.",
         (Query(f"sum by (app) ({of_process('up')})", "{{app}}"),),
-        "stat",
+        "now",
     ),
 )
 
@@ -97,7 +100,7 @@ WEIGHTS = (
     ),
     Panel(
         "Weights received",
-        "Bps",
+        "binBps",
         "A burst at the end of each step, equal for all replicas of a service.",
         (Query(per_second("charter_weight_received_bytes_total", "service, instance"), "{{service}} {{instance}}"),),
     ),
@@ -128,7 +131,7 @@ WEIGHTS = (
     ),
     Panel(
         "Work given to another replica",
-        "cps",
+        "items/s",
         "Prompts and pairs, by why. It should be near 0: failed ones point to a replica that is ill, slow ones to "
         "one that is loaded.",
         (Query(per_second("charter_worker_reassigned_total", "service, reason"), "{{service}} {{reason}}"),),

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries, xychart
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, timeseries, xychart
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
     GraphThresholdsStyleMode,
@@ -13,9 +13,9 @@ from grafana_foundation_sdk.models.common import (
     SortOrder,
     StackingMode,
     TooltipDisplayMode,
+    VisibilityMode,
 )
 from grafana_foundation_sdk.models.dashboard import (
-    AnnotationQuery,
     DashboardCursorSync,
     DashboardLinkType,
     DataSourceRef,
@@ -80,31 +80,29 @@ def _board(board: Board) -> dashboard.Dashboard:
             .include_vars(True)
             .keep_time(True)
         )
-        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")))
     )
     for name, (label, query) in VARIABLES.items():
         built = built.with_variable(
-            dashboard.QueryVariable(name)
-            .label(label)
-            .datasource(DATA_SOURCE)
-            .query(query)
-            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .sort(VariableSort.ALPHABETICAL_ASC)
-            .multi(True)
-            .include_all(True)
-            .all_value(".*")
+            _variable(
+                dashboard.QueryVariable(name)
+                .label(label)
+                .datasource(DATA_SOURCE)
+                .query(query)
+                .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .sort(VariableSort.ALPHABETICAL_ASC)
+                .multi(True)
+                .include_all(True)
+                .all_value(".*")
+            )
         )
     for name, metric in ANNOTATIONS.items():
-        # Grafana asks once every $__interval, so that each change is seen at exactly one of the moments.
-        expr = f"{metric}{{{RUN}}} != {metric}{{{RUN}}} offset $__interval"
-        built = built.annotation(
-            _Built(AnnotationQuery(name=name, datasource=DATA_SOURCE, icon_color=COLOURS[name], expr=expr))
-        )
+        built = built.annotation(_Built(_annotation(name, metric)))
     top, identifier = 0, 1
     for title, panels in board.rows:
         built = built.with_row(dashboard.Row(title).id(identifier).grid_pos(GridPos(h=1, w=COLUMNS, x=0, y=top)))
         top, identifier = top + 1, identifier + 1
-        width, height = STAT_SIZE if panels[0].kind == "stat" else GRAPH_SIZE
+        width, height = STAT_SIZE if panels[0].kind in ("stat", "now") else GRAPH_SIZE
         per_line = COLUMNS // width
         for number, panel in enumerate(panels):
             x, y = number % per_line * width, top + number // per_line * height
@@ -114,21 +112,55 @@ def _board(board: Board) -> dashboard.Dashboard:
     return built
 
 
+def _variable(builder: dashboard.DatasourceVariable | dashboard.QueryVariable) -> _Built:
+    """Without the fields of interval variables, which the SDK writes for every kind and Grafana's schema refuses."""
+    variable = builder.build()
+    variable.auto = variable.auto_min = variable.auto_count = None
+    return _Built(variable)
+
+
+def _annotation(name: str, metric: str) -> dict[str, Any]:
+    """Marks where a metric changes, in the form of Grafana 12, for which the SDK's model has no fields."""
+    # Grafana asks once every $__interval, so that each change is seen at exactly one of the moments.
+    expr = f"{metric}{{{RUN}}} != {metric}{{{RUN}}} offset $__interval"
+    return {
+        "name": name,
+        "datasource": DATA_SOURCE,
+        "enable": True,
+        "iconColor": COLOURS[name],
+        "target": {"expr": expr, "refId": "Anno"},
+        "titleFormat": f"{name} of {{{{run}}}}",
+    }
+
+
 def _panel(panel: Panel) -> Any:
-    builder = {"stat": stat.Panel, "xy": _xy, "graph": _graph, "stacked": _graph}[panel.kind]()
+    builder = {
+        "stat": stat.Panel,
+        "now": stat.Panel,
+        "xy": _xy,
+        "timeline": _timeline,
+        "graph": _graph,
+        "stacked": _graph,
+    }[panel.kind]()
     if panel.kind == "stacked":
         builder = builder.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(30)
+    # Always said, because Grafana turns numbers red from 80 on where nothing is.
+    steps = [Threshold(value=None, color="red" if panel.least is not None else "text")]
+    if panel.least is not None:
+        steps.append(Threshold(value=panel.least, color="green"))
     if panel.limit is not None:
-        steps = [Threshold(value=None, color="transparent"), Threshold(value=panel.limit, color="red")]
-        builder = builder.thresholds(
-            dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
-        ).thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
+        steps.append(Threshold(value=panel.limit, color="red"))
+    builder = builder.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
+    if panel.limit is not None and panel.kind in ("graph", "stacked"):
+        dashed = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
+        builder = builder.thresholds_style(dashed)
     builder = builder.title(panel.title).description(panel.description).unit(panel.unit).datasource(DATA_SOURCE)
     for number, query in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).datasource(DATA_SOURCE)
         if panel.exemplars:
             target = target.exemplar(True)
-        builder = builder.with_target(target.range().ref_id(chr(ord("A") + number)))
+        target = target.instant() if panel.kind == "now" else target.range()
+        builder = builder.with_target(target.ref_id(chr(ord("A") + number)))
     return builder
 
 
@@ -136,6 +168,12 @@ def _graph() -> timeseries.Panel:
     legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
     return timeseries.Panel().legend(legend.show_legend(True)).tooltip(tooltip)
+
+
+def _timeline() -> statetimeline.Panel:
+    """A bar a series, as long as it has values."""
+    legend = common.VizLegendOptions().show_legend(False).display_mode(LegendDisplayMode.LIST)
+    return statetimeline.Panel().show_value(VisibilityMode.NEVER).legend(legend.placement(LegendPlacement.BOTTOM))
 
 
 def _xy() -> xychart.Panel:

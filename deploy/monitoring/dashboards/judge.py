@@ -15,7 +15,7 @@ from deploy.monitoring.dashboards.panels import (
 LABELS = (
     Panel(
         "Outcomes",
-        "cps",
+        "pairs/s",
         "Pairs that the judge answered, by outcome. Both preferences should be about as frequent; INVALID and "
         "UNAVAILABLE never become labels.",
         (Query(per_second("charter_judge_judgements_total", "method, outcome") + " > 0", "{{method}} {{outcome}}"),),
@@ -38,7 +38,7 @@ LABELS = (
     ),
     Panel(
         "Asked in both orders",
-        "cps",
+        "judgements/s",
         "Judgements that showed both orders, and those in which a position won twice, which should be few.",
         (
             Query(total_per_second("charter_judge_ordered_total"), "both orders"),
@@ -54,7 +54,7 @@ LABELS = (
     ),
     Panel(
         "Principles",
-        "cps",
+        "judgements/s",
         "Judgements under each principle, by outcome. A principle that always fails is worded badly.",
         (
             Query(
@@ -92,13 +92,13 @@ WORK = (
 OTHER = (
     Panel(
         "Ratings",
-        "cps",
+        "answers/s",
         "Answers rated, by whether there is a rating. Those without one should be few.",
         (Query(per_second("charter_judge_ratings_total", "rated"), "rated {{rated}}"),),
     ),
     Panel(
         "Critiques and revisions",
-        "cps",
+        "texts/s",
         "Texts, by whether they were written. Those that were not should be few.",
         (Query(per_second("charter_judge_texts_total", "kind, written"), "{{kind}} {{written}}"),),
     ),
@@ -141,7 +141,7 @@ ENDPOINT = (
 COMPARISONS = (
     Panel(
         "Comparisons stored",
-        "cps",
+        "comparisons/s",
         "New ones by who labelled them and how, and repeats that were ignored. Repeats come from resumed runs and "
         "retries.",
         (

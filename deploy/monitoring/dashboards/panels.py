@@ -20,8 +20,10 @@ class Panel:
     """One picture. ``description`` says what good looks like.
 
     ``unit`` is Grafana's name for it, or a word that Grafana puts behind the number; ``none`` is for pure numbers.
-    ``kind`` is graph, stacked, stat, or xy (the first query across, the others up). ``limit`` draws a line: an
-    objective, or where an alert fires. ``exemplars`` shows single calls with links to their traces.
+    ``kind`` is graph, stacked, timeline (a bar for as long as a series has values), xy (the first query across, the
+    others up), or a number: stat (the last there was, so that a run that is over keeps it) or now (of this moment).
+    ``limit``: an objective, or where an alert fires; a line in a graph, and a number is red from there on. A number is
+    red below ``least``. ``exemplars`` shows single calls with links to their traces.
     """
 
     title: str
@@ -30,6 +32,7 @@ class Panel:
     queries: tuple[Query, ...]
     kind: str = "graph"
     limit: float | None = None
+    least: float | None = None
     exemplars: bool = False
 
 

@@ -31,6 +31,7 @@ NOW = (
         "better than the start; the report has the interval.",
         (Query(of_run("charter_run_win_rate"), "{{run}}"),),
         "stat",
+        least=0.5,
     ),
     Panel(
         "Answers learned from",
@@ -40,11 +41,13 @@ NOW = (
         "stat",
     ),
     Panel(
-        "Since the last checkpoint",
+        "Checkpoint age",
         "s",
-        "What a crash would cost. It should stay within a few steps.",
+        "Time since the newest complete checkpoint: what a crash would cost. It should stay within a few steps; an "
+        "alert fires at an hour.",
         (Query(f"time() - {of_run('charter_worker_checkpoint_timestamp_seconds')}", "{{run}}"),),
         "stat",
+        limit=3600,
     ),
 )
 
@@ -54,6 +57,13 @@ REWARD = (
         "none",
         "Both should rise. A score that rises while the reward does not is paid for with KL or missing ends.",
         runs(("charter_ppo_reward_mean", "reward"), ("charter_ppo_score_mean", "score")),
+    ),
+    Panel(
+        "Step",
+        "none",
+        "The PPO step at each moment: where the reward turns bad, `charter samples RUN --step N` shows the answers, "
+        "and from these the labels behind them. It should climb evenly.",
+        (Query(of_run("charter_run_step"), "step {{run}}"),),
     ),
     Panel(
         "Spread of the reward",
@@ -99,12 +109,6 @@ REWARD = (
         runs(("charter_ppo_held_out_score", "score")),
     ),
     Panel(
-        "KL on held-out prompts",
-        "nats",
-        "Distance from the start where nothing was trained. It should stay near that of training.",
-        runs(("charter_ppo_held_out_kl", "KL")),
-    ),
-    Panel(
         "Length of answers",
         "tokens",
         "Mean tokens. Length that rises with the reward hints at a preference model that pays for length.",
@@ -122,8 +126,14 @@ POLICY = (
     Panel(
         "KL to the reference",
         "nats",
-        "Per answer. It should rise slowly and level off near its target; k1 below 0 for long is a wrong estimate.",
-        runs(("charter_ppo_kl_k1", "k1"), ("charter_ppo_kl_k3", "k3"), ("charter_ppo_kl_target", "target")),
+        "Per answer. It should rise slowly and level off near its target, on held-out prompts too; k1 below 0 for long "
+        "is a wrong estimate.",
+        runs(
+            ("charter_ppo_kl_k1", "k1"),
+            ("charter_ppo_kl_k3", "k3"),
+            ("charter_ppo_held_out_kl", "k3, held out"),
+            ("charter_ppo_kl_target", "target"),
+        ),
     ),
     Panel(
         "KL coefficient",
@@ -246,21 +256,23 @@ PACE = (
         ),
     ),
     Panel(
-        "Phases",
+        "Step and checkpoint",
         "s",
-        "Time in phases that have ended, and of the newest step and checkpoint. A checkpoint should take a small part "
-        "of the steps between two.",
-        (
-            Query(of_run("charter_worker_phase_seconds_total") + " > 0", "{{phase}} {{run}}"),
-            Query(of_run("charter_ppo_step_seconds"), "one step {{run}}"),
-            Query(of_run("charter_worker_checkpoint_seconds"), "one checkpoint {{run}}"),
-        ),
+        "The newest of each. A checkpoint should take a small part of the steps between two.",
+        runs(("charter_ppo_step_seconds", "step"), ("charter_worker_checkpoint_seconds", "checkpoint")),
+    ),
+    Panel(
+        "Time in phases",
+        "s",
+        "Of phases that have ended. PPO should take most of it.",
+        (Query(of_run("charter_worker_phase_seconds_total") + " > 0", "{{phase}} {{run}}"),),
     ),
     Panel(
         "Phase",
         "none",
-        "1 for the phase that the worker is in. Each should come once, except those inside PPO.",
+        "What the worker did when. Each phase should come once, except those inside PPO.",
         (Query(of_run("charter_worker_phase") + " == 1", "{{phase}} {{run}}"),),
+        "timeline",
     ),
 )
 

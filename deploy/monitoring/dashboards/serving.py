@@ -87,7 +87,7 @@ POLICY = (
     ),
     Panel(
         "Samples",
-        "cps",
+        "samples/s",
         "Answers by how they ended. Most should end by eos: those that end by length are cut off.",
         (Query(per_second("charter_policy_samples_total", "finish"), "{{finish}}"),),
     ),

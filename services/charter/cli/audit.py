@@ -10,6 +10,7 @@ import typer
 from charter.cli.audit_summary import summary_of
 from charter.cli.audit_tables import print_comparison, print_comparisons, print_summary
 from charter.cli.output import JsonOption, emit_json, fail
+from charter.cli.preferences import AddressOption
 from charter.cli.services import channel_to
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
@@ -32,9 +33,7 @@ def audit(
     principle: Annotated[str, typer.Option(help="Only labels made by this principle.")] = "",
     dimension: Annotated[str, typer.Option(help="Only prompts of this dimension.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most labels to list, oldest first.")] = 20,
-    address: Annotated[
-        str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
-    ] = "",
+    address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show which principle each label of a run came from, with the probabilities, the reasoning and the model.

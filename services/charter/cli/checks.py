@@ -22,6 +22,9 @@ def _unhealthy(spec: run_pb2.RunSpec) -> Iterator[str]:
         match health(name, address):
             case "SERVING":
                 continue
+            case "NOT_SERVING" if spec.services.gpu_sharing > run_pb2.GPU_SHARING_TOGETHER:
+                # Left asleep by a worker that died: the next one wakes it.
+                continue
             case "NOT_SERVING":
                 yield f"the {name} service at {address} is not serving yet; `charter status` tells when it is"
             case "ANOTHER SERVICE":

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from kubernetes import client
@@ -71,7 +71,7 @@ def examine(cluster: Cluster, components: Sequence[str]) -> list[Finding]:
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "permissions": lambda: _rights(cluster),
         "storage": lambda: _storage(cluster),
-        "components": lambda: _components(cluster, components),
+        **{f"component {one}": partial(_component, cluster, one) for one in components},
         "pods": lambda: _pods(cluster.namespace, pods(cluster.namespace).items),
         "GPUs": lambda: _gpus(cluster, pods(cluster.namespace).items),
         "services": lambda: _services(cluster),
@@ -140,24 +140,24 @@ def _storage(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("volumes", "ok", f"{len(claims)} bound")
 
 
-def _components(cluster: Cluster, components: Sequence[str]) -> Iterator[Finding]:
-    groups = {group.name for group in client.ApisApi(cluster.api).get_api_versions().groups}
-    for component in components:
-        if component in GROUPS:
-            group, source = GROUPS[component]
-            if group in groups:
-                yield Finding(f"component {component}", "ok", f"{group} is installed")
-            else:
-                yield Finding(f"component {component}", "failed", f"{group} is not installed", f"install it: {source}")
-        if component == "artifacts-s3":
-            drivers = {one.metadata.name for one in client.StorageV1Api(cluster.api).list_csi_driver().items}
-            if S3_DRIVER in drivers:
-                yield Finding(f"component {component}", "ok", f"the driver {S3_DRIVER} is installed")
-            else:
-                advice = "install it: https://juicefs.com/docs/csi/getting_started"
-                yield Finding(f"component {component}", "failed", f"no driver {S3_DRIVER} is installed", advice)
-        if component in SECRETS:
-            yield _secret(cluster, component)
+def _component(cluster: Cluster, component: str) -> Iterator[Finding]:
+    """What a component needs to be there before it is applied."""
+    name = f"component {component}"
+    if component in GROUPS:
+        group, source = GROUPS[component]
+        if group in {one.name for one in client.ApisApi(cluster.api).get_api_versions().groups}:
+            yield Finding(name, "ok", f"{group} is installed")
+        else:
+            yield Finding(name, "failed", f"{group} is not installed", f"install it: {source}")
+    if component == "artifacts-s3":
+        drivers = {one.metadata.name for one in client.StorageV1Api(cluster.api).list_csi_driver().items}
+        if S3_DRIVER in drivers:
+            yield Finding(name, "ok", f"the driver {S3_DRIVER} is installed")
+        else:
+            advice = "install it: https://juicefs.com/docs/csi/getting_started"
+            yield Finding(name, "failed", f"no driver {S3_DRIVER} is installed", advice)
+    if component in SECRETS:
+        yield _secret(cluster, component)
 
 
 def _secret(cluster: Cluster, component: str) -> Finding:

@@ -1,18 +1,14 @@
 """Brings the artifacts of a run here: its report and its model."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
+from charter.cli.patience import Patience
 from charter.cli.services import home
 from charter.rpc.channel import BATCH, QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
-
-# Between two tries while the connection is broken, and how long to try.
-_RETRY_SECONDS = 1.0
-_PATIENCE_SECONDS = 120.0
 
 
 def fetch(
@@ -41,7 +37,7 @@ def fetch(
 def _copy(stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str, artifact: trainer_pb2.Artifact, target: Path) -> None:
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    patience = Patience()
     while True:
         offset = part.stat().st_size if part.exists() else 0
         request = trainer_pb2.ReadArtifactRequest(run_id=run_id, path=artifact.path, offset=offset)
@@ -49,11 +45,8 @@ def _copy(stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str, artifact: trai
             with part.open("ab") as file:
                 for response in stub.ReadArtifact(request, timeout=BATCH):
                     file.write(response.content)
-                    patience = time.monotonic() + _PATIENCE_SECONDS
+                    patience.renew()
             break
         except grpc.RpcError as error:
-            broken = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE
-            if not broken or time.monotonic() > patience:
-                raise
-            time.sleep(_RETRY_SECONDS)
+            patience.wait(error)
     part.replace(target)

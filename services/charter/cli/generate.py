@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from charter.cli.output import JsonOption, console, emit_json
+from charter.cli.output import JsonOption, console, emit_json, printable
 from charter.cli.services import channel_to
 from charter.rpc.channel import BATCH
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
@@ -61,5 +61,5 @@ def _print(answer: dict[str, Any]) -> None:
     versions = ", ".join(map(str, answer["weight_versions"]))
     cut = ", cut at its longest" if answer["finish_reason"] == "length" else ""
     console.rule(f"[bold]{escape(answer['prompt'])}", align="left")
-    console.print(escape(answer["text"]))
+    console.print(escape(printable(answer["text"])))
     console.print(f"[dim]{answer['tokens']} tokens{cut}, weight version {versions}[/]\n")

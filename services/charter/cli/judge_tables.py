@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.judge_calibration import JudgedPair, method_name, outcome_name
-from charter.cli.output import console
+from charter.cli.output import console, printable
 from charter.v1 import judge_pb2, types_pb2
 
 
@@ -57,14 +57,16 @@ def print_judgement(judgement: judge_pb2.Judgement) -> None:
     for one in judgement.principles:
         shown = (_number(one, f"probability_a{suffix}") for suffix in ("", "_shown_first", "_shown_second"))
         cells = ("" if value is None else f"{value:.3f}" for value in shown)
-        table.add_row(one.principle_id, one.dimension, outcome_name(one.outcome), *cells, escape(one.failure))
+        table.add_row(
+            one.principle_id, one.dimension, outcome_name(one.outcome), *cells, escape(printable(one.failure))
+        )
     console.print(table)
     for name, rationale in (
         ("A, B", judgement.principles[0].rationale),
         ("B, A", judgement.principles[0].rationale_swapped),
     ):
         if rationale:
-            console.print(f"[dim]reasoning in the order {name}:[/] {escape(rationale)}")
+            console.print(f"[dim]reasoning in the order {name}:[/] {escape(printable(rationale))}")
 
 
 def print_judgements(judged: Sequence[JudgedPair]) -> None:
@@ -77,7 +79,7 @@ def print_judgements(judged: Sequence[JudgedPair]) -> None:
             outcome_name(one.judgement.outcome),
             "" if value is None else f"{value:.3f}",
             ", ".join(principle.principle_id for principle in one.judgement.principles),
-            escape("; ".join(sorted({p.failure for p in one.judgement.principles if p.failure}))),
+            escape(printable("; ".join(sorted({p.failure for p in one.judgement.principles if p.failure})))),
         )
     console.print(table)
 

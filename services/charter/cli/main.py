@@ -14,6 +14,7 @@ from charter.cli import (
     feedback,
     generate,
     judge,
+    plan,
     preference_curve,
     preferences,
     report,
@@ -84,6 +85,7 @@ def on_a_cluster(
 app.command()(demo.demo)
 app.command()(up.up)
 app.command()(up.down)
+app.command()(plan.plan)
 app.command()(status.status)
 app.command()(top.top)
 app.command()(doctor.doctor)

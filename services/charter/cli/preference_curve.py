@@ -10,7 +10,6 @@ from rich.table import Table
 
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences import (
-    DEFAULT_ADDRESS,
     AddressOption,
     DimensionOption,
     RunOption,
@@ -19,8 +18,8 @@ from charter.cli.preferences import (
     chosen_comparisons,
     stream_comparisons,
 )
-from charter.rpc.channel import connect
-from charter.rpc.errors import ServiceError, explained
+from charter.cli.services import channel_to
+from charter.rpc.errors import ServiceError
 from charter.v1 import preference_pb2_grpc, run_pb2
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def curve(
     model: ModelOption,
     percent: PercentOption = None,
     plot: PlotOption = None,
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
     run: RunOption = "",
     source: SourceOption = None,
     dimension: DimensionOption = "",
@@ -95,23 +94,21 @@ def _points(
     from charter.worker.learning_curve import learning_curve
     from charter.worker.seeds import derive_seed
 
-    def load() -> PreferenceModel:
-        return PreferenceModel.from_causal_lm(spec.model, derive_seed(seed, "head"))
-
     try:
-        reader = load()
-        with explained("preference", address), connect(address) as channel:
+        start = PreferenceModel.from_causal_lm(spec.model, derive_seed(seed, "head"))
+        with channel_to("preference", address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
             chosen = chosen_comparisons(run, source, None, "", dimension, labelled_only=True)
-            train, held_out, _ = split_examples(reader, stream_comparisons(stub, chosen, "reading"))
+            train, held_out, _ = split_examples(start, stream_comparisons(stub, chosen, "reading"))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with errors.status("fitting…") as status:
 
             def after_step(percent: float, step: int, total: int) -> None:
                 status.update(f"fitting to {percent:g} %… step {step} of {total}")
 
-            curve = learning_curve(load, train, held_out, percents, spec, device, seed=seed, after_step=after_step)
-            return list(curve)
+            return list(
+                learning_curve(start, train, held_out, percents, spec, device, seed=seed, after_step=after_step)
+            )
     except (ServiceError, RunError, OSError, ValueError) as error:
         fail(str(error))
 

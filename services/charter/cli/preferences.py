@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
-from charter.rpc.channel import BATCH, QUICK, connect
-from charter.rpc.errors import ServiceError, explained
+from charter.cli.services import channel_to
+from charter.rpc.channel import BATCH, QUICK
+from charter.rpc.errors import ServiceError
 from charter.rpc.validation import violations
 from charter.storage.comparison_files import RowError, read_rows, write_comparisons, write_rows
 from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
@@ -51,19 +52,20 @@ class Layout(StrEnum):
     CHOSEN_REJECTED = "chosen-rejected"
 
 
-AddressOption = Annotated[str, typer.Option(help="The preference service, host:port.")]
+AddressOption = Annotated[
+    str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
+]
 RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id).")]
 SourceOption = Annotated[Source | None, typer.Option(help="Only labels from here.")]
 SplitOption = Annotated[Split | None, typer.Option(help="Only this part of the data.")]
 PrincipleOption = Annotated[str, typer.Option(help="Only comparisons judged by this principle.")]
 DimensionOption = Annotated[str, typer.Option(help="Only prompts of this dimension.")]
 LabelledOption = Annotated[bool, typer.Option("--labelled-only", help="Leave out INVALID and UNAVAILABLE.")]
-DEFAULT_ADDRESS = "localhost:50053"
 
 
 @app.command()
 def stats(
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
     run: RunOption = "",
     source: SourceOption = None,
     split: SplitOption = None,
@@ -75,7 +77,7 @@ def stats(
     """Count the stored comparisons by outcome, source, dimension, principle and split."""
     chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
     try:
-        with explained("preference", address), connect(address) as channel:
+        with channel_to("preference", address) as channel:
             request = preference_pb2.GetStatsRequest(filter=chosen)
             found = preference_pb2_grpc.PreferenceServiceStub(channel).GetStats(request, timeout=QUICK)
     except ServiceError as error:
@@ -89,7 +91,7 @@ def stats(
 @app.command("export")
 def export_file(
     file: Annotated[Path, typer.Argument(help="File to write, .jsonl or .parquet.")],
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
     layout: Annotated[
         Layout, typer.Option(help="charter: everything, as import reads it back. chosen-rejected: for other trainers.")
     ] = Layout.CHARTER,
@@ -107,7 +109,7 @@ def export_file(
     """
     chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
     try:
-        with explained("preference", address), connect(address) as channel:
+        with channel_to("preference", address) as channel:
             comparisons = stream_comparisons(preference_pb2_grpc.PreferenceServiceStub(channel), chosen, "exporting")
             if layout is Layout.CHARTER:
                 written, left_out = write_comparisons(file, comparisons), 0
@@ -128,7 +130,7 @@ def export_file(
 @app.command("import")
 def import_files(
     files: Annotated[list[Path], typer.Argument(help="Files to read, .jsonl or .parquet.")],
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
     labeller: Annotated[str, typer.Option(help="Labeller of chosen/rejected rows. Default: the file's name.")] = "",
     dimension: Annotated[str, typer.Option(help="Dimension of chosen/rejected rows: helpful, harmless, …")] = "",
     held_out_fraction: Annotated[
@@ -145,7 +147,7 @@ def import_files(
     added = duplicates = 0
     try:
         _check_all(sources)
-        with explained("preference", address), connect(address) as channel:
+        with channel_to("preference", address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
             for file, defaults in sources:
                 for request in _requests(_read(file, defaults)):

@@ -1,6 +1,5 @@
 """Shows a run while it goes: a bar for each phase, with the newest numbers of PPO."""
 
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from charter.cli.patience import Patience
 from charter.rpc.channel import BATCH
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
@@ -33,10 +33,6 @@ NUMBERS = {
     "win_rate": "win rate {:.0%}",
 }
 
-# How long a trainer that is away is waited for, and the time between two tries.
-PATIENCE_SECONDS = 120.0
-RETRY_SECONDS = 1.0
-
 ACTIVE = (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
 
 
@@ -46,25 +42,21 @@ def watch(
     """Events of a run until it ends, however long that takes.
 
     A connection that breaks, and a trainer that starts again, are waited for. Raises ``grpc.RpcError`` when that takes
-    longer than ``PATIENCE_SECONDS``, and for any other failure.
+    longer than ``Patience`` lasts, and for any other failure.
     """
-    patience = time.monotonic() + PATIENCE_SECONDS
+    patience = Patience()
     while True:
         try:
             request = trainer_pb2.WatchRunRequest(run_id=run_id, after_sequence=after)
             for response in stub.WatchRun(request, timeout=BATCH):
                 after = max(after, response.event.sequence)
-                patience = time.monotonic() + PATIENCE_SECONDS
+                patience.renew()
                 yield response
             return
         except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
             # The deadline of one call; the run may go on for days.
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                continue
-            if code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > patience:
-                raise
-            time.sleep(RETRY_SECONDS)
+            if not (isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
+                patience.wait(error)
 
 
 class RunProgress:

@@ -79,7 +79,6 @@ QUEUES = {
     "preference": "charter_preference_waiting_answers",
 }
 RUN = {
-    "step": "charter_worker_steps_total",
     "reward": "charter_ppo_reward_mean",
     "kl": "charter_ppo_kl_k1",
     "entropy": "charter_ppo_entropy",
@@ -126,9 +125,12 @@ def _rate(before: Reading, now: Reading, page: str, name: str, **labels: str) ->
 def _run(now: Reading) -> dict[str, Any] | None:
     if "worker" not in now.pages:
         return None
+    run_id = now.label("worker", "charter_worker_run_info", "run")
     return {
-        "id": now.label("worker", "charter_worker_run_info", "run"),
+        "id": run_id,
         "model": now.label("worker", "charter_worker_run_info", "model"),
         "phase": now.label("worker", "charter_worker_phase", "phase"),
+        # The trainer's: a worker that resumed a run counts its own steps from 0.
+        "step": now.sum("trainer", "charter_run_step", run=run_id),
         **{name: now.sum("worker", metric) for name, metric in RUN.items()},
     }

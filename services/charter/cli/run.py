@@ -14,7 +14,7 @@ from charter.cli.cluster import remote
 from charter.cli.fetch import fetch
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.progress import RunProgress, watch
-from charter.cli.services import channel_to, service_addresses
+from charter.cli.services import channel_to, gpu_sharing, service_addresses
 from charter.rpc.channel import QUICK
 from charter.spec.defaults import with_addresses
 from charter.spec.load import load_spec
@@ -41,7 +41,7 @@ def run(spec: SpecArgument, detach: DetachOption = False, as_json: JsonOption = 
     if there:
         # The checks go through the forwarded ports; the run itself takes the spec's addresses, or the trainer's.
         here.ClearField("services")
-    here = with_addresses(here, service_addresses())
+    here = with_addresses(here, service_addresses(gpu_sharing()))
     if found := checks.problems(here):
         hint = "`charter doctor` says what is wrong with the cluster." if there else _local_hint(spec)
         fail("\n".join([*found, hint]))

@@ -12,6 +12,7 @@ from rich.table import Table
 from charter.cli.audit import labels_of
 from charter.cli.audit_tables import PREVIEW, SHORT_ID, print_text
 from charter.cli.output import JsonOption, console, emit_json, fail, printable, shortened
+from charter.cli.preferences import AddressOption
 from charter.cli.report import RunArgument, folder_of
 from charter.evaluation.run_folder import RunFolderError, read_run_folder
 from charter.evaluation.samples import FILE, Sample, read_samples
@@ -41,9 +42,7 @@ def samples(
         str, typer.Option(help="One answer in full, by its id, and the labels that pushed its score most.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most answers, or with --sample labels each way, to list.")] = 10,
-    address: Annotated[
-        str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
-    ] = "",
+    address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show the answers that a run scored lowest, of all steps or of one, and the labels that taught it to.
@@ -101,8 +100,9 @@ def _pushes(folder: Path, one: Sample, limit: int, address: str) -> tuple[list[P
 
     from charter.evaluation.influence import features, pushes
 
-    model = _model(folder, one.preference_version)
+    # First, because it fails sooner than a model is loaded.
     labels = [label for label in labels_of(_run_id(folder), address) if label.outcome in LABELLED]
+    model = _model(folder, one.preference_version)
     answer = (chat_messages(messages_from(one.prompt, "prompt")), one.answer)
     texts = [(chat_messages(label.prompt), side.text) for label in labels for side in (label.answer_a, label.answer_b)]
     read = features(model, [answer, *texts])
@@ -146,7 +146,7 @@ def _json(entry: Push) -> dict[str, Any]:
 
 
 def _print_list(run: str, chosen: Sequence[Sample]) -> None:
-    table = Table("answer", "score", "tokens", "ended", "prompt", "what it says", "trace", box=None, pad_edge=False)
+    table = Table("answer", "score", "tokens", "ended", "prompt", "what it says", box=None, pad_edge=False)
     for one in chosen:
         table.add_row(
             one.id,
@@ -155,7 +155,6 @@ def _print_list(run: str, chosen: Sequence[Sample]) -> None:
             "yes" if one.ended else "no",
             escape(shortened(one.prompt[-1]["content"], PREVIEW // 2)),
             escape(shortened(one.answer, PREVIEW // 2)),
-            one.trace_id,
         )
     console.print(table)
     console.print(

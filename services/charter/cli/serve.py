@@ -11,7 +11,7 @@ import yaml
 
 from charter.cli.database import DatabaseOption, default_database
 from charter.cli.output import fail
-from charter.cli.services import home, service_addresses
+from charter.cli.services import home, service_addresses, sharing_of
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
 from charter.rpc.tracing import configure_tracing
@@ -78,6 +78,9 @@ def judge(
     setting: SettingOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 50052,
+    control_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port on which a worker that shares its GPU asks it to sleep.")
+    ] = None,
     metrics_port: MetricsPortOption = None,
     health_port: HealthPortOption = None,
 ) -> None:
@@ -95,7 +98,7 @@ def judge(
         chosen = method or ("choice" if engine == "openai" else "contrast")
         return server.build(server.JudgeConfig(model, constitution, engine, chosen, calibration, settings))
 
-    _run("judge", build, Listen(host, port, None, metrics_port, health_port))
+    _run("judge", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
 @app.command()
@@ -131,6 +134,10 @@ def trainer(
     launcher: Annotated[
         str, typer.Option(help="local: workers are processes here. kubernetes: they are Jobs of this pod's namespace.")
     ] = "local",
+    gpu_sharing: Annotated[
+        str,
+        typer.Option(help="together, servers_sleep or take_turns: how services and workers share a GPU."),
+    ] = "unspecified",
     host: HostOption = "127.0.0.1",
     port: PortOption = 50054,
     control_port: Annotated[int, typer.Option(min=1, max=65535, help="Port for workers' reports.")] = 50064,
@@ -148,7 +155,7 @@ def trainer(
                 artifacts or home() / "runs",
                 control_address or f"127.0.0.1:{control_port}",
                 _launcher(launcher),
-                service_addresses(),
+                service_addresses(sharing_of(gpu_sharing)),
                 migrate,
             )
         )

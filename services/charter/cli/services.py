@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
+from charter.spec import defaults
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 
@@ -43,12 +44,15 @@ class Endpoint:
     metrics: str
 
 
+# Where a judge listens that shares the worker's GPU; others need no control port.
+JUDGE_CONTROL = f"{HOST}:50062"
+
 # Ports of `charter up`; the judge takes no weights and no reports.
 DEFAULTS = {
-    "policy": Endpoint(f"{HOST}:50051", f"{HOST}:50061", f"{HOST}:9091"),
-    "judge": Endpoint(f"{HOST}:50052", "", f"{HOST}:9092"),
-    "preference": Endpoint(f"{HOST}:50053", f"{HOST}:50063", f"{HOST}:9093"),
-    "trainer": Endpoint(f"{HOST}:50054", f"{HOST}:50064", f"{HOST}:9094"),
+    "policy": Endpoint(defaults.POLICY, defaults.POLICY_CONTROL, f"{HOST}:9091"),
+    "judge": Endpoint(defaults.JUDGE, "", f"{HOST}:9092"),
+    "preference": Endpoint(defaults.PREFERENCE, defaults.PREFERENCE_CONTROL, f"{HOST}:9093"),
+    "trainer": Endpoint(defaults.TRAINER, defaults.TRAINER_CONTROL, f"{HOST}:9094"),
 }
 
 
@@ -132,7 +136,27 @@ def worker_metrics_address() -> str:
     return f"{HOST}:{port}" if port else ""
 
 
-def service_addresses() -> run_pb2.ServiceAddresses:
+def gpu_sharing() -> run_pb2.GpuSharing.ValueType:
+    """How the services that `charter up` started share their GPU with a worker."""
+    command = started()["trainer"].command if "trainer" in started() else []
+    if "--gpu-sharing" not in command:
+        return run_pb2.GPU_SHARING_UNSPECIFIED
+    return sharing_of(command[command.index("--gpu-sharing") + 1])
+
+
+def sharing_of(name: str) -> run_pb2.GpuSharing.ValueType:
+    """By its short name, as ``take_turns``. Raises ``ValueError``."""
+    return run_pb2.GpuSharing.Value(f"GPU_SHARING_{name.upper()}")
+
+
+def sharing_name(sharing: run_pb2.GpuSharing.ValueType) -> str:
+    """The other way round."""
+    return run_pb2.GpuSharing.Name(sharing).removeprefix("GPU_SHARING_").lower()
+
+
+def service_addresses(
+    sharing: run_pb2.GpuSharing.ValueType = run_pb2.GPU_SHARING_UNSPECIFIED,
+) -> run_pb2.ServiceAddresses:
     """Where a run finds policy, judge and preference service. CHARTER_POLICY_ADDRESS may list replicas: ``a:1,b:1``."""
     policy, judge, preference = endpoint("policy"), endpoint("judge"), endpoint("preference")
     return run_pb2.ServiceAddresses(
@@ -141,6 +165,8 @@ def service_addresses() -> run_pb2.ServiceAddresses:
         judge=judge.main,
         preference=preference.main,
         preference_control=preference.control,
+        judge_control=judge.control,
+        gpu_sharing=sharing,
     )
 
 

@@ -65,6 +65,7 @@ def _describe(name: str) -> dict[str, Any]:
         "model": "",
         "engine": "",
         "weight_version": None,
+        "weight_digest": "",
         "note": "",
         "pid": known.process.pid if known and known.process.alive() else None,
         "log": str(known.log) if known else "",
@@ -76,7 +77,8 @@ def _describe(name: str) -> dict[str, Any]:
         row["note"] = f"running: {', '.join(running)}" if running else "no run is running"
     else:
         model = _model(name)
-        row |= {"model": model.model, "engine": model.engine, "weight_version": model.weight_version}
+        row |= {"model": model.model, "engine": model.engine}
+        row |= {"weight_version": model.weight_version, "weight_digest": model.weight_digest}
     return row
 
 

@@ -11,10 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from charter.cli.output import JsonOption, console, emit_json
-from charter.cli.readings import read, summary
+from charter.cli.progress import PHASES
+from charter.cli.readings import Reading, read, summary
+from charter.v1 import run_pb2
 
 # Values of the reward that are drawn.
 HISTORY = 60
+# Rates are taken over this long, because work comes in bursts, one a step.
+WINDOW_SECONDS = 30.0
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -28,10 +32,10 @@ def top(
     Everything comes from the services' own metrics pages; no Prometheus is needed. `-` is what nobody says.
     The exit code of one reading is 0 when all services are serving, else 1.
     """
-    before = read()
+    readings = deque([read()])
     if once or as_json:
         time.sleep(interval)
-        shown = summary(before, read())
+        shown = summary(readings[0], read())
         if as_json:
             emit_json(shown)
         else:
@@ -44,9 +48,7 @@ def top(
     with Live(Text("reading…"), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
-            now = read()
-            shown = summary(before, now)
-            before = now
+            shown = summary(earlier(readings, now := read()), now)
             run = shown["run"]
             if run and run["reward"] is not None and (run["id"], run["step"]) != last:
                 if last and last[0] != run["id"]:
@@ -54,6 +56,14 @@ def top(
                 last = (run["id"], run["step"])
                 rewards.append(run["reward"])
             live.update(_screen(shown, list(rewards)), refresh=True)
+
+
+def earlier(readings: deque[Reading], now: Reading) -> Reading:
+    """The reading to compare with: the newest that is ``WINDOW_SECONDS`` old, else the oldest. Keeps ``now``, too."""
+    while len(readings) > 1 and now.time - readings[1].time >= WINDOW_SECONDS:
+        readings.popleft()
+    readings.append(now)
+    return readings[0]
 
 
 def _screen(shown: dict[str, Any], rewards: list[float]) -> RenderableType:
@@ -100,7 +110,8 @@ def _run(run: dict[str, Any] | None, rewards: list[float]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     done = "" if run["phase_done"] is None else f", {run['phase_done']:.0%} done"
     table.add_row("run", Text(run["id"], "bold"))
-    table.add_row("phase", f"{run['phase'].replace('_', ' ').lower()}{done}")
+    phase = run_pb2.Phase.Value(f"PHASE_{run['phase'] or 'UNSPECIFIED'}")
+    table.add_row("phase", f"{PHASES.get(phase, '-')}{done}")
     table.add_row("agreement", _number(run["held_out_accuracy"], "{:.0%}"))
     table.add_row("step", _number(run["step"], "{:.0f}") + "  " + _number(run["step_seconds"], "{:.1f} s"))
     table.add_row("reward", Text.assemble(_number(run["reward"], "{:+.3f}"), "  ", (sparkline(rewards), "cyan")))

@@ -4,6 +4,8 @@ import importlib.util
 import socket
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +19,20 @@ from rich.text import Text
 
 from charter.cli.monitoring import start_monitoring
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.plan import gpu_memory, planned_for, show
 from charter.cli.runs import cancel_all
-from charter.cli.services import DEFAULTS, HOST, Endpoint, Started, health, launch, remember, started
+from charter.cli.services import (
+    DEFAULTS,
+    HOST,
+    JUDGE_CONTROL,
+    Endpoint,
+    Started,
+    health,
+    launch,
+    remember,
+    sharing_name,
+    started,
+)
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import load_spec
 from charter.v1 import judge_pb2, run_pb2
@@ -51,7 +65,9 @@ def up(
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
     say = errors if as_json else console
-    wanted = _commands(fill_defaults(load_spec(spec)), port_offset)
+    filled = fill_defaults(load_spec(spec))
+    filled.policy.engine = _engine(filled.policy.engine)
+    wanted = _commands(filled, port_offset, *_gpu_shared(filled, say))
     known = {name: one for name, one in started().items() if one.process.alive()}
     for name, one in known.items():
         if name in wanted and one.command != wanted[name][0]:
@@ -115,25 +131,51 @@ def _described(one: Started) -> dict[str, Any]:
     return {"pid": one.process.pid, "address": one.endpoint.main, "metrics": one.endpoint.metrics, "log": str(one.log)}
 
 
-def _commands(spec: run_pb2.RunSpec, offset: int) -> dict[str, tuple[list[str], Endpoint]]:
-    """Command line and addresses of each service that is started."""
+def _gpu_shared(spec: run_pb2.RunSpec, say: Console) -> tuple[run_pb2.GpuSharing.ValueType, dict[str, dict[str, Any]]]:
+    """How the machine's GPU is shared, and the settings of the engines for that; without a GPU what the spec says."""
+    total = gpu_memory()
+    if total is None:
+        return spec.services.gpu_sharing, {}
+    planned, outs = planned_for(spec, total)
+    show(planned, outs, say)
+    # A spec that forces an arrangement is taken by its word: what is planned are estimates.
+    if not planned.fits and not spec.services.gpu_sharing:
+        fail("the models do not fit on this GPU. `services: {gpu_sharing: take_turns}` in the spec tries all the same")
+    return planned.sharing, planned.settings
+
+
+def _commands(
+    spec: run_pb2.RunSpec,
+    offset: int,
+    sharing: run_pb2.GpuSharing.ValueType,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[list[str], Endpoint]]:
+    """Command line and addresses of each service that is started; ``settings`` are the engines', by service."""
+    judge = judge_command(spec)
     options = {
-        "policy": ["--model", spec.policy.model, "--engine", _engine(spec.policy.engine)],
-        "judge": judge_command(spec),
+        "policy": ["--model", spec.policy.model, "--engine", spec.policy.engine, *_as_options(settings, "policy")],
+        "judge": None if judge is None else [*judge, *_as_options(settings, "judge")],
         "preference": ["--model", spec.preference_model.model],
-        "trainer": [],
+        "trainer": ["--gpu-sharing", sharing_name(sharing)] if sharing else [],
     }
+    sleeps = sharing > run_pb2.GPU_SHARING_TOGETHER
     commands = {}
     for name, given in options.items():
         if given is None:
             continue
         usual = DEFAULTS[name]
+        if name == "judge" and sleeps and spec.judge.engine in ("transformers", "vllm", "fake"):
+            usual = replace(usual, control=JUDGE_CONTROL)
         at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
         listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
         if at.control:
             listen += ["--control-port", _port(at.control)]
         commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *given], at)
     return commands
+
+
+def _as_options(settings: Mapping[str, Mapping[str, Any]], service: str) -> list[str]:
+    return [part for name, value in settings.get(service, {}).items() for part in ("--setting", f"{name}={value}")]
 
 
 def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:

@@ -7,18 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from charter.evaluation import plots
+from charter.evaluation.pages import FOLDER, fill
 from charter.evaluation.results import Calibration, Evaluation, EvaluationRow
 from charter.evaluation.run_folder import RunFolder, read_run_folder
 from charter.evaluation.statistics import WinRate, win_rate
-from charter.evaluation.verdict import interval, judge_warnings, percent, verdict
+from charter.evaluation.verdict import judge_warnings, verdict
 from charter.spec.load import spec_to_yaml
 from charter.v1 import judge_pb2, run_pb2
 
-_FOLDER = Path(__file__).parent
 # Longer answers are collapsed to this many characters.
 _PREVIEW = 480
 _BOOTSTRAP_SAMPLES = 2000
@@ -78,46 +77,31 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
 
 
 def render_report(run: RunFolder) -> str:
-    """The report as HTML. Every text of the run is escaped: answers are written by a model."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "duration": duration,
-        "readable": _readable,
-        "preview": _preview,
-        "svg": Markup,
-    }
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    """The report as HTML."""
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     evaluation = run.evaluation
-    return environment.get_template("report.html").render(
-        run=run,
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        verdict=verdict(evaluation, run.judge_check, fake=run.fake),
-        interval=interval,
-        progress=_progress(run),
-        seconds=_total_seconds(run),
-        ppo_plots=plots.ppo_plots(run.ppo_steps),
-        fit_plots=_fit_plots(run),
-        fit_parts=_fit_parts(run),
-        label_sources=_SOURCES,
-        judge_plot=_judge_plot(run),
-        judge_warnings=judge_warnings(run.judge_check),
-        steps=run.ppo_steps,
-        dimensions=_dimensions(evaluation, run.spec.seed if run.spec else 0) if evaluation else [],
-        principle_use=_principle_use(evaluation.rows) if evaluation else {},
-        phases=_phases(run),
-        left_out=_left_out(run),
-        spec_yaml=spec_to_yaml(run.spec) if run.spec else None,
-        judging_method=_judging_method(run),
-    )
+    values = {
+        "run": run,
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "verdict": verdict(evaluation, run.judge_check, fake=run.fake),
+        "progress": _progress(run),
+        "seconds": _total_seconds(run),
+        "ppo_plots": plots.ppo_plots(run.ppo_steps),
+        "fit_plots": _fit_plots(run),
+        "fit_parts": _fit_parts(run),
+        "label_sources": _SOURCES,
+        "judge_plot": _judge_plot(run),
+        "judge_warnings": judge_warnings(run.judge_check),
+        "steps": run.ppo_steps,
+        "dimensions": _dimensions(evaluation, run.spec.seed if run.spec else 0) if evaluation else [],
+        "principle_use": _principle_use(evaluation.rows) if evaluation else {},
+        "phases": _phases(run),
+        "left_out": _left_out(run),
+        "spec_yaml": spec_to_yaml(run.spec) if run.spec else None,
+        "judging_method": _judging_method(run),
+    }
+    return fill("report.html", values, {"duration": duration, "readable": _readable, "preview": _preview})
 
 
 def duration(seconds: float) -> str:

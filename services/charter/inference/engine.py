@@ -159,6 +159,10 @@ class BudgetSpentError(RuntimeError):
         super().__init__(f"the token budget of {budget} is spent ({spent} used)")
 
 
+class CannotSleepError(RuntimeError):
+    """The engine was not started so that it can free its memory; the message says how to."""
+
+
 class WeightMismatchError(ValueError):
     """Received weights do not fit the served model; the message names the tensors."""
 
@@ -213,3 +217,12 @@ class Engine(Protocol):
         Tensor names are those of ``AutoModelForCausalLM.state_dict()`` (tied copies left out). Raises
         ``WeightMismatchError`` and changes nothing when a tensor is unknown, missing or of the wrong shape.
         """
+
+    async def sleep(self) -> None:
+        """Free the accelerator: weights go to main memory, caches are dropped. No call is under way, and none comes.
+
+        ``load_weights`` still works. Raises ``CannotSleepError``.
+        """
+
+    async def wake(self) -> None:
+        """Take back what ``sleep`` has freed; calls may come again. Raises ``RuntimeError`` when it cannot be had."""

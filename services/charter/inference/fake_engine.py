@@ -82,6 +82,7 @@ class FakeEngine:
         self._calls = 0
         self._version = 0
         self._digest = ""
+        self._asleep = False
 
     async def start(self) -> None:
         """Take as long as loading would."""
@@ -158,6 +159,14 @@ class FakeEngine:
         self._version, self._digest = version, digest
         return 0.0
 
+    async def sleep(self) -> None:
+        """Refuse to work from now on."""
+        self._asleep = True
+
+    async def wake(self) -> None:
+        """Work again."""
+        self._asleep = False
+
     async def _write(self, sample: GeneratedSample, on_text: OnText | None) -> GeneratedSample:
         async with self._places:
             if on_text is None:
@@ -169,6 +178,8 @@ class FakeEngine:
         return sample
 
     async def _wait_or_fail(self) -> None:
+        if self._asleep:
+            raise RuntimeError("the fake engine was called while it slept")
         self._calls += 1
         failing = self._fail_every > 0 and self._calls % self._fail_every == 0
         await asyncio.sleep(self._latency_seconds)

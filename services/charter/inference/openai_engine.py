@@ -90,6 +90,12 @@ class OpenAIEngine:
         if hasattr(self, "_client"):
             await self._client.close()
 
+    async def sleep(self) -> None:
+        """Nothing of it is on this machine."""
+
+    async def wake(self) -> None:
+        """Nothing was freed."""
+
     def info(self) -> EngineInfo:
         """What is served now; the endpoint does not tell parameters and context."""
         return EngineInfo(self._model, "openai", 0, "", 0, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
@@ -25,6 +25,13 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     loaded = loaded.to(device).eval()
     use_grouped_attention(loaded)
     return loaded
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model, and give the memory that it leaves on a GPU back to other processes."""
+    model.to(device)
+    # Does nothing in a process that has not used a GPU.
+    torch.cuda.empty_cache()
 
 
 def max_context_tokens(model: PreTrainedModel) -> int:

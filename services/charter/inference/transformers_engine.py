@@ -89,6 +89,7 @@ class TransformersEngine:
         self._parameters = 0
         self._max_context = 0
         self._model: PreTrainedModel
+        self._home: torch.device
         self._scorer: Scorer
         self._chat: ChatTokenizer
         self._generator = torch.Generator()  # Of the calls without a seed.
@@ -98,6 +99,7 @@ class TransformersEngine:
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
         self._model = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
         self._generator.seed()
+        self._home = self._model.device
         self._parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self._max_context = torch_model.max_context_tokens(self._model)
         self._scorer = await self._run(self._new_scorer)
@@ -202,6 +204,14 @@ class TransformersEngine:
             return time.monotonic() - start
 
         return await self._run(swap)
+
+    async def sleep(self) -> None:
+        """Move the model to main memory, after the batch under way. See ``Engine.sleep``."""
+        await self._run(torch_model.move, self._model, torch.device("cpu"))
+
+    async def wake(self) -> None:
+        """Move it back to where it was loaded. See ``Engine.wake``."""
+        await self._run(torch_model.move, self._model, self._home)
 
     async def _sample_waiting(self, call: _Call) -> None:
         """Run batches until none of this call's answers waits; they may hold other calls' answers too."""

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from charter.inference.chat import ChatTokenizer, loading
 from charter.inference.engine import (
     AnswerLogLikelihood,
+    CannotSleepError,
     ChoiceLogprobs,
     ContextTooLongError,
     EngineInfo,
@@ -43,8 +44,10 @@ class VllmEngine:
 
     ``dtype`` is bfloat16 on CUDA and float32 on CPU unless given; ``kv_cache_gib`` bounds the KV cache;
     ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades about a minute at the start
-    for faster steps. Sampling is exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated
-    distribution, so such requests are refused.
+    for faster steps. On a GPU ``max_batched_tokens`` bounds one step, and so its workspace; ``gpu_memory_utilization``
+    is the share of the GPU's memory that must be free at the start; with ``sleep_mode`` it can ``sleep``. Sampling is
+    exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated distribution, so such requests are
+    refused.
     """
 
     def __init__(
@@ -55,14 +58,21 @@ class VllmEngine:
         kv_cache_gib: float = 1.0,
         max_context_tokens: int | None = None,
         max_sequences: int = 64,
+        max_batched_tokens: int | None = None,
         compiled: bool = False,
+        gpu_memory_utilization: float | None = None,
+        sleep_mode: bool = False,
     ) -> None:
         self._name = model
         self._dtype = dtype
         self._kv_cache_gib = kv_cache_gib
         self._max_context = max_context_tokens or 0
         self._max_sequences = max_sequences
+        self._max_batched_tokens = max_batched_tokens
         self._compiled = compiled
+        self._gpu_memory_utilization = gpu_memory_utilization
+        self._sleep_mode = sleep_mode
+        self._asleep: list[str] = []  # Parts of vLLM's memory that are not there, in the order in which they wake.
         self._parameters = 0
         self._weights = (0, "")  # Version and digest, replaced together.
         self._replacing = asyncio.Lock()
@@ -188,6 +198,8 @@ class VllmEngine:
             start = time.monotonic()
             await self._llm.pause_generation(mode="keep", clear_cache=False)
             try:
+                if "weights" in self._asleep:
+                    await self._wake_next()
                 await self._llm.start_weight_update()
                 await self._llm.update_weights(WeightTransferUpdateRequest({"path": file}))
                 await self._llm.finish_weight_update(str(version))
@@ -198,8 +210,38 @@ class VllmEngine:
                 self._broken = f"replacing the weights by version {version} failed: {error}"
                 raise
             self._weights = (version, digest)
-            await self._llm.resume_generation()
+            if not self._asleep:
+                await self._llm.resume_generation()
             return time.monotonic() - start
+
+    async def sleep(self) -> None:
+        """Weights to main memory, KV cache dropped. See ``Engine.sleep``; on a CPU vLLM only stops scheduling.
+
+        Level 1 of vLLM's: level 2 would drop the weights too, and a server whose worker has died could not wake.
+        """
+        if not self._sleep_mode:
+            raise CannotSleepError("engine vllm was not started to share its GPU: give it `--setting sleep_mode=true`")
+        async with self._replacing:
+            self._require_whole()
+            await self._llm.sleep(level=1, mode="wait")
+            self._asleep = ["weights", "kv_cache"]
+
+    async def wake(self) -> None:
+        """Weights, if ``load_weights`` has not woken them, then the KV cache. See ``Engine.wake``."""
+        async with self._replacing:
+            self._require_whole()
+            try:
+                while self._asleep:
+                    await self._wake_next()
+            except Exception as error:
+                self._broken = f"waking {self._asleep[:1]} failed: {error}"
+                raise
+
+    async def _wake_next(self) -> None:
+        awake = await self._llm.wake_up([self._asleep[0]])
+        del self._asleep[0]
+        if awake != (not self._asleep):
+            raise RuntimeError(f"vLLM says that it is {'' if awake else 'not '}awake, with {self._asleep} asleep")
 
     def _describe(self) -> None:
         """Learn names, shapes and count of the weights from the model's config, without loading any."""
@@ -230,6 +272,13 @@ class VllmEngine:
         # After a partly prefilled step vLLM 0.32 winds back the generator of a seeded request, which only CUDA's can:
         # on CPU the engine dies of it. There, prompts are prefilled whole.
         whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self._max_context, 4096)}
+        on_gpu: dict[str, Any] = {
+            "max_num_batched_tokens": self._max_batched_tokens,
+            "enable_sleep_mode": self._sleep_mode,
+        }
+        if self._gpu_memory_utilization is not None:
+            # Only its check at the start is left of it: kv_cache_memory_bytes sizes the cache.
+            on_gpu["gpu_memory_utilization"] = self._gpu_memory_utilization
         arguments = AsyncEngineArgs(
             model=self._name,
             dtype=self._dtype or ("float32" if on_cpu else "bfloat16"),
@@ -244,7 +293,7 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            **(whole_prompts if on_cpu else {}),
+            **(whole_prompts if on_cpu else on_gpu),
         )
         return AsyncLLM.from_engine_args(arguments)
 

@@ -15,7 +15,10 @@ from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, C
 from charter.judge.judging import METHODS, unsupported_methods
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
-from charter.v1 import judge_pb2_grpc
+from charter.rpc.gate import Gate
+from charter.rpc.lifecycle import Readiness
+from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
+from charter.weights.memory import MemoryServicer
 
 logger = logging.getLogger("charter.judge")
 
@@ -48,7 +51,7 @@ class JudgeRoom:
 
     name = "judge"
     health_names = ("charter.v1.JudgeService",)
-    control_names: tuple[str, ...] = ()
+    control_names = ("charter.v1.MemoryService",)
 
     def __init__(self, config: JudgeConfig) -> None:
         if config.method not in METHODS:
@@ -76,7 +79,9 @@ class JudgeRoom:
             items_per_call=1 if remote else _ITEMS_PER_CALL,
             calls_at_once=config.engine_settings.get("concurrent_calls", _CALLS_AT_ONCE) if remote else _CALLS_AT_ONCE,
         )
-        self._servicer = JudgeServicer(judge)
+        self._gate = Gate("the judge's model")
+        self.readiness = Readiness()
+        self._servicer = JudgeServicer(judge, self._gate)
         self._watching: asyncio.Task[None] | None = None
         metrics.preregister(METHODS, [one.id for one in self._constitution.current.principles])
 
@@ -85,7 +90,9 @@ class JudgeRoom:
         judge_pb2_grpc.add_JudgeServiceServicer_to_server(self._servicer, server)
 
     def register_control(self, server: grpc.aio.Server) -> None:
-        """The judge never learns: it has no control port."""
+        """Add ``MemoryService``; the judge never learns, so it takes no weights."""
+        memory = MemoryServicer(self.engine, self._gate, self.readiness, "judge")
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
 
     async def start(self) -> None:
         """Load and warm the model, and watch the constitution.
@@ -98,7 +105,7 @@ class JudgeRoom:
             reason = self._servicer.unsupported[self._method]
             raise ValueError(f"{self.engine.info().model} cannot judge by {self._method}: {reason}")
         self._watching = asyncio.create_task(self._constitution.watch())
-        self._servicer.ready = True
+        self._gate.open()
 
     async def _unsupported(self) -> dict[str, str]:
         """The methods that this model cannot do, and why. Weights that nobody fitted are taken from a mix first."""

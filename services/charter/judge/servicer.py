@@ -19,6 +19,7 @@ from charter.judge.streaming import as_finished
 from charter.judge.watch import WatchedConstitution
 from charter.rpc import tracing
 from charter.rpc.errors import StatusError, invalid_fields
+from charter.rpc.gate import Gate
 from charter.rpc.messages import chat_messages
 from charter.rpc.validation import Violation
 from charter.v1 import judge_pb2, judge_pb2_grpc
@@ -45,11 +46,14 @@ class Judge:
 
 
 class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
-    """Each RPC by its contract in ``judge.proto``. Each call keeps the constitution that it started with."""
+    """Each RPC by its contract in ``judge.proto``, while ``gate`` is open.
 
-    def __init__(self, judge: Judge) -> None:
+    Each call keeps the constitution that it started with.
+    """
+
+    def __init__(self, judge: Judge, gate: Gate) -> None:
         self._judge = judge
-        self.ready = False
+        self._gate = gate
         # Methods that the model cannot do, and why; known when it is ready.
         self.unsupported: dict[str, str] = {}
 
@@ -182,8 +186,7 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         )
 
     def _admit(self, ids: Sequence[str]) -> None:
-        if not self.ready:
-            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the judge's model is not loaded yet", retry_after_seconds=5)
+        self._gate.require_open()
         first: dict[str, int] = {}
         for index, item_id in enumerate(ids):
             if first.setdefault(item_id, index) != index:
@@ -234,21 +237,23 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         metrics.REQUEST_ITEMS.labels(rpc).observe(len(items))
         waiting = len(items)
         metrics.WAITING.inc(waiting)
-        async with aclosing(as_finished(jobs, self._judge.calls_at_once)) as finished:
-            try:
-                async for responses in finished:
-                    waiting -= len(responses)
-                    metrics.WAITING.dec(len(responses))
-                    for response in responses:
-                        metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start, tracing.exemplar())
-                        yield response
-            except BudgetSpentError as error:
-                raise StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{error}: start the judge with a larger token_budget, then resume the run",
-                ) from error
-            finally:
-                metrics.WAITING.dec(waiting)
+        finished = as_finished(jobs, self._judge.calls_at_once)
+        try:
+            with self._gate.call():
+                async with aclosing(finished):
+                    async for responses in finished:
+                        waiting -= len(responses)
+                        metrics.WAITING.dec(len(responses))
+                        for response in responses:
+                            metrics.RESULT_SECONDS.labels(rpc).observe(time.monotonic() - start, tracing.exemplar())
+                            yield response
+        except BudgetSpentError as error:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{error}: start the judge with a larger token_budget, then resume the run",
+            ) from error
+        finally:
+            metrics.WAITING.dec(waiting)
 
 
 def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

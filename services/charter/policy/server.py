@@ -8,8 +8,10 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.policy.servicer import PolicyServicer
+from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
-from charter.v1 import policy_pb2_grpc, weights_pb2_grpc
+from charter.v1 import memory_pb2_grpc, policy_pb2_grpc, weights_pb2_grpc
+from charter.weights.memory import MemoryServicer
 from charter.weights.receiver import WeightServicer
 
 
@@ -34,27 +36,30 @@ class PolicyRoom:
 
     name = "policy"
     health_names = ("charter.v1.PolicyService",)
-    control_names = ("charter.v1.WeightService",)
+    control_names = ("charter.v1.WeightService", "charter.v1.MemoryService")
 
     def __init__(self, config: PolicyConfig) -> None:
         self.engine = create_engine(config.engine, config.model, **config.engine_settings)
         self._staging = config.staging
         self.readiness = Readiness()
-        self._servicer = PolicyServicer(self.engine, config.max_requests)
+        self._gate = Gate()
+        self._servicer = PolicyServicer(self.engine, config.max_requests, self._gate)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``PolicyService``."""
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._servicer, server)
 
     def register_control(self, server: grpc.aio.Server) -> None:
-        """Add ``WeightService``."""
-        servicer = WeightServicer(self.engine, self._staging, "policy", self.readiness)
-        weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
+        """Add ``WeightService`` and ``MemoryService``."""
+        weights = WeightServicer(self.engine, self._staging, "policy", self.readiness)
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(weights, server)
+        memory = MemoryServicer(self.engine, self._gate, self.readiness, "policy")
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
 
     async def start(self) -> None:
         """Load and warm the model. Raises ``OSError`` when it cannot be found."""
         await self.engine.start()
-        self._servicer.ready = True
+        self._gate.open()
 
     async def stop(self) -> None:
         """Free the model."""

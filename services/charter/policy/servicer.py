@@ -20,6 +20,7 @@ from charter.inference.engine import (
 from charter.policy import metrics
 from charter.rpc import tracing
 from charter.rpc.errors import StatusError
+from charter.rpc.gate import Gate
 from charter.rpc.messages import chat_messages
 from charter.rpc.tensors import to_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc
@@ -29,13 +30,13 @@ _FINISH_REASONS = {Finish.EOS: policy_pb2.FINISH_REASON_EOS, Finish.LENGTH: poli
 
 
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
-    """Serves one engine. Takes no calls before ``ready`` and at most ``max_requests`` at a time."""
+    """Serves one engine. Takes calls while ``gate`` is open, and at most ``max_requests`` at a time."""
 
-    def __init__(self, engine: Engine, max_requests: int) -> None:
+    def __init__(self, engine: Engine, max_requests: int, gate: Gate) -> None:
         self._engine = engine
         self._max_requests = max_requests
         self._requests = 0
-        self.ready = False
+        self._gate = gate
         metrics.REQUEST_LIMIT.set(max_requests)
         for finish in Finish:
             metrics.SAMPLES.labels(finish.value)
@@ -57,21 +58,23 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         metrics.REQUEST_SAMPLES.observe(len(prompts) * samples_per_prompt)
         metrics.WAITING_REQUESTS.inc()
         sampling = _sampling(request)
+        results = (
+            self._streamed(prompts, sampling, samples_per_prompt)
+            if request.stream_text
+            else self._engine.generate(prompts, sampling, samples_per_prompt)
+        )
         try:
-            async with aclosing(
-                self._streamed(prompts, sampling, samples_per_prompt)
-                if request.stream_text
-                else self._engine.generate(prompts, sampling, samples_per_prompt)
-            ) as results:
-                async for result in results:
-                    if waiting:
-                        waiting = False
-                        metrics.WAITING_REQUESTS.dec()
-                    if isinstance(result, policy_pb2.GenerateResponse):
-                        yield result
-                        continue
-                    self._count(result, start)
-                    yield _response(result)
+            with self._gate.call():
+                async with aclosing(results):
+                    async for result in results:
+                        if waiting:
+                            waiting = False
+                            metrics.WAITING_REQUESTS.dec()
+                        if isinstance(result, policy_pb2.GenerateResponse):
+                            yield result
+                            continue
+                        self._count(result, start)
+                        yield _response(result)
         except ContextTooLongError as error:
             message = (
                 f"prompts[{error.index}] with max_new_tokens needs {error.tokens} tokens, "
@@ -121,8 +124,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             await asyncio.gather(task, return_exceptions=True)
 
     def _admit(self, request: policy_pb2.GenerateRequest) -> None:
-        if not self.ready:
-            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the model is not loaded yet", retry_after_seconds=5)
+        self._gate.require_open()
         held = self._engine.info().weight_version
         if held < request.required_weight_version:
             raise StatusError(

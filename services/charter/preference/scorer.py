@@ -13,6 +13,7 @@ import torch
 
 from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo
 from charter.inference.preference_model import PreferenceModel, encode, pad_right
+from charter.inference.torch_model import move
 from charter.preference import metrics
 from charter.preference.batching import choose_batch
 from charter.rpc.errors import StatusError
@@ -141,6 +142,17 @@ class Scorer:
         paused = await asyncio.get_running_loop().run_in_executor(self._computing, load)
         logger.info("serving weights", extra={"version": version, "sha256": digest})
         return paused
+
+    async def sleep(self) -> None:
+        """Move the model to main memory, after the batch under way. See ``Engine.sleep``."""
+        await self._move(torch.device("cpu"))
+
+    async def wake(self) -> None:
+        """Move it back. See ``Engine.wake``."""
+        await self._move(self._device)
+
+    async def _move(self, device: torch.device) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._computing, move, self._loaded(), device)
 
     async def score(self, inputs: Sequence[ScoreInput]) -> AsyncIterator[Score]:
         """Scores in the order in which they are finished.

@@ -10,8 +10,11 @@ from charter.preference.scorer import Scorer
 from charter.preference.servicer import PreferenceServicer
 from charter.preference.store import ComparisonStore
 from charter.preference.tables import SCHEMA
+from charter.rpc.gate import Gate
+from charter.rpc.lifecycle import Readiness
 from charter.storage.database import open_database
-from charter.v1 import preference_pb2_grpc, weights_pb2_grpc
+from charter.v1 import memory_pb2_grpc, preference_pb2_grpc, weights_pb2_grpc
+from charter.weights.memory import MemoryServicer
 from charter.weights.receiver import WeightServicer
 
 
@@ -34,27 +37,32 @@ class PreferenceRoom:
 
     name = "preference"
     health_names = ("charter.v1.PreferenceService",)
-    control_names = ("charter.v1.WeightService",)
+    control_names = ("charter.v1.WeightService", "charter.v1.MemoryService")
 
     def __init__(self, config: PreferenceConfig) -> None:
         # Opened before anything is served, so that a wrong URL fails at once.
         self._database = open_database(config.database, SCHEMA, config.migrate)
         self._scorer = Scorer(config.model)
         self._staging = config.staging
+        self._gate = Gate("the preference model")
+        self.readiness = Readiness()
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``PreferenceService``."""
-        servicer = PreferenceServicer(ComparisonStore(self._database), self._scorer)
+        servicer = PreferenceServicer(ComparisonStore(self._database), self._scorer, self._gate)
         preference_pb2_grpc.add_PreferenceServiceServicer_to_server(servicer, server)
 
     def register_control(self, server: grpc.aio.Server) -> None:
-        """Add ``WeightService``."""
-        servicer = WeightServicer(self._scorer, self._staging, "preference")
-        weights_pb2_grpc.add_WeightServiceServicer_to_server(servicer, server)
+        """Add ``WeightService`` and ``MemoryService``."""
+        weights = WeightServicer(self._scorer, self._staging, "preference")
+        weights_pb2_grpc.add_WeightServiceServicer_to_server(weights, server)
+        memory = MemoryServicer(self._scorer, self._gate, self.readiness, "preference")
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server)
 
     async def start(self) -> None:
         """Load the model."""
         await self._scorer.start()
+        self._gate.open()
 
     async def stop(self) -> None:
         """Free the model and close the database."""

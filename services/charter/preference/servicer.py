@@ -12,6 +12,7 @@ from charter.preference import metrics
 from charter.preference.scorer import OverloadedError, ScoreInput, Scorer, UnreadableInputError
 from charter.preference.store import ComparisonStore
 from charter.rpc.errors import StatusError, invalid_fields
+from charter.rpc.gate import Gate
 from charter.rpc.messages import chat_messages
 from charter.rpc.validation import Violation
 from charter.storage.comparisons import enum_name
@@ -27,9 +28,10 @@ _RETRY_SECONDS = 5.0
 class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
     """Each RPC by its contract in ``preference.proto``."""
 
-    def __init__(self, store: ComparisonStore, scorer: Scorer) -> None:
+    def __init__(self, store: ComparisonStore, scorer: Scorer, gate: Gate) -> None:
         self._store = store
         self._scorer = scorer
+        self._gate = gate
 
     async def AddComparisons(
         self, request: preference_pb2.AddComparisonsRequest, context: grpc.aio.ServicerContext
@@ -76,19 +78,20 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
         self._require_version(request.required_weight_version)
         inputs = [ScoreInput(chat_messages(item.prompt), item.answer) for item in request.items]
         try:
-            async for score in self._scorer.score(inputs):
-                if not math.isfinite(score.value):
-                    raise StatusError(
-                        grpc.StatusCode.INTERNAL,
-                        f"item {ids[score.index]!r} scores {score.value}: weight version {score.weight_version} is "
-                        "broken; fit the preference model again, or send another version",
+            with self._gate.call():
+                async for score in self._scorer.score(inputs):
+                    if not math.isfinite(score.value):
+                        raise StatusError(
+                            grpc.StatusCode.INTERNAL,
+                            f"item {ids[score.index]!r} scores {score.value}: weight version {score.weight_version} is "
+                            "broken; fit the preference model again, or send another version",
+                        )
+                    yield preference_pb2.PreferenceServiceScoreResponse(
+                        item_id=ids[score.index],
+                        score=score.value,
+                        weight_version=score.weight_version,
+                        member_scores=score.members if request.member_scores else (),
                     )
-                yield preference_pb2.PreferenceServiceScoreResponse(
-                    item_id=ids[score.index],
-                    score=score.value,
-                    weight_version=score.weight_version,
-                    member_scores=score.members if request.member_scores else (),
-                )
         except ContextTooLongError as error:
             problem = f"{ids[error.index]!r} needs {error.tokens} tokens, the model's context holds {error.limit}"
             raise invalid_fields([Violation(f"items[{error.index}]", problem)]) from error

@@ -77,6 +77,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._announce: Callable[[bool], Awaitable[None]] | None = None
+        self._reasons = 0
 
     def bind(self, announce: Callable[[bool], Awaitable[None]]) -> None:
         """``announce`` tells the health service whether this one serves."""
@@ -85,13 +86,22 @@ class Readiness:
     @contextlib.asynccontextmanager
     async def held_back(self) -> AsyncIterator[None]:
         """NOT_SERVING inside the block."""
-        if self._announce is None:
-            yield
-            return
-        await self._announce(False)
+        await self.hold()
         try:
             yield
         finally:
+            await self.release()
+
+    async def hold(self) -> None:
+        """NOT_SERVING until as many calls of ``release``."""
+        self._reasons += 1
+        if self._announce is not None:
+            await self._announce(False)
+
+    async def release(self) -> None:
+        """SERVING again, unless something else holds it back."""
+        self._reasons -= 1
+        if self._announce is not None and self._reasons == 0:
             await self._announce(True)
 
 

@@ -107,6 +107,32 @@ ALGORITHM_ONLINE_DPO: Algorithm.ValueType  # 5
 """DPO on pairs of fresh answers that the judge compares (Guo et al. 2024); needs no preference model."""
 Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
 
+class _GpuSharing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GpuSharingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuSharing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GPU_SHARING_UNSPECIFIED: _GpuSharing.ValueType  # 0
+    GPU_SHARING_TOGETHER: _GpuSharing.ValueType  # 1
+    """All keep their memory all the time, on one GPU or on several."""
+    GPU_SHARING_SERVERS_SLEEP: _GpuSharing.ValueType  # 2
+    """Policy, judge and preference model free theirs while the worker fits or updates a model."""
+    GPU_SHARING_TAKE_TURNS: _GpuSharing.ValueType  # 3
+    """Besides, the worker moves its models to main memory while the servers work."""
+
+class GpuSharing(_GpuSharing, metaclass=_GpuSharingEnumTypeWrapper):
+    """How services and worker share one GPU (docs/one-gpu.md)."""
+
+GPU_SHARING_UNSPECIFIED: GpuSharing.ValueType  # 0
+GPU_SHARING_TOGETHER: GpuSharing.ValueType  # 1
+"""All keep their memory all the time, on one GPU or on several."""
+GPU_SHARING_SERVERS_SLEEP: GpuSharing.ValueType  # 2
+"""Policy, judge and preference model free theirs while the worker fits or updates a model."""
+GPU_SHARING_TAKE_TURNS: GpuSharing.ValueType  # 3
+"""Besides, the worker moves its models to main memory while the servers work."""
+Global___GpuSharing: _TypeAlias = GpuSharing  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1114,9 +1140,15 @@ class ServiceAddresses(_message.Message):
     PREFERENCE_FIELD_NUMBER: _builtins.int
     PREFERENCE_CONTROL_FIELD_NUMBER: _builtins.int
     JUDGE_REPLICAS_FIELD_NUMBER: _builtins.int
+    JUDGE_CONTROL_FIELD_NUMBER: _builtins.int
+    GPU_SHARING_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
+    judge_control: _builtins.str
+    """Control port of the judge, where it is asked to sleep; only for gpu_sharing."""
+    gpu_sharing: Global___GpuSharing.ValueType
+    """Unset = what `charter up` found to fit, elsewhere together."""
     @_builtins.property
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replicas of the policy, and their control ports in the same order."""
@@ -1136,10 +1168,12 @@ class ServiceAddresses(_message.Message):
         preference: _builtins.str = ...,
         preference_control: _builtins.str = ...,
         judge_replicas: _abc.Iterable[_builtins.str] | None = ...,
+        judge_control: _builtins.str = ...,
+        gpu_sharing: Global___GpuSharing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,11 +1,11 @@
 """``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
 
-On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEVICES chooses); under torchrun it is one
-of many. They all end alike.
+On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEVICES chooses), unless the services share
+one GPU with it; under torchrun it is one of many. They all end alike.
 
-Exit status: 0 finished, 1 failed (the last line of the log says why), 3 cancelled by the trainer or superseded by a
-newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and never after 3
-(deploy/base/worker.yaml).
+Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec or a file that it
+names, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker
+again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
@@ -26,14 +26,15 @@ from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
 from charter.worker import metrics, ranks, torchrun
 from charter.worker.artifacts import Artifacts
-from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.clients import servers_sleep
+from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
 from charter.worker.lead import Leader, follow
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 
 logger = logging.getLogger("charter.worker")
 
-FINISHED, FAILED, STOPPED, TERMINATED = 0, 1, 3, 128 + signal.SIGTERM
+FINISHED, FAILED, REFUSED, STOPPED, TERMINATED = 0, 1, 2, 3, 128 + signal.SIGTERM
 
 
 def main() -> int:
@@ -45,14 +46,15 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, required=True, help="folder of the run")
     parser.add_argument("--spec", type=Path, required=True, help="the run's spec as protobuf JSON")
     options = parser.parse_args()
-    if "WORLD_SIZE" not in os.environ and (gpus := torch.cuda.device_count()) > 1:
-        return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
     configure_logging("worker")
     try:
         spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
     except (OSError, json_format.ParseError) as error:
         logger.error("cannot read the spec: %s", error)
         return FAILED
+    gpus = 1 if servers_sleep(spec.services) else torch.cuda.device_count()
+    if "WORLD_SIZE" not in os.environ and gpus > 1:
+        return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
     ranks.join()
     if ranks.rank() > 0:
         ranks.use_cores()
@@ -92,7 +94,7 @@ def _execute(
     except (RunError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        return FAILED
+        return REFUSED if isinstance(error, SpecError) else FAILED
     except Exception:
         logger.exception("the worker failed")
         return FAILED

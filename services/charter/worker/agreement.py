@@ -45,4 +45,4 @@ def probe_policy(run: Run, version: int) -> dict[str, float]:
 @torch.no_grad()
 def _logprobs(learner: Learner, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
     """Of the answer's tokens, on the CPU, [tokens]."""
-    return learner.actor.logprobs(single(prompt, answer, learner.device), learner.temperature).cpu()
+    return learner.actor.logprobs(single(prompt, answer, learner.actor.device), learner.temperature).cpu()

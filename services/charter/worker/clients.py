@@ -53,6 +53,11 @@ class Answer:
     ended: bool
 
 
+def servers_sleep(addresses: run_pb2.ServiceAddresses) -> bool:
+    """Whether the services free their GPU while the worker computes."""
+    return addresses.gpu_sharing in (run_pb2.GPU_SHARING_SERVERS_SLEEP, run_pb2.GPU_SHARING_TAKE_TURNS)
+
+
 class Services:
     """The replicas of policy and judge, and the preference service; ``close`` them at the end.
 
@@ -62,18 +67,34 @@ class Services:
     def __init__(self, addresses: run_pb2.ServiceAddresses, reporter: Reporter) -> None:
         self.addresses = addresses
         policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
+        sleep = servers_sleep(addresses)
         # What LoRA adapters are for, once there are some.
         self._base: PackedWeights | None = None
-        self._policies = Replicas("policy", policies, "charter.v1.PolicyService", reporter)
-        judges = [(address, "") for address in (addresses.judge, *addresses.judge_replicas)]
-        self._judges = Replicas("judge", judges, "charter.v1.JudgeService", reporter)
-        self.preference = PreferenceClient(addresses.preference, addresses.preference_control, reporter)
+        self._policies = Replicas(
+            "policy", policies, "charter.v1.PolicyService", reporter, takes_weights=True, sleeps=sleep
+        )
+        judges = [(addresses.judge, addresses.judge_control), *((address, "") for address in addresses.judge_replicas)]
+        # A judge without a control port has no memory on this GPU.
+        self._judges = Replicas(
+            "judge", judges, "charter.v1.JudgeService", reporter, sleeps=sleep and addresses.judge_control != ""
+        )
+        self.preference = PreferenceClient(addresses.preference, addresses.preference_control, reporter, sleeps=sleep)
 
     def close(self) -> None:
         """Close every channel."""
         self._policies.close()
         self._judges.close()
         self.preference.close()
+
+    def sleep(self) -> None:
+        """Free the GPU memory of all services that share the worker's GPU; each wakes when it is next asked something.
+
+        Raises ``ServiceError`` when one cannot sleep.
+        """
+        self._policies.sleep()
+        if self.addresses.judge_control:
+            self._judges.sleep()
+        self.preference.sleep()
 
     def policy_info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
         """Address of each replica of the policy that answers, and what it serves."""
@@ -144,6 +165,7 @@ class Services:
             _tokens(*(message.content for message in prompt)) + samples_per_prompt * sampling.max_new_tokens
             for prompt in prompts
         ]
+        self._policies.wake()
         return spread(self._policies, Work(costs, samples_per_prompt, ask, read, behind=True))
 
     def probe(
@@ -168,6 +190,7 @@ class Services:
             _check_versions(replica, response.sample, version)
             return replica.address.main, _answer(response.sample)
 
+        self._policies.wake()
         while not (answers := self._policies.each(ask)):
             self._policies.wait_ready()
         return answers
@@ -192,6 +215,7 @@ class Services:
             return ids[response.item_id], 0, response.judgement
 
         costs = [_tokens(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in items]
+        self._judges.wake()
         judged = spread(self._judges, Work(costs, 1, ask, read))
         return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
 
@@ -227,6 +251,7 @@ class Services:
             return int(response.item_id), 0, response.score
 
         costs = [_tokens(*(message.content for message in prompt), answer) for prompt, answer in items]
+        self._judges.wake()
         return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
 
     def send_policy(

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker import ranks
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
 from charter.worker.lead import Leader
@@ -34,6 +37,17 @@ class Run:
     leader: Leader
     prompts: PromptSets
     constitution: judge_pb2.Constitution
+
+    @property
+    def device(self) -> torch.device:
+        """Where the worker computes."""
+        return ranks.device()
+
+    @property
+    def resting_device(self) -> torch.device:
+        """Where the worker keeps its models while the services work."""
+        turns = self.spec.services.gpu_sharing == run_pb2.GPU_SHARING_TAKE_TURNS
+        return torch.device("cpu") if turns else self.device
 
     @property
     def needs_preference_model(self) -> bool:

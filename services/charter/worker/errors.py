@@ -5,6 +5,10 @@ class RunError(RuntimeError):
     """The run cannot go on; the message says why and what to do."""
 
 
+class SpecError(RunError):
+    """The spec or a file that it names is wrong: starting the worker again would change nothing."""
+
+
 class Cancelled(Exception):  # noqa: N818 (it is not an error)
     """The run was asked to stop and everything worth keeping is saved."""
 

@@ -17,7 +17,7 @@ from charter.worker.errors import RunError
 from charter.worker.probe import fit_probe
 
 # Tokens of a micro-batch, both answers of its pairs and their padding counted.
-_BACKWARD_TOKENS = 1024
+BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
 
@@ -191,7 +191,7 @@ def _accumulate(
 ) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
     total = torch.zeros((), dtype=torch.double)
-    for rows, counts, both in _batches(batch, _BACKWARD_TOKENS, device):
+    for rows, counts, both in _batches(batch, BACKWARD_TOKENS, device):
         scores = model.member_scores(*both).view(2, len(rows), model.members)
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing

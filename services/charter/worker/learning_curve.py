@@ -1,5 +1,6 @@
 """How good a preference model becomes with a part of its labels: whether more labels would help."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class CurvePoint:
 
 
 def learning_curve(
-    load: Callable[[], PreferenceModel],
+    start: PreferenceModel,
     train: Sequence[Example],
     held_out: Sequence[Example],
     percents: Sequence[float],
@@ -40,7 +41,7 @@ def learning_curve(
     """One fit for each share of the training prompts, smallest first; a larger share holds the smaller ones.
 
     Args:
-        load: gives the model to start from, anew for each fit.
+        start: each fit is of a copy of it.
         spec: filled; its epochs are of the part that is fitted.
         after_step: called with the percent, steps done and all steps.
 
@@ -52,7 +53,7 @@ def learning_curve(
         if not part:
             raise RunError(f"{percent:g} % of the prompts hold no pair: take a larger share, or label more")
         torch.manual_seed(derive_seed(seed, "fit"))
-        model = load().to(device).eval()
+        model = copy.deepcopy(start).to(device).eval()
         best = Best()
 
         def report(step: FitStep, total: int, percent: float = percent) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from charter.evaluation.results import MixedLabels
 from charter.v1 import run_pb2
-from charter.worker.errors import RunError
+from charter.worker.errors import RunError, SpecError
 from charter.worker.fit import Example
 
 AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
@@ -21,14 +21,14 @@ _ADVICE = {
 def shares(feedback: run_pb2.FeedbackSpec, dimension: str) -> dict[str, float]:
     """Share of each source in a dimension, summing to 1; sources without one are left out.
 
-    Raises ``RunError`` when no source has a share, or one is not a number of at least 0.
+    Raises ``SpecError`` when no source has a share, or one is not a number of at least 0.
     """
     chosen = feedback.by_dimension.get(dimension, feedback)
     given = {AI: chosen.ai, HUMAN: chosen.human, IMPORTED: chosen.imported}
     total = sum(given.values())
     if not 0 < total < float("inf") or min(given.values()) < 0:
         where = f"feedback.by_dimension.{dimension}" if chosen is not feedback else "feedback"
-        raise RunError(f"{where} must give at least one of ai, human and imported a share above 0, and none below")
+        raise SpecError(f"{where} must give at least one of ai, human and imported a share above 0, and none below")
     return {source: share / total for source, share in given.items() if share > 0}
 
 

@@ -77,6 +77,12 @@ class LanguageModel(nn.Module):
                     "cannot be replaced, which the training here relies on: use another model"
                 )
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is now."""
+        place: torch.device = self.model.get_output_embeddings().weight.device
+        return place
+
 
 class Critic(nn.Module):
     """A backbone with a scalar head: the value of the state before each answer token."""

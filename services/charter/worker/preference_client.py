@@ -1,5 +1,6 @@
 """The preference service as the worker sees it: waited for when it is away, and brought up to date when it is back."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -16,6 +17,9 @@ from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2, weights_p
 from charter.weights.sender import WeightUpdate, send_weights
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
+from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
+
+logger = logging.getLogger("charter.worker")
 
 V = TypeVar("V")
 
@@ -28,20 +32,34 @@ class PreferenceClient:
 
     A service that cannot be reached at first is an error. One that was there and goes away, as in a rolling update, is
     waited for: the run says so in its events, and goes on when it is back or stops when asked to. If it came back
-    without weights, it is given those that it had before anything else is asked of it.
+    without weights, it is given those that it had before anything else is asked of it. With ``sleeps`` it shares the
+    worker's GPU, and is woken before it has to score.
     """
 
-    def __init__(self, address: str, control_address: str, reporter: Reporter) -> None:
+    def __init__(self, address: str, control_address: str, reporter: Reporter, *, sleeps: bool = False) -> None:
         self.address = address
         self._control_address = control_address
         self._reporter = reporter
         self._open()
         self._met = False
+        # An attempt that died may have left it asleep.
+        self._may_sleep = sleeps
         self._send_again: Callable[[], object] | None = None
 
     def close(self) -> None:
-        """Close the channel."""
+        """Wake it, and close the channel."""
+        if self._may_sleep and (problem := wake_at_the_end("preference", self._control_address)):
+            logger.warning("left asleep", extra={"service": "preference", "reason": problem})
         self._channel.close()
+
+    def sleep(self) -> None:
+        """Free its GPU memory until it has to score. Raises ``ServiceError`` when it cannot."""
+        self._may_sleep = True
+        send_to_sleep("preference", self._control_address)
+
+    def _wake(self) -> None:
+        wake_up("preference", self._control_address)
+        self._may_sleep = False
 
     def info(self) -> types_pb2.ModelInfo:
         """The preference model that is served."""
@@ -86,6 +104,8 @@ class PreferenceClient:
 
         Raises ``ServiceError`` when the call fails, ``RunError`` for missing scores or scores of another version.
         """
+        if self._may_sleep:
+            self._patiently(self._wake)
         found = self._patiently(lambda: scores_of("preference", self.address, self._stub, items, version))
         others = {response.weight_version for response in found} - {version}
         if others:

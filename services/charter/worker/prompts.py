@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from charter.inference.chat import ChatTokenizer
 from charter.inference.engine import ChatMessage, Prompt, Role
-from charter.worker.errors import RunError
+from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
 
 _KEYS = {"prompt", "messages", "id", "dimension"}
@@ -40,7 +40,7 @@ class PromptSets:
 
 
 def read_prompts(path: Path) -> list[TaskPrompt]:
-    """Read a prompt file. Raises ``RunError`` that names file and line for a malformed or empty one."""
+    """Read a prompt file. Raises ``SpecError`` that names file and line for a malformed or empty one."""
     prompts = []
     try:
         with path.open(encoding="utf-8") as lines:
@@ -49,11 +49,11 @@ def read_prompts(path: Path) -> list[TaskPrompt]:
                     try:
                         prompts.append(_prompt_of(json.loads(line)))
                     except ValueError as error:
-                        raise RunError(f"{path}, line {number}: {error}") from error
+                        raise SpecError(f"{path}, line {number}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read the prompt file {path}: {error}") from error
+        raise SpecError(f"cannot read the prompt file {path}: {error}") from error
     if not prompts:
-        raise RunError(f"{path} holds no prompts")
+        raise SpecError(f"{path} holds no prompts")
     return prompts
 
 
@@ -62,13 +62,13 @@ def load_prompt_sets(
 ) -> PromptSets:
     """Read both sets and leave out repeated prompts and those of more than ``max_prompt_tokens`` tokens.
 
-    Raises ``RunError`` when a held-out prompt is also trained on, or nothing is left of a set.
+    Raises ``SpecError`` when a held-out prompt is also trained on, or nothing is left of a set.
     """
     train_prompts = _unique(prompt for path in train for prompt in read_prompts(Path(path)))
     held_prompts = _unique(prompt for path in held_out for prompt in read_prompts(Path(path)))
     if shared := train_prompts.keys() & held_prompts.keys():
         example = next(train_prompts[key] for key in train_prompts if key in shared)
-        raise RunError(
+        raise SpecError(
             f"{len(shared)} held-out prompts are also in prompts.train, for example {example.text[:80]!r}: "
             "remove them from one of the two"
         )
@@ -76,7 +76,9 @@ def load_prompt_sets(
     fitting_held = [prompt for prompt in held_prompts.values() if _fits(prompt, tokenizer, max_prompt_tokens)]
     for name, fitting in (("train", fitting_train), ("held_out", fitting_held)):
         if not fitting:
-            raise RunError(f"every prompt of prompts.{name} has more than max_prompt_tokens={max_prompt_tokens} tokens")
+            raise SpecError(
+                f"every prompt of prompts.{name} has more than max_prompt_tokens={max_prompt_tokens} tokens"
+            )
     too_long = len(train_prompts) + len(held_prompts) - len(fitting_train) - len(fitting_held)
     return PromptSets(tuple(fitting_train), tuple(fitting_held), too_long)
 
@@ -106,7 +108,7 @@ def _fits(prompt: TaskPrompt, tokenizer: ChatTokenizer, limit: int) -> bool:
     try:
         return len(tokenizer.prompt_ids(Prompt(prompt.messages))) <= limit
     except ValueError as error:
-        raise RunError(f"prompt {prompt.text[:80]!r}: {error}") from error
+        raise SpecError(f"prompt {prompt.text[:80]!r}: {error}") from error
 
 
 def _prompt_of(record: Any) -> TaskPrompt:

@@ -158,7 +158,9 @@ def share(groups: Sequence[list[int]]) -> Iterator[tuple[list[int], bool]]:
 
 
 def load_sharded(
-    load: Callable[[torch.device], M], parts: Callable[[M], Iterable[nn.Module]] = lambda model: [model]
+    load: Callable[[torch.device], M],
+    place: torch.device,
+    parts: Callable[[M], Iterable[nn.Module]] = lambda model: [model],
 ) -> M:
     """Load a model and give each rank its shard of it; what is sharded must be used by calling it.
 
@@ -166,10 +168,11 @@ def load_sharded(
 
     Args:
         load: to a device.
+        place: where a rank that is alone keeps it; shards are where the rank computes.
         parts: those of the loaded model that are called and sharded; the rest stays whole on each rank.
     """
     if size() == 1:
-        return load(device())
+        return load(place)
     mine = int(os.environ.get("LOCAL_RANK", "0"))
     loaded: list[M] = []
     for turn in range(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
+from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
 
 T = TypeVar("T")
 
@@ -78,11 +80,18 @@ class Replicas:
 
     ``addresses`` are (main, control) as in the spec; control is empty for a service that takes no weights.
     ``health_name`` is the gRPC service that must be SERVING. While nothing can go on, ``reporter`` is told so and asked
-    whether to stop.
+    whether to stop. With ``sleeps`` the replica shares the worker's GPU: its keeper also wakes it after ``sleep``.
     """
 
     def __init__(
-        self, service: str, addresses: Sequence[tuple[str, str]], health_name: str, reporter: Reporter
+        self,
+        service: str,
+        addresses: Sequence[tuple[str, str]],
+        health_name: str,
+        reporter: Reporter,
+        *,
+        takes_weights: bool = False,
+        sleeps: bool = False,
     ) -> None:
         self.service = service
         # Notified whenever a replica changes, by every user of the replicas too.
@@ -90,7 +99,11 @@ class Replicas:
         self._addresses = addresses
         self._health_name = health_name
         self._reporter = reporter
-        self._takes_weights = any(control for _, control in addresses)
+        self._takes_weights = takes_weights
+        self._sleeps = sleeps
+        self._asleep = False
+        # Held while memory changes hands, so that no keeper wakes what has just been put to sleep.
+        self._memory = threading.Lock()
         self._replicas: dict[ReplicaAddress, Replica] = {}
         self._weights: PackedWeights | None = None
         # Of the step that made them: sending them is part of its trace, whichever thread does it.
@@ -105,16 +118,44 @@ class Replicas:
             self._start(self._keep_finding, "find")
 
     def close(self) -> None:
-        """Stop the keepers and close every channel."""
+        """Stop the keepers, wake what sleeps, and close every channel."""
         self._closed.set()
         with self.changed:
             replicas = list(self._replicas.values())
+        for replica in replicas if self._asleep else ():
+            if problem := wake_at_the_end(self.service, replica.address.control):
+                logger.warning("left asleep", extra={"service": self.service, "reason": problem})
         for replica in replicas:
             replica.wake.set()
         for thread in self._threads:
             thread.join(QUICK)
         for replica in replicas:
             replica.channel.close()
+
+    def sleep(self) -> None:
+        """Free the replicas' GPU memory until ``wake`` or ``serve``. Raises ``ServiceError`` when one cannot."""
+        with self._memory:
+            with self.changed:
+                self._asleep = True
+                replicas = list(self._replicas.values())
+                for replica in replicas:
+                    self._out(replica, "it sleeps.")
+            for replica in replicas:
+                send_to_sleep(self.service, replica.address.control)
+
+    def wake(self) -> None:
+        """See to it that the replicas are awake; waits as ``wait_ready`` does."""
+        if not self._asleep:
+            return
+        with self.changed:
+            self._wake_keepers()
+        self.wait_ready()
+
+    def _wake_keepers(self) -> None:
+        self._asleep = False
+        for replica in self._replicas.values():
+            replica.ready, replica.problem = False, ""
+            replica.wake.set()
 
     def ready(self) -> list[Replica]:
         """Those that take calls; the caller holds ``changed``. Raises what no waiting can mend."""
@@ -146,9 +187,7 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
-            for replica in self._replicas.values():
-                replica.ready = False
-                replica.wake.set()
+            self._wake_keepers()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
         with self.changed:
@@ -254,7 +293,9 @@ class Replicas:
         while not (self._closed.is_set() or replica.gone):
             replica.wake.clear()
             try:
-                self._bring_up(replica)
+                with self._memory if self._sleeps else nullcontext():
+                    if not self._asleep:
+                        self._bring_up(replica)
             except (ServiceError, RunError) as error:
                 self._note_failure(replica, error)
             else:
@@ -292,6 +333,8 @@ class Replicas:
                         send_packed, replica.address.control, one, service=self.service, force=True
                     )
             replica.ours = weights is not None
+        if self._sleeps:
+            wake_up(self.service, replica.address.control)
         # A fresh channel: a used one waits longer and longer before it looks for a server again.
         with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
             request = health_pb2.HealthCheckRequest(service=self._health_name)

@@ -49,6 +49,15 @@ class Learner:
                 checkpoint_gradients(self.critic.backbone)
         self.algorithm = ALGORITHMS[self.spec.algorithm](self.spec)
 
+    def to(self, device: torch.device) -> None:
+        """Move the models and the optimizers' moments. Steps are done on the device of the constructor only."""
+        for module in (self.actor, self.reference, self.critic):
+            if module is not None:
+                module.to(device)
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
+            for state in optimizer.state.values() if optimizer is not None else ():
+                state.update({name: tensor.to(device) for name, tensor in state.items()})
+
     @torch.no_grad()
     def prepare(self, episodes: Episodes) -> Prepared:
         """Log-probs under policy and reference, values and entropies of the present weights, on the CPU."""

@@ -17,6 +17,7 @@ from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
 from charter.worker.examples import Reader, group_of, split_examples
 from charter.worker.fit import Example, Measured
 from charter.worker.fit_best import Best, calibration, fit_best
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.lora import add_lora, merge_lora
 from charter.worker.mixing import AI, HUMAN, IMPORTED, mix, sources
 from charter.worker.seeds import derive_seed
@@ -44,7 +45,9 @@ def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STA
     # Fitting and loading draw random numbers: PPO's must not depend on which of them an attempt has to do.
     with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL), torch.random.fork_rng():
         if not is_fitted(run, refreshes):
-            serve_preference_model(run, _fit(run, refreshes, policy_version), version)
+            with gpu_turn(run):
+                fitted = _fit(run, refreshes, policy_version)
+            serve_preference_model(run, fitted, version)
         elif not preference_serves(run, version):
             serve_preference_model(run, PreferenceModel.load(folder), version)
     run.services.preference.when_without_weights(
@@ -166,7 +169,7 @@ def _fit_on_ranks(
 
     ``report`` is called on rank 0 alone, which may raise there to end the fit.
     """
-    model = ranks.load_sharded(partial(_untrained, spec), lambda model: model.backbones).eval()
+    model = ranks.load_sharded(partial(_untrained, spec), ranks.device(), lambda model: model.backbones).eval()
 
     def fit_to(examples: _Examples, fit_spec: run_pb2.PreferenceModelSpec, *, warming_up: bool, probe: bool) -> Best:
         best = Best()

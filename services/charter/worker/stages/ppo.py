@@ -21,6 +21,7 @@ from charter.worker.artifacts import append_line
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.lora import add_lora, merged_tensors
 from charter.worker.models import Critic, LanguageModel, named_tensors
 from charter.worker.overoptimisation import best, parted
@@ -38,7 +39,7 @@ def run_ppo(run: Run) -> None:
     if run.artifacts.policy.exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_PPO):
-        learner = run.leader.hold(make_learner, run.spec, _preference_model(run))
+        learner = run.leader.hold(make_learner, run.spec, _preference_model(run), run.resting_device)
         progress = _resume(run, learner)
         saved = progress.step
         while progress.step < run.spec.ppo.steps and not _parted(run, progress):
@@ -60,12 +61,13 @@ def run_ppo(run: Run) -> None:
         _write_policy(run, learner, progress)
 
 
-def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None) -> Learner:
+def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: torch.device) -> Learner:
     """Policy and reference from the starting weights, and the critic if the algorithm needs one; every rank's shards.
 
     Args:
         spec: filled.
         preference_model: what the critic starts from; None = the policy.
+        place: where a rank that is alone keeps them.
     """
     model, rank = spec.policy.model, spec.ppo.lora_rank if spec.ppo.HasField("lora_rank") else None
 
@@ -88,9 +90,9 @@ def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None) -> Learne
     return Learner(
         spec=spec.ppo,
         temperature=spec.sampling.temperature,
-        actor=ranks.load_sharded(load_actor),
-        critic=ranks.load_sharded(load_critic) if ALGORITHMS[spec.ppo.algorithm].needs_critic else None,
-        reference=ranks.load_sharded(partial(LanguageModel.load, model)) if rank is None else None,
+        actor=ranks.load_sharded(load_actor, place),
+        critic=ranks.load_sharded(load_critic, place) if ALGORITHMS[spec.ppo.algorithm].needs_critic else None,
+        reference=ranks.load_sharded(partial(LanguageModel.load, model), place) if rank is None else None,
         device=ranks.device(),
     )
 
@@ -136,7 +138,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     check_served(run, scored_by)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
-    with traced("update"):
+    with traced("update"), gpu_turn(run, learner):
         numbers, controls = run.leader.together(learn, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
@@ -151,7 +153,7 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     if due(run, progress.step + 1):
         # No way to stop here: the models have learned from the step, and only a whole step is saved.
         run.reporter.report(progress.step, spec.steps, text="the judge compares")
-        measured = (*measured, measure(run, progress.step + 1, version, scored_by))
+        measured = (*measured, measure(run, learner, progress.step + 1, version, scored_by))
         numbers |= {"held_out_judge": measured[-1].judge, "held_out_kl": measured[-1].kl}
         if measured[-1].score is not None:
             numbers["held_out_score"] = measured[-1].score

@@ -8,59 +8,70 @@ from charter.inference.chat import ChatTokenizer
 from charter.spec.load import spec_to_json
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import Artifacts, write_text
-from charter.worker.clients import Services
+from charter.worker.clients import Services, servers_sleep
 from charter.worker.context import needs_preference_model
-from charter.worker.errors import RunError
+from charter.worker.errors import RunError, SpecError
 from charter.worker.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:
-    """Raise ``RunError`` for numbers that do not go together."""
+    """Raise ``SpecError`` for numbers that do not go together."""
     ppo = spec.ppo
     name = run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
     group, together = ppo.samples_per_prompt, ALGORITHMS[ppo.algorithm].together
     if ppo.episodes_per_step % group:
-        raise RunError(
+        raise SpecError(
             f"ppo.episodes_per_step is {ppo.episodes_per_step}, not a multiple of ppo.samples_per_prompt, {group}"
         )
     if ppo.minibatches * together > ppo.episodes_per_step:
-        raise RunError(
+        raise SpecError(
             f"ppo.minibatches is {ppo.minibatches}, too many for ppo.episodes_per_step, {ppo.episodes_per_step}"
         )
     if ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO and group != 2:
-        raise RunError(f"ppo.samples_per_prompt is {group}, but online_dpo learns from pairs: leave it out")
+        raise SpecError(f"ppo.samples_per_prompt is {group}, but online_dpo learns from pairs: leave it out")
     if ppo.algorithm in (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO) and group < 2:
-        raise RunError(f"ppo.samples_per_prompt is 1, but {name} compares the answers to a prompt: set 2 or more")
+        raise SpecError(f"ppo.samples_per_prompt is 1, but {name} compares the answers to a prompt: set 2 or more")
     reward = spec.reward
     if ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO and not (
         reward.preference_weight or reward.judge_weight or reward.service_weight
     ):
-        raise RunError("every weight in reward is 0, so that nothing is learned: set one of them")
+        raise SpecError("every weight in reward is 0, so that nothing is learned: set one of them")
     if bool(reward.service) != (reward.service_weight > 0):
-        raise RunError("reward.service and reward.service_weight belong together: set both or none")
+        raise SpecError("reward.service and reward.service_weight belong together: set both or none")
     if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
-        raise RunError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
+        raise SpecError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
     if spec.preference_model.separate_members and spec.preference_model.members < 2:
-        raise RunError("preference_model.separate_members needs an ensemble: set preference_model.members to 2 or more")
+        raise SpecError(
+            "preference_model.separate_members needs an ensemble: set preference_model.members to 2 or more"
+        )
     label_sources = sources(spec.feedback)
     if spec.comparisons.HasField("refresh_every_steps") and AI not in label_sources:
-        raise RunError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
+        raise SpecError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
     if spec.evaluation.HasField("patience") and not spec.evaluation.HasField("every_steps"):
-        raise RunError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
+        raise SpecError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
     if len(spec.services.policy) != len(spec.services.policy_control):
-        raise RunError("services.policy and services.policy_control must name the same replicas, in the same order")
+        raise SpecError("services.policy and services.policy_control must name the same replicas, in the same order")
+    if servers_sleep(spec.services) and (len(spec.services.policy) > 1 or spec.services.judge_replicas):
+        raise SpecError(
+            "services.gpu_sharing is for one GPU, on which there is one policy and one judge: name one of each"
+        )
+    if servers_sleep(spec.services) and ranks.size() > 1:
+        raise SpecError(
+            f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
+        )
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
-    """Read the prompt files and count what they hold. Raises ``RunError`` for wrong files."""
+    """Read the prompt files and count what they hold. Raises ``SpecError`` for wrong files."""
     tokenizer = ChatTokenizer.load(spec.policy.model)
     prompts = load_prompt_sets(spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens)
     watch = spec.evaluation
     if watch.HasField("every_steps") and watch.prompts + watch.watched_prompts > len(prompts.held_out):
-        raise RunError(
+        raise SpecError(
             f"evaluation.every_steps needs evaluation.prompts + evaluation.watched_prompts, {watch.prompts} + "
             f"{watch.watched_prompts}, held-out prompts, and there are {len(prompts.held_out)}: lower one, or add some"
         )

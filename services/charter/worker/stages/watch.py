@@ -9,6 +9,7 @@ from charter.v1 import run_pb2
 from charter.worker import formulas, rewards
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
+from charter.worker.gpu_turn import gpu_turn
 from charter.worker.overoptimisation import Measurement
 from charter.worker.prompts import TaskPrompt, take
 from charter.worker.rollouts import episodes_of
@@ -37,7 +38,7 @@ def due(run: Run, step: int) -> bool:
     return spec.HasField("every_steps") and step % spec.every_steps == 0
 
 
-def measure(run: Run, step: int, version: int, preference_version: int) -> Measurement:
+def measure(run: Run, learner: Learner, step: int, version: int, preference_version: int) -> Measurement:
     """Measure the policy that is served as ``version``, after ``step`` steps.
 
     Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
@@ -57,7 +58,8 @@ def measure(run: Run, step: int, version: int, preference_version: int) -> Measu
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
         score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
     episodes = episodes_of(answers, [0.0] * len(answers))
-    old = run.leader.together(Learner.prepare, episodes)
+    with gpu_turn(run, learner):
+        old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
 

@@ -1,0 +1,77 @@
+"""Peak memory of PPO steps in a process of its own, against what the plan of a shared GPU computes.
+
+    python -m tests.benchmarks.worker_memory --model FOLDER [--lora-rank 16] [--gradient-checkpointing]
+
+On a CPU, where the resident memory of the process is what a GPU would hold, less what it held before the models.
+"""
+
+import argparse
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from charter.memory.model_size import model_size
+from charter.memory.needs import ppo_need
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from charter.worker.batches import Episodes
+from charter.worker.step import Controls, learn
+from charter.worker.update import BACKWARD_TOKENS
+
+from tests.learners import make_learner
+
+MIB = 2**20
+_ANSWERS, _PROMPT_TOKENS, _ANSWER_TOKENS = 8, 128, 64
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _episodes() -> Episodes:
+    """Answers of which four fill a micro-batch."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 200, (count,), generator=generator).tolist())
+
+    return Episodes(
+        prompts=tuple(ids(_PROMPT_TOKENS) for _ in range(_ANSWERS)),
+        answers=tuple(ids(_ANSWER_TOKENS) for _ in range(_ANSWERS)),
+        ended=torch.ones(_ANSWERS, dtype=torch.bool),
+        scores=torch.randn(_ANSWERS, generator=generator),
+        sampler_logprobs=torch.full((_ANSWERS, _ANSWER_TOKENS), -2.0),
+    )
+
+
+def main() -> None:
+    """Two steps, so that the second one has the moments of the optimisers from its start."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--lora-rank", type=int)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    options = parser.parse_args()
+    assert 4 * (_PROMPT_TOKENS + _ANSWER_TOKENS) == BACKWARD_TOKENS
+    values = {"gradient_checkpointing": options.gradient_checkpointing, "minibatches": 1, "steps": 2}
+    if options.lora_rank:
+        values["lora_rank"] = options.lora_rank
+    spec = fill_defaults(run_pb2.RunSpec(ppo=run_pb2.PpoSpec(**values)))
+    need = ppo_need(model_size(str(options.model)), spec)
+    before = _peak()
+    learner = make_learner(options.model, **values)
+    loaded = _peak() - before
+    controls = Controls(0.05)
+    for step in range(2):
+        _, controls = learn(learner, _episodes(), step, controls)
+    measured = _peak() - before
+    planned = need.state + need.step
+    sys.stdout.write(
+        f"planned {planned / MIB:.0f} MiB: state {need.state / MIB:.0f}, step {need.step / MIB:.0f}\n"
+        f"measured {measured / MIB:.0f} MiB, {loaded / MIB:.0f} of them when the models were loaded; "
+        f"measured / planned {measured / planned:.3f}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
