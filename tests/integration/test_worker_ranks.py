@@ -43,7 +43,7 @@ def test_two_ranks_do_what_one_does_and_one_goes_on_from_their_checkpoint(stage:
     for name in ("policy_loss", "value_loss", "policy_gradient_norm", "reward_mean", "kl_k3", "held_out_kl"):
         assert first_two[name] == pytest.approx(first_alone[name], rel=1e-3, abs=1e-4), name
 
-    assert [path.name for path in complete(stage.run_folder("two") / "checkpoints")] == ["step-000002"]
+    assert complete(stage.run_folder("two") / "checkpoints")[-1].name == "step-000002"
     assert stage.work("two", spec, attempt=2) == 0
     history = stage.ppo_steps("two")
     assert set(history) == {1, 2, 3}

@@ -127,12 +127,12 @@ class Critic(nn.Module):
 
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""
-        values: Tensor = self(batch)
+        values: Tensor = self(batch).squeeze(-1)
         return values
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Same as ``values``. Only inside this call are sharded weights whole."""
-        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states]).squeeze(-1)
+        """``values``, [answer tokens, 1]. Only inside this call are sharded weights whole."""
+        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states])
         return values.float()
 
 
