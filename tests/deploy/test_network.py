@@ -13,6 +13,7 @@ Labels = dict[str, str]
 # Client, server, and the named ports that it may reach.
 ARROWS = {
     ("worker", "policy"): {"grpc", "control"},
+    ("policy", "policy"): {"control"},
     ("worker", "judge"): {"grpc"},
     ("worker", "preference"): {"grpc", "control"},
     ("worker", "trainer"): {"control"},

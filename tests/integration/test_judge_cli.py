@@ -4,10 +4,12 @@ import json
 import math
 import random
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from charter.cli import judge_asking
 from charter.cli.main import app
 from charter.judge.calibration import MethodCalibration, MixCalibration, load_calibration
 from charter.judge.server import JudgeConfig, build
@@ -144,9 +146,10 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
 
     rows = [json.loads(line) for line in details.read_text().splitlines()]
     assert len(rows) == 401
-    judged = [row for row in rows if row["judgement"]["probability_a"] is not None]
+    judged = [row for row in rows if "probability_a" in row["judgement"]]
     # Without identical answers, which are a tie by themselves.
-    evidence = [p["evidence"] for row in judged for p in row["judgement"]["principles"] if p["evidence"]]
+    principles = [one for row in judged for one in row["judgement"]["principles"]]
+    evidence = [one["evidence"] for one in principles if "evidence" in one]
     biased = [(first > 0) != (second > 0) for first, second in evidence]
     assert found["position_bias_rate"] == pytest.approx(sum(biased) / len(biased), abs=0.1)
     right = [
@@ -157,6 +160,78 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
     served, fit = found["as_served"], found["fitted_on"]
     assert (served["accuracy"] * served["pairs"] + fit["accuracy"] * fit["pairs"]) == pytest.approx(sum(right), abs=12)
     assert found["calibrated"]["brier"] <= found["as_served"]["brier"]
+
+
+def test_an_interrupted_calibration_goes_on_from_its_details(tmp_path: Path) -> None:
+    labelled(tmp_path / "labelled.jsonl", 20)
+    details = tmp_path / "details.jsonl"
+    with endpoint(reply) as served:
+        config = JudgeConfig(MODEL, CONSTITUTION, "openai", "choice", engine_settings={"endpoint": served.url})
+        with running(build(config)) as addresses:
+
+            def calibrate(*arguments: str) -> Result:
+                command = ("judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--details", str(details), "--json")
+                return charter(*command, "--address", addresses.main, *arguments)
+
+            whole = calibrate()
+            assert whole.exit_code == 0, whole.output
+            lines = details.read_bytes().splitlines(keepends=True)
+            details.write_bytes(b"".join(lines[:50]) + lines[50][:40])
+            before = len(served.requests)
+            rest = calibrate()
+            assert rest.exit_code == 0, rest.output
+            assert json.loads(rest.stdout) == json.loads(whole.stdout)
+            assert sorted(details.read_bytes().splitlines(keepends=True)) == sorted(lines)
+            # Both orders of each pair that was missing, unless nothing has to be asked about it.
+            missing = [json.loads(line)["judgement"]["principles"][0] for line in lines[50:]]
+            assert len(served.requests) - before == 2 * sum("evidence" in one for one in missing)
+            # Asked in another way, nothing in the file counts.
+            before = len(served.requests)
+            assert calibrate("--seed", "5").exit_code == 0
+            assert len(served.requests) - before > 2 * 50
+
+
+def test_details_of_another_judge_are_refused(address: str, tmp_path: Path) -> None:
+    labelled(tmp_path / "labelled.jsonl", 20)
+    details = tmp_path / "details.jsonl"
+    command = ("judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--details", str(details), "--address", address)
+    assert charter(*command).exit_code == 0
+    lines = details.read_text().splitlines()
+    details.write_text("\n".join(lines[:9]).replace(MODEL, "other-model") + "\n")
+    result = charter(*command)
+    assert (result.exit_code, "of another model or constitution" in result.output.replace("\n", " ")) == (1, True)
+    details.write_text("{}\n")
+    result = charter(*command)
+    assert result.exit_code == 1
+    assert "details.jsonl, line 1 is not a judgement" in result.output.replace("\n", "")
+
+
+def test_a_slow_judge_is_asked_again_for_what_a_call_had_no_time_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_asking, "BATCH", 2.0)
+    asked_again = threading.Event()
+    slow = 0
+
+    def slow_at_first(body: Body) -> Answer:
+        nonlocal slow
+        if "quality 7." in str(body["messages"]):
+            slow += 1
+            # The first call's questions, in both orders, are answered when the second call asks.
+            if slow > 2:
+                asked_again.set()
+            asked_again.wait(60)
+        return reply(body)
+
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": "Help", "answer_a": f"quality {i}.", "answer_b": "quality 5."} for i in (1, 2, 7)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with endpoint(slow_at_first) as served:
+        config = JudgeConfig(MODEL, CONSTITUTION, "openai", "choice", engine_settings={"endpoint": served.url})
+        with running(build(config)) as addresses:
+            result = charter("judge", "compare", "--file", str(file), "--address", addresses.main, "--json")
+    assert result.exit_code == 0, result.output
+    assert [one["outcome"] for one in json.loads(result.stdout)] == ["preferred_b", "preferred_b", "preferred_a"]
 
 
 def test_calibrate_fits_the_weights_of_a_mix(address: str, tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ SHA = hashlib.sha256(b"12345678").hexdigest()
     ("sent", "code", "words"),
     [
         (parts(8, SHA, b"1234"), grpc.StatusCode.DATA_LOSS, "4 of 8 bytes"),
-        (parts(8, SHA, b"12345678", b"9"), grpc.StatusCode.DATA_LOSS, "more than the 8 bytes"),
+        (parts(8, SHA, b"12345678", b"9"), grpc.StatusCode.DATA_LOSS, "more than the announced 8 bytes"),
         (parts(8, SHA, b"1234567x"), grpc.StatusCode.DATA_LOSS, "sha256"),
         (parts(8, SHA, b"12345678", header_first=False), grpc.StatusCode.INVALID_ARGUMENT, "must be its header"),
         (parts(8, "no digest", b"12345678"), grpc.StatusCode.INVALID_ARGUMENT, "header.sha256"),

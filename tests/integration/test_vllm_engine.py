@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import torch
+from charter.inference import scoring_metrics
 from charter.inference.chat import ChatTokenizer
 from charter.inference.engine import (
     AnswerLogLikelihood,
@@ -155,6 +156,16 @@ async def test_choices_and_answers_are_exact(
         assert result.total == pytest.approx(total, abs=TOLERANCE)
         assert (result.tokens, result.prompt_tokens) == (len(answer), len(ids))
     assert await likelihood(engine, SHORT, "") == AnswerLogLikelihood(0.0, 0, len(chat.prompt_ids(SHORT)))
+
+
+async def test_what_the_prefix_cache_holds_is_counted(engine: VllmEngine) -> None:
+    await engine.choice_logprobs([LONG], ["A", "B"])
+    given, computed = scoring_metrics.GIVEN._value.get(), scoring_metrics.COMPUTED._value.get()
+    (found,) = await engine.choice_logprobs([LONG], ["A", "B"])
+    assert isinstance(found, ChoiceLogprobs)
+    assert scoring_metrics.GIVEN._value.get() - given == found.prompt_tokens
+    # Whole blocks of 128 tokens.
+    assert found.prompt_tokens - 128 >= scoring_metrics.COMPUTED._value.get() - computed > 0
 
 
 async def test_what_does_not_fit_or_would_not_be_exact_is_refused(engine: VllmEngine) -> None:

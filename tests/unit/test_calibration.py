@@ -172,6 +172,33 @@ def test_cross_entropy_is_that_of_the_probabilities() -> None:
     assert math.isfinite(cross_entropy([1000.0], [0.5]))
 
 
+def test_cross_entropy_with_labels_that_are_wrong_whatever_the_evidence() -> None:
+    logits, labels, lapse = [-2.0, 0.5, 30.0], [0.0, 0.3, 0.0], 0.1
+    said = [lapse + (1 - 2 * lapse) * sigmoid(x) for x in logits]
+    expected = -np.mean([y * math.log(p) + (1 - y) * math.log(1 - p) for p, y in zip(said, labels, strict=True)])
+    assert cross_entropy(logits, labels, lapse) == pytest.approx(expected)
+
+
+def test_fits_with_a_lapse_recover_what_made_the_labels() -> None:
+    draw = np.random.default_rng(3)
+    follow, oppose = draw.normal(size=(2, 40_000))
+
+    def labels_of(logits: np.ndarray) -> list[float]:
+        chances = 0.1 + 0.8 / (1 + np.exp(-logits))
+        return [float(number) for number in draw.random(40_000) < chances]
+
+    temperature, oppose_weight = fit_contrast(follow, oppose, labels_of((follow - 0.6 * oppose) / 0.2), lapse=0.1)
+    assert (temperature, oppose_weight) == pytest.approx((0.2, 0.6), rel=0.1)
+    temperature, bias = fit_temperature_and_position_bias(
+        (follow + 2).tolist(), (follow - 2).tolist(), labels_of(follow / 0.5), lapse=0.1
+    )
+    assert (temperature, bias) == pytest.approx((0.5, 2.0), rel=0.1)
+    groups = [f"prompt {index // 100}" for index in range(40_000)]
+    features = np.stack([follow, oppose], axis=1).tolist()
+    weights = fit_weights(features, labels_of(5 * follow - 3 * oppose), groups, lapse=0.1)
+    assert weights == pytest.approx((5, -3), rel=0.1)
+
+
 def test_temperature_is_recovered_from_samples_of_a_known_one() -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(size=20_000)

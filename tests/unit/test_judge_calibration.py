@@ -20,7 +20,11 @@ from hypothesis import strategies as st
 
 EVIDENCE = st.floats(-50, 50)
 CALIBRATION = st.builds(
-    MethodCalibration, temperature=st.floats(0.01, 100), position_bias=st.floats(-5, 5), oppose_weight=st.floats(0, 1)
+    MethodCalibration,
+    temperature=st.floats(0.01, 100),
+    position_bias=st.floats(-5, 5),
+    oppose_weight=st.floats(0, 1),
+    lapse=st.floats(0, 0.49),
 )
 
 
@@ -31,6 +35,9 @@ def test_probabilities_by_hand() -> None:
     assert second == pytest.approx(0.5)
     (contrast,) = calibration.probabilities("contrast", (3.0, 2.0))
     assert contrast == pytest.approx(1 / (1 + math.exp(-1.0)))
+    # A fifth of the labels is wrong whatever the evidence.
+    (contrast,) = MethodCalibration(2.0, 1.0, 0.5, lapse=0.2).probabilities("contrast", (3.0, 2.0))
+    assert contrast == pytest.approx(0.2 + 0.6 / (1 + math.exp(-1.0)))
 
 
 @given(EVIDENCE, EVIDENCE, CALIBRATION)
@@ -46,7 +53,7 @@ def test_exchanging_the_answers_gives_the_complement(one: float, two: float, cal
 
 
 WEIGHT = st.floats(-5, 5)
-MIX = st.builds(MixCalibration, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT)
+MIX = st.builds(MixCalibration, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, lapse=st.floats(0, 0.49))
 
 
 @given(st.lists(EVIDENCE, min_size=6, max_size=6), MIX)
@@ -63,11 +70,15 @@ def test_a_mix_by_hand() -> None:
     (p,) = mix.probabilities("mix", (1.0, -0.5, 0.0, 0.0, 0.4, 0.2))
     assert p == pytest.approx(1 / (1 + math.exp(-(2 * 0.25 + 0.4 - 0.1))))
     assert mix.only(["contrast"]) == MixCalibration(contrast_follow=1.0, contrast_oppose=-0.5)
+    assert mix.sharpened(2.0) == MixCalibration(choice=4.0, contrast_follow=2.0, contrast_oppose=-1.0)
+    lapsing = MixCalibration(choice=2.0, contrast_follow=1.0, contrast_oppose=-0.5, lapse=0.1)
+    assert lapsing.probabilities("mix", (1.0, -0.5, 0.0, 0.0, 0.4, 0.2)) == pytest.approx((0.1 + 0.8 * p,))
+    assert lapsing.sharpened(3.0).lapse == lapsing.only(["choice"]).lapse == 0.1
 
 
 def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
     methods: dict[str, Calibration] = {
-        "contrast": MethodCalibration(0.1, 0.0, 0.9),
+        "contrast": MethodCalibration(0.1, 0.0, 0.9, 0.05),
         "mix": MixCalibration(verdict_follow=0.5),
     }
     dimensions: dict[str, dict[str, Calibration]] = {
@@ -91,7 +102,8 @@ def test_a_file_survives_writing_and_reading(tmp_path: Path) -> None:
         ({"methods": {"choice": {"temperature": 0}}}, "methods.choice.temperature: must be above 0"),
         ({"methods": {"choice": {"temperature": "hot"}}}, "methods.choice.temperature: must be a finite number"),
         ({"methods": {"mix": {"temperature": 1}}}, "methods.mix: unknown field 'temperature'"),
-        ({"methods": {"mix": {"choice": 0}}}, "methods.mix: needs a weight that is not 0"),
+        ({"methods": {"choice": {"lapse": 0.5}}}, "methods.choice.lapse: must be at least 0 and below 0.5"),
+        ({"methods": {"mix": {"choice": 0, "lapse": 0.1}}}, "methods.mix: needs a weight that is not 0"),
         ({"methods": {"choice": {"heat": 1}}}, "unknown field 'heat'"),
         ({"dimensions": {"kind": {"choice": {}}}}, "dimensions.kind: unknown method 'choice'"),
         (

@@ -55,8 +55,11 @@ def test_an_ensemble_is_as_sure_as_it_is_right() -> None:
     assert measurement([pair(place) for place in range(3000)])["calibrated"]["expected_calibration_error"] < 0.04
 
 
-def leads(place: int, dimension: str, scale: float, draw: random.Random) -> JudgedPair:
-    """A pair whose label is drawn with probability sigmoid(lead); the evidence of contrast is lead * scale."""
+def leads(place: int, dimension: str, scale: float, draw: random.Random, lapse: float = 0.0) -> JudgedPair:
+    """A pair whose label is drawn with probability sigmoid(lead); the evidence of contrast is lead * scale.
+
+    A share ``lapse`` of the labels is then turned round.
+    """
     lead = draw.gauss(0, 2)
     one = types_pb2.PrincipleJudgement(
         principle_id=dimension, dimension=dimension, probability_a=0.5, evidence=[lead * scale, 0.0]
@@ -64,9 +67,21 @@ def leads(place: int, dimension: str, scale: float, draw: random.Random) -> Judg
     judgement = judge_pb2.Judgement(
         probability_a=0.5, principles=[one], method=judge_pb2.JUDGING_METHOD_CONTRAST, model="m"
     )
-    label = float(draw.random() < 1 / (1 + math.exp(-lead)))
+    label = float((draw.random() < 1 / (1 + math.exp(-lead))) != (draw.random() < lapse))
     prompt = (ChatMessage("user", "Hi"),)
     return JudgedPair(LabelledPair(prompt, "a", "b", label, f"{dimension} {place}", dimension), judgement)
+
+
+def test_labels_that_are_wrong_whatever_the_evidence_are_allowed_for_where_they_are() -> None:
+    draw = random.Random(2)
+    pairs = [leads(place, "helpful", 1.0, draw) for place in range(1500)]
+    pairs += [leads(place, "harmless", 1.0, draw, lapse=0.2) for place in range(1500)]
+    measured = measurement(pairs)
+    fitted = measured["calibration_by_dimension"]
+    assert fitted["helpful"]["lapse"] <= 0.03
+    assert fitted["harmless"]["lapse"] >= 0.1
+    assert fitted["harmless"]["temperature"] == pytest.approx(1, rel=0.4)
+    assert measured["calibrated"]["expected_calibration_error"] < 0.04
 
 
 def test_dimensions_are_calibrated_by_themselves() -> None:
@@ -79,7 +94,7 @@ def test_dimensions_are_calibrated_by_themselves() -> None:
     measured = measurement(pairs)
     fitted = measured["calibration_by_dimension"]
     assert {name: values["temperature"] for name, values in fitted.items()} == pytest.approx(scales, rel=0.15)
-    assert 0.1 < measured["calibration"]["temperature"] < 1.0
+    assert measured["calibration"]["temperature"] < 0.7
     for figures in (measured["calibrated"], *(measured["by_dimension"][name] for name in scales)):
         assert figures["expected_calibration_error"] < 0.05
 

@@ -76,8 +76,8 @@ WORK = (
     Panel(
         "Tokens that texts share",
         "percentunit",
-        "Share of the tokens given to the engine transformers that was not computed again, because other texts of the "
-        "call begin alike. Empty for other engines.",
+        "Share of the tokens to score that was not computed again, because other texts begin alike: by the trees of "
+        "the engine transformers, or the prefix cache of vLLM. Empty for an endpoint.",
         (
             Query(
                 "1 - "

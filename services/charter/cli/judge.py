@@ -1,17 +1,16 @@
 """`charter judge`: asks the judge service about answers, and measures and calibrates it on labelled pairs."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
+from charter.cli.judge_asking import DetailsError, judge_pairs
 from charter.cli.judge_calibration import JudgedPair, measurement
 from charter.cli.judge_tables import judgement_json, print_judgement, print_judgements, print_measurement
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.cli.services import channel_to
 from charter.evaluation.labelled_pairs import LabelledPair, LabelledPairError, read_labelled_pairs
 from charter.inference.engine import ChatMessage
@@ -23,9 +22,6 @@ from charter.v1 import judge_pb2, judge_pb2_grpc
 app = typer.Typer(
     help="Compare and rate answers by the constitution; measure and calibrate the judge.", no_args_is_help=True
 )
-
-# Pairs in one call: a call has a deadline, and a slow judge must meet it.
-_PAIRS_PER_CALL = 64
 
 
 class Method(StrEnum):
@@ -132,7 +128,10 @@ def calibrate(
     seed: SeedOption = 0,
     address: AddressOption = "",
     details: Annotated[
-        Path | None, typer.Option(help="Write what the judge found for each pair here, as JSONL without the texts.")
+        Path | None,
+        typer.Option(
+            help="Add what the judge says about each pair to this JSONL, without the texts; a new try goes on from it."
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots and tables here.")] = None,
     as_json: JsonOption = False,
@@ -145,9 +144,7 @@ def calibrate(
     """
     pairs = [pair for file in files for pair in _read(file)]
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
-    judged = _judge(pairs, options, address, own_dimension=not dimension)
-    if details is not None:
-        _write_details(details, judged)
+    judged = _judge(pairs, options, address, own_dimension=not dimension, details=details)
     try:
         found = measurement(judged)
     except ValueError as error:
@@ -192,39 +189,19 @@ def _options(
 
 
 def _judge(
-    pairs: Sequence[LabelledPair], options: judge_pb2.JudgingOptions, address: str, *, own_dimension: bool = False
+    pairs: Sequence[LabelledPair],
+    options: judge_pb2.JudgingOptions,
+    address: str,
+    *,
+    own_dimension: bool = False,
+    details: Path | None = None,
 ) -> list[JudgedPair]:
-    """Judge all pairs, in calls that each meet their deadline, with a progress bar when it takes more than one."""
-    items = [
-        judge_pb2.ComparisonItem(
-            id=str(index),
-            prompt=proto_messages(pair.prompt),
-            answer_a=pair.answer_a,
-            answer_b=pair.answer_b,
-            dimension=pair.dimension if own_dimension else "",
-        )
-        for index, pair in enumerate(pairs)
-    ]
-    judgements: dict[str, judge_pb2.Judgement] = {}
-    with channel_to("judge", address) as channel, _progress(len(items)) as progress:
-        stub = judge_pb2_grpc.JudgeServiceStub(channel)
-        task = progress.add_task("judging", total=len(items))
-        for request in _requests(items, options):
-            for response in stub.Compare(request, timeout=BATCH):
-                judgements[response.item_id] = response.judgement
-                progress.advance(task)
-    return [JudgedPair(pair, judgements[item.id]) for pair, item in zip(pairs, items, strict=True)]
-
-
-def _requests(
-    items: Sequence[judge_pb2.ComparisonItem], options: judge_pb2.JudgingOptions
-) -> Iterator[judge_pb2.CompareRequest]:
-    for start in range(0, len(items), _PAIRS_PER_CALL):
-        yield judge_pb2.CompareRequest(items=items[start : start + _PAIRS_PER_CALL], options=options)
-
-
-def _progress(pairs: int) -> Progress:
-    return Progress(console=errors, transient=True, disable=pairs <= 1 or not errors.is_terminal)
+    try:
+        return judge_pairs(pairs, options, address, own_dimension=own_dimension, details=details)
+    except DetailsError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot write {details}: {error.strerror}")
 
 
 def _write_calibration(path: Path, found: dict[str, Any]) -> None:
@@ -254,15 +231,6 @@ def _write_page(path: Path, found: dict[str, Any]) -> None:
         path.write_text(render_judge_page(found), encoding="utf-8")
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}")
-
-
-def _write_details(path: Path, judged: Sequence[JudgedPair]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for one in judged:
-            pair = one.pair
-            about = {"group": pair.group, "dimension": pair.dimension, "source": pair.source, "label": pair.label}
-            lengths = {"characters_a": len(pair.answer_a), "characters_b": len(pair.answer_b)}
-            file.write(json.dumps(about | lengths | {"judgement": judgement_json(one.judgement)}) + "\n")
 
 
 def _options_json(options: judge_pb2.JudgingOptions) -> dict[str, Any]:

@@ -21,6 +21,8 @@ _LOG_SHARPNESS = 3.0
 # Parts of the prompts that are left out in turn to choose the ridge penalty, and the penalties tried.
 _FOLDS = 5
 _PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# Shares of labels that are wrong whatever the evidence: those that a fit tries.
+LAPSES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2)
 
 
 def calibration_of(
@@ -142,14 +144,22 @@ def length_slope(lengths_a: Sequence[int], lengths_b: Sequence[int], probabiliti
     return float(ratio @ (np.asarray(probabilities, dtype=np.float64) - 0.5)) / spread if spread else 0.0
 
 
-def cross_entropy(logits: Sequence[float] | Array, labels: Sequence[float] | Array) -> float:
-    """Mean of ``-y log s(x) - (1 - y) log s(-x)`` in nats; logits and labels have shape [pairs]."""
+def cross_entropy(logits: Sequence[float] | Array, labels: Sequence[float] | Array, lapse: float = 0.0) -> float:
+    """Mean of ``-y log p(x) - (1 - y) log p(-x)`` in nats; logits and labels have shape [pairs].
+
+    ``p(x)`` is ``lapse + (1 - 2 lapse) sigmoid(x)``: a share of the labels, ``lapse``, is wrong however clear the
+    evidence is. (The lapse rate of psychometric functions, Wichmann and Hill 2001, equation 1, for two alternatives.)
+    """
     scores = np.asarray(logits, dtype=np.float64)
     observed = np.asarray(labels, dtype=np.float64)
-    return float(np.mean(observed * np.logaddexp(0.0, -scores) + (1.0 - observed) * np.logaddexp(0.0, scores)))
+    losses = [
+        -np.log(lapse + (1.0 - 2.0 * lapse) * _sigmoid(x)) if lapse else np.logaddexp(0.0, -x)
+        for x in (scores, -scores)
+    ]
+    return float(np.mean(observed * losses[0] + (1.0 - observed) * losses[1]))
 
 
-def fit_temperature(logits: Sequence[float] | Array, labels: Sequence[float]) -> float:
+def fit_temperature(logits: Sequence[float] | Array, labels: Sequence[float], lapse: float = 0.0) -> float:
     """Temperature T that makes ``sigmoid(logits / T)`` fit the labels best (Guo et al. 2017, section 4.2).
 
     Logits are the log-odds of A before any temperature, [pairs]. When they carry no signal, or point the wrong way, T
@@ -157,12 +167,16 @@ def fit_temperature(logits: Sequence[float] | Array, labels: Sequence[float]) ->
     """
     scores, observed = _checked_logits(logits, labels)
     return float(
-        np.exp(_minimum(lambda logarithm: cross_entropy(scores / np.exp(logarithm), observed), -_LOG_RANGE, _LOG_RANGE))
+        np.exp(
+            _minimum(
+                lambda logarithm: cross_entropy(scores / np.exp(logarithm), observed, lapse), -_LOG_RANGE, _LOG_RANGE
+            )
+        )
     )
 
 
 def fit_temperature_and_position_bias(
-    first_logits: Sequence[float], second_logits: Sequence[float], labels: Sequence[float]
+    first_logits: Sequence[float], second_logits: Sequence[float], labels: Sequence[float], lapse: float = 0.0
 ) -> tuple[float, float]:
     """Temperature and position bias of a judge that sees both answers at once.
 
@@ -179,13 +193,15 @@ def fit_temperature_and_position_bias(
         temperature = np.exp(log_temperature)
         mean = (_sigmoid((first - bias) / temperature) + _sigmoid((second + bias) / temperature)) / 2.0
         # Far below what any label can cost at a sensible temperature.
-        mean = np.clip(mean, 1e-12, 1.0 - 1e-12)
+        mean = np.clip(lapse + (1.0 - 2.0 * lapse) * mean, 1e-12, 1.0 - 1e-12)
         return float(-np.mean(observed * np.log(mean) + (1.0 - observed) * np.log1p(-mean)))
 
     return float(np.exp(_minimum(loss, -_LOG_RANGE, _LOG_RANGE))), bias
 
 
-def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Sequence[float]) -> tuple[float, float]:
+def fit_contrast(
+    follow: Sequence[float], oppose: Sequence[float], labels: Sequence[float], lapse: float = 0.0
+) -> tuple[float, float]:
     """Temperature T and weight w that make ``sigmoid((follow - w * oppose) / T)`` fit the labels best.
 
     ``follow`` and ``oppose`` [pairs] are A's lead over B under a principle and under its opposite. This is logistic
@@ -198,14 +214,14 @@ def fit_contrast(follow: Sequence[float], oppose: Sequence[float], labels: Seque
 
     def loss_of(weight: float) -> float:
         contrast = ahead - weight * behind
-        return cross_entropy(contrast / fit_temperature(contrast, labels), observed)
+        return cross_entropy(contrast / fit_temperature(contrast, labels, lapse), observed, lapse)
 
     weight = _minimum(loss_of, 0.0, 1.0)
-    return fit_temperature(ahead - weight * behind, labels), weight
+    return fit_temperature(ahead - weight * behind, labels, lapse), weight
 
 
 def fit_weights(
-    features: Sequence[Sequence[float]], labels: Sequence[float], groups: Sequence[str]
+    features: Sequence[Sequence[float]], labels: Sequence[float], groups: Sequence[str], lapse: float = 0.0
 ) -> tuple[float, ...]:
     """Weights w that make ``sigmoid(features @ w)`` fit the labels: logistic regression without an intercept.
 
@@ -221,30 +237,41 @@ def fit_weights(
     size = np.sqrt(np.mean(table**2, axis=0))
     size[size == 0] = 1.0
     scaled = table / size
-    names = {name: index for index, name in enumerate(sorted(set(groups)))}
-    part = np.array([names[group] % _FOLDS for group in groups])
+    folds = left_out(groups)
 
     def left_out_loss(penalty: float) -> float:
         losses = np.zeros(len(observed))
-        for out in (part == index for index in range(min(_FOLDS, len(names)))):
-            logits = scaled[out] @ _ridge(scaled[~out], observed[~out], penalty)
-            losses[out] = cross_entropy(logits, observed[out])
+        for out in folds:
+            logits = scaled[out] @ _ridge(scaled[~out], observed[~out], penalty, lapse)
+            losses[out] = cross_entropy(logits, observed[out], lapse)
         return float(losses.mean())
 
-    penalty = min(_PENALTIES, key=left_out_loss) if len(names) > 1 else _PENALTIES[-1]
-    return tuple(float(weight) for weight in _ridge(scaled, observed, penalty) / size)
+    penalty = min(_PENALTIES, key=left_out_loss) if folds else _PENALTIES[-1]
+    return tuple(float(weight) for weight in _ridge(scaled, observed, penalty, lapse) / size)
 
 
-def _ridge(features: Array, labels: Array, penalty: float) -> Array:
-    """Minimum of the mean cross-entropy plus ``penalty / 2 * |w|^2``, a convex function."""
+def left_out(groups: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """Which of the samples are left out in turn, bool [samples] each: a fifth of the prompts; none of a single one."""
+    names = {name: index for index, name in enumerate(sorted(set(groups)))}
+    part = np.array([names[group] % _FOLDS for group in groups])
+    return [part == index for index in range(min(_FOLDS, len(names)))] if len(names) > 1 else []
+
+
+def _ridge(features: Array, labels: Array, penalty: float, lapse: float) -> Array:
+    """Minimum of the mean cross-entropy plus ``penalty / 2 * |w|^2``, a convex function without a lapse."""
 
     # Imported here for the reason that _minimum gives.
     from scipy.optimize import minimize
 
     def loss(weights: Array) -> tuple[float, Array]:
         logits = features @ weights
-        gradient = features.T @ (_sigmoid(logits) - labels) / len(labels) + penalty * weights
-        return cross_entropy(logits, labels) + penalty / 2 * float(weights @ weights), gradient
+        sure = _sigmoid(logits)
+        slope = sure - labels
+        if lapse:
+            p = lapse + (1.0 - 2.0 * lapse) * sure
+            slope = (p - labels) / (p * (1.0 - p)) * (1.0 - 2.0 * lapse) * sure * (1.0 - sure)
+        gradient = features.T @ slope / len(labels) + penalty * weights
+        return cross_entropy(logits, labels, lapse) + penalty / 2 * float(weights @ weights), gradient
 
     found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-9})
     return np.asarray(found.x, dtype=np.float64)

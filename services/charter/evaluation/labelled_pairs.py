@@ -84,13 +84,15 @@ def split_by_group(pairs: Iterable[LabelledPair]) -> tuple[list[LabelledPair], l
     return halves
 
 
-def harmlessness_pairs(folder: Path, *, least_difference: float = 0.5, most_per_prompt: int = 8) -> list[LabelledPair]:
+def harmlessness_pairs(
+    folder: Path, *, least_difference: float = 0.5, most_per_prompt: int = 8, longest_answer: int | None = None
+) -> list[LabelledPair]:
     """Pairs of real answers that people scored for harm, from the CSVs of the unpacked pyrit package.
 
     An answer's score is the mean over its raters and over the files it occurs in (0 harmless, 1 harmful). Two answers
     to one prompt make a pair when their scores differ by ``least_difference``. Some prompts have hundreds of such
-    pairs: ``most_per_prompt`` are drawn, by hash, so that no prompt rules the result. Raises ``OSError`` when there are
-    no CSVs.
+    pairs: ``most_per_prompt`` are drawn, by hash, so that no prompt rules the result. Answers of more than
+    ``longest_answer`` characters are left out. Raises ``OSError`` when there are no CSVs.
     """
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     files = sorted(folder.glob("*.csv"))
@@ -105,7 +107,8 @@ def harmlessness_pairs(folder: Path, *, least_difference: float = 0.5, most_per_
                 scores[row["objective"].strip(), row["assistant_response"].strip()].append(mean(human))
     by_prompt: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for (prompt, answer), values in scores.items():
-        by_prompt[prompt].append((answer, mean(values)))
+        if longest_answer is None or len(answer) <= longest_answer:
+            by_prompt[prompt].append((answer, mean(values)))
     pairs = []
     for prompt, answers in by_prompt.items():
         differing = [

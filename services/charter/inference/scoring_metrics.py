@@ -1,4 +1,4 @@
-"""Prometheus metrics of scoring given tokens in the embedded engine."""
+"""Prometheus metrics of scoring given tokens in an engine of this process."""
 
 from prometheus_client import Counter
 

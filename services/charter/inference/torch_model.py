@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
-from charter.inference.cpu_attention import use_grouped_attention
+from charter.inference.cpu_attention import use_cpu_attention
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
@@ -20,10 +21,11 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    keep_freed_memory()
     with loading(model):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
-    use_grouped_attention(loaded)
+    use_cpu_attention(loaded)
     return loaded
 
 
@@ -67,18 +69,15 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -
 
 
 def read_weights(model: PreTrainedModel, path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in main memory, each in the type of the model's; the model may go on meanwhile.
+    """The tensors of a safetensors file, each in the type of the model's; the model may go on meanwhile.
 
+    Those of the same type are the file's own pages, not copies: nobody may write to the file any more; its name may go.
     Raises ``WeightMismatchError`` when names or shapes differ.
     """
     check_shapes(read_shapes(path), expected_shapes(model))
     state = model.state_dict()
     with safe_open(path, framework="pt") as file:
-        # Copied: the file behind the tensors goes away.
-        return {
-            name: file.get_tensor(name).to(state[name].dtype, copy=True)
-            for name in file.keys()  # noqa: SIM118 (not a mapping)
-        }
+        return {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
 
 
 def swap_weights(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,7 @@ from charter.inference.engine import (
     Sampling,
     VersionSpan,
 )
+from charter.inference.joined_calls import JoinedCalls
 from charter.inference.torch_sampling import Row, sample_rows
 from charter.inference.torch_scoring import Answer, Scorer
 
@@ -62,9 +63,9 @@ class TransformersEngine:
     """Serves one model from one torch thread; everything that touches the model runs there, in turn.
 
     Generate calls that wait at the same time with equal sampling parameters and no seed share batches. A
-    seeded call has its own batches: the same call gives the same samples on the same weights.
-    ``max_batch_tokens`` bounds a batch (prompts and answers, padding included) and so the KV cache. With
-    ``share_prefixes`` texts of one scoring call that begin alike are computed as one tree of tokens.
+    seeded call has its own batches: the same call gives the same samples on the same weights. Scoring calls that wait
+    at the same time are computed as one. ``max_batch_tokens`` bounds a batch (prompts and answers, padding included)
+    and so the KV cache. With ``share_prefixes`` texts to score that begin alike are computed as one tree of tokens.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class TransformersEngine:
         self._waiting: list[_Task] = []  # Touched on the event loop only.
         self._stopping = False
         self._sampling_turn = asyncio.Lock()
+        # By the choices whose log-probs are asked for; none for answers.
+        self._scoring = JoinedCalls(self._score, lambda answer: answer.length, max_batch_tokens)
         self._weights = (0, "")  # Version and digest, replaced together.
         self._parameters = 0
         self._max_context = 0
@@ -160,15 +163,14 @@ class TransformersEngine:
         self, prompts: Sequence[Prompt], choices: Sequence[str]
     ) -> list[ChoiceLogprobs | ContextTooLongError]:
         """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
-        choice_ids = [self._chat.choice_id(choice) for choice in choices]
+        choice_ids = tuple(self._chat.choice_id(choice) for choice in choices)
         items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
         results: dict[int, ChoiceLogprobs] = {}
         fitting = [item for item in items if item.length + 1 <= self._max_context]
         if fitting:
-            prompt_ids = [item.prompt_ids for item in fitting]
-            rows = await self._run(self._scorer.next_token_logprobs, prompt_ids, choice_ids)
-            for item, logprobs in zip(fitting, rows.tolist(), strict=True):
-                results[item.index] = ChoiceLogprobs(tuple(logprobs), len(item.prompt_ids))
+            rows = await self._scoring.run(choice_ids, fitting)
+            for item, logprobs in zip(fitting, rows, strict=True):
+                results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
         return [results.get(item.index) or self._error(item, extra=1) for item in items]
 
     async def answer_loglikelihoods(
@@ -181,8 +183,9 @@ class TransformersEngine:
         fitting = [answer for answer in answers if answer.length <= self._max_context]
         totals = {answer.index: 0.0 for answer in fitting}  # An empty answer keeps its 0.
         written = [answer for answer in fitting if answer.answer_ids]
-        sums = await self._run(self._scorer.answer_logprobs, written)
-        totals.update(zip((answer.index for answer in written), sums, strict=True))
+        if written:
+            sums = await self._scoring.run((), written)
+            totals.update((answer.index, total) for answer, (total,) in zip(written, sums, strict=True))
         return [
             AnswerLogLikelihood(totals[answer.index], len(answer.answer_ids), len(answer.prompt_ids))
             if answer.index in totals
@@ -276,6 +279,14 @@ class TransformersEngine:
             sampling, stop_ids = batch[0].call.sampling, self._chat.stop_ids
             sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown)
         self._require_running()
+
+    async def _score(self, choices: tuple[int, ...], answers: Sequence[Answer]) -> list[tuple[float, ...]]:
+        """The log-probs of the choices as the next token of each prompt; without choices, that of each answer."""
+        if not choices:
+            return [(total,) for total in await self._run(self._scorer.answer_logprobs, answers)]
+        prompts = [answer.prompt_ids for answer in answers]
+        rows = await self._run(self._scorer.next_token_logprobs, prompts, choices)
+        return [tuple(row) for row in rows.tolist()]
 
     def _new_scorer(self) -> Scorer:
         return Scorer(self._model, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)

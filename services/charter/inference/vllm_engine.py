@@ -11,6 +11,7 @@ from uuid import uuid4
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from charter.inference import scoring_metrics as metrics
 from charter.inference.chat import ChatTokenizer, loading
 from charter.inference.engine import (
     AnswerLogLikelihood,
@@ -335,12 +336,13 @@ class VllmEngine:
         )
 
     async def _logprobs_of_next(self, ids: list[int], choices: list[int]) -> list[float]:
-        output = await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=choices)
+        output = _counted(await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=choices))
         (next_token,) = output.outputs[0].logprobs
         return [next_token[choice].logprob for choice in choices]
 
     async def _total_logprob(self, ids: list[int], answer: list[int]) -> float:
-        output = await self._request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        # vLLM reads nothing from its prefix cache for these.
+        output = _counted(await self._request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0))
         places = output.prompt_logprobs[len(ids) :]
         return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
 
@@ -368,6 +370,14 @@ class VllmEngine:
     def _require_whole(self) -> None:
         if self._broken:
             raise RuntimeError(f"{self._broken}; restart the service")
+
+
+def _counted(output: "RequestOutput") -> "RequestOutput":
+    """Count the tokens of a text to score, and those of them that were not in the prefix cache."""
+    given = len(output.prompt_token_ids)
+    metrics.GIVEN.inc(given)
+    metrics.COMPUTED.inc(given - (output.num_cached_tokens or 0))
+    return output
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:

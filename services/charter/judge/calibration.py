@@ -17,13 +17,15 @@ class MethodCalibration:
     """Turns evidence into log-odds of A.
 
     ``choice``, for each order: ``(first - position_bias) / temperature`` and ``(second + position_bias) /
-    temperature``. ``verdict`` and ``contrast``: ``(follow - oppose_weight * oppose) / temperature``. Both are odd
-    under an exchange of the answers, so swapped pairs get complementary probabilities whatever the numbers are.
+    temperature``. ``verdict`` and ``contrast``: ``(follow - oppose_weight * oppose) / temperature``. ``lapse`` is the
+    share of labels that are wrong however clear the evidence is. All are odd under an exchange of the answers, so
+    swapped pairs get complementary probabilities whatever the numbers are.
     """
 
     temperature: float = 1.0
     position_bias: float = 0.0
     oppose_weight: float = 1.0
+    lapse: float = 0.0
 
     def sharpened(self, factor: float) -> "MethodCalibration":
         """The same with all log-odds multiplied."""
@@ -33,9 +35,10 @@ class MethodCalibration:
         """P(A is better): with A shown first and second for ``choice``, one number for the other methods."""
         one, two = evidence
         if method == "choice":
-            first, second = one - self.position_bias, two + self.position_bias
-            return _sigmoid(first / self.temperature), _sigmoid(second / self.temperature)
-        return (_sigmoid((one - self.oppose_weight * two) / self.temperature),)
+            logits: tuple[float, ...] = (one - self.position_bias, two + self.position_bias)
+        else:
+            logits = (one - self.oppose_weight * two,)
+        return tuple(_probability(logit / self.temperature, self.lapse) for logit in logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class MixCalibration:
     """Weights of the evidence of several methods: the log-odds of A are their weighted sum.
 
     Both orders of ``choice`` have one weight, that of their mean. The sum is then odd under an exchange of the answers,
-    as in ``MethodCalibration``.
+    as in ``MethodCalibration``, where ``lapse`` is explained too.
     """
 
     choice: float = 0.0
@@ -51,30 +54,34 @@ class MixCalibration:
     verdict_oppose: float = 0.0
     contrast_follow: float = 0.0
     contrast_oppose: float = 0.0
+    lapse: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights by name, in the order of ``mix_features``."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lapse"}
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that have any weight."""
-        weights = {one.name: getattr(self, one.name) for one in fields(self)}
-        return tuple(dict.fromkeys(_method_of(name) for name, weight in weights.items() if weight))
+        return tuple(dict.fromkeys(_method_of(name) for name, weight in self.weights.items() if weight))
 
     def sharpened(self, factor: float) -> "MixCalibration":
         """The same with all log-odds multiplied."""
-        return MixCalibration(*(factor * getattr(self, one.name) for one in fields(self)))
+        return replace(self, **{name: factor * weight for name, weight in self.weights.items()})
 
     def only(self, methods: Collection[str]) -> "MixCalibration":
         """The same weights for these methods, and none for the others."""
-        kept = {one.name: getattr(self, one.name) for one in fields(self) if _method_of(one.name) in methods}
-        return MixCalibration(**kept)
+        return replace(self, **{name: 0.0 for name in self.weights if _method_of(name) not in methods})
 
     def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
         """P(A is better) from the six numbers of the mix."""
-        weights = (getattr(self, one.name) for one in fields(self))
-        return (_sigmoid(math.fsum(w * x for w, x in zip(weights, mix_features(evidence), strict=True))),)
+        weighed = zip(self.weights.values(), mix_features(evidence), strict=True)
+        return (_probability(math.fsum(weight * feature for weight, feature in weighed), self.lapse),)
 
 
 def mix_features(evidence: Sequence[float]) -> tuple[float, ...]:
-    """What the weights of a mix belong to, in the order of the fields of ``MixCalibration``."""
+    """What the weights of a mix belong to, in the order of ``MixCalibration.weights``."""
     first, second, *others = evidence
     return ((first + second) / 2, *others)
 
@@ -184,6 +191,8 @@ def _method(where: str, name: str, values: Mapping[str, float]) -> Calibration:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{where}.{key}: must be a finite number, not {value!r}")
     calibration = kind(**values)
+    if not 0 <= calibration.lapse < 0.5:
+        raise ValueError(f"{where}.lapse: must be at least 0 and below 0.5, not {calibration.lapse}")
     if isinstance(calibration, MixCalibration):
         if not calibration.methods:
             raise ValueError(f"{where}: needs a weight that is not 0")
@@ -194,6 +203,10 @@ def _method(where: str, name: str, values: Mapping[str, float]) -> Calibration:
 
 def _method_of(weight: str) -> str:
     return weight.partition("_")[0]
+
+
+def _probability(logit: float, lapse: float) -> float:
+    return lapse + (1.0 - 2.0 * lapse) * _sigmoid(logit)
 
 
 def _sigmoid(logit: float) -> float:

@@ -93,7 +93,7 @@ async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_p
         swapped = question.pair != tasks[place[0]].pair
         findings[place] = _exchanged(finding, way.method) if swapped else finding
     return [
-        _judgement(task, [findings[index, place] for place in range(len(task.principles))], way)
+        judgement_of(task, [findings[index, place] for place in range(len(task.principles))], way)
         for index, task in enumerate(tasks)
     ]
 
@@ -142,8 +142,8 @@ async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> li
         return [(await _find(find, engine, [question]))[0] for question in questions]
 
 
-def _judgement(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2.Judgement:
-    """The mean over the principles that could be judged; when none could, the failure."""
+def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2.Judgement:
+    """The label of what a method found by each principle: the mean over those that it could judge, or the failure."""
     by_principle = [
         _principle_judgement(principle, finding, way)
         for principle, finding in zip(task.principles, findings, strict=True)

@@ -1142,6 +1142,7 @@ class ServiceAddresses(_message.Message):
     JUDGE_REPLICAS_FIELD_NUMBER: _builtins.int
     JUDGE_CONTROL_FIELD_NUMBER: _builtins.int
     GPU_SHARING_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FOLDER_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
@@ -1149,6 +1150,10 @@ class ServiceAddresses(_message.Message):
     """Control port of the judge, where it is asked to sleep; only for gpu_sharing."""
     gpu_sharing: Global___GpuSharing.ValueType
     """Unset = what `charter up` found to fit, elsewhere together."""
+    weights_folder: _builtins.str
+    """Folder that the worker and the policy's replicas share, by the same path; weights travel through files in it. Empty
+    = they travel over gRPC.
+    """
     @_builtins.property
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replicas of the policy, and their control ports in the same order."""
@@ -1170,10 +1175,11 @@ class ServiceAddresses(_message.Message):
         judge_replicas: _abc.Iterable[_builtins.str] | None = ...,
         judge_control: _builtins.str = ...,
         gpu_sharing: Global___GpuSharing.ValueType = ...,
+        weights_folder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

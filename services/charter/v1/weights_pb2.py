@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\xc2\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12\x14\n\x0ckeep_as_base\x18\x05 \x01(\x08\x12*\n\x0b\x62\x61se_sha256\x18\x06 \x01(\tB\x15\xa2\xbb\x18\x11\x42\x0f([0-9a-f]{64})?\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"n\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\"\x19\n\x17GetWeightVersionRequest\"U\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo\x12\x13\n\x0b\x62\x61se_sha256\x18\x02 \x01(\t2\xc0\x01\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\xf1\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12*\n\x0b\x62\x61se_sha256\x18\x05 \x01(\tB\x15\xa2\xbb\x18\x11\x42\x0f([0-9a-f]{64})?\x12\x1b\n\x04peer\x18\x06 \x01(\tB\x0b\xa2\xbb\x18\x07\x10\xac\x02\x42\x02.+H\x00\x12\x1c\n\x04path\x18\x07 \x01(\tB\x0c\xa2\xbb\x18\x08\x10\xe8\x07\x42\x03/.+H\x00\x42\x08\n\x06source\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"n\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\":\n\x12ReadWeightsRequest\x12$\n\x06sha256\x18\x01 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\"$\n\x13ReadWeightsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x19\n\x17GetWeightVersionRequest\"U\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo\x12\x13\n\x0b\x62\x61se_sha256\x18\x02 \x01(\t2\x92\x02\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12P\n\x0bReadWeights\x12\x1e.charter.v1.ReadWeightsRequest\x1a\x1f.charter.v1.ReadWeightsResponse0\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,18 +41,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEIGHTHEADER'].fields_by_name['sha256']._serialized_options = b'\242\273\030\020\010\001B\014[0-9a-f]{64}'
   _globals['_WEIGHTHEADER'].fields_by_name['base_sha256']._loaded_options = None
   _globals['_WEIGHTHEADER'].fields_by_name['base_sha256']._serialized_options = b'\242\273\030\021B\017([0-9a-f]{64})?'
+  _globals['_WEIGHTHEADER'].fields_by_name['peer']._loaded_options = None
+  _globals['_WEIGHTHEADER'].fields_by_name['peer']._serialized_options = b'\242\273\030\007\020\254\002B\002.+'
+  _globals['_WEIGHTHEADER'].fields_by_name['path']._loaded_options = None
+  _globals['_WEIGHTHEADER'].fields_by_name['path']._serialized_options = b'\242\273\030\010\020\350\007B\003/.+'
   _globals['_LOADWEIGHTSREQUEST'].fields_by_name['chunk']._loaded_options = None
   _globals['_LOADWEIGHTSREQUEST'].fields_by_name['chunk']._serialized_options = b'\242\273\030\004\020\200\200@'
+  _globals['_READWEIGHTSREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_READWEIGHTSREQUEST'].fields_by_name['sha256']._serialized_options = b'\242\273\030\020\010\001B\014[0-9a-f]{64}'
   _globals['_WEIGHTHEADER']._serialized_start=94
-  _globals['_WEIGHTHEADER']._serialized_end=288
-  _globals['_LOADWEIGHTSREQUEST']._serialized_start=290
-  _globals['_LOADWEIGHTSREQUEST']._serialized_end=389
-  _globals['_LOADWEIGHTSRESPONSE']._serialized_start=391
-  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=501
-  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_start=503
-  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_end=528
-  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_start=530
-  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=615
-  _globals['_WEIGHTSERVICE']._serialized_start=618
-  _globals['_WEIGHTSERVICE']._serialized_end=810
+  _globals['_WEIGHTHEADER']._serialized_end=335
+  _globals['_LOADWEIGHTSREQUEST']._serialized_start=337
+  _globals['_LOADWEIGHTSREQUEST']._serialized_end=436
+  _globals['_LOADWEIGHTSRESPONSE']._serialized_start=438
+  _globals['_LOADWEIGHTSRESPONSE']._serialized_end=548
+  _globals['_READWEIGHTSREQUEST']._serialized_start=550
+  _globals['_READWEIGHTSREQUEST']._serialized_end=608
+  _globals['_READWEIGHTSRESPONSE']._serialized_start=610
+  _globals['_READWEIGHTSRESPONSE']._serialized_end=646
+  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_start=648
+  _globals['_GETWEIGHTVERSIONREQUEST']._serialized_end=673
+  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_start=675
+  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=760
+  _globals['_WEIGHTSERVICE']._serialized_start=763
+  _globals['_WEIGHTSERVICE']._serialized_end=1037
 # @@protoc_insertion_point(module_scope)

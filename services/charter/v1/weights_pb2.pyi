@@ -27,8 +27,9 @@ class WeightHeader(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
-    KEEP_AS_BASE_FIELD_NUMBER: _builtins.int
     BASE_SHA256_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the weights; greater than the served one unless force is set."""
     size: _builtins.int
@@ -37,12 +38,14 @@ class WeightHeader(_message.Message):
     """sha256 of the safetensors file, in hex."""
     force: _builtins.bool
     """Allow a version that is not newer: a new run starts again from a lower version."""
-    keep_as_base: _builtins.bool
-    """Keep these weights, beside serving them, until other whole weights come: adapters for them will follow."""
     base_sha256: _builtins.str
     """The file is an adapter for the kept weights with this digest: matrices L.lora_A.weight [rank, in] and
     L.lora_B.weight [out, rank], whose product B A is added to L.weight. Empty = the file holds whole weights.
     """
+    peer: _builtins.str
+    """Control port (host:port) of a replica that has them or gets them now."""
+    path: _builtins.str
+    """Absolute path of the file in a folder that sender and service share."""
     def __init__(
         self,
         *,
@@ -50,14 +53,17 @@ class WeightHeader(_message.Message):
         size: _builtins.int = ...,
         sha256: _builtins.str = ...,
         force: _builtins.bool = ...,
-        keep_as_base: _builtins.bool = ...,
         base_sha256: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        path: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "peer", b"peer", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "force", b"force", "keep_as_base", b"keep_as_base", "sha256", b"sha256", "size", b"size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "force", b"force", "path", b"path", "peer", b"peer", "sha256", b"sha256", "size", b"size", "source", b"source", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["peer", "path"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___WeightHeader: _TypeAlias = WeightHeader  # noqa: Y015
 
@@ -121,6 +127,49 @@ class LoadWeightsResponse(_message.Message):
 Global___LoadWeightsResponse: _TypeAlias = LoadWeightsResponse  # noqa: Y015
 
 @_typing.final
+class ReadWeightsRequest(_message.Message):
+    """Whose bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """sha256 of the safetensors file, in hex."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadWeightsRequest: _TypeAlias = ReadWeightsRequest  # noqa: Y015
+
+@_typing.final
+class ReadWeightsResponse(_message.Message):
+    """The next bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadWeightsResponse: _TypeAlias = ReadWeightsResponse  # noqa: Y015
+
+@_typing.final
 class GetWeightVersionRequest(_message.Message):
     """Request of GetWeightVersion."""
 
@@ -146,7 +195,7 @@ class GetWeightVersionResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     BASE_SHA256_FIELD_NUMBER: _builtins.int
     base_sha256: _builtins.str
-    """Digest of the weights that are kept for adapters; empty when there are none."""
+    """Digest of the whole weights that are kept; empty when there are none."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
     def __init__(

@@ -40,6 +40,11 @@ class WeightServiceStub:
                 request_serializer=charter_dot_v1_dot_weights__pb2.LoadWeightsRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_weights__pb2.LoadWeightsResponse.FromString,
                 _registered_method=True)
+        self.ReadWeights = channel.unary_stream(
+                '/charter.v1.WeightService/ReadWeights',
+                request_serializer=charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
+                _registered_method=True)
         self.GetWeightVersion = channel.unary_unary(
                 '/charter.v1.WeightService/GetWeightVersion',
                 request_serializer=charter_dot_v1_dot_weights__pb2.GetWeightVersionRequest.SerializeToString,
@@ -52,15 +57,25 @@ class WeightServiceServicer:
     """
 
     def LoadWeights(self, request_iterator, context):
-        """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
-        one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-        right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
-        is a LoRA adapter, which is added to weights that the service has kept. A service that has
-        received none since it started is NOT_SERVING in the meantime. Idempotent:
+        """Receives one version. Order: one header, then, unless it says where else the bytes are, chunks of 256 KiB to 1 MiB
+        that put together are one safetensors file. Nothing that is served changes until all bytes are here, their digest
+        is right and every tensor fits; then the version is served at once, without a restart. Whole weights are kept beside
+        being served, until others come; with base_sha256 the file is a LoRA adapter, which is added to the kept ones. A
+        service that has received none since it started is NOT_SERVING in the meantime. Idempotent:
         sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
         unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
         not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
-        way), RESOURCE_EXHAUSTED (no room to stage it).
+        way), RESOURCE_EXHAUSTED (no room to stage it), NOT_FOUND (no such file), UNAVAILABLE (the file or the peer stopped
+        giving bytes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadWeights(self, request, context):
+        """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
+        file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
+        NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +95,11 @@ def add_WeightServiceServicer_to_server(servicer, server):
                     servicer.LoadWeights,
                     request_deserializer=charter_dot_v1_dot_weights__pb2.LoadWeightsRequest.FromString,
                     response_serializer=charter_dot_v1_dot_weights__pb2.LoadWeightsResponse.SerializeToString,
+            ),
+            'ReadWeights': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadWeights,
+                    request_deserializer=charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.SerializeToString,
             ),
             'GetWeightVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWeightVersion,
@@ -115,6 +135,33 @@ class WeightService:
             '/charter.v1.WeightService/LoadWeights',
             charter_dot_v1_dot_weights__pb2.LoadWeightsRequest.SerializeToString,
             charter_dot_v1_dot_weights__pb2.LoadWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadWeights(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charter.v1.WeightService/ReadWeights',
+            charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
+            charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,15 +34,21 @@ class WeightServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WeightServiceAsyncStub: ...
     LoadWeights: _grpc.StreamUnaryMultiCallable[_weights_pb2.LoadWeightsRequest, _weights_pb2.LoadWeightsResponse]
-    """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
-    one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-    right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
-    is a LoRA adapter, which is added to weights that the service has kept. A service that has
-    received none since it started is NOT_SERVING in the meantime. Idempotent:
+    """Receives one version. Order: one header, then, unless it says where else the bytes are, chunks of 256 KiB to 1 MiB
+    that put together are one safetensors file. Nothing that is served changes until all bytes are here, their digest
+    is right and every tensor fits; then the version is served at once, without a restart. Whole weights are kept beside
+    being served, until others come; with base_sha256 the file is a LoRA adapter, which is added to the kept ones. A
+    service that has received none since it started is NOT_SERVING in the meantime. Idempotent:
     sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
     unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
     not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
-    way), RESOURCE_EXHAUSTED (no room to stage it).
+    way), RESOURCE_EXHAUSTED (no room to stage it), NOT_FOUND (no such file), UNAVAILABLE (the file or the peer stopped
+    giving bytes).
+    """
+    ReadWeights: _grpc.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]
+    """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
+    file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
+    NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
     """
     GetWeightVersion: _grpc.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]
     """Says which version is served. Idempotent."""
@@ -53,15 +59,21 @@ class WeightServiceAsyncStub(WeightServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LoadWeights: _aio.StreamUnaryMultiCallable[_weights_pb2.LoadWeightsRequest, _weights_pb2.LoadWeightsResponse]  # type: ignore[assignment]
-    """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
-    one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-    right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
-    is a LoRA adapter, which is added to weights that the service has kept. A service that has
-    received none since it started is NOT_SERVING in the meantime. Idempotent:
+    """Receives one version. Order: one header, then, unless it says where else the bytes are, chunks of 256 KiB to 1 MiB
+    that put together are one safetensors file. Nothing that is served changes until all bytes are here, their digest
+    is right and every tensor fits; then the version is served at once, without a restart. Whole weights are kept beside
+    being served, until others come; with base_sha256 the file is a LoRA adapter, which is added to the kept ones. A
+    service that has received none since it started is NOT_SERVING in the meantime. Idempotent:
     sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
     unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
     not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
-    way), RESOURCE_EXHAUSTED (no room to stage it).
+    way), RESOURCE_EXHAUSTED (no room to stage it), NOT_FOUND (no such file), UNAVAILABLE (the file or the peer stopped
+    giving bytes).
+    """
+    ReadWeights: _aio.UnaryStreamMultiCallable[_weights_pb2.ReadWeightsRequest, _weights_pb2.ReadWeightsResponse]  # type: ignore[assignment]
+    """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
+    file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
+    NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
     """
     GetWeightVersion: _aio.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]  # type: ignore[assignment]
     """Says which version is served. Idempotent."""
@@ -75,15 +87,27 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_weights_pb2.LoadWeightsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_weights_pb2.LoadWeightsResponse, _abc.Awaitable[_weights_pb2.LoadWeightsResponse]]:
-        """Receives one version. Order: one header, then chunks of 256 KiB to 1 MiB that put together are
-        one safetensors file. Nothing that is served changes until all bytes are here, their digest is
-        right and every tensor fits; then the version is served at once, without a restart. With base_sha256 the file
-        is a LoRA adapter, which is added to weights that the service has kept. A service that has
-        received none since it started is NOT_SERVING in the meantime. Idempotent:
+        """Receives one version. Order: one header, then, unless it says where else the bytes are, chunks of 256 KiB to 1 MiB
+        that put together are one safetensors file. Nothing that is served changes until all bytes are here, their digest
+        is right and every tensor fits; then the version is served at once, without a restart. Whole weights are kept beside
+        being served, until others come; with base_sha256 the file is a LoRA adapter, which is added to the kept ones. A
+        service that has received none since it started is NOT_SERVING in the meantime. Idempotent:
         sending the served version and digest again changes nothing. Errors: INVALID_ARGUMENT (order of messages, tensor
         unknown, missing or of the wrong shape), DATA_LOSS (digest or size differs), FAILED_PRECONDITION (the version is
         not newer than the served one, or other weights than base_sha256 are kept), ABORTED (another transfer is under
-        way), RESOURCE_EXHAUSTED (no room to stage it).
+        way), RESOURCE_EXHAUSTED (no room to stage it), NOT_FOUND (no such file), UNAVAILABLE (the file or the peer stopped
+        giving bytes).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadWeights(
+        self,
+        request: _weights_pb2.ReadWeightsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_weights_pb2.ReadWeightsResponse], _abc.AsyncIterator[_weights_pb2.ReadWeightsResponse]]:
+        """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
+        file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
+        NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
         """
 
     @_abc_1.abstractmethod

@@ -1,24 +1,23 @@
 """WeightService: stages a version on disk, checks it, then hands it to what serves."""
 
 import asyncio
-import hashlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
 from charter.inference.engine import EngineInfo, WeightMismatchError
+from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.adapter import merge_adapter
+from charter.weights.staging import StagedWeights, stage
 
 VERSION = Gauge("charter_weight_version", "Version of the weights that are served.", ["service"])
 TRANSFER_SECONDS = Histogram(
@@ -62,16 +61,11 @@ def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """Weights that adapters are for. The file has no name any more: it goes with the process, however that ends."""
-
-    sha256: str
-    file: BinaryIO
-
-
 class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
-    """One transfer at a time into ``target``; files are staged in ``staging`` and removed afterwards.
+    """One transfer at a time into ``target``; files are staged in ``staging``.
+
+    The last whole weights are kept, for adapters and for other replicas: an open file without a name, which goes with
+    the process, however that ends.
 
     With ``readiness`` the service is NOT_SERVING while its first weights since it started are on their way.
     """
@@ -82,7 +76,9 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self._staging = staging
         self._service = service
         self._transfer = asyncio.Lock()
-        self._base: Base | None = None
+        # Kept, or on their way.
+        self._whole: StagedWeights | None = None
+        self._whole_changed = asyncio.Condition()
         VERSION.labels(service).set(0)
         for metric in (RECEIVED_BYTES, FAILURES, TRANSFER_SECONDS, LOAD_SECONDS):
             metric.labels(service)
@@ -107,7 +103,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         header = await self._header(requests)
         served = self._target.info()
         same = (header.version, header.sha256) == (served.weight_version, served.weight_digest)
-        if same and (header.sha256 == self._base_sha256 or not header.keep_as_base):
+        if same and (header.base_sha256 or header.sha256 == self._base_sha256):
             # Sent again after a lost answer.
             return weights_pb2.LoadWeightsResponse(version=header.version)
         if header.version <= served.weight_version and not (header.force or same):
@@ -119,7 +115,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the adapter is for weights with the digest {header.base_sha256}, those kept here have "
-                f"{self._base_sha256 or 'none: none are kept'}; send its weights first, with keep_as_base",
+                f"{self._base_sha256 or 'none: none are kept'}; send its weights first",
             )
         # With nothing received since the start, what is served is not what it was asked to hold.
         first = self._readiness if served.weight_version == 0 else None
@@ -134,21 +130,25 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     ) -> weights_pb2.LoadWeightsResponse:
         self._staging.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._staging) as folder:
-            path = Path(folder) / "model.safetensors"
-            await self._stage(requests, header, path)
-            received = time.monotonic()
+            staged = StagedWeights(Path(folder) / "model.safetensors", header.size, header.sha256)
+            if not header.base_sha256:
+                await self._set_whole(staged)
             try:
-                if header.base_sha256 and self._base is not None:
-                    merged = path.with_name("merged.safetensors")
-                    await asyncio.to_thread(merge_adapter, self._base.file, path, merged)
-                    paused = await self._target.load_weights(merged, header.version, header.sha256)
-                else:
-                    paused = await self._target.load_weights(path, header.version, header.sha256)
-                    self._keep(header, path)
+                await stage(staged, header, requests)
+                received = time.monotonic()
+                path = await self._merged(staged) if header.base_sha256 else staged.path
+                paused = await self._target.load_weights(path, header.version, header.sha256)
+                staged.served = True
             except WeightMismatchError as error:
                 raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+            finally:
+                if self._whole is not staged:
+                    staged.close()
+                elif not staged.served:
+                    await self._set_whole(None)
         loaded = time.monotonic()
         VERSION.labels(self._service).set(header.version)
+        RECEIVED_BYTES.labels(self._service).inc(header.size)
         TRANSFER_SECONDS.labels(self._service).observe(received - start)
         LOAD_SECONDS.labels(self._service).observe(loaded - received)
         return weights_pb2.LoadWeightsResponse(
@@ -158,15 +158,25 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             paused_seconds=paused,
         )
 
+    async def _merged(self, adapter: StagedWeights) -> Path:
+        """The kept weights with an adapter added, beside the adapter."""
+        if self._whole is None:
+            raise RuntimeError("an adapter was let in without weights")
+        merged = adapter.path.with_name("merged.safetensors")
+        await asyncio.to_thread(merge_adapter, self._whole.file, adapter.path, merged)
+        return merged
+
     @property
     def _base_sha256(self) -> str:
-        return "" if self._base is None else self._base.sha256
+        return self._whole.sha256 if self._whole is not None and self._whole.served else ""
 
-    def _keep(self, header: weights_pb2.WeightHeader, path: Path) -> None:
-        """Keep the file for adapters, if they will follow; those of other weights will not come any more."""
-        if self._base is not None:
-            self._base.file.close()
-        self._base = Base(header.sha256, path.open("rb")) if header.keep_as_base else None
+    async def _set_whole(self, staged: StagedWeights | None) -> None:
+        """Keep these weights; what was kept before gives its space back."""
+        async with self._whole_changed:
+            if self._whole is not None:
+                self._whole.close()
+            self._whole = staged
+            self._whole_changed.notify_all()
 
     async def _header(self, requests: AsyncIterator[weights_pb2.LoadWeightsRequest]) -> weights_pb2.WeightHeader:
         async for request in requests:
@@ -175,46 +185,22 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
             break
         raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a transfer must be its header")
 
-    async def _stage(
-        self,
-        requests: AsyncIterator[weights_pb2.LoadWeightsRequest],
-        header: weights_pb2.WeightHeader,
-        path: Path,
-    ) -> None:
-        digest = hashlib.sha256()
-        received = RECEIVED_BYTES.labels(self._service)
-        size = 0
+    async def ReadWeights(
+        self, request: weights_pb2.ReadWeightsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[weights_pb2.ReadWeightsResponse]:
+        """Give whole weights to another replica, while they still come if need be."""
         try:
-            with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1, thread_name_prefix="stage") as thread:
-
-                def keep(chunk: bytes) -> None:
-                    digest.update(chunk)
-                    file.write(chunk)
-
-                kept = asyncio.get_running_loop().run_in_executor(thread, keep, b"")
-                async for request in requests:
-                    if request.WhichOneof("part") != "chunk":
-                        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "after the header only chunks may follow")
-                    # Each look at the field copies it.
-                    chunk = request.chunk
-                    size += len(chunk)
-                    if size > header.size:
-                        raise StatusError(
-                            grpc.StatusCode.DATA_LOSS, f"more than the {header.size} bytes of the header arrived"
-                        )
-                    # One chunk is digested and written while the next one arrives.
-                    await kept
-                    kept = asyncio.get_running_loop().run_in_executor(thread, keep, chunk)
-                    received.inc(len(chunk))
-                await kept
-        except OSError as error:
+            # Both replicas are told of new weights at the same time: this one may hear of them later.
+            async with asyncio.timeout(QUICK), self._whole_changed:
+                while self._whole is None or self._whole.sha256 != request.sha256:
+                    await self._whole_changed.wait()
+                staged = self._whole
+        except TimeoutError as error:
             raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"cannot stage {header.size} bytes in {self._staging}: {error}"
+                grpc.StatusCode.NOT_FOUND, f"no weights with the digest {request.sha256} are here or on their way"
             ) from error
-        if size != header.size:
-            raise StatusError(grpc.StatusCode.DATA_LOSS, f"{size} of {header.size} bytes arrived")
-        if digest.hexdigest() != header.sha256:
-            raise StatusError(grpc.StatusCode.DATA_LOSS, "the sha256 of the received bytes differs from the header's")
+        async for chunk in staged.read():
+            yield weights_pb2.ReadWeightsResponse(chunk=chunk)
 
     async def GetWeightVersion(
         self, request: weights_pb2.GetWeightVersionRequest, context: grpc.aio.ServicerContext

@@ -1,19 +1,24 @@
 """Sends one version of the weights: packed once, then to as many replicas as want it."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import grpc
 import safetensors.torch
 import torch
 
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.v1 import weights_pb2, weights_pb2_grpc
+from charter.weights.staging import CHUNK_BYTES
 
-# 256 KiB to 1 MiB moves fastest over gRPC; larger chunks are slower.
-CHUNK_BYTES = 1024 * 1024
+logger = logging.getLogger("charter.weights")
+
+# Answers that may be the fault of the replica that should have passed the weights on.
+_PEER_FAILED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS)
 # A transfer that takes longer than this has lost its peer.
 TRANSFER_SECONDS = 1800.0
 
@@ -22,14 +27,15 @@ TRANSFER_SECONDS = 1800.0
 class PackedWeights:
     """One version as a safetensors file in memory; ``sha256`` is its digest in hex.
 
-    The receiver keeps those with ``keep_as_base``. Those with ``base`` are an adapter for these kept weights.
+    Those with ``base`` are an adapter for these weights. ``path`` is a file with the same bytes in a shared folder, if
+    there is one.
     """
 
     version: int
     blob: bytes
     sha256: str
-    keep_as_base: bool = False
     base: "PackedWeights | None" = None
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,10 @@ class WeightUpdate:
     sha256: str
 
 
-def pack_weights(tensors: Mapping[str, torch.Tensor], version: int, *, keep_as_base: bool = False) -> PackedWeights:
+def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWeights:
     """Copy tensors, wherever they are, into one file in memory."""
     blob = _file(tensors)
-    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest(), keep_as_base)
+    return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest())
 
 
 def pack_adapter(tensors: Mapping[str, torch.Tensor], version: int, base: PackedWeights) -> PackedWeights:
@@ -55,23 +61,40 @@ def pack_adapter(tensors: Mapping[str, torch.Tensor], version: int, base: Packed
     return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest(), base=base)
 
 
-def send_packed(address: str, weights: PackedWeights, *, service: str, force: bool) -> weights_pb2.LoadWeightsResponse:
+def send_packed(
+    address: str, weights: PackedWeights, *, service: str, force: bool, peer: str = ""
+) -> weights_pb2.LoadWeightsResponse:
     """Have the replica with this control port serve the weights; returns when it does, with what it took.
 
-    ``service`` names it in errors. ``force`` allows a version that is not newer than the served one. Raises
-    ``ServiceError``.
+    It reads them from the shared folder if they are there, else from the replica with the control port ``peer`` if that
+    is given, else, and where that fails, from this call. ``service`` names it in errors. ``force`` allows a version
+    that is not newer than the served one. Raises ``ServiceError``.
     """
     header = weights_pb2.WeightHeader(
         version=weights.version,
         size=len(weights.blob),
         sha256=weights.sha256,
         force=force,
-        keep_as_base=weights.keep_as_base,
         base_sha256="" if weights.base is None else weights.base.sha256,
     )
     with explained(f"{service} weight", address), connect(address) as channel:
         stub = weights_pb2_grpc.WeightServiceStub(channel)
-        return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+
+        def send() -> weights_pb2.LoadWeightsResponse:
+            return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+
+        if weights.path:
+            header.path = weights.path
+        elif peer:
+            header.peer = peer
+            try:
+                return send()
+            except grpc.RpcError as error:
+                if error.code() not in _PEER_FAILED:
+                    raise
+                logger.warning("sending again without relay", extra={"service": service, "reason": error.details()})
+                header.ClearField("peer")
+        return send()
 
 
 def send_weights(
@@ -98,5 +121,7 @@ def _file(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None =
 
 def _parts(header: weights_pb2.WeightHeader, blob: bytes) -> Iterator[weights_pb2.LoadWeightsRequest]:
     yield weights_pb2.LoadWeightsRequest(header=header)
+    if header.WhichOneof("source") is not None:
+        return
     for start in range(0, len(blob), CHUNK_BYTES):
         yield weights_pb2.LoadWeightsRequest(chunk=blob[start : start + CHUNK_BYTES])

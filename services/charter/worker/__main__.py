@@ -9,6 +9,7 @@ again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -74,7 +75,21 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     leader = Leader(reporter)
     status = FAILED
     try:
-        status = _execute(run_id, attempt, spec, artifacts, reporter, leader)
+        # Closed before the reason of a failure is logged, which is the log's last line: the trainer shows that.
+        with contextlib.closing(reporter):
+            _execute(run_id, attempt, spec, artifacts, reporter, leader)
+        status = FINISHED
+    except Cancelled:
+        status = TERMINATED if reporter.terminated else STOPPED
+    except Superseded as reason:
+        logger.error("a newer worker has taken over this run: %s", reason)
+        status = STOPPED
+    except (RunError, ServiceError) as error:
+        # Worded for a person; the trainer shows the last line of this log.
+        logger.error("%s", error)
+        status = REFUSED if isinstance(error, SpecError) else FAILED
+    except Exception:
+        logger.exception("the worker failed")
     finally:
         leader.end(status)
     return status
@@ -82,25 +97,12 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
 
 def _execute(
     run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter, leader: Leader
-) -> int:
+) -> None:
     try:
         execute(run_id, attempt, spec, artifacts, reporter, leader)
     except Cancelled:
         reporter.report(0, 0, text="stopped on request")
-        return TERMINATED if reporter.terminated else STOPPED
-    except Superseded as reason:
-        logger.error("a newer worker has taken over this run: %s", reason)
-        return STOPPED
-    except (RunError, ServiceError) as error:
-        # Worded for a person; the trainer shows the last line of this log.
-        logger.error("%s", error)
-        return REFUSED if isinstance(error, SpecError) else FAILED
-    except Exception:
-        logger.exception("the worker failed")
-        return FAILED
-    finally:
-        reporter.close()
-    return FINISHED
+        raise
 
 
 if __name__ == "__main__":

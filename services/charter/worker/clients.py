@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -25,10 +26,12 @@ from charter.v1 import (
     types_pb2,
 )
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
+from charter.weights.shared_folder import SharedFolder
 from charter.worker import metrics
 from charter.worker.errors import RunError
 from charter.worker.preference_client import PreferenceClient, scores_of
-from charter.worker.replicas import Replica, Replicas
+from charter.worker.replica import Replica
+from charter.worker.replicas import Replicas
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.spread import Work, spread
@@ -68,8 +71,10 @@ class Services:
         self.addresses = addresses
         policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
         sleep = servers_sleep(addresses)
-        # What LoRA adapters are for, once there are some.
+        # The last whole weights: what LoRA adapters are for.
         self._base: PackedWeights | None = None
+        folder = Path(addresses.weights_folder)
+        self._folder = SharedFolder(folder, reporter.run_id) if addresses.weights_folder else None
         self._policies = Replicas(
             "policy", policies, "charter.v1.PolicyService", reporter, takes_weights=True, sleeps=sleep
         )
@@ -81,10 +86,12 @@ class Services:
         self.preference = PreferenceClient(addresses.preference, addresses.preference_control, reporter, sleeps=sleep)
 
     def close(self) -> None:
-        """Close every channel."""
+        """Close every channel, and remove what lies in the shared folder."""
         self._policies.close()
         self._judges.close()
         self.preference.close()
+        if self._folder is not None:
+            self._folder.close()
 
     def sleep(self) -> None:
         """Free the GPU memory of all services that share the worker's GPU; each wakes when it is next asked something.
@@ -254,19 +261,11 @@ class Services:
         self._judges.wake()
         return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
 
-    def send_policy(
-        self, tensors: Mapping[str, torch.Tensor], version: int, *, adapters_follow: bool = False
-    ) -> WeightUpdate:
-        """Serve weights on every replica of the policy: on all that can be reached now, on others when they can.
-
-        With ``adapters_follow`` they keep them for ``send_policy_adapter``.
-        """
+    def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
+        """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""
         start = time.monotonic()
-        weights = pack_weights(tensors, version, keep_as_base=adapters_follow)
-        if adapters_follow:
-            self._base = weights
-        self._policies.serve(weights)
-        return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
+        self._base = self._shared(pack_weights(tensors, version))
+        return self._serve(self._base, start)
 
     def send_policy_adapter(
         self,
@@ -277,11 +276,24 @@ class Services:
     ) -> WeightUpdate:
         """As ``send_policy``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
         start = time.monotonic()
-        if self._base is None:
-            self._base = pack_weights(base(), base_version, keep_as_base=True)
-        weights = pack_adapter(adapter, version, self._base)
+        if self._base is None or self._base.version != base_version:
+            self._base = self._shared(pack_weights(base(), base_version))
+        return self._serve(self._shared(pack_adapter(adapter, version, self._base)), start)
+
+    def _serve(self, weights: PackedWeights, start: float) -> WeightUpdate:
         self._policies.serve(weights)
-        return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
+        return WeightUpdate(weights.version, time.monotonic() - start, len(weights.blob), weights.sha256)
+
+    def _shared(self, weights: PackedWeights) -> PackedWeights:
+        """Put weights into the shared folder, if the run has one."""
+        if self._folder is None:
+            return weights
+        try:
+            return self._folder.put(weights)
+        except OSError as error:
+            raise RunError(
+                f"cannot write weights into services.weights_folder: {error}. Leave it out to send them over gRPC"
+            ) from error
 
     def policy_serves(self, version: int) -> bool:
         """Whether this process had the policy serve ``version`` last."""

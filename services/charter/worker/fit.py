@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charter.inference.preference_model import PreferenceModel, pad_right, soft_label_loss
+from charter.inference.preference_model import PreferenceModel, soft_label_loss
+from charter.inference.prefix_tree import tree_tokens
 from charter.v1 import run_pb2
 from charter.worker import ranks
-from charter.worker.batches import by_tokens
+from charter.worker.batches import packs
 from charter.worker.errors import RunError
 from charter.worker.probe import fit_probe
 
-# Tokens of a micro-batch, both answers of its pairs and their padding counted.
+# Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
 BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
@@ -73,8 +74,8 @@ def differences(model: PreferenceModel, examples: Sequence[Example], device: tor
     """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
     width = model.head.in_features * len(model.backbones)
     features = torch.zeros(2, len(examples), width, dtype=torch.double)
-    for rows, counts, both in _batches(examples, _FORWARD_TOKENS, device):
-        found = model.features(*both).view(2, len(rows), -1).double().cpu()
+    for rows, counts, both in _batches(model, examples, _FORWARD_TOKENS):
+        found = model.features(both).view(2, len(rows), -1).double().cpu()
         if counts:
             features[:, rows] = found
     return ranks.total(features[0] - features[1])
@@ -159,8 +160,8 @@ def fit(
 def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Measured:
     """Score pairs without learning from them."""
     scores = torch.zeros(2, len(examples))
-    for rows, counts, both in _batches(examples, _FORWARD_TOKENS, device):
-        found = model.scores(*both).view(2, len(rows)).cpu()
+    for rows, counts, both in _batches(model, examples, _FORWARD_TOKENS):
+        found = model.scores(both).view(2, len(rows)).cpu()
         if counts:
             scores[:, rows] = found
     ranks.total(scores)
@@ -191,8 +192,8 @@ def _accumulate(
 ) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
     total = torch.zeros((), dtype=torch.double)
-    for rows, counts, both in _batches(batch, BACKWARD_TOKENS, device):
-        scores = model.member_scores(*both).view(2, len(rows), model.members)
+    for rows, counts, both in _batches(model, batch, BACKWARD_TOKENS):
+        scores = model.member_scores(both).view(2, len(rows), model.members)
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
         # A label of 0.5 asks for no distance, a certain one for all of it.
@@ -206,13 +207,14 @@ def _accumulate(
 
 
 def _batches(
-    examples: Sequence[Example], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], bool, tuple[Tensor, Tensor]]]:
-    """This rank's pairs, those of similar length together: their places, whether they count (``ranks.share``), and
-    token ids and mask of all A, then all B.
+    model: PreferenceModel, examples: Sequence[Example], budget: int
+) -> Iterator[tuple[list[int], bool, list[Sequence[int]]]]:
+    """This rank's pairs by token budget: their places, whether they count (``ranks.share``), and the token ids of all A,
+    then all B. A pair's prompt counts once.
     """
-    lengths = [2 * max(len(example.ids_a), len(example.ids_b)) for example in examples]
-    for rows, counts in ranks.share(by_tokens(lengths, budget)):
-        sequences = [examples[row].ids_a for row in rows] + [examples[row].ids_b for row in rows]
-        input_ids, attention_mask = pad_right(sequences)
-        yield rows, counts, (input_ids.to(device), attention_mask.to(device))
+    lengths = [tree_tokens([example.ids_a, example.ids_b]) for example in examples]
+    if ranks.size() > 1 and not model.shares:
+        # Sequences go through it one by one, and each rank must call it as often as the others: one pair at a time.
+        budget = 0
+    for rows, counts in ranks.share(packs(lengths, budget)):
+        yield rows, counts, [*(examples[row].ids_a for row in rows), *(examples[row].ids_b for row in rows)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.batches import MicroBatch
 from charter.worker.errors import RunError
@@ -37,6 +38,7 @@ class LanguageModel(nn.Module):
     @classmethod
     def load(cls, name: str | Path, device: torch.device) -> "LanguageModel":
         """Load a folder or hub id. Raises ``OSError`` when there is none, ``RunError`` for an unsupported model."""
+        keep_freed_memory()
         loaded = cls(AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device))
         loaded.check()
         return loaded

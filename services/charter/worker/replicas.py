@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -23,10 +22,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
 from charter.rpc.errors import ServiceError, explained
-from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+from charter.v1 import weights_pb2, weights_pb2_grpc
+from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import RunError
+from charter.worker.replica import Replica
 from charter.worker.reporter import Reporter
 from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
 
@@ -49,30 +50,6 @@ _FINAL = (
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
 )
-
-
-@dataclass(eq=False)
-class Replica:
-    """One replica. Everything is guarded by the condition of its ``Replicas``."""
-
-    address: ReplicaAddress
-    channel: grpc.Channel
-    # It holds the newest weights and takes calls.
-    ready: bool = False
-    # Why not, for a person; empty while that is unknown or being changed.
-    problem: str = ""
-    info: types_pb2.ModelInfo | None = None
-    # It asked not to be called before this time (monotonic).
-    paused_until: float = 0.0
-    # It was looked at: it is usable, or ``problem`` says why not.
-    tried: bool = False
-    # Failed looks since the last one that went well, and failed calls since the last one that did.
-    failed_looks: int = 0
-    failed_calls: int = 0
-    # This run has sent it weights, so that weights of others on it are an intrusion.
-    ours: bool = False
-    gone: bool = False
-    wake: threading.Event = field(default_factory=threading.Event)
 
 
 class Replicas:
@@ -152,10 +129,10 @@ class Replicas:
         self.wait_ready()
 
     def _wake_keepers(self) -> None:
-        self._asleep = False
         for replica in self._replicas.values():
-            replica.ready, replica.problem = False, ""
+            replica.ready, replica.problem = False, "" if self._asleep else replica.problem
             replica.wake.set()
+        self._asleep = False
 
     def ready(self) -> list[Replica]:
         """Those that take calls; the caller holds ``changed``. Raises what no waiting can mend."""
@@ -187,6 +164,12 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
+            # Adapters are small, nobody need pass on what lies in a shared folder, and those on one GPU load in turn.
+            whole = weights.base is None and not (weights.path or self._sleeps)
+            well = [one.address.control for one in self._replicas.values() if not one.problem]
+            tree = relays(well) if whole else {}
+            for replica in self._replicas.values():
+                replica.relay = tree.get(replica.address.control, "")
             self._wake_keepers()
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
@@ -261,21 +244,21 @@ class Replicas:
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: set[ReplicaAddress] = set()
+        listed: dict[ReplicaAddress, None] = {}
         unknown = False
         for main, control in self._addresses:
             try:
-                listed.update(replica_addresses(main, control))
+                listed.update(dict.fromkeys(replica_addresses(main, control)))
             except OSError as error:
                 # A name without ready addresses; what is known stays.
                 unknown = True
                 logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
         with self.changed:
-            for address in sorted(listed - self._replicas.keys()):
+            for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed:
+            for address in set() if unknown else self._replicas.keys() - listed.keys():
                 replica = self._replicas[address]
                 if not replica.ready:
                     replica.gone = True
@@ -317,7 +300,10 @@ class Replicas:
 
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
-        weights = self._weights
+        with self.changed:
+            weights, relay = self._weights, replica.relay
+            # Whatever goes wrong, the next attempt asks nobody else.
+            replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
@@ -328,10 +314,15 @@ class Replicas:
                 missing = [weights]
                 if weights.base is not None and base != weights.base.sha256:
                     missing = [weights.base, weights]
-                for one in missing:
-                    self._sending.copy().run(
-                        send_packed, replica.address.control, one, service=self.service, force=True
-                    )
+                send = partial(send_packed, replica.address.control, service=self.service, force=True, peer=relay)
+                try:
+                    for one in missing:
+                        self._sending.copy().run(send, one)
+                except ServiceError:
+                    if weights is self._weights:
+                        raise
+                    # The next weights are there already, and have woken this keeper.
+                    return
             replica.ours = weights is not None
         if self._sleeps:
             wake_up(self.service, replica.address.control)

@@ -36,7 +36,7 @@ class Reporter:
 
     def __init__(self, artifacts: Artifacts, run_id: str, attempt: int, trainer: str) -> None:
         self._artifacts = artifacts
-        self._run_id = run_id
+        self.run_id = run_id
         self._attempt = attempt
         self._address = trainer
         self._channel = connect(trainer) if trainer else None
@@ -85,7 +85,7 @@ class Reporter:
         finally:
             took = time.monotonic() - start
             self._artifacts.add_seconds(metrics.phase_name(phase), took)
-            metrics.PHASE_SECONDS.labels(self._run_id, metrics.phase_name(phase)).inc(took)
+            metrics.PHASE_SECONDS.labels(self.run_id, metrics.phase_name(phase)).inc(took)
             self._inside = outer is not None
             if outer is not None:
                 self._artifacts.add_seconds(metrics.phase_name(outer), -took)
@@ -115,7 +115,7 @@ class Reporter:
         event.time.GetCurrentTime()
         line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
         append_line(self._artifacts.events, line)
-        metrics.show(self._run_id, event)
+        metrics.show(self.run_id, event)
         if numbers:
             for sink in self.sinks:
                 sink.write(event)
@@ -129,23 +129,24 @@ class Reporter:
             sink.close()
         if self._channel is None:
             return
-        patience = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         with self._channel:
-            while self._waiting and time.monotonic() < patience:
-                self._deliver()
+            while self._waiting and (left := deadline - time.monotonic()) > 0:
+                self._deliver(patience=left)
         if self._waiting:
             logger.error("events were not delivered", extra={"events": len(self._waiting), "trainer": self._address})
 
-    def _deliver(self) -> None:
+    def _deliver(self, patience: float = 0.0) -> None:
+        """Send what waits. With ``patience`` (seconds) wait for a trainer that is away, without it try once."""
         if self._channel is None:
             return
         stub = trainer_pb2_grpc.RunReportServiceStub(self._channel)
         while self._waiting:
             events = self._waiting[:_AT_ONCE]
-            request = trainer_pb2.ReportEventsRequest(run_id=self._run_id, attempt=self._attempt, events=events)
+            request = trainer_pb2.ReportEventsRequest(run_id=self.run_id, attempt=self._attempt, events=events)
             try:
                 with explained("trainer", self._address):
-                    response = stub.ReportEvents(request, timeout=QUICK)
+                    response = stub.ReportEvents(request, timeout=patience or QUICK, wait_for_ready=patience > 0)
             except ServiceError as error:
                 if error.code == grpc.StatusCode.ABORTED:
                     self._waiting = []

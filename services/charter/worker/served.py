@@ -16,10 +16,8 @@ from charter.worker.update import Learner
 
 
 def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
-    """Serve what the run starts from, as ``serve_policy``; with LoRA the replicas keep it for the adapters."""
-    adapters_follow = run.spec.ppo.HasField("lora_rank")
-    update = run.services.send_policy(tensors, STARTING_VERSION, adapters_follow=adapters_follow)
-    return _remember(run, "policy", update)
+    """Serve what the run starts from, as ``serve_policy``; with LoRA adapters will follow for it."""
+    return _remember(run, "policy", run.services.send_policy(tensors, STARTING_VERSION))
 
 
 def serve_learner(run: Run, version: int) -> float:

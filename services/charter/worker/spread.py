@@ -18,7 +18,8 @@ import grpc
 from charter.rpc.errors import ServiceError, explained
 from charter.worker import metrics
 from charter.worker.errors import RunError
-from charter.worker.replicas import Replica, Replicas
+from charter.worker.replica import Replica
+from charter.worker.replicas import Replicas
 
 T = TypeVar("T")
 

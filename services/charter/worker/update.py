@@ -53,6 +53,7 @@ class Learner:
         """Move the models and the optimizers' moments. Steps are done on the device of the constructor only."""
         for module in (self.actor, self.reference, self.critic):
             if module is not None:
+                # Between CPU and GPU the parameters stay the objects that the optimizers know.
                 module.to(device)
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for state in optimizer.state.values() if optimizer is not None else ():

@@ -14,9 +14,12 @@ def main() -> None:
     parser.add_argument("--pyrit", type=Path, required=True, help="folder of the harm CSVs in the unpacked pyrit 1.1.0")
     parser.add_argument("--output", type=Path, required=True, help="folder for harmless.jsonl and helpful.jsonl")
     parser.add_argument("--most-per-prompt", type=int, default=8, help="harmlessness pairs of one prompt")
+    parser.add_argument("--longest-answer", type=int, help="characters; longer answers to harmful prompts are left out")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    harmless = harmlessness_pairs(arguments.pyrit, most_per_prompt=arguments.most_per_prompt)
+    harmless = harmlessness_pairs(
+        arguments.pyrit, most_per_prompt=arguments.most_per_prompt, longest_answer=arguments.longest_answer
+    )
     write_labelled_pairs(arguments.output / "harmless.jsonl", harmless)
     write_labelled_pairs(arguments.output / "helpful.jsonl", helpfulness_pairs(ANSWERS))
 

@@ -1,11 +1,13 @@
 """Comparisons per second of the judge service against one request at a time, in one run.
 
     python -m tests.benchmarks.judge.throughput --model FOLDER [--method choice] [--ensemble 8] [--pairs 8] [--turns 0]
+        [--reason]
 
 The service gets all pairs in one request: it judges in both orders, batches, and computes what texts share once. The
 baseline has an engine of the same kind and settings, without sharing, asks it one text at a time, and in one order only
 (method choice; contrast has no orders). Rounds go around both in turn, so that what else the machine does falls on both
-alike. Probabilities of both are compared first: they must agree.
+alike. What both find for the first pair is compared: it must agree. With --reason the judge writes a rationale before
+it chooses, greedily and up to 256 tokens, in each order; there rounding may change a word, and nothing is compared.
 """
 
 import argparse
@@ -67,27 +69,33 @@ def now() -> Took:
 
 
 async def one_at_a_time(
-    engine: TransformersEngine, method: str, asked: list[tuple[Pair, tuple[Principle, ...]]]
+    engine: TransformersEngine, method: str, asked: list[tuple[Pair, tuple[Principle, ...]]], reason: bool
 ) -> None:
     """Each text in a call of its own, the next when the last is answered."""
     for pair, principles in asked:
         for principle in principles:
             question = Question(pair, principle)
-            if method == "choice":
+            if reason:
+                prompt = choice.reasoning_prompt(question, swapped=False)
+                async for rationale in engine.generate([prompt], choice.RATIONALE):
+                    await engine.choice_logprobs([choice.decision(prompt, rationale)], choice.LETTERS)
+            elif method == "choice":
                 await engine.choice_logprobs([choice.prompt(question, swapped=False)], choice.LETTERS)
             else:
                 for item in contrast.items(question):
                     await engine.answer_loglikelihoods([item])
 
 
-def request(asked: list[Pair], method: str, ensemble: int, seed: int) -> judge_pb2.CompareRequest:
+def request(asked: list[Pair], method: str, ensemble: int, seed: int, reason: bool) -> judge_pb2.CompareRequest:
     items = [
         judge_pb2.ComparisonItem(
             id=str(index), prompt=proto_messages(pair.prompt), answer_a=pair.answer_a, answer_b=pair.answer_b
         )
         for index, pair in enumerate(asked)
     ]
-    options = judge_pb2.JudgingOptions(method=METHODS[method], ensemble_size=ensemble, seed=seed)
+    options = judge_pb2.JudgingOptions(
+        method=METHODS[method], ensemble_size=ensemble, seed=seed, chain_of_thought=reason
+    )
     return judge_pb2.CompareRequest(items=items, options=options)
 
 
@@ -122,6 +130,7 @@ async def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--turns", type=int, default=0, help="questions and answers before the last question")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--reason", action="store_true", help="method choice: a rationale first")
     options = parser.parse_args()
     constitution: Constitution = load_constitution(options.constitution)
     chosen = pairs(options.pairs, options.turns)
@@ -137,12 +146,13 @@ async def main() -> None:
                 for index, pair in enumerate(chosen)
             ]
             start = now()
-            found = await asyncio.to_thread(judged, stub, request(chosen, options.method, options.ensemble, round_))
+            wanted = request(chosen, options.method, options.ensemble, round_, options.reason)
+            found = await asyncio.to_thread(judged, stub, wanted)
             timings["service"].append(now() - start)
             start = now()
-            await one_at_a_time(engine, options.method, asked)
+            await one_at_a_time(engine, options.method, asked, options.reason)
             timings["one at a time"].append(now() - start)
-            if round_ == 0:
+            if round_ == 0 and not options.reason:
                 await check(engine, options.method, asked, found[0])
     await engine.stop()
     for name, rounds in timings.items():
@@ -152,9 +162,10 @@ async def main() -> None:
     wall = statistics.median(theirs.wall / ours.wall for ours, theirs in pairs_of_rounds)
     processor = statistics.median(theirs.processor / ours.processor for ours, theirs in pairs_of_rounds)
     orders = ", both orders against one" if options.method == "choice" else ""
+    reasoned = ", reasoned" if options.reason else ""
     CONSOLE.print(
-        f"[bold]ratio {wall:.2f} in time, {processor:.2f} in processor time[/]: {options.method}, {options.ensemble} "
-        f"principles, {len(chosen)} pairs, {options.turns} earlier turns{orders}"
+        f"[bold]ratio {wall:.2f} in time, {processor:.2f} in processor time[/]: {options.method}{reasoned}, "
+        f"{options.ensemble} principles, {len(chosen)} pairs, {options.turns} earlier turns{orders}"
     )
 
 

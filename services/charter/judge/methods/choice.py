@@ -18,7 +18,7 @@ from charter.judge.text_generation import write_each
 LETTERS = ("A", "B")
 _PREFIX = "The better response is ("
 _ENDING = "Answer with one letter, A or B."
-_RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
+RATIONALE = Sampling(max_new_tokens=256, temperature=0.0)
 
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
@@ -39,8 +39,8 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
     A question whose rationale does not fit the context is a failure. The others are asked for their letters. Examples
     are not shown: they have no rationale, and the model would follow them and write none.
     """
-    asked = [_shown(q, swapped, "Let us think step by step.") for q in questions for swapped in (False, True)]
-    written = await write_each(engine, [Prompt((turn,)) for turn in asked], _RATIONALE)
+    asked = [reasoning_prompt(question, swapped) for question in questions for swapped in (False, True)]
+    written = await write_each(engine, asked, RATIONALE)
     findings: dict[int, Finding] = {}
     prompts: list[Prompt] = []
     rationales: dict[int, tuple[GeneratedSample, GeneratedSample]] = {}
@@ -52,7 +52,7 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
             findings[place] = Finding(failure=too_long(swapped))
         else:
             rationales[place] = (straight, swapped)
-            prompts += [_decided(asked[2 * place], straight), _decided(asked[2 * place + 1], swapped)]
+            prompts += [decision(asked[2 * place], straight), decision(asked[2 * place + 1], swapped)]
     odds = iter(await log_odds(engine, prompts, LETTERS))
     for place, (straight, swapped) in rationales.items():
         found = _finding(next(odds), next(odds))
@@ -63,6 +63,17 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
             usage=total(found.usage, _spent(straight), _spent(swapped)),
         )
     return [findings[place] for place in range(len(questions))]
+
+
+def reasoning_prompt(question: Question, swapped: bool) -> Prompt:
+    """What is asked in one order before the judge decides."""
+    return Prompt((_shown(question, swapped, "Let us think step by step."),))
+
+
+def decision(asked: Prompt, rationale: GeneratedSample) -> Prompt:
+    """What is asked after the rationale."""
+    ending = ChatMessage("user", "So which response is better? Answer with one letter, A or B.")
+    return Prompt((*asked.messages, ChatMessage("assistant", rationale.text), ending), _PREFIX)
 
 
 def _examples(principle: Principle, swapped: bool) -> Iterator[ChatMessage]:
@@ -82,11 +93,6 @@ def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:
         f"{transcript(pair.prompt)}\n\n(A) {pair.answer_a}\n\n(B) {pair.answer_b}\n\n"
         f"{question.principle.compare} {ending}",
     )
-
-
-def _decided(asked: ChatMessage, rationale: GeneratedSample) -> Prompt:
-    ending = ChatMessage("user", "So which response is better? Answer with one letter, A or B.")
-    return Prompt((asked, ChatMessage("assistant", rationale.text), ending), _PREFIX)
 
 
 def _finding(straight: Odds, swapped: Odds) -> Finding:

@@ -20,10 +20,11 @@ PARTS: Mapping[str, Find] = {"choice": choice.find, "verdict": verdict.find, "co
 async def find(engine: Engine, questions: Sequence[Question], methods: Sequence[str]) -> list[Finding]:
     """Judge each question by each of the methods; one that fails makes the question fail."""
     asked = {name: await part(engine, questions) for name, part in PARTS.items() if name in methods}
-    return [_finding({name: findings[place] for name, findings in asked.items()}) for place in range(len(questions))]
+    return [combined({name: findings[place] for name, findings in asked.items()}) for place in range(len(questions))]
 
 
-def _finding(by_method: Mapping[str, Finding]) -> Finding:
+def combined(by_method: Mapping[str, Finding]) -> Finding:
+    """The evidence of what each method found for a question, or the failure of one of them."""
     usage = total(*(one.usage for one in by_method.values()))
     for name, one in by_method.items():
         if one.failure:

@@ -1,0 +1,39 @@
+"""Weights as files in a folder that the sender and the services share, in place of bytes over gRPC."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from charter.weights.sender import PackedWeights
+
+
+class SharedFolder:
+    """The files of one run in ``parent``; ``close`` removes them."""
+
+    def __init__(self, parent: Path, run_id: str) -> None:
+        self._folder = parent / f"weights-{run_id}"
+
+    def put(self, weights: PackedWeights) -> PackedWeights:
+        """The same weights, now in the folder too; all others but their base are removed. Raises ``OSError``.
+
+        The file has its name only once it is whole and on the disk.
+        """
+        path = self._folder / f"{weights.sha256}.safetensors"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        needed = {str(path), weights.base.path if weights.base is not None else ""}
+        for other in self._folder.iterdir():
+            if str(other) not in needed:
+                other.unlink()
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                file.write(weights.blob)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        return replace(weights, path=str(path))
+
+    def close(self) -> None:
+        """Remove the files; services have read theirs or ask no more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
