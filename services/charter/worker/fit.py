@@ -209,8 +209,9 @@ def _accumulate(
 def _batches(
     model: PreferenceModel, examples: Sequence[Example], budget: int
 ) -> Iterator[tuple[list[int], bool, list[Sequence[int]]]]:
-    """This rank's pairs by token budget: their places, whether they count (``ranks.share``), and the token ids of all A,
-    then all B. A pair's prompt counts once.
+    """This rank's pairs by token budget: their places, whether they count (``ranks.share``), and token ids, A before B.
+
+    All A come before all B. A pair's prompt counts once.
     """
     lengths = [tree_tokens([example.ids_a, example.ids_b]) for example in examples]
     if ranks.size() > 1 and not model.shares:
