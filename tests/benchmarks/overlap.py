@@ -23,6 +23,7 @@ from charter.v1 import judge_pb2, run_pb2
 from charter.worker.artifacts import Artifacts, write_text
 from charter.worker.clients import Services
 from charter.worker.context import Run
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 from charter.worker.stages.ppo import run_ppo
@@ -62,7 +63,8 @@ def steps_of(folder: Path, model: Path, policy: Process, rewards: str, staleness
     try:
         prompts = PromptSets(PROMPTS, PROMPTS, 0)
         constitution = judge_pb2.Constitution()
-        run_ppo(Run("benchmark", spec, artifacts, services, reporter, prompts, constitution, torch.device("cpu")))
+        leader, device = Leader(reporter), torch.device("cpu")
+        run_ppo(Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution, device))
     finally:
         services.close()
     steps = read_run_folder(folder).ppo_steps

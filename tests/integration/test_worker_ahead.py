@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from charter.worker.checkpoint import Progress
 from charter.worker.clients import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 from charter.worker.rollouts import Batch
@@ -31,7 +33,7 @@ PROMPTS = tuple(TaskPrompt(str(n), (ChatMessage("user", f"Question {n}?"),), "")
 
 
 @contextmanager
-def fake_run(folder: Path, settings: dict[str, float], **ppo: int) -> Iterator[Run]:
+def fake_run(folder: Path, settings: dict[str, float], **ppo: Any) -> Iterator[Run]:
     """A run of two answers a step on a fake policy, which serves version 1. Its trainer asks it to stop at once."""
     spec = fill_defaults(run_pb2.RunSpec(ppo=run_pb2.PpoSpec(episodes_per_step=2, **ppo)))
     config = server.PolicyConfig("fake", folder / "staging", "fake", dict(settings))
@@ -45,7 +47,9 @@ def fake_run(folder: Path, settings: dict[str, float], **ppo: int) -> Iterator[R
             send(services, 1)
             prompts = PromptSets(PROMPTS, PROMPTS, 0)
             constitution = judge_pb2.Constitution()
-            yield Run("run", spec, artifacts, services, reporter, prompts, constitution, torch.device("cpu"))
+            yield Run(
+                "run", spec, artifacts, services, reporter, Leader(reporter), prompts, constitution, torch.device("cpu")
+            )
         finally:
             services.close()
             reporter.close()
