@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 
-import torch
 from charter.evaluation.run_folder import read_run_folder
 from charter.inference.engine import ChatMessage
 from charter.spec.defaults import fill_defaults
@@ -63,8 +62,8 @@ def steps_of(folder: Path, model: Path, policy: Process, rewards: str, staleness
     try:
         prompts = PromptSets(PROMPTS, PROMPTS, 0)
         constitution = judge_pb2.Constitution()
-        leader, device = Leader(reporter), torch.device("cpu")
-        run_ppo(Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution, device))
+        leader = Leader(reporter)
+        run_ppo(Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution))
     finally:
         services.close()
     steps = read_run_folder(folder).ppo_steps
