@@ -121,9 +121,8 @@ def test_what_the_worker_keeps(tiny_model: Path, values: dict[str, Any]) -> None
 
 def test_everything_the_worker_keeps_moves(tiny_model: Path) -> None:
     learner = make_learner(tiny_model)
-    before = len(step_without_gradients(learner))
+    step_without_gradients(learner)
     learner.to(torch.device("meta"))
-    assert len(state_of(learner)) == before
     assert {tensor.device.type for tensor in state_of(learner)} == {"meta"}
 
 
