@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from charter.inference.engine import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
@@ -18,6 +17,7 @@ from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Answer, Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
@@ -65,9 +65,9 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
             artifacts,
             services,
             reporter,
+            Leader(reporter),
             prompts,
             services.constitution(),
-            torch.device("cpu"),
         )
     finally:
         reporter.close()

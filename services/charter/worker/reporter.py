@@ -62,6 +62,10 @@ class Reporter:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def stop(self) -> None:
+        """Take note that a signal asks the worker to stop."""
+        self._stop_requested = self.terminated = True
+
     def raise_if_stopped(self) -> None:
         """Raise ``Cancelled`` when the worker was asked to stop."""
         if self._stop_requested:
@@ -156,5 +160,5 @@ class Reporter:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         logger.warning("stopping after the current operation", extra={"signal": signal.Signals(number).name})
-        self._stop_requested = self.terminated = True
+        self.stop()
         signal.signal(number, signal.SIG_DFL)
