@@ -1,12 +1,14 @@
 """Learners on tiny real models, made-up episodes, and sampled ones with a known reward."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.batches import Episodes
 from charter.worker.lora import add_lora
@@ -25,21 +27,26 @@ def ppo_spec(**values: Any) -> run_pb2.PpoSpec:
 def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any) -> Learner:
     """A learner whose critic, if its algorithm needs one, starts with a random head."""
     spec = ppo_spec(**values)
-    critic = None
-    if ALGORITHMS[spec.algorithm].needs_critic:
-        critic = Critic.from_policy(model, CPU)
+
+    def load_critic(device: torch.device) -> Critic:
+        critic = Critic.from_policy(model, device)
         nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
-    actor = LanguageModel.load(model, CPU)
-    if spec.HasField("lora_rank"):
-        add_lora(actor.model, spec.lora_rank, seed=0)
-        if critic is not None:
+        if spec.HasField("lora_rank"):
             add_lora(critic.backbone, spec.lora_rank, seed=0)
+        return critic
+
+    def load_actor(device: torch.device) -> LanguageModel:
+        actor = LanguageModel.load(model, device)
+        if spec.HasField("lora_rank"):
+            add_lora(actor.model, spec.lora_rank, seed=0)
+        return actor
+
     return Learner(
         spec=spec,
         temperature=temperature,
-        actor=actor,
-        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, CPU),
-        critic=critic,
+        actor=ranks.load_sharded(load_actor, CPU),
+        reference=None if spec.HasField("lora_rank") else ranks.load_sharded(partial(LanguageModel.load, model), CPU),
+        critic=ranks.load_sharded(load_critic, CPU) if ALGORITHMS[spec.algorithm].needs_critic else None,
         device=CPU,
     )
 

@@ -22,7 +22,7 @@ from charter.worker.update import BACKWARD_TOKENS
 from tests.learners import make_learner
 
 MIB = 2**20
-_ANSWERS, _PROMPT_TOKENS, _ANSWER_TOKENS = 8, 128, 64
+_ANSWERS, _PROMPT_TOKENS, _ANSWER_TOKENS = 4, 128, 64
 
 
 def _peak() -> int:
@@ -30,7 +30,7 @@ def _peak() -> int:
 
 
 def _episodes() -> Episodes:
-    """Answers of which four fill a micro-batch."""
+    """Answers that fill one micro-batch."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     options = parser.parse_args()
-    assert 4 * (_PROMPT_TOKENS + _ANSWER_TOKENS) == BACKWARD_TOKENS
+    assert _ANSWERS * (_PROMPT_TOKENS + _ANSWER_TOKENS) == BACKWARD_TOKENS
     values = {"gradient_checkpointing": options.gradient_checkpointing, "minibatches": 1, "steps": 2}
     if options.lora_rank:
         values["lora_rank"] = options.lora_rank

@@ -58,12 +58,12 @@ def charter(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
-def until(look: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+def until(look: Callable[[], T], seconds: float = PATIENCE_SECONDS, pause: float = 0.5) -> T:
     """Look again and again until there is something; the cluster's controllers act when they like."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"nothing after {seconds:.0f} s"
-        time.sleep(0.5)
+        time.sleep(pause)
     return found
 
 

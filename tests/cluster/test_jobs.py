@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from charter.trainer.kubernetes_launcher import KubernetesLauncher
 from charter.trainer.launcher import WorkerExit, WorkerOrder
+from charter.worker.__main__ import REFUSED, STOPPED
 from kubernetes.aio import client, config
 
 from tests.cluster.access import NAMESPACE, apply, chosen, get, kubeconfig_of, kubectl, until
@@ -98,13 +99,16 @@ async def test_an_eviction_is_no_failure_and_crashes_count(launcher: KubernetesL
     assert found.reason.endswith("its last line is: there is no room on the moon")
 
 
-async def test_status_3_is_not_tried_again_and_the_next_attempt_is_a_new_job(launcher: KubernetesLauncher) -> None:
+@pytest.mark.parametrize("status", [REFUSED, STOPPED])
+async def test_a_final_status_is_not_tried_again_and_the_next_attempt_is_a_new_job(
+    launcher: KubernetesLauncher, status: int
+) -> None:
     name = await launcher.start(ORDER)
     waiting = asyncio.create_task(launcher.wait(name, ORDER.artifacts))
     (pod,) = await asyncio.to_thread(until, lambda: pods(name))
-    end_pod(pod, 3)
+    end_pod(pod, status)
     found = await ended(waiting)
-    assert found.status == 3
+    assert found.status == status
     assert "PodFailurePolicy" in found.reason
     second = await launcher.start(WorkerOrder(ORDER.run_id, 2, ORDER.artifacts, ORDER.trainer))
     assert second != name

@@ -87,14 +87,16 @@ def spec(tmp_path: Path) -> Path:
 
 
 def wait_for_step(run: str, step: int) -> None:
-    """Until a run has done a PPO step."""
+    """Until a run has done that many PPO steps."""
 
     def done() -> bool:
         found = as_json("runs", "show", run)
         assert found["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"), found
-        return int(found.get("last_event", {}).get("step", 0)) >= step
+        event = found.get("last_event", {})
+        return bool(event.get("phase") == "PHASE_PPO" and event["done"] >= step)
 
-    until(done, RUN_SECONDS)
+    # Each look starts a command, which costs the node more than it costs the run to be seen late.
+    until(done, RUN_SECONDS, pause=15.0)
 
 
 def test_the_doctor_is_content(site: None) -> None:

@@ -289,7 +289,7 @@ def command(source: Object) -> list[str]:
 def test_one_process_is_python_and_more_are_torchrun() -> None:
     assert command(template())[:3] == ["python", "-m", "charter.worker"]
     several = command(template(completions=3, parallelism=3))
-    assert several[0] == "torchrun"
+    assert several[:3] == ["python", "-m", "charter.worker.torchrun"]
     assert "--nnodes=3" in several
     assert "--node-rank=$(JOB_COMPLETION_INDEX)" in several
     assert "--master-addr=a-run-20260101-000000-abcd-1-0.worker" in several
@@ -299,7 +299,7 @@ def test_one_process_is_python_and_more_are_torchrun() -> None:
     assert "--nproc-per-node=4" in command(source)
 
 
-def test_pods_of_one_run_meet_at_index_0() -> None:
+def test_pods_of_one_run_meet_at_index_0_and_end_as_their_workers() -> None:
     """The very command of two pods, with this machine for the name of the first and a free port."""
     (port,) = free_ports(1)
     processes = []
@@ -308,10 +308,13 @@ def test_pods_of_one_run_meet_at_index_0() -> None:
         pod = [f"--master-port={port}" if part.startswith("--master-port") else part for part in pod]
         pod = ["--master-addr=127.0.0.1" if part.startswith("--master-addr") else part for part in pod]
         worker = str(Path(__file__).with_name("torchrun_worker.py"))
-        pod = [sys.executable, "-m", "torch.distributed.run", *pod[1 : pod.index("-m")], worker]
-        processes.append(subprocess.Popen(pod, stdout=subprocess.PIPE, text=True))
-    printed = sorted(process.communicate(timeout=500)[0].strip() for process in processes)
-    assert printed == ["rank 0 of 2: 3", "rank 1 of 2: 3"]
+        pod = [sys.executable, *pod[1 : pod.index("charter.worker") - 1], worker]
+        processes.append(subprocess.Popen(pod, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    said = sorted(process.communicate(timeout=500) for process in processes)
+    assert [output for output, _ in said] == ["rank 0 of 2: 3\n", "rank 1 of 2: 3\n"]
+    # Behind the last words of the worker come none of torchrun's.
+    assert [errors.splitlines()[-1] for _, errors in said] == ["stopped", "stopped"]
+    assert [process.returncode for process in processes] == [3, 3]
 
 
 def test_outside_a_cluster_the_start_option_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

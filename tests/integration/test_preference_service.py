@@ -9,7 +9,7 @@ import grpc
 import pytest
 import torch
 from charter.inference.engine import ChatMessage
-from charter.inference.preference_model import Aggregation, PreferenceModel, encode, pad_right, soft_label_loss
+from charter.inference.preference_model import Aggregation, PreferenceModel, encode, soft_label_loss
 from charter.preference.scorer import Scorer
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
@@ -76,7 +76,7 @@ def refused(code: grpc.StatusCode, words: str) -> Iterator[None]:
 
 def local_scores(model: PreferenceModel, answers: list[str]) -> list[float]:
     with torch.no_grad():
-        rows = [model.scores(*pad_right([encode(model.tokenizer, CHAT, answer)])).item() for answer in answers]
+        rows = [model.scores([encode(model.tokenizer, CHAT, answer)]).item() for answer in answers]
     return rows
 
 
@@ -137,7 +137,7 @@ def test_members_of_an_ensemble_are_given_on_request(service: tuple[Stub, str], 
     request = preference_pb2.PreferenceServiceScoreRequest(items=items, member_scores=True)
     (answer,) = stub.Score(request, timeout=QUICK)
     with torch.no_grad():
-        expected = ensemble.member_scores(*pad_right([encode(ensemble.tokenizer, CHAT, "Fine")]))[0].tolist()
+        expected = ensemble.member_scores([encode(ensemble.tokenizer, CHAT, "Fine")])[0].tolist()
     assert list(answer.member_scores) == pytest.approx(expected, abs=1e-5)
     assert answer.score == pytest.approx(min(expected), abs=1e-5)
     request.member_scores = False
@@ -152,8 +152,8 @@ def test_served_scores_are_those_of_the_trainer(service: tuple[Stub, str], fitte
     bad = ["ugh"] * 2 + ["leave me alone, " * 8] * 2
     optimizer = torch.optim.AdamW(fitted.parameters(), lr=3e-3)
     for _ in range(20):
-        batch = pad_right([encode(fitted.tokenizer, CHAT, answer) for answer in (*good, *bad)])
-        scores = fitted.scores(*batch)
+        batch = [encode(fitted.tokenizer, CHAT, answer) for answer in (*good, *bad)]
+        scores = fitted.scores(batch)
         optimizer.zero_grad()
         soft_label_loss(scores[:4] - scores[4:], torch.ones(4)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -15,7 +15,7 @@ from charter.worker.overoptimisation import best
 from safetensors.torch import load_file
 
 from tests.integration.reward_service import reward_service
-from tests.integration.test_worker_resume import STEPS, assert_equal_to
+from tests.integration.test_worker_resume import SHARD, STEPS, assert_equal_to
 from tests.integration.worker_services import Stage, exit_status, tiny_services
 
 
@@ -106,7 +106,7 @@ def test_a_policy_that_exploits_its_reward_is_taken_back(stage: Stage) -> None:
     top = max(judge, key=lambda step: (judge[step], -step))
     assert len(steps) == top + 1 < 12
     folder = stage.run_folder("exploits")
-    actor = load_file(folder / "checkpoints" / f"step-{top:06d}" / "actor.safetensors")
+    actor = load_file(folder / "checkpoints" / f"step-{top:06d}" / "actor" / SHARD)
     policy = load_file(folder / "policy" / "model.safetensors")
     assert all(torch.equal(tensor, policy[name.removeprefix("model.")]) for name, tensor in actor.items())
     texts = [event.text for event in stage.events("exploits")]

@@ -42,7 +42,7 @@ def spec_of(stage: Stage) -> run_pb2.RunSpec:
 
 def assert_equal_to(stage: Stage, unbroken: str, run: str) -> None:
     """Final weights, optimizers and history are those of the unbroken run, bit for bit."""
-    for name in ("policy/model.safetensors", *(f"checkpoints/step-00000{STEPS}/{one}.safetensors" for one in FILES)):
+    for name in ("policy/model.safetensors", *(f"checkpoints/step-00000{STEPS}/{one}" for one in FILES)):
         expected = load_file(stage.run_folder(unbroken) / name)
         got = load_file(stage.run_folder(run) / name)
         assert expected.keys() == got.keys()
@@ -57,7 +57,9 @@ def assert_equal_to(stage: Stage, unbroken: str, run: str) -> None:
                 assert history[step][name] == value, f"{name} of step {step}"
 
 
-FILES = ("actor", "actor_optimizer", "critic", "critic_optimizer", "torch_rng")
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+PARTS = ("actor", "actor_optimizer", "critic", "critic_optimizer")
+FILES = ("torch_rng.safetensors", *(f"{part}/{SHARD}" for part in PARTS))
 
 
 @pytest.mark.parametrize(

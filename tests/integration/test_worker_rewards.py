@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from charter.inference.engine import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker import rewards
+from charter.worker import reporter, rewards
 from charter.worker.__main__ import REFUSED
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Answer, Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
@@ -25,6 +25,7 @@ from charter.worker.seeds import derive_seed
 from tests.harness import running
 from tests.integration.reward_service import reward_service
 from tests.integration.worker_services import Stage, tiny_services
+from tests.ports import free_ports
 
 PROMPTS = [TaskPrompt(str(n), (ChatMessage("user", f"Say {n}."),), "helpful") for n in range(3)]
 ANSWERS = ["one", "a longer answer", "x"]
@@ -64,9 +65,9 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
             artifacts,
             services,
             reporter,
+            Leader(reporter),
             prompts,
             services.constitution(),
-            torch.device("cpu"),
         )
     finally:
         reporter.close()
@@ -198,7 +199,15 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
     ],
 )
 def test_numbers_that_do_not_go_together_are_told(
-    stage: Stage, ppo: dict[str, Any], reward: dict[str, Any], error: str, caplog: pytest.LogCaptureFixture
+    stage: Stage,
+    ppo: dict[str, Any],
+    reward: dict[str, Any],
+    error: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert stage.work("wrong", stage.spec(ppo=ppo, reward=reward)) == REFUSED
+    # With a trainer that is away, the reason is the log's last line nevertheless.
+    monkeypatch.setattr(reporter, "_PATIENCE_SECONDS", 0.1)
+    spec = stage.spec(ppo=ppo, reward=reward)
+    assert stage.work("wrong", spec, trainer=f"127.0.0.1:{free_ports(1)[0]}") == REFUSED
     assert error in caplog.messages[-1]

@@ -97,7 +97,7 @@ def test_the_preference_model_is_centred_on_the_starting_policy(finished: Stage)
     held_out = [row for row in rows if row["split"] == "HELD_OUT"]
     assert held_out
     from charter.inference.engine import ChatMessage
-    from charter.inference.preference_model import encode, pad_right
+    from charter.inference.preference_model import encode
 
     ids = [
         encode(model.tokenizer, [ChatMessage("user", row["prompt"][0]["content"])], row[answer])
@@ -105,7 +105,7 @@ def test_the_preference_model_is_centred_on_the_starting_policy(finished: Stage)
         for answer in ("answer_a", "answer_b")
     ]
     with torch.no_grad():
-        assert model.eval().scores(*pad_right(ids)).mean().item() == pytest.approx(0.0, abs=1e-4)
+        assert model.eval().scores(ids).mean().item() == pytest.approx(0.0, abs=1e-4)
 
 
 def test_held_out_prompts_are_in_no_training_pair(finished: Stage) -> None:

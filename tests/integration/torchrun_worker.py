@@ -1,4 +1,6 @@
-"""Stands for the worker under torchrun: every process adds its rank to the others'."""
+"""Stands for the worker under torchrun: each process adds its rank to the others', and ends as a stopped one."""
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -9,3 +11,5 @@ if __name__ == "__main__":
     dist.all_reduce(total)
     print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {int(total)}", flush=True)  # noqa: T201
     dist.destroy_process_group()
+    print("stopped", file=sys.stderr)  # noqa: T201
+    sys.exit(3)

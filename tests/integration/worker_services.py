@@ -20,6 +20,7 @@ from charter.worker.artifacts import Artifacts
 from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 
+from tests import rank_processes
 from tests.harness import running
 from tests.integration import worker_process
 
@@ -120,6 +121,13 @@ class Stage:
         finally:
             worker.kill()
             worker.join()
+
+    @contextmanager
+    def ranks(self, run: str, spec: run_pb2.RunSpec, trainer: str = "", size: int = 2) -> Iterator[list[BaseProcess]]:
+        """As ``process``, a worker of so many processes."""
+        arguments = self.arguments(run, spec, trainer=trainer)
+        with rank_processes.started(size, worker_process.run, arguments, None) as processes:
+            yield processes
 
     def run_folder(self, run: str) -> Path:
         return self.folder / "runs" / run

@@ -32,9 +32,9 @@ def test_features_are_those_of_each_text_alone(tiny_model: Path) -> None:
     texts = [(prompt, "word " * count) for count in (3, 1, 40, 7, 0, 2, 5, 4, 9, 300)]
     found = features(model, texts)
     for (messages, answer), got in zip(texts, found, strict=True):
-        ids = torch.tensor([encode(model.tokenizer, messages, answer)[-model.max_context_tokens :]])
+        ids = encode(model.tokenizer, messages, answer)[-model.max_context_tokens :]
         with torch.no_grad():
-            expected = model.features(ids, torch.ones_like(ids))[0]
+            expected = model.features([ids])[0]
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 

@@ -1,56 +1,96 @@
 """Trees of tokens: they hold every sequence as it is, and a model gives the same numbers by them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from charter.inference import scoring_metrics
-from charter.inference.prefix_tree import Wanted, trees_of
+from charter.inference import cpu_attention, scoring_metrics
+from charter.inference.cpu_attention import use_cpu_attention
+from charter.inference.prefix_tree import Wanted, tree_tokens, trees_of
 from charter.inference.torch_model import load_model
 from charter.inference.torch_scoring import Answer, Scorer
+from charter.inference.tree_model import computes_trees, visible
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
+MOST = 10**9
+# Two beginnings of many tokens, so that sequences share enough to meet.
+ENDINGS = st.lists(st.tuples(st.integers(0, 12), st.lists(st.integers(0, 2), max_size=12)), min_size=1, max_size=12)
 
 
-@given(SEQUENCES, st.data())
-def test_a_tree_holds_each_sequence_as_it_is(sequences: list[list[int]], data: st.DataObject) -> None:
+@given(ENDINGS, st.data())
+def test_a_tree_holds_each_sequence_as_it_is(endings: list[tuple[int, list[int]]], data: st.DataObject) -> None:
+    sequences = [[*range(7, 7 + shared), *rest] or [1] for shared, rest in endings]
     wanted = [Wanted(index, ids, data.draw(st.integers(0, len(ids) - 1))) for index, ids in enumerate(sequences)]
-    trees = list(trees_of(wanted))
+    most_tokens = data.draw(st.sampled_from([10, 40, MOST]))
+    trees = list(trees_of(wanted, most_tokens, MOST))
     assert sorted(index for tree in trees for index in tree.places) == list(range(len(sequences)))
     for tree in trees:
-        first_asked = len(tree.ids) - tree.asked
+        assert len(tree.ids) == tree_tokens([sequences[index] for index in tree.places])
+        assert len(tree.ids) <= most_tokens or len(tree.places) == 1
+        ids, depths, sees = np.array(tree.ids), np.array(tree.depths), visible(tree).numpy()
         for index, places in tree.places.items():
-            leaf = first_asked + places[-1]
-            seen = np.flatnonzero(tree.visible[leaf])
-            path = seen[np.argsort(tree.depths[seen])]
-            assert tree.ids[path].tolist() == sequences[index]
-            assert tree.depths[path].tolist() == list(range(len(path)))
-            assert path[wanted[index].first :].tolist() == [first_asked + place for place in places]
+            seen = np.flatnonzero(sees[places[-1]])
+            path = seen[np.argsort(depths[seen])]
+            assert ids[path].tolist() == sequences[index]
+            assert depths[path].tolist() == list(range(len(path)))
+            assert path[wanted[index].first :].tolist() == places
             # Every token of the path sees what comes before it on the path, and nothing else.
             for depth, node in enumerate(path):
-                assert sorted(np.flatnonzero(tree.visible[node])) == sorted(path[: depth + 1])
+                assert sorted(np.flatnonzero(sees[node])) == sorted(path[: depth + 1])
 
 
 def test_what_is_shared_is_in_the_tree_once() -> None:
-    (tree,) = trees_of([Wanted(0, [1, 2, 3, 4], 3), Wanted(1, [1, 2, 3, 5], 3), Wanted(2, [1, 2, 3, 4], 2)])
-    assert len(tree.ids) == 5
-    assert tree.asked == 3
+    start = list(range(10))
+    (tree,) = trees_of([Wanted(0, [*start, 20], 10), Wanted(1, [*start, 21], 10), Wanted(2, start, 9)], MOST, MOST)
+    assert len(tree.ids) == 12
+    assert sorted(place for places in tree.places.values() for place in places) == [9, 10, 11]
 
 
-def test_strangers_do_not_share_a_tree() -> None:
+def test_strangers_share_a_row_and_no_tokens() -> None:
     sequences = [Wanted(index, [0, *range(10 * index + 1, 10 * index + 10)], 9) for index in range(3)]
-    assert [len(tree.ids) for tree in trees_of(sequences)] == [10, 10, 10]
+    (tree,) = trees_of(sequences, MOST, MOST)
+    assert len(tree.ids) == 30
+    assert [len(one.before) for one in tree.segments] == [0, 0, 0]
 
 
-def test_a_tree_does_not_outgrow_its_bound() -> None:
-    sequences = [Wanted(index, [*range(300), 1000 + index, *range(100)], 400) for index in range(40)]
-    sizes = [len(tree.ids) for tree in trees_of(sequences)]
+def test_trees_stay_within_their_bounds() -> None:
+    sequences = [Wanted(index, [*range(300), 1000 + index, *range(100)], 390) for index in range(40)]
+    sizes = [len(tree.ids) for tree in trees_of(sequences, 1024, MOST)]
     assert max(sizes) <= 1024
     assert sum(sizes) < 40 * 401 / 2
+    asked = [sum(map(len, tree.places.values())) for tree in trees_of(sequences, MOST, 100)]
+    assert max(asked) <= 100
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_a_tree_against_numpy(masked: bool) -> None:
+    """Both forms, the one for CPUs and the mask for GPUs: softmax over what each token sees, and their gradients."""
+    sequences = [[*range(12), 20, 21, 22], [*range(12), 30], [*range(9), 40, 41], [50, 51, 52, 53]]
+    (tree,) = trees_of([Wanted(index, ids, 0) for index, ids in enumerate(sequences)], MOST, MOST)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, len(tree.ids), 8, generator=generator) for heads in (4, 2, 2))
+    for one in (query, key, value):
+        one.requires_grad_()
+    mask = visible(tree)[None, None] if masked else None
+    found, _ = cpu_attention._attention(
+        torch.nn.Module(), query, key, value, mask, scaling=0.3, segments=None if masked else tree.segments
+    )
+    sees, by_hand = visible(tree).numpy(), np.zeros((len(tree.ids), 4, 8))
+    for head in range(4):
+        scores = 0.3 * query[0, head].detach().numpy() @ key[0, head // 2].detach().numpy().T
+        weights = np.exp(scores) * sees
+        by_hand[:, head] = weights / weights.sum(axis=1, keepdims=True) @ value[0, head // 2].detach().numpy()
+    assert np.allclose(found[0].detach().numpy(), by_hand, atol=1e-5)
+    gradients = torch.autograd.grad(found.square().sum(), (query, key, value))
+    whole = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=visible(tree), scale=0.3, enable_gqa=True
+    )
+    for one, other in zip(gradients, torch.autograd.grad(whole.square().sum(), (query, key, value)), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def texts(draw: np.random.Generator, vocabulary: int) -> list[Answer]:
@@ -102,24 +142,23 @@ def small(config_class: type, model_class: type, **settings: object) -> torch.nn
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, initializer_range=1.0, **settings,
     )  # fmt: skip
-    model: torch.nn.Module = model_class(config).eval()
-    return model
+    model = model_class(config).eval()
+    use_cpu_attention(model)
+    return model  # type: ignore[no-any-return]
 
 
 def test_a_model_that_looks_back_only_so_far_is_computed_plainly() -> None:
     window = small(MistralConfig, MistralForCausalLM, sliding_window=4)
-    assert not Scorer(window, 0, 4096, share=True).shares  # type: ignore[arg-type]
+    assert not computes_trees(window)  # type: ignore[arg-type]
     everything = small(MistralConfig, MistralForCausalLM, sliding_window=None)
-    assert Scorer(everything, 0, 4096, share=True).shares  # type: ignore[arg-type]
+    assert computes_trees(everything)  # type: ignore[arg-type]
 
 
-def test_a_model_that_counts_positions_by_itself_is_found_out() -> None:
+@pytest.mark.parametrize("ignored", ["position_ids", "segments"])
+def test_a_model_that_goes_by_its_own_rules_is_found_out(ignored: str) -> None:
     model = small(LlamaConfig, LlamaForCausalLM)
-    forward = model.forward
-
-    def by_place(ids: torch.Tensor, position_ids: torch.Tensor, **arguments: object) -> object:
-        places = torch.arange(ids.shape[1]).expand_as(ids)
-        return forward(ids, position_ids=places, **arguments)
-
-    model.forward = by_place  # type: ignore[method-assign]
-    assert not Scorer(model, 0, 4096, share=True).shares  # type: ignore[arg-type]
+    assert computes_trees(model)  # type: ignore[arg-type]
+    backbone: Any = model.model
+    forward = backbone.forward
+    backbone.forward = lambda *given, **arguments: forward(*given, **(arguments | {ignored: None}))
+    assert not computes_trees(model)  # type: ignore[arg-type]

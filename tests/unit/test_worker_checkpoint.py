@@ -17,6 +17,9 @@ from charter.worker.step import Controls, learn
 
 from tests.learners import make_episodes, make_learner
 
+# What the only rank writes of a part.
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+
 
 def progress(step: int) -> Progress:
     return Progress(
@@ -34,9 +37,9 @@ def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: P
     torch.manual_seed(1)
     for step in range(2):
         learn(unbroken, make_episodes(step), step, Controls(0.05))
-    checkpoint.save(tmp_path, unbroken, progress(2), keep=1)
+    checkpoint.save(unbroken, tmp_path, progress(2), keep=1)
     draws = random.random(), np.random.rand(), torch.rand(1).item()
-    checkpoint.restore(tmp_path / "step-000002", unbroken)
+    checkpoint.restore(unbroken, tmp_path / "step-000002")
     history = [learn(unbroken, make_episodes(step), step, Controls(0.05)) for step in (2, 3)]
 
     resumed = make_learner(tiny_model, **options)
@@ -44,9 +47,9 @@ def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: P
     assert found is not None
     path, where = found
     assert where == progress(2)
-    checkpoint.restore(path, resumed)
+    checkpoint.restore(resumed, path)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == draws
-    checkpoint.restore(path, resumed)
+    checkpoint.restore(resumed, path)
     assert [learn(resumed, make_episodes(step), step, Controls(0.05)) for step in (2, 3)] == history
     for one, other in ((resumed.actor, unbroken.actor), (resumed.critic, unbroken.critic)):
         if one is None or other is None:
@@ -59,25 +62,25 @@ def test_tied_weights_are_stored_once_and_stay_tied(tiny_model: Path, tmp_path: 
 
     learner = make_learner(tiny_model)
     learn(learner, make_episodes(), 0, Controls(0.05))
-    path = checkpoint.save(tmp_path, learner, progress(1), keep=1)
-    assert not any("lm_head" in name for name in load_file(path / "actor.safetensors"))
+    path = checkpoint.save(learner, tmp_path, progress(1), keep=1)
+    assert not any("lm_head" in name for name in load_file(path / "actor" / SHARD))
     other = make_learner(tiny_model)
-    checkpoint.restore(path, other)
+    checkpoint.restore(other, path)
     assert other.actor.model.lm_head.weight is other.actor.model.model.embed_tokens.weight
 
 
 def test_only_the_newest_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model)
     for step in (1, 2, 3, 10):
-        checkpoint.save(tmp_path, learner, progress(step), keep=2)
+        checkpoint.save(learner, tmp_path, progress(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000010"]
 
 
 def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: Path) -> None:
     """What a worker leaves that dies before the rename, and what one leaves that dies before the mark."""
     learner = make_learner(tiny_model)
-    good = checkpoint.save(tmp_path, learner, progress(1), keep=3)
-    unmarked = checkpoint.save(tmp_path, learner, progress(2), keep=3)
+    good = checkpoint.save(learner, tmp_path, progress(1), keep=3)
+    unmarked = checkpoint.save(learner, tmp_path, progress(2), keep=3)
     (unmarked / "COMPLETE").unlink()
     unnamed = tmp_path / ".step-000003.tmp"
     unnamed.mkdir()
@@ -89,12 +92,12 @@ def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
 
 
-@pytest.mark.parametrize("name", ["actor.safetensors", "critic_optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", [f"actor/{SHARD}", f"critic_optimizer/{SHARD}", "state.json"])
 def test_a_damaged_one_is_passed_over(tiny_model: Path, tmp_path: Path, name: str) -> None:
     learner = make_learner(tiny_model)
     learn(learner, make_episodes(), 0, Controls(0.05))
-    good = checkpoint.save(tmp_path, learner, progress(1), keep=2)
-    damaged = checkpoint.save(tmp_path, learner, progress(2), keep=2) / name
+    good = checkpoint.save(learner, tmp_path, progress(1), keep=2)
+    damaged = checkpoint.save(learner, tmp_path, progress(2), keep=2) / name
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
@@ -114,12 +117,12 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
 def test_no_room_is_an_error_that_keeps_the_last_one(tiny_model: Path, tmp_path: Path) -> None:
     """Files may not grow beyond 10 kB for a while, which is how the system says that there is no room."""
     learner = make_learner(tiny_model)
-    good = checkpoint.save(tmp_path, learner, progress(1), keep=1)
+    good = checkpoint.save(learner, tmp_path, progress(1), keep=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(RunError, match=r"cannot write checkpoint .*step-000002.*older checkpoints are kept"):
-            checkpoint.save(tmp_path, learner, progress(2), keep=1)
+            checkpoint.save(learner, tmp_path, progress(2), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     found = checkpoint.newest(tmp_path)
@@ -129,6 +132,11 @@ def test_no_room_is_an_error_that_keeps_the_last_one(tiny_model: Path, tmp_path:
 
 
 def test_the_state_is_plain_json(tiny_model: Path, tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, make_learner(tiny_model), progress(4), keep=1)
+    learner = make_learner(tiny_model)
+    path = checkpoint.save(learner, tmp_path, progress(4), keep=1)
     assert json.loads((path / "state.json").read_text())["progress"]["prompt_cursor"] == 64
-    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json", ""}
+    files = [file for file in path.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} == {".safetensors", ".json", ""}
+    # Two models that have not learned yet have no moments.
+    assert len(files) == 5
+    checkpoint.restore(learner, path)

@@ -76,6 +76,30 @@ def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
     assert sum(agreement) >= 20
 
 
+def test_a_shared_prompt_learns_as_one_that_is_computed_for_each_answer(tiny_model: Path) -> None:
+    """The gradient of pairs that share their prompt, and one of three answers, is that of the answers one by one."""
+    generator = torch.Generator().manual_seed(3)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 200, (length,), generator=generator).tolist())
+
+    one, other = ids(30), ids(20)
+    answers = [(*prompt, *ids(length)) for prompt, length in ((one, 5), (one, 9), (one, 3), (other, 4), (other, 7))]
+    pairs = [Example(answers[a], answers[b], p, "") for a, b, p in ((0, 1, 0.9), (2, 0, 0.3), (3, 4, 0.6))]
+    gradients = []
+    for shares in (True, False):
+        model = make_model(tiny_model)
+        assert model.shares
+        model.__dict__["shares"] = shares
+        fit._accumulate(model, pairs, ONCE.expand(3, 1), make_spec(), CPU)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        alone = gradients[1][name]
+        assert gradient is not None
+        assert alone is not None
+        assert torch.allclose(gradient, alone, rtol=1e-3, atol=1e-6), name
+
+
 def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
     """With every label 0.5 nothing is preferred: the loss stays at log 2, its floor."""
     model, examples = make_model(tiny_model), make_examples(16, label=0.5)
@@ -110,8 +134,7 @@ def test_measured_scores_are_those_of_each_answer_alone(tiny_model: Path) -> Non
     measured = fit.measure(model, examples, CPU)
     with torch.no_grad():
         for place, example in enumerate(examples):
-            ids = torch.tensor([example.ids_b])
-            assert measured.scores_b[place] == pytest.approx(model.scores(ids, torch.ones_like(ids)).item(), abs=1e-5)
+            assert measured.scores_b[place] == pytest.approx(model.scores([example.ids_b]).item(), abs=1e-5)
 
 
 def test_probe_fits_the_head_and_leaves_the_backbone(tiny_model: Path) -> None:
@@ -215,8 +238,7 @@ def test_members_learn_from_different_prompts_and_differ(tiny_model: Path) -> No
     best = Best()
     fit_best(model, train, held_out, make_spec(members=3, learning_rate=1e-3), CPU, best, lambda *_: None, seed=4)
     with torch.no_grad():
-        ids = torch.tensor([held_out[0].ids_a])
-        members = model.member_scores(ids, torch.ones_like(ids))
+        members = model.member_scores([held_out[0].ids_a])
     assert members.shape == (1, 3)
     assert members.std().item() > 1e-3
     assert best.restore(model).loss < math.log(2)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from charter.weights.adapter import merge_adapter
 from charter.worker.batches import collate
-from charter.worker.lora import LoraLinear, adapter_tensors, frozen_tensors, lora_off, merge_lora
-from charter.worker.models import LanguageModel, copy_tensors, named_tensors
+from charter.worker.lora import LoraLinear, adapter_tensors, frozen_tensors, lora_off, merge_lora, merged_tensors
+from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.step import Controls, learn
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -54,10 +54,15 @@ def test_only_the_adapters_learn_and_the_frozen_model_is_the_reference(tiny_mode
     save_file(adapter_tensors(learner.actor.model), tmp_path / "adapter.safetensors")
     with (tmp_path / "base.safetensors").open("rb") as base:
         merge_adapter(base, tmp_path / "adapter.safetensors", tmp_path / "merged.safetensors")
-    copy_tensors(tmp_path / "merged.safetensors", named_tensors(plain.model))
+    merged, own = load_file(tmp_path / "merged.safetensors"), named_tensors(plain.model)
+    assert merged.keys() == own.keys()
+    for name, tensor in own.items():
+        tensor.copy_(merged[name])
     torch.testing.assert_close(plain.logprobs(batch, TEMPERATURE), after, rtol=0, atol=1e-5)
+    by_name = merged_tensors(learner.actor.model, named_tensors(learner.actor.model))
     merge_lora(learner.actor.model)
-    assert set(named_tensors(learner.actor.model)) == set(named_tensors(plain.model))
+    assert by_name.keys() == named_tensors(learner.actor.model).keys() == own.keys()
+    assert all(torch.equal(tensor, by_name[name]) for name, tensor in named_tensors(learner.actor.model).items())
     torch.testing.assert_close(learner.actor.logprobs(batch, TEMPERATURE), after, rtol=0, atol=1e-5)
 
 

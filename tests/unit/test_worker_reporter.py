@@ -64,6 +64,19 @@ def test_a_trainer_that_is_away_gets_its_events_later(tmp_path: Path, monkeypatc
         one.close()
 
 
+def test_the_end_waits_for_a_trainer_that_is_away_and_does_not_ask_it_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(lambda event: False) as (address, _):
+        pass
+    monkeypatch.setattr(reporter, "_PATIENCE_SECONDS", 1.0)
+    one = make(tmp_path, address)
+    one.report(1, 3)
+    one.close()
+    assert 1 <= caplog.messages.count("events wait") <= 3
+    assert caplog.messages[-1] == "events were not delivered"
+
+
 def test_cancel_is_heard(tmp_path: Path) -> None:
     with listening(lambda event: event.done == 2) as (address, _):
         one = make(tmp_path, address)

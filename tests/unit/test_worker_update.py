@@ -10,7 +10,7 @@ from charter.inference.preference_model import PreferenceModel
 from charter.worker import formulas, update
 from charter.worker.algorithms import ppo
 from charter.worker.algorithms.base import Targets
-from charter.worker.batches import Episodes, by_tokens, collate, packs, scatter
+from charter.worker.batches import Episodes, collate, packs, scatter
 from charter.worker.errors import RunError
 from charter.worker.models import Critic, LanguageModel
 from charter.worker.step import Controls, learn
@@ -32,15 +32,6 @@ def test_packs_hold_every_row_once_within_the_budget(lengths: list[int], budget:
     # Two groups that fit into one would have been one.
     sizes = sorted(sum(lengths[row] for row in group) for group in groups)
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
-
-
-@given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 120))
-def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = by_tokens(lengths, budget)
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    for group in groups:
-        longest = max(lengths[row] for row in group)
-        assert len(group) == 1 or len(group) * longest <= budget
 
 
 def test_logprobs_are_those_of_the_whole_model(tiny_model: Path) -> None:
@@ -74,8 +65,7 @@ def test_critic_starts_as_the_preference_model(tiny_model: Path, tmp_path: Path)
         values = scatter(critic.values(collate(episodes, [0, 1], CPU)), episodes.mask)
         for row in range(2):
             for token in range(len(episodes.answers[row])):
-                ids = torch.tensor([[*episodes.prompts[row], *episodes.answers[row][:token]]])
-                score = preference.scores(ids, torch.ones_like(ids)).item()
+                score = preference.scores([[*episodes.prompts[row], *episodes.answers[row][:token]]]).item()
                 assert values[row, token].item() == pytest.approx(score, abs=1e-5)
 
 

@@ -140,10 +140,10 @@ PREFERENCE = (
     Panel(
         "Tokens scored",
         "tokens/s",
-        "Of the answers, and those computed only to fill up batches. Padding should be the smaller part.",
+        "With those of their conversations; and how many of these were not computed again for each answer.",
         (
             Query(total_per_second("charter_preference_tokens_total"), "tokens"),
-            Query(total_per_second("charter_preference_padding_tokens_total"), "padding"),
+            Query(total_per_second("charter_preference_shared_tokens_total"), "shared"),
         ),
     ),
     Panel(

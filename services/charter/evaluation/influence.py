@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from charter.inference.engine import ChatMessage
-from charter.inference.preference_model import PreferenceModel, encode, pad_right
+from charter.inference.preference_model import PreferenceModel, encode
 
 # Texts in one forward pass.
 _BATCH = 8
@@ -44,6 +44,6 @@ def features(model: PreferenceModel, texts: Sequence[Text]) -> Tensor:
     found: dict[int, Tensor] = {}
     for start in range(0, len(order), _BATCH):
         places = order[start : start + _BATCH]
-        read = model.features(*pad_right([encoded[place] for place in places])).float()
+        read = model.features([encoded[place] for place in places]).float()
         found |= dict(zip(places, read, strict=True))
     return torch.stack([found[place] for place in range(len(encoded))])

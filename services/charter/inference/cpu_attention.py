@@ -1,22 +1,26 @@
-"""Grouped-query attention on CPU without copies of keys and values.
+"""Attention on CPU: grouped queries without copies of keys and values, and trees of tokens without a mask.
 
 Transformers repeats the keys and values of each group before PyTorch's attention when there is a mask, because the
 CUDA kernels cannot do both. The CPU kernel can, and in decoding the copies cost as much as all matrix products.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from charter.inference.prefix_tree import Segment
+
 _NAME = "charter_cpu_sdpa"
 
 
-def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Switch a model on CPU that uses PyTorch's attention to the form without copies; leave any other as it is."""
+def use_cpu_attention(model: PreTrainedModel) -> None:
+    """Switch a model on CPU that uses PyTorch's attention to these forms; leave any other as it is."""
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
         AttentionInterface.register(_NAME, _attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
@@ -30,15 +34,36 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    segments: Sequence[Segment] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """As Transformers' attention functions: query [rows, heads, new, size], key and value [rows, groups, all, size]."""
-    if attention_mask is None or kwargs.get("position_bias") is not None or kwargs.get("cache") is not None:
+    """As Transformers' attention functions: query [rows, heads, new, size], key and value [rows, groups, all, size].
+
+    With ``segments`` the one row is a tree, and the mask is not looked at.
+    """
+    special = kwargs.get("position_bias") is not None or kwargs.get("cache") is not None
+    # A model that was moved to a GPU keeps its attention.
+    if query.device.type != "cpu" or special or (attention_mask is None and segments is None):
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return output
-    attended = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
-    )
+    if segments is None:
+        attended = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+        )
+    else:
+        attended = torch.cat([_segment(query, key, value, one, scaling) for one in segments], dim=2)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def _segment(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scaling: float | None) -> Tensor:
+    """Attention of a segment's tokens to those before it and to their own."""
+    new = query[:, :, segment.start : segment.stop]
+    seen = [slice(one.start, one.stop) for one in (*segment.before, segment)]
+    keys, values = (torch.cat([states[:, :, one] for one in seen], dim=2) for states in (key, value))
+    if not segment.before:
+        return scaled_dot_product_attention(new, keys, values, is_causal=True, scale=scaling, enable_gqa=True)
+    before = keys.shape[2] - new.shape[2]
+    visible = torch.ones(new.shape[2], keys.shape[2], dtype=torch.bool).tril_(before)
+    return scaled_dot_product_attention(new, keys, values, attn_mask=visible, scale=scaling, enable_gqa=True)

@@ -4,8 +4,10 @@ import copy
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from charter.inference.chat import ChatTokenizer
+from charter.inference.cpu_attention import use_cpu_attention
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
+from charter.inference.prefix_tree import Wanted, trees_of
+from charter.inference.tree_model import computes_trees, tree_arguments
 
 _FORMAT = 1
 _DESCRIPTION = "charter.json"
@@ -34,18 +40,12 @@ def encode(tokenizer: ChatTokenizer, messages: Sequence[ChatMessage], answer: st
     that a policy with the same tokenizer reads and writes, and its last id is always EOS. Raises ``ValueError`` when
     the template refuses the conversation.
     """
-    return [*tokenizer.prompt_ids(Prompt(tuple(messages))), *tokenizer.answer_ids(answer), tokenizer.eos_id]
+    return [*tokenizer.prompt_ids(Prompt(tuple(messages))), *encode_answer(tokenizer, answer)]
 
 
-def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both int64 [batch, longest]. Padding is id 0 with mask 0 and never read."""
-    longest = max(len(sequence) for sequence in sequences)
-    input_ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    attention_mask = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, : len(sequence)] = torch.tensor(sequence)
-        attention_mask[row, : len(sequence)] = 1
-    return input_ids, attention_mask
+def encode_answer(tokenizer: ChatTokenizer, answer: str) -> list[int]:
+    """What ``encode`` puts behind the conversation."""
+    return [*tokenizer.answer_ids(answer), tokenizer.eos_id]
 
 
 def soft_label_loss(
@@ -182,28 +182,27 @@ class PreferenceModel(nn.Module):
         limit: int = self.backbone.config.max_position_embeddings
         return limit
 
-    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Centred scores, float32 [batch]: what the members say, aggregated.
+    def scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Centred scores, float32 [sequences]: what the members say, aggregated.
 
-        Args:
-            input_ids: int64 [batch, tokens], right-padded; each row as ``encode`` gives it.
-            attention_mask: int64 [batch, tokens], 1 on tokens and 0 on padding.
+        ``sequences`` are token ids as ``encode`` gives them. All go through the model at once, what several of them
+        begin with only once.
         """
-        return self.aggregate(self.member_scores(input_ids, attention_mask))
+        return self.aggregate(self.member_scores(sequences))
 
-    def member_scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Centred scores of each member, float32 [batch, members]. Arguments as ``scores``."""
-        read = self.features(input_ids, attention_mask)
+    def member_scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Centred scores of each member, float32 [sequences, members]. Arguments as ``scores``."""
+        read = self.features(sequences)
         scores: Tensor = self.head(read) if not self.separate else self._each_its_own(read)
         return scores.float() - self.offset
 
     def _each_its_own(self, read: Tensor) -> Tensor:
-        """Scores of separate members, [batch, members], from ``features``."""
+        """Scores of separate members, [sequences, members], from ``features``."""
         parts = read.view(len(read), self.members, self.head.in_features)
         return (parts * self.head.weight).sum(dim=2) + self.head.bias
 
     def aggregate(self, member_scores: Tensor) -> Tensor:
-        """One score of what the members say: [batch, members] -> [batch]. The deviation is that of the population.
+        """One score of what the members say: [sequences, members] -> [sequences]. The deviation is the population's.
 
         Mean, worst case, and mean less uncertainty are those of Coste et al. 2023 ("Reward Model Ensembles Help
         Mitigate Overoptimization", section 3.2), with the deviation in place of the variance, in units of the score.
@@ -238,24 +237,38 @@ class PreferenceModel(nn.Module):
         """That of all members, or of each."""
         return [self.backbone, *self.more_backbones]
 
-    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What the head reads: the hidden state at EOS, [batch, width]. Arguments as ``scores``.
+    def features(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """What the head reads: the hidden state at EOS, [sequences, width]. Arguments as ``scores``.
 
-        Of separate members side by side, [batch, members * width]: each reads its own part.
+        Of separate members side by side, [sequences, members * width]: each reads its own part.
         """
-        rows, last = torch.arange(len(input_ids), device=input_ids.device), attention_mask.sum(dim=1) - 1
-        # No mask: a causal model never reads the padding behind an answer, and attention is faster without.
-        hidden = (one(input_ids=input_ids, use_cache=False).last_hidden_state for one in self.backbones)
-        return torch.cat([states[rows, last] for states in hidden], dim=1).to(self.head.weight.dtype)
+        hidden = [self._last_states(one, sequences) for one in self.backbones]
+        return torch.cat(hidden, dim=1).to(self.head.weight.dtype)
+
+    def _last_states(self, backbone: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """A backbone's hidden state at the last token of each sequence, [sequences, width]."""
+        device = self.head.weight.device
+        if not self.shares:
+            rows = (torch.tensor([ids], device=device) for ids in sequences)
+            return torch.cat([backbone(input_ids=row, use_cache=False).last_hidden_state[:, -1] for row in rows])
+        wanted = [Wanted(index, ids, len(ids) - 1) for index, ids in enumerate(sequences)]
+        (tree,) = trees_of(wanted, sys.maxsize, sys.maxsize)
+        states: Tensor = backbone(**tree_arguments(tree, device)).last_hidden_state[0]
+        return states[[tree.places[index][0] for index in range(len(sequences))]]
+
+    @cached_property
+    def shares(self) -> bool:
+        """What sequences begin with is computed once; otherwise each goes through the model alone."""
+        return computes_trees(self.backbone)
 
     def part(self, member: int) -> slice:
         """Which of the ``features`` a member reads."""
         width = self.head.in_features
         return slice(member * width, (member + 1) * width) if self.separate else slice(0, width)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Same as ``scores``."""
-        return self.scores(input_ids, attention_mask)
+        return self.scores(sequences)
 
     @torch.no_grad()
     def centre(self, scores: Tensor) -> None:
@@ -323,12 +336,15 @@ class PreferenceModel(nn.Module):
 
 def _load_backbone(model: str | Path) -> tuple[Any, ChatTokenizer]:
     """Backbone in float32 without dropout, and tokenizer."""
+    keep_freed_memory()
     tokenizer = ChatTokenizer.load(str(model))
     config = AutoConfig.from_pretrained(model)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
-    return AutoModel.from_pretrained(model, config=config, dtype=torch.float32), tokenizer
+    backbone = AutoModel.from_pretrained(model, config=config, dtype=torch.float32)
+    use_cpu_attention(backbone)
+    return backbone, tokenizer
 
 
 def _template_digest(tokenizer: ChatTokenizer) -> Tensor:

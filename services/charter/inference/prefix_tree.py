@@ -1,25 +1,21 @@
 """Token sequences that begin alike as one tree, so that what they share is computed once.
 
-All tokens of a tree go through the model as one row. Each sees itself and its ancestors only, at the position of its
-depth: what it would see in a row of its own (tree attention, as in Miao et al. 2023, "SpecInfer", arXiv 2305.09781,
-section 4.2).
+The tokens of a tree lie one behind the other in one row, without padding. Each sees itself and its ancestors only, at
+the position of its depth: what it would see in a row of its own (tree attention, as in Miao et al. 2023, "SpecInfer",
+arXiv 2305.09781, section 4.2).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-# A sequence joins the tree of its neighbour when it shares at least this part of its tokens with it; a tree grows to
-# this many tokens. Attention over a tree is quadratic in its tokens, and most of it is masked.
-_LEAST_SHARED = 0.2
-_MOST_TOKENS = 1024
+# Sequences that share fewer tokens than this are strangers: a segment of its own would cost more than computing twice.
+_LEAST_SHARED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Tokens to run, whose logits from place ``first`` on are asked for; ``index`` is the place in the call."""
+    """Tokens to run, of which those from place ``first`` on are asked for; ``index`` is the place in the call."""
 
     index: int
     ids: Sequence[int]
@@ -27,76 +23,98 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """Sequences as a tree of tokens. The tokens whose logits are asked for come last.
+class Segment:
+    """Tokens ``start`` to ``stop`` of a row. Each sees those of ``before``, then its own segment up to itself."""
 
-    ``ids`` and ``depths`` are int64 [tokens]; ``visible`` is bool [tokens, tokens], true where the row's token sees the
-    column's. The logits of the last ``asked`` tokens are asked for; ``places`` gives for each sequence, by
-    its index, which of these are its own, in order.
+    start: int
+    stop: int
+    before: "tuple[Segment, ...]"
+
+
+@dataclass(slots=True)
+class Tree:
+    """Sequences as one row of tokens.
+
+    ``ids`` and ``depths`` (the position of each token in its sequence) have an entry for each token, which is in
+    exactly one of ``segments``. ``places`` gives for each sequence, by its index, where in the row the tokens that are
+    asked for are, in order.
     """
 
-    ids: NDArray[np.int64]
-    depths: NDArray[np.int64]
-    visible: NDArray[np.bool_]
-    asked: int
-    places: dict[int, list[int]]
+    ids: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    places: dict[int, list[int]] = field(default_factory=dict)
 
 
-def trees_of(sequences: Sequence[Wanted]) -> Iterator[Tree]:
-    """Group sequences into trees; each is in exactly one."""
-    group: list[tuple[Wanted, int]] = []  # With the number of tokens shared with the sequence before.
-    tokens = 0
-    for sequence in sorted(sequences, key=lambda one: tuple(one.ids)):
-        shared = _shared(group[-1][0].ids, sequence.ids) if group else 0
-        new = len(sequence.ids) - shared
-        if group and (shared < _LEAST_SHARED * len(sequence.ids) or tokens + new > _MOST_TOKENS):
+def trees_of(sequences: Sequence[Wanted], most_tokens: int, most_asked: int) -> Iterator[Tree]:
+    """Put sequences into trees; each is in exactly one. Neighbours in lexicographic order share a tree.
+
+    A tree has at most ``most_tokens`` tokens, of which at most ``most_asked`` are asked for, or holds one sequence.
+    """
+    group: list[Wanted] = []
+    tokens = asked = 0
+    for one in sorted(sequences, key=lambda one: tuple(one.ids)):
+        new = len(one.ids) - (_counted(_shared(group[-1].ids, one.ids)) if group else 0)
+        wanted = len(one.ids) - one.first
+        if group and (tokens + new > most_tokens or asked + wanted > most_asked):
             yield _tree(group)
-            group, tokens, shared, new = [], 0, 0, len(sequence.ids)
-        group.append((sequence, shared))
-        tokens += new
+            group, tokens, asked, new = [], 0, 0, len(one.ids)
+        group.append(one)
+        tokens, asked = tokens + new, asked + wanted
     if group:
         yield _tree(group)
 
 
+def tree_tokens(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens of the tree of all of these."""
+    ordered = sorted(map(tuple, sequences))
+    shared = sum(_counted(_shared(one, other)) for one, other in itertools.pairwise(ordered))
+    return sum(map(len, ordered)) - shared
+
+
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Number of tokens that both begin with."""
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    shorter = min(len(one), len(other))
+    if tuple(one[:shorter]) == tuple(other[:shorter]):
+        return shorter
+    return next(place for place in range(shorter) if one[place] != other[place])
 
 
-def _tree(group: Sequence[tuple[Wanted, int]]) -> Tree:
-    """The tree of sequences in lexicographic order, in which each shares most with the one before it."""
-    ids: list[int] = []
-    depths: list[int] = []
-    parents: list[int] = []
-    paths: dict[int, list[int]] = {}
-    path: list[int] = []
-    for sequence, shared in group:
-        path = path[:shared]
-        for depth in range(shared, len(sequence.ids)):
-            parents.append(path[-1] if path else -1)
-            path.append(len(ids))
-            ids.append(sequence.ids[depth])
-            depths.append(depth)
-        paths[sequence.index] = path[sequence.first :]
-    visible = np.eye(len(ids), dtype=np.bool_)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            visible[node] |= visible[parent]
-    asked = np.zeros(len(ids), dtype=np.bool_)
-    asked[[node for nodes in paths.values() for node in nodes]] = True
-    order = np.argsort(asked, kind="stable")
-    place = np.empty(len(ids), dtype=np.int64)
-    place[order] = np.arange(len(ids))
-    before = len(ids) - int(asked.sum())
-    return Tree(
-        ids=np.asarray(ids, dtype=np.int64)[order],
-        depths=np.asarray(depths, dtype=np.int64)[order],
-        visible=visible[np.ix_(order, order)],
-        asked=int(asked.sum()),
-        places={index: [int(place[node]) - before for node in nodes] for index, nodes in paths.items()},
-    )
+def _counted(shared: int) -> int:
+    return shared if shared >= _LEAST_SHARED else 0
+
+
+def _tree(group: Sequence[Wanted]) -> Tree:
+    """The tree of sequences in lexicographic order."""
+    tree = Tree()
+    _grow(tree, group, 0, ())
+    return tree
+
+
+def _grow(tree: Tree, group: Sequence[Wanted], depth: int, before: tuple[Segment, ...]) -> None:
+    """Add what comes behind the first ``depth`` tokens, which all of the group share and ``before`` holds."""
+    # The first and the last in lexicographic order share what all share.
+    common = _shared(group[0].ids, group[-1].ids)
+    if len(group) == 1 or _counted(common):
+        before, depth = _add(tree, group[0].ids[:common], depth, before), common
+    if len(group) == 1:
+        nodes = [node for segment in before for node in range(segment.start, segment.stop)]
+        tree.places[group[0].index] = nodes[group[0].first :]
+        return
+    start = 0
+    for stop in range(1, len(group) + 1):
+        if stop == len(group) or _counted(_shared(group[start].ids, group[stop].ids)) <= depth:
+            _grow(tree, group[start:stop], depth, before)
+            start = stop
+
+
+def _add(tree: Tree, ids: Sequence[int], depth: int, before: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Add the ids from ``depth`` on as a segment, if there are any."""
+    if len(ids) == depth:
+        return before
+    start = len(tree.ids)
+    segment = Segment(start, start + len(ids) - depth, before)
+    tree.ids += ids[depth:]
+    tree.depths += range(depth, len(ids))
+    tree.segments.append(segment)
+    return (*before, segment)

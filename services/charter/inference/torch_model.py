@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat import loading
-from charter.inference.cpu_attention import use_grouped_attention
+from charter.inference.cpu_attention import use_cpu_attention
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
@@ -20,10 +21,11 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    keep_freed_memory()
     with loading(model):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
-    use_grouped_attention(loaded)
+    use_cpu_attention(loaded)
     return loaded
 
 

@@ -1,10 +1,9 @@
 """Log-probs of given tokens under a causal model: what sequences share is computed once, in batches of similar size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,12 +11,10 @@ from transformers import PreTrainedModel
 from charter.inference import scoring_metrics as metrics
 from charter.inference.prefix_tree import Tree, Wanted, trees_of
 from charter.inference.torch_model import final_logits, left_padded
+from charter.inference.tree_model import computes_trees, tree_arguments
 
 # Rows times positions whose logits are held at once: 1024 of a 50,000-token vocabulary are 200 MB.
 _LOGIT_POSITIONS = 1024
-# Most difference in nats between the two ways to compute, in float32 and in shorter types.
-_TOLERANCE = {torch.float32: 1e-3}
-_COARSE_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +34,14 @@ class Answer:
 class Scorer:
     """Scores tokens under one model. Every method blocks, and runs where the model does.
 
-    With ``share`` the tokens that sequences begin with are computed once for all of a call. It is switched off for a
-    model that does not give the same numbers then: attention windows, recurrent layers, positions by another rule.
+    With ``share`` the tokens that sequences begin with are computed once for all of a call, unless the model cannot.
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int, max_batch_tokens: int, *, share: bool) -> None:
         self._model = model
         self._pad_id = pad_id
         self._max_batch_tokens = max_batch_tokens
-        self.shares = share and _full_attention(model) and self._agrees()
+        self.shares = share and computes_trees(model)
 
     @torch.inference_mode()
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> Tensor:
@@ -81,18 +77,20 @@ class Scorer:
         """Hand the logits, float32 [asked, vocabulary], of each sequence to ``read``."""
         metrics.GIVEN.inc(sum(len(one.ids) for one in sequences))
         if self.shares:
-            self._run_trees(list(trees_of(sequences)), read)
+            self._run_trees(trees_of(sequences, self._max_batch_tokens, _LOGIT_POSITIONS), read)
         else:
             self._run_plain(sequences, read)
 
-    def _run_trees(self, trees: Sequence[Tree], read: Callable[[int, Tensor], None]) -> None:
-        metrics.COMPUTED.inc(sum(len(tree.ids) for tree in trees))
-        for batch in _batches(trees, lambda tree: (len(tree.ids), tree.asked), self._max_batch_tokens):
-            keep = max(tree.asked for tree in batch)
-            logits = _finite(tree_logits(self._model, batch, self._pad_id, keep))
-            for row, tree in enumerate(batch):
-                for index, places in tree.places.items():
-                    read(index, logits[row, [keep - tree.asked + place for place in places]])
+    def _run_trees(self, trees: Iterable[Tree], read: Callable[[int, Tensor], None]) -> None:
+        device = self._model.device
+        for tree in trees:
+            metrics.COMPUTED.inc(len(tree.ids))
+            asked = sorted({place for places in tree.places.values() for place in places})
+            output: Any = self._model(**tree_arguments(tree, device), logits_to_keep=torch.tensor(asked, device=device))
+            logits = _finite(output.logits[0].float())
+            row_of = {place: row for row, place in enumerate(asked)}
+            for index, places in tree.places.items():
+                read(index, logits[[row_of[place] for place in places]])
 
     def _run_plain(self, sequences: Sequence[Wanted], read: Callable[[int, Tensor], None]) -> None:
         metrics.COMPUTED.inc(sum(len(one.ids) for one in sequences))
@@ -105,51 +103,6 @@ class Scorer:
             logits = _finite(final_logits(self._model, ids, mask, keep=max(size(one)[1] for one in batch)))
             for row, one in enumerate(batch):
                 read(one.index, logits[row, -size(one)[1] :])
-
-    @torch.inference_mode()
-    def _agrees(self) -> bool:
-        """Whether both ways give the same numbers, on three short sequences that share their beginning."""
-        count = int(self._model.config.get_text_config().vocab_size)
-        ids = [(7919 * step) % count for step in range(1, 13)]
-        sequences = [Wanted(0, ids[:9], 4), Wanted(1, [*ids[:6], *ids[9:]], 5), Wanted(2, ids[:7], 6)]
-        found: list[dict[int, Tensor]] = [{}, {}]
-        self._run_trees(list(trees_of(sequences)), found[0].__setitem__)
-        self._run_plain(sequences, found[1].__setitem__)
-        tolerance = _TOLERANCE.get(self._model.dtype, _COARSE_TOLERANCE)
-        return all(
-            torch.allclose(found[0][index].log_softmax(-1), found[1][index].log_softmax(-1), rtol=0, atol=tolerance)
-            for index in range(len(sequences))
-        )
-
-
-def tree_logits(model: PreTrainedModel, trees: Sequence[Tree], pad_id: int, keep: int) -> Tensor:
-    """Logits, float32 [trees, keep, vocabulary], of the last ``keep`` tokens of trees padded on the left."""
-    width = max(len(tree.ids) for tree in trees)
-    ids = np.full((len(trees), width), pad_id, dtype=np.int64)
-    depths = np.zeros((len(trees), width), dtype=np.int64)
-    # Padding sees itself: a row that sees nothing has no softmax.
-    visible = np.broadcast_to(np.eye(width, dtype=np.bool_), (len(trees), width, width)).copy()
-    for row, tree in enumerate(trees):
-        start = width - len(tree.ids)
-        ids[row, start:], depths[row, start:], visible[row, start:, start:] = tree.ids, tree.depths, tree.visible
-    device = model.device
-    output: Any = model(
-        torch.from_numpy(ids).to(device),
-        attention_mask=torch.from_numpy(visible).unsqueeze(1).to(device),
-        position_ids=torch.from_numpy(depths).to(device),
-        use_cache=False,
-        logits_to_keep=keep,
-    )
-    logits: Tensor = output.logits
-    return logits.float()
-
-
-def _full_attention(model: PreTrainedModel) -> bool:
-    """Whether every layer attends to all that comes before, with PyTorch's attention, which takes any mask."""
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if not hasattr(config, "layer_types") else None
-    return layers == {"full_attention"} and not window and "sdpa" in str(model.config._attn_implementation)
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -184,7 +184,9 @@ def _server(engine: str, size: ModelSize, context: int, usual: int, sequences: i
         need = transformers_need(size, sequences)
         return _Server(need, f"{engine} bfloat16, {_gib(need.weights)} of weights", {})
     context = min(context, size.context_tokens)
-    need = vllm_need(size, max(context, sequences * min(usual, context)), sequences, scores=scores)
+    # Its cache comes in blocks of 16 tokens, one of which is never used; one text of full length must fit.
+    cached = max(context + 32, sequences * min(usual, context))
+    need = vllm_need(size, cached, sequences, scores=scores)
     what = (
         f"vllm bfloat16, {_gib(need.weights)} of weights, {_gib(need.cache)} of cache for {sequences} x {usual} tokens"
     )

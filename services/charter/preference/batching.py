@@ -1,36 +1,33 @@
 """Which waiting answers are scored together."""
 
-from collections.abc import Sequence
-
-# Most tokens computed for one that is read: a batch is padded to its longest answer.
-MOST_PADDED = 1.25
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 
-def choose_batch(lengths: Sequence[int], token_budget: int) -> list[int]:
-    """Indices of the answers to score next, of those that wait.
+class Size(NamedTuple):
+    """Of an answer that waits: the conversation that it answers, and its tokens with and without that."""
 
-    ``lengths`` are their tokens, in order of arrival. The oldest is always chosen, so that none waits for ever. It is
-    joined by answers of like length, nearest first, while the padded batch (answers times longest) stays within
-    ``token_budget`` and within ``MOST_PADDED`` times its real tokens. An answer longer than the budget goes alone.
+    conversation: Hashable
+    tokens: int
+    alone: int
+
+
+def choose_batch(waiting: Sequence[Size], token_budget: int) -> list[int]:
+    """Indices of the answers to score next, of those that wait, which are in order of arrival.
+
+    The oldest is always chosen, so that none waits for ever, and joined by the others to the same conversation, which
+    is computed once for all; then the oldest of the others with its own, and so on, while the tokens to compute stay
+    within ``token_budget``. An answer longer than the budget goes alone.
     """
-    by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    first = last = by_length.index(0)
-    tokens = lengths[0]
-    while True:
-        candidates = []
-        if first > 0:
-            candidates.append((lengths[by_length[last]], first - 1))
-        if last + 1 < len(by_length):
-            candidates.append((lengths[by_length[last + 1]], last + 1))
-        # Of the next shorter and the next longer answer, the one that leads to less padding.
-        fitting = []
-        for longest, place in candidates:
-            padded = longest * (last - first + 2)
-            real = tokens + lengths[by_length[place]]
-            if padded <= token_budget and padded <= MOST_PADDED * real:
-                fitting.append((padded - real, place))
-        if not fitting:
-            return by_length[first : last + 1]
-        _, place = min(fitting)
-        tokens += lengths[by_length[place]]
-        first, last = min(first, place), max(last, place)
+    conversations: dict[Hashable, list[int]] = {}
+    for index, one in enumerate(waiting):
+        conversations.setdefault(one.conversation, []).append(index)
+    chosen: list[int] = []
+    tokens = 0
+    for answers in conversations.values():
+        for place, index in enumerate(answers):
+            tokens += waiting[index].alone if place else waiting[index].tokens
+            if chosen and tokens > token_budget:
+                return chosen
+            chosen.append(index)
+    return chosen

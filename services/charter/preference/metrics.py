@@ -8,8 +8,8 @@ from charter.v1 import types_pb2
 ADDED = Counter("charter_comparisons_added_total", "Comparisons stored.", ["outcome", "source"])
 DUPLICATES = Counter("charter_comparisons_duplicates_total", "Comparisons that were stored already.")
 SCORES = Counter("charter_preference_scores_total", "Answers scored.")
-TOKENS = Counter("charter_preference_tokens_total", "Tokens scored, without padding.")
-PADDING = Counter("charter_preference_padding_tokens_total", "Tokens computed only to fill up batches.")
+TOKENS = Counter("charter_preference_tokens_total", "Tokens scored.")
+SHARED = Counter("charter_preference_shared_tokens_total", "Of these, computed once for several answers: not again.")
 WAITING = Gauge("charter_preference_waiting_answers", "Answers that wait to be scored.")
 WAITING_LIMIT = Gauge("charter_preference_waiting_answers_limit", "Waiting answers at which more are refused.")
 WAIT_SECONDS = Histogram(

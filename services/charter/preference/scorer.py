@@ -11,18 +11,19 @@ from pathlib import Path
 import grpc
 import torch
 
-from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo
-from charter.inference.preference_model import PreferenceModel, encode, pad_right
+from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo, Prompt
+from charter.inference.preference_model import PreferenceModel, encode, encode_answer
+from charter.inference.prefix_tree import tree_tokens
 from charter.inference.torch_model import move
 from charter.preference import metrics
-from charter.preference.batching import choose_batch
+from charter.preference.batching import Size, choose_batch
 from charter.rpc.errors import StatusError
 
 logger = logging.getLogger("charter.preference")
 
-# Tokens of one forward pass, padding included. On a CPU a larger batch is no faster.
+# Tokens of one forward pass.
 TOKENS_PER_BATCH = 4096
-# A batch is chosen among so many that came first: sorting all that may wait would hold up the event loop.
+# A batch is chosen among so many that came first: looking at all that may wait would hold up the event loop.
 _CHOSEN_AMONG = 4096
 # More than this and a request is refused: it would only wait.
 MOST_WAITING = 65_536
@@ -64,7 +65,10 @@ class _Waiting:
     """One answer that waits; its score or its failure goes to the queue of its request."""
 
     index: int
+    messages: tuple[ChatMessage, ...]
     token_ids: list[int]
+    # Of these, the ones behind the conversation.
+    answer_tokens: int
     results: "asyncio.Queue[Score | BaseException]"
     # By time.monotonic().
     since: float
@@ -165,7 +169,11 @@ class Scorer:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._tokenizing, self._encode, inputs)
         results: asyncio.Queue[Score | BaseException] = asyncio.Queue()
-        mine = [_Waiting(index, token_ids, results, time.monotonic()) for index, token_ids in enumerate(encoded)]
+        now = time.monotonic()
+        mine = [
+            _Waiting(index, one.messages, [*conversation, *answer], len(answer), results, now)
+            for index, (one, (conversation, answer)) in enumerate(zip(inputs, encoded, strict=True))
+        ]
         self._add(mine)
         try:
             for _ in mine:
@@ -195,25 +203,30 @@ class Scorer:
             )
         return self._model
 
-    def _encode(self, inputs: Sequence[ScoreInput]) -> list[list[int]]:
+    def _encode(self, inputs: Sequence[ScoreInput]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each conversation and answer."""
         model = self._loaded()
+        conversations: dict[tuple[ChatMessage, ...], list[int]] = {}
         encoded = []
         for index, one in enumerate(inputs):
             try:
-                token_ids = encode(model.tokenizer, one.messages, one.answer)
+                if one.messages not in conversations:
+                    conversations[one.messages] = model.tokenizer.prompt_ids(Prompt(one.messages))
             except ValueError as error:
                 raise UnreadableInputError(index, str(error)) from error
-            if len(token_ids) > model.max_context_tokens:
-                raise ContextTooLongError(index, len(token_ids), model.max_context_tokens)
-            encoded.append(token_ids)
+            conversation, answer = conversations[one.messages], encode_answer(model.tokenizer, one.answer)
+            if len(conversation) + len(answer) > model.max_context_tokens:
+                raise ContextTooLongError(index, len(conversation) + len(answer), model.max_context_tokens)
+            encoded.append((conversation, answer))
         return encoded
 
     async def _run_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            first = [len(one.token_ids) for one in self._waiting[:_CHOSEN_AMONG]]
-            chosen = choose_batch(first, self._token_budget)
+            first = self._waiting[:_CHOSEN_AMONG]
+            sizes = [Size(one.messages, len(one.token_ids), one.answer_tokens) for one in first]
+            chosen = choose_batch(sizes, self._token_budget)
             batch = [self._waiting[index] for index in chosen]
             self._remove(batch)
             for one in batch:
@@ -230,20 +243,21 @@ class Scorer:
 
     def _compute(self, batch: list[list[int]]) -> tuple[list[tuple[float, tuple[float, ...]]], int]:
         start = time.monotonic()
-        scores = self._forward(self._loaded(), batch)
+        model = self._loaded()
+        scores = self._forward(model, batch)
         metrics.BATCH_SECONDS.observe(time.monotonic() - start)
         metrics.BATCH_ANSWERS.observe(len(batch))
         metrics.SCORES.inc(len(batch))
         tokens = sum(len(one) for one in batch)
         metrics.TOKENS.inc(tokens)
-        metrics.PADDING.inc(len(batch) * max(len(one) for one in batch) - tokens)
+        if model.shares:
+            metrics.SHARED.inc(tokens - tree_tokens(batch))
         return scores, self._served[0]
 
     def _forward(self, model: PreferenceModel, batch: list[list[int]]) -> list[tuple[float, tuple[float, ...]]]:
         """Score and member scores of each answer."""
-        input_ids, attention_mask = pad_right(batch)
         with torch.inference_mode():
-            members = model.member_scores(input_ids.to(self._device), attention_mask.to(self._device))
+            members = model.member_scores(batch)
             scores = model.aggregate(members)
         return list(zip(scores.tolist(), map(tuple, members.tolist()), strict=True))
 

@@ -201,11 +201,16 @@ def job_from_template(template: Manifest, order: WorkerOrder) -> Manifest:
 
 
 def _launcher_of(job: str, pods: int, processes: int, service: str) -> list[str]:
-    """What starts the worker's module: Python for one process, torchrun for more, which meet at the pod of index 0."""
+    """What starts the worker's module: Python for one process, torchrun for more, which meet at the pod of index 0.
+
+    Not torchrun itself, whose exit status would not tell a cancelled worker from a failed one.
+    """
     if pods * processes == 1:
         return ["python"]
     return [
-        "torchrun",
+        "python",
+        "-m",
+        "charter.worker.torchrun",
         f"--nnodes={pods}",
         f"--nproc-per-node={processes}",
         # Kubernetes fills it in: the Job controller sets the variable in each pod.

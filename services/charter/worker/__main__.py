@@ -1,16 +1,22 @@
 """``python -m charter.worker``: runs one run, or goes on with it. The trainer service starts it.
 
+On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEVICES chooses), unless the services share
+one GPU with it; under torchrun it is one of many. They all end alike.
+
 Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec or a file that it
 names, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker
 again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
+import torch
 from google.protobuf import json_format
 
 from charter.rpc.errors import ServiceError
@@ -19,9 +25,11 @@ from charter.rpc.tracing import configure_tracing
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
-from charter.worker import metrics
+from charter.worker import metrics, ranks, torchrun
 from charter.worker.artifacts import Artifacts
+from charter.worker.clients import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
+from charter.worker.lead import Leader, follow
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 
@@ -45,6 +53,14 @@ def main() -> int:
     except (OSError, json_format.ParseError) as error:
         logger.error("cannot read the spec: %s", error)
         return FAILED
+    gpus = 1 if servers_sleep(spec.services) else torch.cuda.device_count()
+    if "WORLD_SIZE" not in os.environ and gpus > 1:
+        return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
+    ranks.join()
+    if ranks.rank() > 0:
+        ranks.use_cores()
+        status = follow()
+        return FAILED if status is None else status
     artifacts = Artifacts(options.artifacts, options.run_id)
     reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
     reporter.stop_on_signals()
@@ -55,25 +71,38 @@ def main() -> int:
 
 
 def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> int:
-    """Do the run, deliver its last events, and turn how it ended into an exit status."""
+    """Do the run, deliver its last events, and turn how it ended into an exit status, of every rank."""
+    leader = Leader(reporter)
+    status = FAILED
     try:
-        execute(run_id, attempt, spec, artifacts, reporter)
+        # Closed before the reason of a failure is logged, which is the log's last line: the trainer shows that.
+        with contextlib.closing(reporter):
+            _execute(run_id, attempt, spec, artifacts, reporter, leader)
+        status = FINISHED
     except Cancelled:
-        reporter.report(0, 0, text="stopped on request")
-        return TERMINATED if reporter.terminated else STOPPED
+        status = TERMINATED if reporter.terminated else STOPPED
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
-        return STOPPED
+        status = STOPPED
     except (RunError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        return REFUSED if isinstance(error, SpecError) else FAILED
+        status = REFUSED if isinstance(error, SpecError) else FAILED
     except Exception:
         logger.exception("the worker failed")
-        return FAILED
     finally:
-        reporter.close()
-    return FINISHED
+        leader.end(status)
+    return status
+
+
+def _execute(
+    run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter, leader: Leader
+) -> None:
+    try:
+        execute(run_id, attempt, spec, artifacts, reporter, leader)
+    except Cancelled:
+        reporter.report(0, 0, text="stopped on request")
+        raise
 
 
 if __name__ == "__main__":

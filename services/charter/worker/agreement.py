@@ -8,15 +8,14 @@ import torch
 from charter.worker.batches import single
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.models import LanguageModel
 from charter.worker.seeds import derive_seed
+from charter.worker.update import Learner
 
 # Tokens of the probe's answer.
 _TOKENS = 16
 
 
-@torch.no_grad()
-def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, float]:
+def probe_policy(run: Run, version: int) -> dict[str, float]:
     """Have every ready replica answer one prompt and compare its log-probs with the trainer's on the same tokens.
 
     Returns the metrics ``probe_mismatch_mean`` and ``probe_mismatch_max``, in nats, over all replicas. Raises
@@ -28,8 +27,8 @@ def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, floa
     differences = []
     for address, answer in answers:
         sampled = torch.from_numpy(answer.logprobs.copy())
-        batch = single(answer.prompt_token_ids, answer.token_ids, actor.device)
-        difference = (actor.logprobs(batch, run.spec.sampling.temperature).cpu() - sampled).abs()
+        own = run.leader.together(_logprobs, answer.prompt_token_ids, answer.token_ids)
+        difference = (own - sampled).abs()
         # Not a number counts as a difference too.
         if not difference.mean().item() <= run.spec.policy.logprob_tolerance:
             raise RunError(
@@ -41,3 +40,9 @@ def probe_policy(run: Run, actor: LanguageModel, version: int) -> dict[str, floa
         differences.append(difference)
     everything = torch.cat(differences)
     return {"probe_mismatch_mean": everything.mean().item(), "probe_mismatch_max": everything.max().item()}
+
+
+@torch.no_grad()
+def _logprobs(learner: Learner, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+    """Of the answer's tokens, on the CPU, [tokens]."""
+    return learner.actor.logprobs(single(prompt, answer, learner.actor.device), learner.temperature).cpu()

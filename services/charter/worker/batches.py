@@ -9,24 +9,6 @@ from torch import Tensor
 from charter.worker.formulas import token_mask
 
 
-def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group rows so that rows times the longest row of a group stay within ``budget`` tokens.
-
-    Rows are taken longest first, so that rows of similar length share a group and little is padded, and the first group
-    shows at once whether memory suffices. A row longer than the budget is a group of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    groups: list[list[int]] = []
-    longest = 0
-    for row in order:
-        if groups and (len(groups[-1]) + 1) * longest <= budget:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-            longest = lengths[row]
-    return groups
-
-
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group rows so that the tokens of a group stay within ``budget``: longest first, each where there is room first.
 

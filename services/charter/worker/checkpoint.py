@@ -2,6 +2,9 @@
 
 A checkpoint is a folder ``step-000012``. It is written under a temporary name, its files are synced to the disk, it is
 renamed, and only then marked with ``COMPLETE``, which holds the sha256 of every file.
+
+Weights and moments are written by torch.distributed.checkpoint, a file of shards from each rank, and can be read on any
+number of ranks. All ranks call ``save`` and ``restore``; the rest is for rank 0.
 """
 
 import hashlib
@@ -10,8 +13,10 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +26,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from charter.worker import overoptimisation
+from charter.worker import overoptimisation, ranks
 from charter.worker.errors import RunError
 from charter.worker.formulas import Moments
-from charter.worker.models import copy_tensors, named_tensors
+from charter.worker.models import named_tensors
 from charter.worker.overoptimisation import Measurement
 from charter.worker.step import Controls
 from charter.worker.update import Learner
@@ -52,43 +60,72 @@ class Progress:
     measured: tuple[Measurement, ...] = ()
 
 
-def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
+def save(learner: Learner, folder: Path, progress: Progress, keep: int) -> Path:
     """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
 
     Raises ``RunError`` when it cannot be written (disk full); older checkpoints are untouched then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    clean(folder)
     final = folder_of(folder, progress.step)
     temporary = folder / f".{final.name}.tmp"
-    temporary.mkdir()
-    try:
-        steps = {}
+    ranks.led(lambda: _make_room(temporary, final))
+    steps = {}
+    with _no_room_explained(temporary, final):
         for name, (module, optimizer) in _learning(learner).items():
-            _write(temporary / f"{name}.safetensors", named_tensors(module))
-            _write(temporary / f"{name}_optimizer.safetensors", _moments(module, optimizer))
+            _write(temporary / name, named_tensors(module))
+            _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
             steps[name] = _optimizer_steps(module, optimizer)
-        _write(temporary / _TORCH_RNG, {"state": torch.get_rng_state()})
-        state = {"progress": asdict(progress), "optimizer_steps": steps, "rng": _python_rng()}
-        (temporary / _STATE).write_text(json.dumps(state))
-        for file in temporary.iterdir():
-            _sync(file)
-        digests = _digests(temporary)
-        _sync(temporary)
-        # Left from an attempt that died between the rename and the mark.
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync(folder)
-        marker = final / f".{_COMPLETE}.tmp"
-        marker.write_text(json.dumps(digests, indent=2))
-        _sync(marker)
-        marker.rename(final / _COMPLETE)
-        _sync(final)
+    digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
+    ranks.led(lambda: _finish(temporary, final, progress, steps, digests))
+    ranks.led(lambda: _prune(folder, progress, keep))
+    return final
+
+
+@contextmanager
+def _no_room_explained(temporary: Path, final: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
             f"cannot write checkpoint {final}: {error}. Free space there; older checkpoints are kept"
         ) from error
+
+
+def _make_room(temporary: Path, final: Path) -> None:
+    with _no_room_explained(temporary, final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        clean(final.parent)
+        temporary.mkdir()
+
+
+def _finish(
+    temporary: Path, final: Path, progress: Progress, steps: dict[str, dict[str, int]], digests: dict[str, str]
+) -> None:
+    """Add what is not sharded, and give the checkpoint its name and its mark."""
+    with _no_room_explained(temporary, final):
+        _add_state(temporary, progress, steps)
+        digests = digests | {name: _digest(temporary / name) for name in (_TORCH_RNG, _STATE)}
+        _sync(temporary)
+        # Left from an attempt that died between the rename and the mark.
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(final.parent)
+        marker = final / f".{_COMPLETE}.tmp"
+        marker.write_text(json.dumps(digests, indent=2))
+        _sync(marker)
+        marker.rename(final / _COMPLETE)
+        _sync(final)
+
+
+def _add_state(temporary: Path, progress: Progress, steps: dict[str, dict[str, int]]) -> None:
+    save_file({"state": torch.get_rng_state()}, temporary / _TORCH_RNG)
+    state = {"progress": asdict(progress), "optimizer_steps": steps, "rng": _python_rng()}
+    (temporary / _STATE).write_text(json.dumps(state))
+    for part in temporary.iterdir():
+        _sync(part)
+
+
+def _prune(folder: Path, progress: Progress, keep: int) -> None:
     best = folder_of(folder, overoptimisation.best(progress.measured).step) if progress.measured else None
     for old in complete(folder)[:-keep]:
         if old == best:
@@ -96,7 +133,6 @@ def save(folder: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
         (old / _COMPLETE).unlink()
         shutil.rmtree(old)
-    return final
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -120,17 +156,18 @@ def clean(folder: Path) -> None:
 def newest(folder: Path) -> tuple[Path, Progress] | None:
     """The newest checkpoint that is complete and undamaged, or None. Damaged ones are named in the log and left."""
     for path in reversed(complete(folder)):
-        if json.loads((path / _COMPLETE).read_text()) == _digests(path):
+        files = [one for one in path.rglob("*") if one.is_file() and _COMPLETE not in one.name]
+        if json.loads((path / _COMPLETE).read_text()) == _digests(path, files):
             return path, _progress(json.loads((path / _STATE).read_text())["progress"])
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
 
 
-def restore(path: Path, learner: Learner) -> None:
-    """Put a checkpoint's weights, optimizers and random states back."""
+def restore(learner: Learner, path: Path) -> None:
+    """Put a checkpoint's weights, optimizers and random states back, whatever the number of ranks that wrote it."""
     state = json.loads((path / _STATE).read_text())
     for name, (module, optimizer) in _learning(learner).items():
-        copy_tensors(path / f"{name}.safetensors", named_tensors(module))
+        _read(path / name, named_tensors(module))
         for key, parameter in module.named_parameters():
             if key in state["optimizer_steps"][name]:
                 optimizer.state[parameter] = {
@@ -139,7 +176,7 @@ def restore(path: Path, learner: Learner) -> None:
                     "exp_avg": torch.empty_like(parameter),
                     "exp_avg_sq": torch.empty_like(parameter),
                 }
-        copy_tensors(path / f"{name}_optimizer.safetensors", _moments(module, optimizer))
+        _read(path / f"{name}_optimizer", _moments(module, optimizer))
     torch.set_rng_state(load_file(path / _TORCH_RNG)["state"])
     version, numbers, gaussian = state["rng"]["python"]
     random.setstate((version, tuple(numbers), gaussian))
@@ -178,11 +215,40 @@ def _optimizer_steps(module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Every rank writes its shards, and syncs them. Raises ``OSError``, whatever rank it happened on."""
+    # In this format the shards' places are in the files' headers, and nothing is pickled.
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+        with _in_one_process():
+            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.words())
+    except CheckpointException as error:
+        raise _reason(error) from error
+
+
+def _read(folder: Path, into: dict[str, Tensor]) -> None:
+    """Overwrite tensors with those that ``_write`` wrote. Raises ``OSError`` or ``ValueError``."""
+    try:
+        with _in_one_process():
+            reader = HuggingFaceStorageReader(str(folder))
+            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.words())
+    except CheckpointException as error:
+        raise _reason(error) from error
+
+
+def _reason(error: CheckpointException) -> Exception:
+    reason = next(iter(error.failures.values()))[0]
+    if isinstance(reason, (SafetensorError, RuntimeError)):
+        return OSError(str(reason))
+    return reason if isinstance(reason, Exception) else OSError(str(reason))
+
+
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """Without the warning that there is only one: it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _python_rng() -> dict[str, Any]:
@@ -193,12 +259,15 @@ def _python_rng() -> dict[str, Any]:
     }
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file but the mark."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and _COMPLETE not in path.name)
+def _own_digests(folder: Path) -> dict[str, str]:
+    """sha256 of the files that this rank has written."""
+    return _digests(folder, sorted(folder.glob(f"*/shard-{ranks.rank() + 1:05d}-*")))
+
+
+def _digests(folder: Path, files: Sequence[Path]) -> dict[str, str]:
     # Hashing leaves the interpreter's lock, so threads help.
     with ThreadPoolExecutor() as pool:
-        return dict(zip((path.name for path in files), pool.map(_digest, files), strict=True))
+        return dict(zip((str(path.relative_to(folder)) for path in files), pool.map(_digest, files), strict=True))
 
 
 def _digest(path: Path) -> str:

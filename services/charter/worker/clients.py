@@ -268,12 +268,16 @@ class Services:
         return self._serve(self._base, start)
 
     def send_policy_adapter(
-        self, adapter: Mapping[str, torch.Tensor], version: int, base: Mapping[str, torch.Tensor], base_version: int
+        self,
+        adapter: Mapping[str, torch.Tensor],
+        version: int,
+        base: Callable[[], Mapping[str, torch.Tensor]],
+        base_version: int,
     ) -> WeightUpdate:
         """As ``send_policy``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
         start = time.monotonic()
         if self._base is None or self._base.version != base_version:
-            self._base = self._shared(pack_weights(base, base_version))
+            self._base = self._shared(pack_weights(base(), base_version))
         return self._serve(self._shared(pack_adapter(adapter, version, self._base)), start)
 
     def _serve(self, weights: PackedWeights, start: float) -> WeightUpdate:

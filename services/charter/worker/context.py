@@ -6,8 +6,10 @@ import torch
 
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker import ranks
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
+from charter.worker.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
 
@@ -32,9 +34,14 @@ class Run:
     artifacts: Artifacts
     services: Services
     reporter: Reporter
+    leader: Leader
     prompts: PromptSets
     constitution: judge_pb2.Constitution
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the worker computes."""
+        return ranks.device()
 
     @property
     def resting_device(self) -> torch.device:

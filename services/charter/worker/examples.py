@@ -2,8 +2,13 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
-from charter.inference.preference_model import PreferenceModel, encode
+from transformers import AutoConfig
+
+from charter.inference.chat import ChatTokenizer
+from charter.inference.preference_model import encode
 from charter.rpc.messages import chat_messages
 from charter.storage.comparisons import LABELLED, enum_name
 from charter.v1 import types_pb2
@@ -15,8 +20,33 @@ from charter.worker.fit import Example
 _LEAST_LABELLED_SHARE = 0.5
 
 
+class Reads(Protocol):
+    """What reads comparisons: a preference model, or ``Reader``."""
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """Gives token ids."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Most tokens of conversation, answer and EOS together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads comparisons as a preference model on some language model will, without its weights."""
+
+    tokenizer: ChatTokenizer
+    max_context_tokens: int
+
+    @classmethod
+    def load(cls, model: str) -> "Reader":
+        """Of a folder or hub id. Raises as ``ChatTokenizer.load``."""
+        return cls(ChatTokenizer.load(model), AutoConfig.from_pretrained(model).max_position_embeddings)
+
+
 def split_examples(
-    model: PreferenceModel, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()
+    model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()
 ) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Pairs to fit, pairs held out, and what was left out, counted by why.
 
@@ -57,7 +87,7 @@ def group_of(messages: Iterable[str]) -> str:
     return "\n".join(messages)
 
 
-def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Example:
+def _example(model: Reads, comparison: types_pb2.Comparison) -> Example:
     messages = chat_messages(comparison.prompt)
     return Example(
         tuple(encode(model.tokenizer, messages, comparison.answer_a.text)),
@@ -70,9 +100,7 @@ def _example(model: PreferenceModel, comparison: types_pb2.Comparison) -> Exampl
     )
 
 
-def _left_out(
-    model: PreferenceModel, comparison: types_pb2.Comparison, example: Example, evaluated: Collection[str]
-) -> str:
+def _left_out(model: Reads, comparison: types_pb2.Comparison, example: Example, evaluated: Collection[str]) -> str:
     """Why a comparison cannot be used; empty when it can."""
     if comparison.outcome not in LABELLED:
         return enum_name("outcome", comparison.outcome)

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from charter.inference.preference_model import PreferenceModel, pad_right, soft_label_loss
+from charter.inference.preference_model import PreferenceModel, soft_label_loss
+from charter.inference.prefix_tree import tree_tokens
 from charter.v1 import run_pb2
-from charter.worker.batches import by_tokens
+from charter.worker import ranks
+from charter.worker.batches import packs
 from charter.worker.errors import RunError
 from charter.worker.probe import fit_probe
 
-# Tokens of a micro-batch, both answers of its pairs and their padding counted.
+# Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
 BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
@@ -71,9 +74,11 @@ def differences(model: PreferenceModel, examples: Sequence[Example], device: tor
     """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
     width = model.head.in_features * len(model.backbones)
     features = torch.zeros(2, len(examples), width, dtype=torch.double)
-    for rows, both in _batches(examples, _FORWARD_TOKENS, device):
-        features[:, rows] = model.features(*both).view(2, len(rows), -1).double().cpu()
-    return features[0] - features[1]
+    for rows, counts, both in _batches(model, examples, _FORWARD_TOKENS):
+        found = model.features(both).view(2, len(rows), -1).double().cpu()
+        if counts:
+            features[:, rows] = found
+    return ranks.total(features[0] - features[1])
 
 
 @torch.no_grad()
@@ -93,7 +98,9 @@ def probe(
     mean_scores = torch.zeros(len(examples), dtype=torch.double)
     for member, counts in enumerate(counted.double().numpy().T):
         read = found[:, model.part(member)]
-        weights = torch.from_numpy(fit_probe(read.numpy(), smoothed, groups, drawn * counts, lengths))
+        # By one rank for all: others may round otherwise.
+        solve = partial(fit_probe, read.numpy(), smoothed, groups, drawn * counts, lengths)
+        weights = torch.from_numpy(ranks.led(solve))
         model.head.weight[member].copy_(weights)
         mean_scores += read @ weights / model.members
     model.head.bias.zero_()
@@ -119,13 +126,16 @@ def fit(
         examples: the training pairs. An epoch takes each once, in a new order from torch's random state; with unequal
             weights it draws as many with replacement, in proportion to their weights.
         counted: what ``bootstrap_weights`` gives.
-        after_step: called with steps done, all steps, and the batch's loss in nats; True ends the fit.
+        after_step: called with steps done, all steps, and the batch's loss in nats; True ends the fit. Says the same
+            on every rank.
 
     Raises:
         RunError: a gradient is not finite.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=spec.learning_rate, eps=1e-5, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        ranks.parameter_groups(learning), lr=spec.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
+    )
     total = spec.epochs * math.ceil(len(examples) / spec.batch_size)
     step = 0
     for _ in range(spec.epochs):
@@ -133,8 +143,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = spec.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
             loss = _accumulate(model, [examples[index] for index in batch.tolist()], counted[batch], spec, device)
-            norm = nn.utils.clip_grad_norm_(learning, _MAX_GRADIENT_NORM)
-            if not bool(norm.isfinite()):
+            ranks.sum_gradients(learning)
+            if not math.isfinite(ranks.clip_gradients(learning, _MAX_GRADIENT_NORM)):
                 raise RunError(
                     f"the preference model's gradient is not finite in step {step + 1}: "
                     "lower preference_model.learning_rate"
@@ -150,8 +160,11 @@ def fit(
 def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Measured:
     """Score pairs without learning from them."""
     scores = torch.zeros(2, len(examples))
-    for rows, (input_ids, attention_mask) in _batches(examples, _FORWARD_TOKENS, device):
-        scores[:, rows] = model.scores(input_ids, attention_mask).view(2, len(rows)).cpu()
+    for rows, counts, both in _batches(model, examples, _FORWARD_TOKENS):
+        found = model.scores(both).view(2, len(rows)).cpu()
+        if counts:
+            scores[:, rows] = found
+    ranks.total(scores)
     difference = scores[0] - scores[1]
     labels = torch.tensor([example.probability_a for example in examples])
     return Measured(
@@ -178,27 +191,31 @@ def _accumulate(
     device: torch.device,
 ) -> float:
     """Add the gradient of the batch's mean loss; returns the loss."""
-    total = 0.0
-    for rows, (input_ids, attention_mask) in _batches(batch, BACKWARD_TOKENS, device):
-        scores = model.member_scores(input_ids, attention_mask).view(2, len(rows), model.members)
+    total = torch.zeros((), dtype=torch.double)
+    for rows, counts, both in _batches(model, batch, BACKWARD_TOKENS):
+        scores = model.member_scores(both).view(2, len(rows), model.members)
         labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
         smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
         # A label of 0.5 asks for no distance, a certain one for all of it.
         margin = spec.margin * (2 * labels - 1).abs()
         lengths = torch.tensor([batch[row].length_logit for row in rows], device=device).unsqueeze(1)
         loss = soft_label_loss(scores[0] - scores[1] + lengths, smoothed, margin, counted[rows].to(device))
-        loss = loss * (len(rows) / len(batch))
+        loss = loss * (counts * len(rows) / len(batch))
         torch.autograd.backward(loss * model.members if model.separate else loss)
         total += loss.item()
-    return total
+    return ranks.total(total).item()
 
 
 def _batches(
-    examples: Sequence[Example], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
-    """Pairs of similar length together: their places, and token ids and mask of all A, then all B."""
-    lengths = [2 * max(len(example.ids_a), len(example.ids_b)) for example in examples]
-    for rows in by_tokens(lengths, budget):
-        sequences = [examples[row].ids_a for row in rows] + [examples[row].ids_b for row in rows]
-        input_ids, attention_mask = pad_right(sequences)
-        yield rows, (input_ids.to(device), attention_mask.to(device))
+    model: PreferenceModel, examples: Sequence[Example], budget: int
+) -> Iterator[tuple[list[int], bool, list[Sequence[int]]]]:
+    """This rank's pairs by token budget: their places, whether they count (``ranks.share``), and token ids, A before B.
+
+    All A come before all B. A pair's prompt counts once.
+    """
+    lengths = [tree_tokens([example.ids_a, example.ids_b]) for example in examples]
+    if ranks.size() > 1 and not model.shares:
+        # Sequences go through it one by one, and each rank must call it as often as the others: one pair at a time.
+        budget = 0
+    for rows, counts in ranks.share(packs(lengths, budget)):
+        yield rows, counts, [*(examples[row].ids_a for row in rows), *(examples[row].ids_b for row in rows)]

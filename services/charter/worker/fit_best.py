@@ -9,14 +9,14 @@ from charter.evaluation.calibration import calibration_of, correctness, expected
 from charter.evaluation.results import Calibration, FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
-from charter.worker import fit
+from charter.worker import fit, ranks
 from charter.worker.fit import Example, Measured
 from charter.worker.length_bias import debiased
 from charter.worker.seeds import derive_seed
 
 
 class Best:
-    """The weights with the lowest held-out loss so far, on the CPU."""
+    """The weights with the lowest held-out loss so far, on the CPU; of each rank its shards."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -28,7 +28,9 @@ class Best:
         """Keep the weights if their loss is lower; returns how many offers in a row were not."""
         if self.measured is None or measured.loss < self.measured.loss:
             self.measured, self.step, self._worse = measured, step, 0
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            self._weights = {
+                name: ranks.local(tensor).detach().cpu().clone() for name, tensor in model.state_dict().items()
+            }
         else:
             self._worse += 1
         return self._worse
@@ -37,7 +39,9 @@ class Best:
         """Give the model the best weights back; returns how they measured. Raises ``ValueError`` without an offer."""
         if self.measured is None:
             raise ValueError("nothing was offered")
-        model.load_state_dict(self._weights)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                ranks.local(tensor).copy_(self._weights[name])
         return self.measured
 
 

@@ -91,13 +91,28 @@ def frozen_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Te
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The adapters as they travel: of each layer L matrices A [rank, in] and B [out, rank], whose product B A is added.
 
-    Named as in ``WeightHeader.base_sha256``; empty for a model without adapters.
+    Named as in ``WeightHeader.base_sha256``; empty for a model without adapters. Of a sharded model they are sharded.
     """
     tensors = {}
     for name, adapter in _adapters(model):
         tensors[f"{name}.lora_A.weight"] = adapter.down.detach()
         tensors[f"{name}.lora_B.weight"] = _SCALE * adapter.up
     return tensors
+
+
+def merged_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model by name with its adapters merged into its layers.
+
+    Args:
+        model: with or without adapters.
+        tensors: the model's, by name.
+    """
+    merged = frozen_tensors(model, tensors)
+    for name, _ in _adapters(model):
+        merged[f"{name}.weight"] = (
+            tensors[f"{name}.base.weight"] + _SCALE * tensors[f"{name}.up"] @ tensors[f"{name}.down"]
+        )
+    return merged
 
 
 def merge_lora(model: nn.Module) -> None:

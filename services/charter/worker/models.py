@@ -1,20 +1,22 @@
 """The models of PPO: policy, frozen reference, critic; and their tensors by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.batches import MicroBatch
 from charter.worker.errors import RunError
 from charter.worker.logprobs import token_logprobs, token_logprobs_and_entropies
 from charter.worker.packing import packed_hidden, use_packed_attention
+
+V = TypeVar("V")
 
 # Largest difference between our log-probs and the model's own before the model counts as unsupported.
 _TOLERANCE = 1e-2
@@ -36,19 +38,26 @@ class LanguageModel(nn.Module):
     @classmethod
     def load(cls, name: str | Path, device: torch.device) -> "LanguageModel":
         """Load a folder or hub id. Raises ``OSError`` when there is none, ``RunError`` for an unsupported model."""
+        keep_freed_memory()
         loaded = cls(AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device))
         loaded.check()
         return loaded
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Log-prob of each answer token, in nats, float32 [answer tokens]."""
-        return token_logprobs(self._hidden(batch), self._head_weight, batch.targets, temperature, self.precision)
+        found: Tensor = self(batch, temperature, token_logprobs)
+        return found
 
     def logprobs_and_entropies(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-prob of each answer token and entropy of its distribution, in nats, both float32 [answer tokens]."""
-        return token_logprobs_and_entropies(
-            self._hidden(batch), self._head_weight, batch.targets, temperature, self.precision
-        )
+        found: tuple[Tensor, Tensor] = self(batch, temperature, token_logprobs_and_entropies)
+        return found
+
+    def forward(self, batch: MicroBatch, temperature: float, statistics: Callable[..., V]) -> V:
+        """What ``statistics`` says of the answer tokens. Only inside this call are sharded weights whole."""
+        hidden = packed_hidden(self.model.base_model, batch, self.precision)[batch.states]
+        weight = self.model.get_output_embeddings().weight
+        return statistics(hidden, weight, batch.targets, temperature, self.precision)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -57,7 +66,7 @@ class LanguageModel(nn.Module):
         Some architectures cap, scale or bias their logits after the head, or do not let attention be replaced. Raises
         ``RunError`` when they differ.
         """
-        device = self._head_weight.device
+        device = self.model.get_output_embeddings().weight.device
         ids = torch.arange(1, 13, device=device)
         batch = MicroBatch([0, 1], ids.unsqueeze(0), [8, 4], torch.arange(12, device=device), ids.roll(-1))
         packed = self.logprobs(batch, 1.0)
@@ -73,15 +82,8 @@ class LanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it is now."""
-        return self._head_weight.device
-
-    @property
-    def _head_weight(self) -> Tensor:
-        weight: Tensor = self.model.get_output_embeddings().weight
-        return weight
-
-    def _hidden(self, batch: MicroBatch) -> Tensor:
-        return packed_hidden(self.model.base_model, batch, self.precision)[batch.states]
+        place: torch.device = self.model.get_output_embeddings().weight.device
+        return place
 
 
 class Critic(nn.Module):
@@ -127,7 +129,12 @@ class Critic(nn.Module):
 
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""
-        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states]).squeeze(-1)
+        values: Tensor = self(batch).squeeze(-1)
+        return values
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """``values``, [answer tokens, 1]. Only inside this call are sharded weights whole."""
+        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states])
         return values.float()
 
 
@@ -150,17 +157,3 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
     tied = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     return tensors | {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
-
-
-@torch.no_grad()
-def copy_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors with those of a safetensors file. Raises ``ValueError`` when names or shapes differ."""
-    with safe_open(path, framework="pt") as file:
-        if set(file.keys()) != set(into):
-            differing = sorted(set(file.keys()) ^ set(into))[:5]
-            raise ValueError(f"{path} does not hold the expected tensors; differing: {', '.join(differing)}")
-        for name, tensor in into.items():
-            loaded = file.get_tensor(name)
-            if loaded.shape != tensor.shape:
-                raise ValueError(f"{path}: {name} has shape {tuple(loaded.shape)}, expected {tuple(tensor.shape)}")
-            tensor.copy_(loaded)

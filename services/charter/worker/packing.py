@@ -36,7 +36,8 @@ def packed_hidden(model: Any, batch: Packed, precision: torch.dtype) -> Tensor:
     """Final hidden states of packed sequences, float32 [tokens, width]; matrix products are done in ``precision``."""
     positions = torch.cat([torch.arange(length) for length in batch.lengths]).unsqueeze(0)
     device = batch.input_ids.device
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+    # No weight is used twice: rounded ones need not be kept, and would be those of all layers where they are sharded.
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32, cache_enabled=False):
         output = model(
             input_ids=batch.input_ids,
             position_ids=positions.to(device),

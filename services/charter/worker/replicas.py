@@ -129,10 +129,10 @@ class Replicas:
         self.wait_ready()
 
     def _wake_keepers(self) -> None:
-        self._asleep = False
         for replica in self._replicas.values():
-            replica.ready, replica.problem = False, ""
+            replica.ready, replica.problem = False, "" if self._asleep else replica.problem
             replica.wake.set()
+        self._asleep = False
 
     def ready(self) -> list[Replica]:
         """Those that take calls; the caller holds ``changed``. Raises what no waiting can mend."""

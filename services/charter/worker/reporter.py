@@ -62,6 +62,10 @@ class Reporter:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def stop(self) -> None:
+        """Take note that a signal asks the worker to stop."""
+        self._stop_requested = self.terminated = True
+
     def raise_if_stopped(self) -> None:
         """Raise ``Cancelled`` when the worker was asked to stop."""
         if self._stop_requested:
@@ -125,14 +129,15 @@ class Reporter:
             sink.close()
         if self._channel is None:
             return
-        patience = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         with self._channel:
-            while self._waiting and time.monotonic() < patience:
-                self._deliver()
+            while self._waiting and (left := deadline - time.monotonic()) > 0:
+                self._deliver(patience=left)
         if self._waiting:
             logger.error("events were not delivered", extra={"events": len(self._waiting), "trainer": self._address})
 
-    def _deliver(self) -> None:
+    def _deliver(self, patience: float = 0.0) -> None:
+        """Send what waits. With ``patience`` (seconds) wait for a trainer that is away, without it try once."""
         if self._channel is None:
             return
         stub = trainer_pb2_grpc.RunReportServiceStub(self._channel)
@@ -141,7 +146,7 @@ class Reporter:
             request = trainer_pb2.ReportEventsRequest(run_id=self.run_id, attempt=self._attempt, events=events)
             try:
                 with explained("trainer", self._address):
-                    response = stub.ReportEvents(request, timeout=QUICK)
+                    response = stub.ReportEvents(request, timeout=patience or QUICK, wait_for_ready=patience > 0)
             except ServiceError as error:
                 if error.code == grpc.StatusCode.ABORTED:
                     self._waiting = []
@@ -155,5 +160,5 @@ class Reporter:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         logger.warning("stopping after the current operation", extra={"signal": signal.Signals(number).name})
-        self._stop_requested = self.terminated = True
+        self.stop()
         signal.signal(number, signal.SIG_DFL)

@@ -1,16 +1,17 @@
 """One run from its first check to its report: the order of the stages."""
 
 import logging
-import os
 import random
 
 import numpy as np
 import torch
 
 from charter.v1 import run_pb2
+from charter.worker import ranks
 from charter.worker.artifacts import Artifacts
 from charter.worker.clients import Services
 from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.lead import Leader
 from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
@@ -30,7 +31,9 @@ from charter.worker.stages.watch import sample_watched
 logger = logging.getLogger("charter.worker")
 
 
-def execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter) -> None:
+def execute(
+    run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts, reporter: Reporter, leader: Leader
+) -> None:
     """Do everything that a filled spec asks for. A stage that an earlier attempt finished is read from its file.
 
     Raises ``Cancelled`` when asked to stop, ``Superseded`` when a newer worker took over, ``RunError`` or
@@ -46,8 +49,7 @@ def execute(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifac
             check_spec(spec)
             prompts = load_prompts(spec, artifacts)
             constitution = check_services(spec, services, artifacts)
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            run = Run(run_id, spec, artifacts, services, reporter, prompts, constitution, device)
+            run = Run(run_id, spec, artifacts, services, reporter, leader, prompts, constitution)
             _serve_starting_policy(run)
             reporter.report(1, 1)
         check_judge(run)
@@ -69,7 +71,7 @@ def _serve_starting_policy(run: Run) -> None:
     """Have the policy service hold the starting weights as version 1, unless everything they are for is done."""
     if run.artifacts.answers("before").exists() or policy_serves(run, STARTING_VERSION):
         return
-    model = LanguageModel.load(run.spec.policy.model, run.resting_device)
+    model = LanguageModel.load(run.spec.policy.model, torch.device("cpu"))
     serve_starting_policy(run, named_tensors(model.model))
 
 
@@ -78,4 +80,4 @@ def _seed_everything(seed: int) -> None:
     random.seed(derive_seed(seed, "python"))
     np.random.seed(derive_seed(seed, "numpy") % 2**32)
     torch.manual_seed(derive_seed(seed, "torch"))
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    ranks.use_cores()

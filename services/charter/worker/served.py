@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
+from charter.worker import ranks
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
 from charter.worker.lora import adapter_tensors, frozen_tensors
 from charter.worker.models import named_tensors
+from charter.worker.update import Learner
 
 
 def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
@@ -18,17 +20,20 @@ def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
     return _remember(run, "policy", run.services.send_policy(tensors, STARTING_VERSION))
 
 
-def serve_policy(run: Run, model: nn.Module, version: int) -> float:
-    """Serve a policy on every replica, whatever they serve; of one with LoRA adapters only these travel.
-
-    Returns the seconds it took.
-    """
-    tensors = frozen_tensors(model, named_tensors(model))
-    if adapter := adapter_tensors(model):
-        update = run.services.send_policy_adapter(adapter, version, tensors, STARTING_VERSION)
-    else:
-        update = run.services.send_policy(tensors, version)
+def serve_learner(run: Run, version: int) -> float:
+    """Serve the policy as it learns, as ``serve_policy``; of one with LoRA adapters only these travel."""
+    if not run.spec.ppo.HasField("lora_rank"):
+        return serve_policy(run, run.leader.together(_policy_tensors), version)
+    adapter = run.leader.together(_adapter_tensors)
+    update = run.services.send_policy_adapter(
+        adapter, version, lambda: run.leader.together(_policy_tensors), STARTING_VERSION
+    )
     return _remember(run, "policy", update)
+
+
+def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int) -> float:
+    """Serve a policy on every replica, whatever they serve; returns the seconds it took."""
+    return _remember(run, "policy", run.services.send_policy(tensors, version))
 
 
 def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:
@@ -56,6 +61,16 @@ def check_served(run: Run, preference_version: int) -> None:
             "the preference service does not serve this run's weights any more: another run uses it, or it was "
             "restarted. See to it that this run has it alone, then resume the run"
         )
+
+
+def _policy_tensors(learner: Learner) -> dict[str, Tensor]:
+    """Without adapters."""
+    model = learner.actor.model
+    return ranks.whole(frozen_tensors(model, named_tensors(model)))
+
+
+def _adapter_tensors(learner: Learner) -> dict[str, Tensor]:
+    return ranks.whole(adapter_tensors(learner.actor.model))
 
 
 def _remember(run: Run, service: str, update: WeightUpdate) -> float:

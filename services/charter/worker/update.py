@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from charter.v1 import run_pb2
+from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.algorithms.base import Prepared, Rows, Targets
 from charter.worker.algorithms.ppo import value_loss
@@ -52,6 +53,7 @@ class Learner:
         """Move the models and the optimizers' moments. Steps are done on the device of the constructor only."""
         for module in (self.actor, self.reference, self.critic):
             if module is not None:
+                # Between CPU and GPU the parameters stay the objects that the optimizers know.
                 module.to(device)
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for state in optimizer.state.values() if optimizer is not None else ():
@@ -63,14 +65,18 @@ class Learner:
         mask = episodes.mask
         zeros = torch.zeros(3, *mask.shape)
         prepared = Prepared(zeros[0], zeros[1], zeros[2], torch.zeros(mask.shape) if self.critic else None)
-        for rows in packs(episodes.lengths, FORWARD_TOKENS):
+        for rows, counts in ranks.share(packs(episodes.lengths, FORWARD_TOKENS)):
             batch = collate(episodes, rows, self.device)
             logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
             values = self.critic.values(batch) if self.critic else None
             flat = (logprobs, self._reference_logprobs(batch), entropies, values)
             for target, found in zip(prepared, flat, strict=True):
-                if target is not None and found is not None:
+                if target is not None and found is not None and counts:
                     target[rows] = scatter(found.cpu(), mask[rows])
+        for target in prepared:
+            if target is not None:
+                # Each rank has filled its own rows, and the others are 0.
+                ranks.total(target)
         return prepared
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
@@ -115,9 +121,10 @@ class Learner:
     ) -> dict[str, float]:
         mask = episodes.mask
         tokens, count = int(mask[minibatch].sum()), self.algorithm.count(mask[minibatch])
-        total = 0.0
-        reported: dict[str, list[Tensor]] = {}
-        for rows in self._micro_batches(episodes, minibatch, self.algorithm.together):
+        loss_sum = torch.zeros((), dtype=torch.double)
+        # Sum and count of each number that is reported as its mean.
+        reported: dict[str, Tensor] = {}
+        for rows, counts in self._micro_batches(episodes, minibatch, self.algorithm.together):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
             bonus = torch.zeros((), device=self.device)
@@ -138,16 +145,17 @@ class Learner:
                 )
             )
             loss = terms.loss.sum() / count
-            torch.autograd.backward(loss - bonus)
-            total += loss.item()
+            torch.autograd.backward((loss - bonus) * counts)
+            loss_sum += loss.item() * counts
             for name, values in terms.numbers.items():
-                reported.setdefault(name, []).append(values)
+                found = torch.tensor([values.double().sum().item(), len(values)], dtype=torch.double)
+                reported[name] = reported.get(name, 0.0) + found * counts
         norm = self._step(self.actor, self.actor_optimizer, "policy")
-        means = {name: torch.cat(values) for name, values in reported.items()}
+        means = {name: ranks.total(found).tolist() for name, found in sorted(reported.items())}
         return {
-            "policy_loss": total,
+            "policy_loss": ranks.total(loss_sum).item(),
             "policy_gradient_norm": norm,
-            **{name: values.mean().item() for name, values in means.items() if len(values)},
+            **{name: values / among for name, (values, among) in means.items() if among},
         }
 
     def _critic_step(
@@ -162,8 +170,9 @@ class Learner:
         assert targets.returns is not None
         mask = episodes.mask
         tokens = int(mask[minibatch].sum())
-        sums = {"value_loss": 0.0, "value_clip_fraction": 0.0}
-        for rows in self._micro_batches(episodes, minibatch, 1):
+        # Loss, and tokens whose value was clipped.
+        sums = torch.zeros(2, dtype=torch.double)
+        for rows, counts in self._micro_batches(episodes, minibatch, 1):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
             terms = value_loss(
@@ -174,21 +183,24 @@ class Learner:
                 value_clip=self.spec.value_clip,
             )
             loss = terms.loss.sum() / tokens
-            torch.autograd.backward(self.spec.value_coefficient * loss)
-            sums["value_loss"] += loss.item()
-            sums["value_clip_fraction"] += terms.clipped.sum().item() / tokens
+            torch.autograd.backward(self.spec.value_coefficient * loss * counts)
+            sums += torch.tensor([loss.item(), terms.clipped.sum().item() / tokens]) * counts
         self._step(critic, optimizer, "critic")
-        return sums
+        value_loss_sum, clip_fraction = ranks.total(sums).tolist()
+        return {"value_loss": value_loss_sum, "value_clip_fraction": clip_fraction}
 
-    def _micro_batches(self, episodes: Episodes, minibatch: list[int], together: int) -> Iterator[list[int]]:
-        """Rows of ``minibatch`` by token budget, ``together`` neighbours never parted."""
+    def _micro_batches(
+        self, episodes: Episodes, minibatch: list[int], together: int
+    ) -> Iterator[tuple[list[int], bool]]:
+        """This rank's rows of ``minibatch`` by token budget, ``together`` neighbours never parted; as ``share``."""
         lengths = episodes.lengths
         units = [minibatch[start : start + together] for start in range(0, len(minibatch), together)]
-        for group in packs([sum(lengths[row] for row in unit) for unit in units], BACKWARD_TOKENS):
-            yield [row for place in group for row in units[place]]
+        budgeted = packs([sum(lengths[row] for row in unit) for unit in units], BACKWARD_TOKENS)
+        for group, counts in ranks.share(budgeted):
+            yield [row for place in group for row in units[place]], counts
 
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> float:
-        norm = float(nn.utils.clip_grad_norm_(module.parameters(), self.spec.max_gradient_norm))
+        norm = ranks.clip_gradients(module.parameters(), self.spec.max_gradient_norm)
         if not norm < float("inf"):
             raise RunError(
                 f"the {name}'s gradient is not finite ({norm}); nothing was updated. Lower ppo.learning_rate or "

@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from charter.inference.engine import ChatMessage, Prompt
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker import update
-from charter.worker.batches import Episodes, by_tokens, collate, packs
+from charter.worker.batches import Episodes, collate, packs
 from charter.worker.models import Critic, LanguageModel
 from charter.worker.packing import packed_hidden
 from charter.worker.step import Controls, learn
@@ -31,6 +31,24 @@ from rich.console import Console
 CONSOLE = Console(width=120)
 EPISODES, MOST_TOKENS = 16, 48
 CPU = torch.device("cpu")
+
+
+def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows so that rows times the longest row of a group stay within ``budget`` tokens.
+
+    Rows are taken longest first, so that rows of similar length share a group and little is padded, and the first group
+    shows at once whether memory suffices. A row longer than the budget is a group of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    groups: list[list[int]] = []
+    longest = 0
+    for row in order:
+        if groups and (len(groups[-1]) + 1) * longest <= budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            longest = lengths[row]
+    return groups
 
 
 def make_episodes(model: str, prompts: Path, seed: int = 0) -> Episodes:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from statistics import mean
 
+import torch
+
 from charter.evaluation.results import Evaluation, EvaluationRow, write_result
 from charter.evaluation.statistics import win_rate
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.models import LanguageModel
+from charter.worker.models import LanguageModel, named_tensors
 from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
 from charter.worker.served import policy_serves, serve_policy
@@ -26,7 +28,9 @@ def evaluate(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
         version = run.artifacts.record["policy_version"]
         if not policy_serves(run, version):
-            serve_policy(run, LanguageModel.load(run.artifacts.policy, run.device).model, version)
+            # On the CPU, where it fits even if the GPUs hold it only together.
+            model = LanguageModel.load(run.artifacts.policy, torch.device("cpu")).model
+            serve_policy(run, named_tensors(model), version)
         before = sample_held_out(run, "before", STARTING_VERSION)
         after = sample_held_out(run, "after", version)
         prompts = held_out_prompts(run)

@@ -2,16 +2,19 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from charter.evaluation.results import Calibration, FitStep, PreferenceFit, write_result
 from charter.inference.preference_model import Aggregation, PreferenceModel
 from charter.v1 import run_pb2, types_pb2
+from charter.worker import ranks
 from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
-from charter.worker.examples import group_of, split_examples
+from charter.worker.examples import Reader, group_of, split_examples
 from charter.worker.fit import Example, Measured
 from charter.worker.fit_best import Best, calibration, fit_best
 from charter.worker.gpu_turn import gpu_turn
@@ -21,6 +24,9 @@ from charter.worker.seeds import derive_seed
 from charter.worker.served import preference_serves, serve_preference_model
 
 _RESULT = "preference_fit"
+
+# To fit to, and held out.
+_Examples = tuple[Sequence[Example], Sequence[Example]]
 
 _AGGREGATIONS = {
     run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
@@ -40,7 +46,7 @@ def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STA
     with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL), torch.random.fork_rng():
         if not is_fitted(run, refreshes):
             with gpu_turn(run):
-                fitted = _fit(run, refreshes, policy_version).cpu()
+                fitted = _fit(run, refreshes, policy_version)
             serve_preference_model(run, fitted, version)
         elif not preference_serves(run, version):
             serve_preference_model(run, PreferenceModel.load(folder), version)
@@ -64,30 +70,26 @@ def _named(name: str, refreshes: int) -> str:
 
 
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
-    torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
     spec = run.spec.preference_model
-    model = PreferenceModel.from_causal_lm(
-        spec.model, derive_seed(run.spec.seed, "head"), spec.members, separate=spec.separate_members
-    )
-    if spec.HasField("lora_rank"):
-        for member, backbone in enumerate(model.backbones):
-            add_lora(backbone, spec.lora_rank, derive_seed(run.spec.seed, "preference lora", str(member)))
-    model.aggregate_by(_AGGREGATIONS[spec.aggregation], spec.uncertainty_weight)
-    model = model.to(run.device).eval()
-    train, held_out, left_out = split_examples(model, _labels(run, policy_version), _evaluated(run))
+    reader = Reader.load(spec.model)
+    train, held_out, left_out = split_examples(reader, _labels(run, policy_version), _evaluated(run))
     left_out["IDENTICAL"] = left_out.get("IDENTICAL", 0) + run.artifacts.record["counts"]["pairs_identical"]
     train, held_out, mixed = mix(train, held_out, run.spec.feedback)
     history: list[FitStep] = []
-    best = Best()
 
-    def report(step: FitStep, total: int) -> None:
-        history.append(step)
-        _report(run, step, total)
+    def report(step: FitStep, total: int, warming_up: bool) -> None:
+        if warming_up:
+            run.reporter.report(step.step, total, text="warm start on imported comparisons")
+        else:
+            history.append(step)
+            _report(run, step, total)
         run.reporter.raise_if_stopped()
 
-    warm_start = _warm_start(run, model)
-    fit_best(model, train, held_out, spec, run.device, best, report, seed=run.spec.seed, probe=not warm_start)
-    measured = best.restore(model)
+    torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
+    warm_start = _warm_start_examples(run, reader)
+    measured, kept_step, weights = run.leader.everywhere(_fit_on_ranks, report, run.spec, warm_start, train, held_out)
+    model = _untrained(run.spec, torch.device("cpu"))
+    model.load_state_dict(weights)
     merge_lora(model)
     scores = [*measured.scores_a, *measured.scores_b]
     model.centre(torch.tensor(_of_starting_policy(scores, held_out)))
@@ -101,7 +103,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         length_correlation=correlation(
             scores, [len(ids) for ids in (*(one.ids_a for one in held_out), *(one.ids_b for one in held_out))]
         ),
-        kept_step=best.step,
+        kept_step=kept_step,
         members=spec.members,
         mix=tuple(mixed),
         by_source=_parts(measured, held_out, lambda example: example.source, run.spec.seed),
@@ -147,24 +149,59 @@ def _evaluated(run: Run) -> set[str]:
     return {group_of(message.content for message in prompt.messages) for prompt in run.prompts.held_out}
 
 
-def _warm_start(run: Run, model: PreferenceModel) -> bool:
-    """Fit to the imported comparisons first, if the spec says so (Askell et al. 2021, preference-model pretraining)."""
-    spec = run_pb2.PreferenceModelSpec()
-    spec.CopyFrom(run.spec.preference_model)
-    if not spec.warm_start_epochs:
-        return False
-    spec.epochs = spec.warm_start_epochs
+def _warm_start_examples(run: Run, reader: Reader) -> _Examples | None:
+    """Imported comparisons to fit to first, if the spec says so (Askell et al. 2021, preference-model pretraining)."""
+    if not run.spec.preference_model.warm_start_epochs:
+        return None
     imported = run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
-    train, held_out, _ = split_examples(model, imported, _evaluated(run))
-    best = Best()
+    train, held_out, _ = split_examples(reader, imported, _evaluated(run))
+    return train, held_out
 
-    def report(step: FitStep, total: int) -> None:
-        run.reporter.report(step.step, total, text="warm start on imported comparisons")
-        run.reporter.raise_if_stopped()
 
-    fit_best(model, train, held_out, spec, run.device, best, report, seed=run.spec.seed)
-    best.restore(model)
-    return True
+def _fit_on_ranks(
+    report: Callable[[FitStep, int, bool], None] | None,
+    spec: run_pb2.RunSpec,
+    warm_start: _Examples | None,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+) -> tuple[Measured, int, dict[str, Tensor]]:
+    """Fit on every rank; how the best weights measured, the step they are of, and on rank 0 themselves.
+
+    ``report`` is called on rank 0 alone, which may raise there to end the fit.
+    """
+    model = ranks.load_sharded(partial(_untrained, spec), ranks.device(), lambda model: model.backbones).eval()
+
+    def fit_to(examples: _Examples, fit_spec: run_pb2.PreferenceModelSpec, *, warming_up: bool, probe: bool) -> Best:
+        best = Best()
+
+        def told(step: FitStep, total: int) -> None:
+            ranks.led(lambda: report(step, total, warming_up) if report else None)
+
+        fit_best(model, *examples, fit_spec, ranks.device(), best, told, seed=spec.seed, probe=probe)
+        best.restore(model)
+        return best
+
+    if warm_start is not None:
+        warm_spec = run_pb2.PreferenceModelSpec()
+        warm_spec.CopyFrom(spec.preference_model)
+        warm_spec.epochs = warm_spec.warm_start_epochs
+        fit_to(warm_start, warm_spec, warming_up=True, probe=True)
+    best = fit_to((train, held_out), spec.preference_model, warming_up=False, probe=warm_start is None)
+    assert best.measured is not None
+    return best.measured, best.step, ranks.whole(model.state_dict())
+
+
+def _untrained(spec: run_pb2.RunSpec, device: torch.device) -> PreferenceModel:
+    """The preference model that the fit starts from, with adapters if the spec asks for some."""
+    fit = spec.preference_model
+    model = PreferenceModel.from_causal_lm(
+        fit.model, derive_seed(spec.seed, "head"), fit.members, separate=fit.separate_members
+    )
+    if fit.HasField("lora_rank"):
+        for member, backbone in enumerate(model.backbones):
+            add_lora(backbone, fit.lora_rank, derive_seed(spec.seed, "preference lora", str(member)))
+    model.aggregate_by(_AGGREGATIONS[fit.aggregation], fit.uncertainty_weight)
+    return model.to(device)
 
 
 def _parts(

@@ -3,15 +3,18 @@
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from charter.evaluation.samples import extremes, step_to_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.v1 import run_pb2
-from charter.worker import checkpoint, metrics, rollouts
+from charter.worker import checkpoint, metrics, ranks, rollouts
 from charter.worker.agreement import probe_policy
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import append_line
@@ -19,12 +22,12 @@ from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
 from charter.worker.gpu_turn import gpu_turn
-from charter.worker.lora import add_lora, merge_lora
-from charter.worker.models import Critic, LanguageModel
+from charter.worker.lora import add_lora, merged_tensors
+from charter.worker.models import Critic, LanguageModel, named_tensors
 from charter.worker.overoptimisation import best, parted
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
-from charter.worker.served import check_served, policy_serves, serve_policy
+from charter.worker.served import check_served, policy_serves, serve_learner
 from charter.worker.stages.refresh import preference_version, refresh_preference_model
 from charter.worker.stages.watch import due, measure
 from charter.worker.step import Controls, learn
@@ -36,7 +39,7 @@ def run_ppo(run: Run) -> None:
     if run.artifacts.policy.exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_PPO):
-        learner = make_learner(run)
+        learner = run.leader.hold(make_learner, run.spec, _preference_model(run), run.resting_device)
         progress = _resume(run, learner)
         saved = progress.step
         while progress.step < run.spec.ppo.steps and not _parted(run, progress):
@@ -58,33 +61,46 @@ def run_ppo(run: Run) -> None:
         _write_policy(run, learner, progress)
 
 
-def make_learner(run: Run) -> Learner:
-    """Policy and reference from the starting weights, and the critic if the algorithm needs one."""
-    spec, model = run.spec.ppo, run.spec.policy.model
-    # On a GPU that is shared, what is kept between the worker's turns.
-    device = run.resting_device
-    actor = LanguageModel.load(model, device)
-    critic = _make_critic(run) if ALGORITHMS[spec.algorithm].needs_critic else None
-    if spec.HasField("lora_rank"):
-        add_lora(actor.model, spec.lora_rank, run.spec.seed)
-        if critic is not None:
-            add_lora(critic.backbone, spec.lora_rank, run.spec.seed)
+def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: torch.device) -> Learner:
+    """Policy and reference from the starting weights, and the critic if the algorithm needs one; every rank's shards.
+
+    Args:
+        spec: filled.
+        preference_model: what the critic starts from; None = the policy.
+        place: where a rank that is alone keeps them.
+    """
+    model, rank = spec.policy.model, spec.ppo.lora_rank if spec.ppo.HasField("lora_rank") else None
+
+    def load_actor(device: torch.device) -> LanguageModel:
+        actor = LanguageModel.load(model, device)
+        if rank is not None:
+            add_lora(actor.model, rank, spec.seed)
+        return actor
+
+    def load_critic(device: torch.device) -> Critic:
+        critic = (
+            Critic.from_preference_model(preference_model, device)
+            if preference_model is not None
+            else Critic.from_policy(model, device)
+        )
+        if rank is not None:
+            add_lora(critic.backbone, rank, spec.seed)
+        return critic
+
     return Learner(
-        spec=spec,
-        temperature=run.spec.sampling.temperature,
-        actor=actor,
-        reference=None if spec.HasField("lora_rank") else LanguageModel.load(model, device),
-        critic=critic,
-        device=run.device,
+        spec=spec.ppo,
+        temperature=spec.sampling.temperature,
+        actor=ranks.load_sharded(load_actor, place),
+        critic=ranks.load_sharded(load_critic, place) if ALGORITHMS[spec.ppo.algorithm].needs_critic else None,
+        reference=ranks.load_sharded(partial(LanguageModel.load, model), place) if rank is None else None,
+        device=ranks.device(),
     )
 
 
-def _make_critic(run: Run) -> Critic:
-    """From the preference model if there is one that reads the policy's tokens, else from the policy."""
-    model = run.spec.policy.model
-    if run.needs_preference_model and run.spec.preference_model.model == model:
-        return Critic.from_preference_model(run.artifacts.preference_model, run.resting_device)
-    return Critic.from_policy(model, run.resting_device)
+def _preference_model(run: Run) -> Path | None:
+    """The preference model if there is one that reads the policy's tokens."""
+    same = run.needs_preference_model and run.spec.preference_model.model == run.spec.policy.model
+    return run.artifacts.preference_model if same else None
 
 
 def _resume(run: Run, learner: Learner) -> Progress:
@@ -95,12 +111,12 @@ def _resume(run: Run, learner: Learner) -> Progress:
     checkpoint.clean(run.artifacts.checkpoints)
     if (found := checkpoint.newest(run.artifacts.checkpoints)) is not None:
         path, progress = found
-        checkpoint.restore(path, learner)
+        run.leader.together(checkpoint.restore, path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
-        serve_policy(run, learner.actor.model, progress.weight_version)
-    probe_policy(run, learner.actor, progress.weight_version)
+        serve_learner(run, progress.weight_version)
+    probe_policy(run, progress.weight_version)
     return progress
 
 
@@ -123,14 +139,14 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
     with traced("update"), gpu_turn(run, learner):
-        numbers, controls = learn(learner, episodes, progress.step, progress.controls)
+        numbers, controls = run.leader.together(learn, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
         with traced("send weights"):
-            serve_policy(run, learner.actor.model, version)
-            numbers |= probe_policy(run, learner.actor, version)
+            serve_learner(run, version)
+            numbers |= probe_policy(run, version)
     clock.lap("weight_sync_seconds")
 
     measured = progress.measured
@@ -187,7 +203,7 @@ def _parted(run: Run, progress: Progress) -> bool:
 def _go_back(run: Run, learner: Learner, progress: Progress) -> Progress:
     """Take back the steps since the one that the judge liked best."""
     top = best(progress.measured)
-    checkpoint.restore(checkpoint.folder_of(run.artifacts.checkpoints, top.step), learner)
+    run.leader.together(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))
     text = (
         f"stopped after step {progress.step}: the score rose and the judge's opinion fell; back to step {top.step}, "
         f"where the judge preferred the policy by {top.judge:.0%}"
@@ -220,7 +236,7 @@ def _announce(run: Run, progress: Progress, what: str) -> None:
 def _save(run: Run, learner: Learner, progress: Progress) -> None:
     start = time.monotonic()
     with traced("checkpoint"):
-        path = checkpoint.save(run.artifacts.checkpoints, learner, progress, run.spec.checkpoints.keep)
+        path = run.leader.together(checkpoint.save, run.artifacts.checkpoints, progress, run.spec.checkpoints.keep)
     metrics.CHECKPOINT_SECONDS.labels(run.id).set(time.monotonic() - start)
     metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
 
@@ -229,9 +245,13 @@ def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
     """The aligned model in the Hugging Face layout; the folder appears when it is whole."""
     temporary = run.artifacts.policy.with_name(".policy.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    merge_lora(learner.actor.model)
-    learner.actor.model.save_pretrained(temporary)
+    model = learner.actor.model
+    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.together(_actor_tensors)))
     AutoTokenizer.from_pretrained(run.spec.policy.model).save_pretrained(temporary)
     run.artifacts.record["policy_version"] = progress.weight_version
     run.artifacts.save_record()
     temporary.rename(run.artifacts.policy)
+
+
+def _actor_tensors(learner: Learner) -> dict[str, Tensor]:
+    return ranks.whole(named_tensors(learner.actor.model))

@@ -8,6 +8,7 @@ from charter.inference.chat import ChatTokenizer
 from charter.spec.load import spec_to_json
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import Artifacts, write_text
 from charter.worker.clients import Services, servers_sleep
@@ -57,6 +58,10 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
     if servers_sleep(spec.services) and (len(spec.services.policy) > 1 or spec.services.judge_replicas):
         raise SpecError(
             "services.gpu_sharing is for one GPU, on which there is one policy and one judge: name one of each"
+        )
+    if servers_sleep(spec.services) and ranks.size() > 1:
+        raise SpecError(
+            f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
         )
 
 

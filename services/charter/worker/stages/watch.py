@@ -59,7 +59,7 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
         score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
     episodes = episodes_of(answers, [0.0] * len(answers))
     with gpu_turn(run, learner):
-        old = learner.prepare(episodes)
+        old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
 
