@@ -184,8 +184,8 @@ def main() -> None:
         enough = [row for row in ROWS if len({one.pair.group for one in asked[row.name]}) >= LEAST_PROMPTS]
         results = {row.name: measured(found, row, asked[row.name]) for row in enough}
         everything[path.stem] = results
-        first = next(iter(results.values()))["as_served"]
-        shorter, similar = first["shorter_is_better_accuracy"], first["similar_length_shorter_accuracy"]
+        largest = max((one["as_served"] for one in results.values()), key=lambda one: int(one["pairs"]))
+        shorter, similar = largest["shorter_is_better_accuracy"], largest["similar_length_shorter_accuracy"]
         CONSOLE.print(f"{path.stem}: the shorter is better {shorter:.2f}, of similar length {similar:.2f}")
         CONSOLE.print("\n".join(table(results)), soft_wrap=True, markup=False, highlight=False)
     if options.output is not None:
