@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from charter.inference.preference_model import PreferenceModel
+from charter.preference import metrics
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import BATCH, connect
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
@@ -116,6 +117,12 @@ def texts(workload: str, count: int, seed: int) -> list[Text]:
     return made
 
 
+def padded(lengths: Sequence[int], batch: int) -> int:
+    """Tokens that a loop over batches computes, padding included."""
+    batches = [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
+    return sum(len(one) * max(one) for one in batches)
+
+
 def served(stub: preference_pb2_grpc.PreferenceServiceStub, asked: Sequence[Text]) -> list[float]:
     """One request to the service."""
     items = [
@@ -169,13 +176,20 @@ def main() -> None:
     worst = max(abs(one - other) for name in ways for one, other in zip(found["service"], found[name], strict=True))
     if worst > _TOLERANCE:
         raise RuntimeError(f"scores differ by {worst:.2g}")
-    lengths = sorted(len(ids) for ids in loop.token_ids(asked))
+    unsorted = [len(ids) for ids in loop.token_ids(asked)]
+    lengths = sorted(unsorted)
     answers = [len(loop.tokenizer(one.answer)["input_ids"]) for one in asked]
+    computed = metrics.TOKENS._value.get() - metrics.SHARED._value.get()
     figures = {
         "workload": options.workload,
         "texts": len(asked),
         "tokens": {"shortest": lengths[0], "median": statistics.median(lengths), "longest": lengths[-1]},
         "median_tokens_of_an_answer": statistics.median(answers),
+        "tokens_computed": {
+            "service": round(computed / options.rounds),
+            "loop of 16": padded(unsorted, 16),
+            "loop of 1": padded(unsorted, 1),
+        },
         "texts_per_second": {
             name: [round(len(asked) / wall, 2) for wall, _ in rounds] for name, rounds in timings.items()
         },
