@@ -99,7 +99,7 @@ SAMPLING = [
     ("the policy is updated in part, the critic not yet", "charter.worker.update:Learner._critic_step", 1, 0),
 ]
 UPDATING = [
-    ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 2, 0),
+    ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 1, 0),
     ("the batch ahead is half written to the second checkpoint", "charter.worker.checkpoint:write_batches", 2, 1),
     ("what was under way is sampled again", "charter.worker.rollouts:sample", 1, 1),
     ("learning from answers of the checkpoint", "charter.worker.update:Learner._critic_step", 1, 1),
