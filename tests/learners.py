@@ -1,6 +1,7 @@
 """Learners on tiny real models, made-up episodes, and sampled ones with a known reward."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def make_episodes(seed: int = 0, count: int = 7) -> Episodes:
         ended=torch.rand(count, generator=generator) < 0.5,
         scores=torch.randn(count, generator=generator),
         sampler_logprobs=-6 * torch.rand(count, max(map(len, answers)), generator=generator),
+        ages=torch.zeros(count, max(map(len, answers)), dtype=torch.int64),
     )
 
 
@@ -91,17 +93,27 @@ def sample_episodes(
         generator: of every draw.
     """
     rows = torch.tensor([list(prompt) for prompt in prompts])
+    drawn: list[Tensor] = []
     logprobs = []
+    cache = None
     for _ in range(tokens):
-        logits: Tensor = learner.actor.model(rows).logits[:, -1] / learner.temperature
-        token = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
-        logprobs.append(logits.log_softmax(dim=1).gather(1, token))
-        rows = torch.cat([rows, token], dim=1)
-    answers = rows[:, -tokens:]
+        output = learner.actor.model(drawn[-1] if drawn else rows, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits: Tensor = output.logits[:, -1] / learner.temperature
+        drawn.append(torch.multinomial(logits.softmax(dim=1), 1, generator=generator))
+        logprobs.append(logits.log_softmax(dim=1).gather(1, drawn[-1]))
+    answers = torch.cat(drawn, dim=1)
     return Episodes(
         prompts=tuple(tuple(prompt) for prompt in prompts),
         answers=tuple(tuple(row) for row in answers.tolist()),
-        ended=torch.ones(len(rows), dtype=torch.bool),
+        ended=torch.ones(len(answers), dtype=torch.bool),
         scores=reward(answers),
         sampler_logprobs=torch.cat(logprobs, dim=1),
+        ages=torch.zeros_like(answers),
     )
+
+
+def judged(episodes: Episodes) -> Episodes:
+    """Scores of online DPO: P(better of its pair) by Bradley and Terry, from the rewards' differences."""
+    pairs = episodes.scores.view(-1, 2)
+    return replace(episodes, scores=torch.sigmoid(8 * (pairs - pairs.flip(1))).flatten())

@@ -42,6 +42,7 @@ def _episodes() -> Episodes:
         ended=torch.ones(_ANSWERS, dtype=torch.bool),
         scores=torch.randn(_ANSWERS, generator=generator),
         sampler_logprobs=torch.full((_ANSWERS, _ANSWER_TOKENS), -2.0),
+        ages=torch.zeros(_ANSWERS, _ANSWER_TOKENS, dtype=torch.int64),
     )
 
 

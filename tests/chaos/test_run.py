@@ -38,6 +38,5 @@ def test_a_run_outlives_a_replica(tmp_path: Path, tiny_model: Path) -> None:
             assert_every_ppo_metric(numbers)
             assert all(math.isfinite(value) for value in numbers.values())
             # Whoever answered had the trainer's weights.
-            assert numbers["logprob_mismatch_max"] < 1e-3
             assert numbers["probe_mismatch_max"] < 1e-3
         assert replicas[1].version() == 5

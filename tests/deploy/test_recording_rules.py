@@ -25,14 +25,6 @@ class Case:
 
 
 RUN = 'run="r1"'
-STEP = {
-    f"charter_ppo_sampling_seconds{{{RUN}}}": "4x60",
-    f"charter_ppo_scoring_seconds{{{RUN}}}": "1x60",
-    f"charter_ppo_weight_sync_seconds{{{RUN}}}": "2x60",
-    f"charter_ppo_watching_seconds{{{RUN}}}": "1x60",
-    f"charter_ppo_update_seconds{{{RUN}}}": "2x60",
-    f"charter_ppo_step_seconds{{{RUN}}}": "10x60",
-}
 
 
 def calls(failed: str) -> dict[str, str]:
@@ -123,7 +115,6 @@ CASES = (
         {f"charter_ppo_reward_mean{{{RUN}}}": "1x19 2 1x4 3x60"},
         {f"{{{RUN}}}": 2},
     ),
-    Case("charter:ppo_waiting:ratio", "8 of 10 seconds", STEP, {f"{{{RUN}}}": 0.8}),
 )
 
 

@@ -22,7 +22,7 @@ from tests.integration.test_worker_resume import STEPS, assert_equal_to
 from tests.integration.worker_services import Stage, exit_status, write_inputs
 from tests.integration.worker_trainer import listening
 
-SECTIONS: dict[str, dict[str, Any]] = {"ppo": {"steps": STEPS}, "judge": {"labelled_pairs": ""}}
+SECTIONS: dict[str, dict[str, Any]] = {"ppo": {"steps": STEPS, "max_staleness": 0}, "judge": {"labelled_pairs": ""}}
 
 
 @pytest.fixture(scope="module")

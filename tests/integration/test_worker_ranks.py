@@ -73,7 +73,7 @@ def test_a_signal_to_any_rank_stops_all_after_a_checkpoint(stage: Stage) -> None
     assert (stage.run_folder("terminated") / "report.html").is_file()
 
 
-def test_a_rank_that_dies_ends_the_run_with_a_word_about_it(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_that_dies_ends_the_run(stage: Stage) -> None:
     processes: list[BaseProcess] = []
 
     def kill(event: run_pb2.RunEvent) -> bool:
@@ -85,4 +85,3 @@ def test_a_rank_that_dies_ends_the_run_with_a_word_about_it(stage: Stage, capfd:
     with listening(kill) as (address, _), stage.ranks("broken", spec, address) as started:
         processes += started
         assert statuses(processes) == [1, -signal.SIGKILL]
-    assert "rank 0 has lost touch with another process of the run" in capfd.readouterr().err.splitlines()[-1]

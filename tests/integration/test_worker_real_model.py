@@ -38,7 +38,7 @@ def test_sampler_and_trainer_agree_before_and_after_an_update(real_model: Path, 
         for version in (1, 2):
             services.send_policy(named_tensors(model.model), version)
             answers = [one for (one,) in services.generate(messages, spec.sampling, version=version, seed=version)]
-            episodes = episodes_of(answers, [0.0] * len(answers))
+            episodes = episodes_of(answers, [0.0] * len(answers), version)
             with torch.no_grad():
                 flat = model.logprobs(collate(episodes, range(len(answers)), torch.device("cpu")), 0.8)
                 difference = (scatter(flat, episodes.mask) - episodes.sampler_logprobs).abs().max().item()

@@ -50,7 +50,7 @@ def assert_equal_to(stage: Stage, unbroken: str, run: str) -> None:
         assert not different, f"{name}: {len(different)} of {len(expected)} tensors differ"
     history, expected_history = stage.ppo_steps(run), stage.ppo_steps(unbroken)
     assert set(history) == set(expected_history) == set(range(1, STEPS + 1))
-    timed = ("seconds", "per_second")
+    timed = ("seconds", "per_second", "idle_share")
     for step, numbers in expected_history.items():
         for name, value in numbers.items():
             if not name.endswith(timed):
@@ -91,23 +91,32 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
 
 # What is broken off, where the worker kills itself, at which call, and the newest checkpoint that is then left.
+SAMPLING = [
+    ("before the first batch", "charter.worker.rollouts:sample", 1, 0),
+    ("half of the first batch", "charter.worker.clients:_answer", 4, 0),
+    ("half of the batch ahead, while the first is scored or learned from", "charter.worker.clients:_answer", 10, 0),
+    ("scoring", "charter.worker.rewards:score", 1, 0),
+    ("the policy is updated in part, the critic not yet", "charter.worker.update:Learner._critic_step", 1, 0),
+]
 UPDATING = [
-    ("before sampling", "charter.worker.rollouts:sample", 2, 1),
-    ("half of the answers are there", "charter.worker.clients:_answer", 3, 1),
-    ("scoring", "charter.worker.rewards:score", 1, 1),
-    ("the policy is updated in part, the critic not yet", "charter.worker.update:Learner._critic_step", 1, 1),
+    ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 2, 0),
+    ("the batch ahead is half written to the second checkpoint", "charter.worker.checkpoint:write_batches", 2, 1),
+    ("what was under way is sampled again", "charter.worker.rollouts:sample", 1, 1),
+    ("learning from answers of the checkpoint", "charter.worker.update:Learner._critic_step", 1, 1),
     ("half of the weights are sent", "charter.weights.sender:_parts", 2, 1),
 ]
 SAVING = [
     ("weights sent, checkpoint half written", "charter.worker.checkpoint:_write", 3, 0),
-    ("checkpoint renamed, not marked", "charter.worker.checkpoint:_sync", 8, 0),
-    ("third checkpoint marked, the oldest not deleted", "charter.worker.checkpoint:_sync", 30, 3),
+    ("checkpoint renamed, not marked", "charter.worker.checkpoint:_sync", 9, 0),
+    ("third checkpoint marked, the oldest not deleted", "charter.worker.checkpoint:_sync", 33, 3),
     ("last step saved, policy not written", "charter.worker.stages.ppo:_write_policy", 1, 4),
 ]
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("run", "instants"), [("killed-updating", UPDATING), ("killed-saving", SAVING)])
+@pytest.mark.parametrize(
+    ("run", "instants"), [("killed-sampling", SAMPLING), ("killed-updating", UPDATING), ("killed-saving", SAVING)]
+)
 def test_killed_at_every_instant_of_a_step(
     stage: Stage, unbroken: str, run: str, instants: list[tuple[str, str, int, int]]
 ) -> None:
@@ -178,7 +187,7 @@ def test_foreign_policy_weights_stop_the_run(stage: Stage, caplog: pytest.LogCap
 
     with listening(disturb) as (address, _):
         assert stage.work("other-policy", spec_of(stage), trainer=address) == 1
-    assert "answered with weight version [9], this run is at 2" in caplog.messages[-1]
+    assert "does not serve this run's weights any more, but version 9 of somebody else" in caplog.messages[-1]
 
 
 def test_labels_that_all_fail_are_stored_and_stop_the_run(

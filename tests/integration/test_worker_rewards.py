@@ -136,7 +136,7 @@ def test_an_answer_that_cannot_be_rated_is_an_error(stage: Stage) -> None:
 
 
 def answer(text: str) -> Answer:
-    return Answer(text, (1,), (2,), np.zeros(1, dtype=np.float32), True)
+    return Answer(text, (1,), (2,), np.zeros(1, dtype=np.float32), (1,), True)
 
 
 def test_pairs_are_compared_by_the_judge(stage: Stage) -> None:
@@ -179,7 +179,7 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
     steps = rating.ppo_steps(name)
     assert set(steps) == {1, 2}
     for numbers in steps.values():
-        assert numbers["logprob_mismatch_max"] < 1e-3
+        assert numbers["probe_mismatch_max"] < 1e-3
         assert "value_loss" not in numbers
     labelled = (rating.run_folder(name) / "preference_fit.json").exists()
     assert labelled == (name in ("rloo", "reinforce_plus_plus"))

@@ -68,11 +68,25 @@ def test_ppo_steps_report_every_metric(finished: Stage) -> None:
         assert numbers["reward_p10"] <= numbers["reward_p50"] <= numbers["reward_p90"]
         assert all(math.isfinite(value) for value in numbers.values())
         # Sampler and trainer run the same weights at the same temperature.
-        assert numbers["logprob_mismatch_max"] < 1e-3
-        assert numbers["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
+        assert numbers["probe_mismatch_max"] < 1e-3
+        assert 0 <= numbers["worker_idle_share"] <= 1
+        assert 0 <= numbers["policy_idle_share"] <= 1
+    # The second batch was sampled while the first was learned from, and so on.
+    assert [steps[step]["token_age_mean"] for step in (1, 2, 3)] == [0.0, 1.0, 1.0]
+    assert steps[1]["logprob_mismatch_max"] < 1e-3
+    assert steps[2]["logprob_mismatch_max"] > 1e-3
     assert [steps[step]["weight_version"] for step in (1, 2, 3)] == [2.0, 3.0, 4.0]
     assert steps[1]["kl_k1"] == pytest.approx(0.0, abs=1e-4)
     assert steps[3]["kl_k3"] > 0
+
+
+def test_strictly_on_policy(stage: Stage) -> None:
+    """Without staleness each step's answers are written by the weights that learn from them."""
+    assert stage.work("on-policy", stage.spec(ppo={"max_staleness": 0})) == 0
+    for numbers in stage.ppo_steps("on-policy").values():
+        assert numbers["token_age_mean"] == 0
+        assert numbers["logprob_mismatch_max"] < 1e-3
+        assert numbers["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_policy_folder_is_what_is_served(finished: Stage) -> None:

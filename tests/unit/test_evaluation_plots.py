@@ -60,7 +60,7 @@ def test_steps_that_lack_a_metric_are_not_drawn_as_zero() -> None:
 @pytest.mark.parametrize("value", [0.0, 1e-9, -3.0, 1e7, math.nan])
 def test_odd_values_still_give_plots(value: float) -> None:
     metrics = dict.fromkeys(("score_mean", "score_std", "kl_k1", "kl_k3", "kl_coefficient", "eos_share"), value)
-    metrics |= dict.fromkeys(("logprob_mismatch_mean", "logprob_mismatch_max", "sampling_seconds"), value)
+    metrics |= dict.fromkeys(("probe_mismatch_mean", "probe_mismatch_max", "waiting_seconds"), value)
     expected = 0 if math.isnan(value) else 5
     assert len(ppo_plots({1: metrics})) == expected
     assert len(ppo_plots({1: metrics, 2: metrics})) == expected

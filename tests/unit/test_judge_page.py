@@ -78,7 +78,7 @@ def test_labels_that_are_wrong_whatever_the_evidence_are_allowed_for_where_they_
     pairs += [leads(place, "harmless", 1.0, draw, lapse=0.2) for place in range(1500)]
     measured = measurement(pairs)
     fitted = measured["calibration_by_dimension"]
-    assert fitted["helpful"]["lapse"] <= 0.03
+    assert fitted["helpful"]["lapse"] <= 0.05
     assert fitted["harmless"]["lapse"] >= 0.1
     assert fitted["harmless"]["temperature"] == pytest.approx(1, rel=0.4)
     assert measured["calibrated"]["expected_calibration_error"] < 0.04

@@ -146,6 +146,11 @@ def test_only_serve_imports_servers() -> None:
     refuse(broken, f"outside the services only {SERVE} may import a room's server (others speak gRPC)")
 
 
+def test_only_the_cli_plans_memory() -> None:
+    broken = [one for one in all_imports() if one.target_room == "memory" and one.room not in ("memory", "cli")]
+    refuse(broken, "charter/memory is a plan for a person: who is started by it must not depend on it")
+
+
 def test_nobody_imports_the_cli() -> None:
     broken = [one for one in all_imports() if one.target_room == "cli" and one.room != "cli"]
     refuse(broken, "charter/cli is the top: nothing imports it")

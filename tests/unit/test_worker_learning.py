@@ -5,7 +5,6 @@ must be many standard errors; with a great KL coefficient it must be a small par
 turned the policy must go the other way.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -13,12 +12,11 @@ import pytest
 import torch
 from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
-from charter.worker.batches import Episodes
 from charter.worker.step import Controls, learn
 from charter.worker.update import Learner
 from torch import Tensor
 
-from tests.learners import make_learner, sample_episodes
+from tests.learners import judged, make_learner, sample_episodes
 
 SEEDS = (0, 1, 2)
 STEPS, EPISODES, TOKENS, MEASURED = 16, 64, 6, 512
@@ -33,12 +31,6 @@ HELD_ELSEWHERE = 0.25
 
 def reward(answers: Tensor) -> Tensor:
     return (answers < 130).float().mean(dim=1)
-
-
-def judged(episodes: Episodes) -> Episodes:
-    """Scores of online DPO: P(better of its pair) by Bradley and Terry, from the rewards' differences."""
-    pairs = episodes.scores.view(-1, 2)
-    return replace(episodes, scores=torch.sigmoid(8 * (pairs - pairs.flip(1))).flatten())
 
 
 def rewards_of(learner: Learner, seed: int) -> list[float]:

@@ -70,7 +70,7 @@ def go(model: Path, folder: Path, resume_from: Path) -> None:
         learner = the_learner(model, case)
         torch.manual_seed(1)
         history = steps(learner, 0)
-        checkpoint.save(learner, folder / case, progress(STEPS), keep=1)
+        checkpoint.save(learner, folder / case, progress(STEPS), {}, keep=1)
         after = weights(learner)
         resumed: list[dict[str, float]] = []
         if resume_from != folder:

@@ -118,8 +118,8 @@ WEIGHTS = (
     Panel(
         "Age of tokens, 95th percentile",
         "versions",
-        "Weight versions between the one that wrote a token and the one that is trained. 0 when sampling waits for "
-        "training.",
+        "Weight versions between the one that wrote a token and the one that learned from it. 0 where "
+        "ppo.max_staleness is 0.",
         (Query(quantile(0.95, "charter_worker_token_age_versions"), "age"),),
     ),
     Panel(

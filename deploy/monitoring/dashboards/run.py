@@ -172,15 +172,21 @@ POLICY = (
     Panel(
         "Log-prob mismatch",
         "nats",
-        "Between sampler and trainer. It should stay near the rounding of the two; an alert fires at the line.",
+        "Between sampler and trainer on the step's answers: the rounding of the two where the policy has not moved "
+        "since they were sampled (age 0), else how far it has moved. It should be level.",
         runs(("charter_ppo_logprob_mismatch_mean", "mean"), ("charter_ppo_logprob_mismatch_max", "largest")),
-        limit=0.05,
+    ),
+    Panel(
+        "Age of tokens",
+        "versions",
+        "Mean over the newest step's tokens. It should not exceed ppo.max_staleness.",
+        runs(("charter_ppo_token_age_mean", "age")),
     ),
     Panel(
         "Probe of the replicas",
         "nats",
         "Between trainer and replicas on fixed texts, after each new version. It should stay level; growth means other "
-        "weights.",
+        "weights; an alert fires at the line.",
         runs(("charter_ppo_probe_mismatch_mean", "mean"), ("charter_ppo_probe_mismatch_max", "largest")),
         limit=0.05,
     ),
@@ -216,9 +222,9 @@ PACE = (
     Panel(
         "Time of a PPO step",
         "s",
-        "Where the newest step's time went. Sampling is usually the largest part.",
+        "Where the newest step's time went. Waiting for answers is what sampling takes longer than what it overlaps.",
         runs(
-            ("charter_ppo_sampling_seconds", "sample"),
+            ("charter_ppo_waiting_seconds", "wait for answers"),
             ("charter_ppo_scoring_seconds", "score"),
             ("charter_ppo_update_seconds", "update"),
             ("charter_ppo_weight_sync_seconds", "send weights"),
@@ -227,11 +233,18 @@ PACE = (
         "stacked",
     ),
     Panel(
-        "Waiting for services",
+        "Time to sample a batch",
+        "s",
+        "The newest step's answers, in part or all while the worker learned from others. It should be level; it grows "
+        "with the answers.",
+        runs(("charter_ppo_sampling_seconds", "sample")),
+    ),
+    Panel(
+        "Idle",
         "percentunit",
-        "Share of a step in which the worker only waits: its idle share. The rest is the update, in which the services "
-        "idle. Near 100 % more or faster replicas help, near 0 % they do not.",
-        (Query(of_run("charter:ppo_waiting:ratio"), "{{run}}"),),
+        "Share of the newest step in which the trainer's device computed nothing, and in which no answer was sampled. "
+        "Where the worker idles more, more or faster replicas help; where the policy does, fewer will do.",
+        runs(("charter_ppo_worker_idle_share", "worker"), ("charter_ppo_policy_idle_share", "policy")),
     ),
     Panel(
         "Throughput of steps",

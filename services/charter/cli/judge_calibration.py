@@ -120,14 +120,7 @@ def _fit_principles(judged: Sequence[JudgedPair]) -> Calibration:
                 loss -= pair.label * math.log(p) + (1.0 - pair.label) * math.log1p(-p)
         return loss
 
-    chosen, least = LAPSES[0], math.inf
-    for lapse in LAPSES if folds else ():
-        loss = left_out_loss(lapse)
-        # The loss has one minimum: behind it there is nothing to look for.
-        if loss >= least:
-            break
-        chosen, least = lapse, loss
-    return _fitted(method, samples, chosen)
+    return _fitted(method, samples, min(LAPSES, key=left_out_loss) if folds else 0.0)
 
 
 def _fitted(method: str, samples: Sequence[tuple[tuple[float, ...], LabelledPair]], lapse: float) -> Calibration:

@@ -83,7 +83,7 @@ RUN = {
     "kl": "charter_ppo_kl_k1",
     "entropy": "charter_ppo_entropy",
     "answer_tokens": "charter_ppo_response_tokens_mean",
-    "logprob_mismatch": "charter_ppo_logprob_mismatch_mean",
+    "logprob_mismatch": "charter_ppo_probe_mismatch_mean",
     "step_seconds": "charter_ppo_step_seconds",
     "weight_version": "charter_ppo_weight_version",
     "phase_done": "charter_worker_phase_done_ratio",

@@ -22,7 +22,7 @@ _LOG_SHARPNESS = 3.0
 _FOLDS = 5
 _PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 # Shares of labels that are wrong whatever the evidence: those that a fit tries.
-LAPSES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2)
+LAPSES = (0.0, 0.05, 0.1, 0.15, 0.2)
 
 
 def calibration_of(
@@ -296,7 +296,7 @@ def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:
     # Imported here: it takes longer than all else that a command of the CLI imports.
     from scipy.optimize import minimize_scalar
 
-    return float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
+    return float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-5}).x)
 
 
 def _edges(bins: int) -> Array:

@@ -110,9 +110,17 @@ def ppo_plots(steps: Steps) -> list[Plot]:
         _lines(
             steps,
             "Sampler against trainer",
-            {"logprob_mismatch_mean": "mean", "logprob_mismatch_max": "largest"},
-            "Difference of the log-probabilities of sampled tokens, in nats; the policy's engine against the trainer.",
+            {"probe_mismatch_mean": "mean", "probe_mismatch_max": "largest"},
+            "Difference of the log-probabilities of the same tokens by the same weights, in nats; the policy's engine "
+            "against the trainer.",
             logarithmic=True,
+        ),
+        _lines(
+            steps,
+            "Idle",
+            {"worker_idle_share": "worker", "policy_idle_share": "policy"},
+            "Share of each step in which the trainer's device computed nothing, and in which no answer was sampled.",
+            share=True,
         ),
         _lines(
             steps,
@@ -250,7 +258,7 @@ def _over_optimisation(steps: Steps) -> Plot | None:
 
 def _step_seconds(steps: Steps) -> Plot | None:
     parts = {
-        "sampling_seconds": "sampling",
+        "waiting_seconds": "waiting for answers",
         "scoring_seconds": "scoring",
         "update_seconds": "update",
         "weight_sync_seconds": "weights",

@@ -54,6 +54,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "entropy_coefficient": 0.0,
         "dpo_beta": 0.1,
         "precision": "float32",
+        "max_staleness": 1,
     },
     "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
     "evaluation": {"prompts": 32, "bootstrap_samples": 2000, "watched_prompts": 16},

@@ -42,6 +42,8 @@ class Episodes:
     scores: Tensor
     # Float32 [episodes, longest answer], 0 on padding.
     sampler_logprobs: Tensor
+    # Versions between the weights that wrote each token and those that learn from it, int64 [episodes, longest answer].
+    ages: Tensor
 
     @property
     def mask(self) -> Tensor:

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,7 +35,9 @@ from charter.worker.errors import RunError
 from charter.worker.formulas import Moments
 from charter.worker.models import named_tensors
 from charter.worker.overoptimisation import Measurement
+from charter.worker.rollouts import Batch
 from charter.worker.step import Controls
+from charter.worker.unconsumed import read_batches, write_batches
 from charter.worker.update import Learner
 
 logger = logging.getLogger("charter.worker")
@@ -43,6 +45,7 @@ logger = logging.getLogger("charter.worker")
 _COMPLETE = "COMPLETE"
 _STATE = "state.json"
 _TORCH_RNG = "torch_rng.safetensors"
+_UNCONSUMED = "unconsumed.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,11 @@ class Progress:
     measured: tuple[Measurement, ...] = ()
 
 
-def save(learner: Learner, folder: Path, progress: Progress, keep: int) -> Path:
+def save(learner: Learner, folder: Path, progress: Progress, unconsumed: Mapping[int, Batch], keep: int) -> Path:
     """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
 
-    Raises ``RunError`` when it cannot be written (disk full); older checkpoints are untouched then.
+    ``unconsumed`` are answers of coming steps, by step, that older weights may have written. Raises ``RunError`` when
+    the checkpoint cannot be written (disk full); older ones are untouched then.
     """
     final = folder_of(folder, progress.step)
     temporary = folder / f".{final.name}.tmp"
@@ -75,7 +79,7 @@ def save(learner: Learner, folder: Path, progress: Progress, keep: int) -> Path:
             _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
             steps[name] = _optimizer_steps(module, optimizer)
     digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
-    ranks.led(lambda: _finish(temporary, final, progress, steps, digests))
+    ranks.led(lambda: _finish(temporary, final, progress, unconsumed, steps, digests))
     ranks.led(lambda: _prune(folder, progress, keep))
     return final
 
@@ -99,12 +103,18 @@ def _make_room(temporary: Path, final: Path) -> None:
 
 
 def _finish(
-    temporary: Path, final: Path, progress: Progress, steps: dict[str, dict[str, int]], digests: dict[str, str]
+    temporary: Path,
+    final: Path,
+    progress: Progress,
+    unconsumed: Mapping[int, Batch],
+    steps: dict[str, dict[str, int]],
+    digests: dict[str, str],
 ) -> None:
     """Add what is not sharded, and give the checkpoint its name and its mark."""
     with _no_room_explained(temporary, final):
+        write_batches(temporary / _UNCONSUMED, unconsumed)
         _add_state(temporary, progress, steps)
-        digests = digests | {name: _digest(temporary / name) for name in (_TORCH_RNG, _STATE)}
+        digests = digests | {name: _digest(temporary / name) for name in (_TORCH_RNG, _STATE, _UNCONSUMED)}
         _sync(temporary)
         # Left from an attempt that died between the rename and the mark.
         shutil.rmtree(final, ignore_errors=True)
@@ -182,6 +192,11 @@ def restore(learner: Learner, path: Path) -> None:
     random.setstate((version, tuple(numbers), gaussian))
     kind, keys, position, has_gaussian, cached = state["rng"]["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gaussian, cached))
+
+
+def unconsumed(path: Path) -> dict[int, Batch]:
+    """A checkpoint's answers of coming steps, by step."""
+    return read_batches(path / _UNCONSUMED)
 
 
 def _progress(state: dict[str, Any]) -> Progress:

@@ -1,5 +1,6 @@
 """The services as the worker sees them: one method for each thing it asks of them, errors worded for a person."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from charter.v1 import (
 )
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.weights.shared_folder import SharedFolder
-from charter.worker import metrics
+from charter.worker.busy import BusyClock
 from charter.worker.errors import RunError
 from charter.worker.preference_client import PreferenceClient, scores_of
 from charter.worker.replica import Replica
@@ -53,6 +54,8 @@ class Answer:
     token_ids: tuple[int, ...]
     # Float32 [len(token_ids)], nats, at the sampling temperature.
     logprobs: NDArray[np.float32]
+    # Version of the weights that wrote each token.
+    versions: tuple[int, ...]
     ended: bool
 
 
@@ -69,6 +72,8 @@ class Services:
 
     def __init__(self, addresses: run_pb2.ServiceAddresses, reporter: Reporter) -> None:
         self.addresses = addresses
+        # While any of this run's answers is being sampled.
+        self.sampling = BusyClock()
         policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
         sleep = servers_sleep(addresses)
         # The last whole weights: what LoRA adapters are for.
@@ -138,12 +143,14 @@ class Services:
         version: int,
         seed: int,
         samples_per_prompt: int = 1,
+        broken_off: threading.Event | None = None,
     ) -> list[list[Answer]]:
-        """Sample answers, [prompts][samples], spread over the replicas.
+        """Sample answers by weights ``version``, [prompts][samples], spread over the replicas.
 
-        Each prompt has its own seed, so that it does not matter who answers it. Raises ``ServiceError`` when the
-        request is refused, and ``RunError`` when an answer is missing or was written by another weight version than
-        ``version``.
+        Where the run sends newer weights meanwhile, these may write the rest. Each prompt has its own seed, so that it
+        does not matter who answers it. Raises ``ServiceError`` when the request is refused, ``RunError`` when an answer
+        is missing or was written by older weights or by somebody else's, and ``Cancelled`` soon after
+        ``break_off(broken_off)``.
         """
 
         def ask(channel: grpc.Channel, items: Sequence[int]) -> Any:
@@ -165,15 +172,16 @@ class Services:
         def read(
             asked: Sequence[int], replica: Replica, response: policy_pb2.GenerateResponse
         ) -> tuple[int, int, Answer]:
-            _check_versions(replica, response.sample, version)
-            return asked[response.prompt_index], response.sample_index, _answer(response.sample)
+            answer = self._checked(replica, response.sample, version)
+            return asked[response.prompt_index], response.sample_index, answer
 
         costs = [
             _tokens(*(message.content for message in prompt)) + samples_per_prompt * sampling.max_new_tokens
             for prompt in prompts
         ]
         self._policies.wake()
-        return spread(self._policies, Work(costs, samples_per_prompt, ask, read, behind=True))
+        with self.sampling.busy():
+            return spread(self._policies, Work(costs, samples_per_prompt, ask, read, behind=True), broken_off)
 
     def probe(
         self, prompt: Sequence[ChatMessage], sampling: run_pb2.SamplingSpec, *, tokens: int, version: int, seed: int
@@ -194,13 +202,24 @@ class Services:
             with explained("policy", replica.address.main):
                 stub = policy_pb2_grpc.PolicyServiceStub(replica.channel)
                 (response,) = stub.Generate(request, timeout=PROBE_SECONDS)
-            _check_versions(replica, response.sample, version)
-            return replica.address.main, _answer(response.sample)
+            return replica.address.main, self._checked(replica, response.sample, version)
 
         self._policies.wake()
-        while not (answers := self._policies.each(ask)):
-            self._policies.wait_ready()
+        with self.sampling.busy():
+            while not (answers := self._policies.each(ask)):
+                self._policies.wait_ready()
         return answers
+
+    def _checked(self, replica: Replica, sample: policy_pb2.Sample, version: int) -> Answer:
+        """An answer of ``version`` or of what this run has sent since; raises ``RunError`` for one of other weights."""
+        answer = _answer(sample)
+        newest = max(version, self._policies.version or version)
+        if foreign := sorted({one for one in answer.versions if not version <= one <= newest}):
+            raise RunError(
+                f"the policy service at {replica.address.main} answered with weight version {foreign}, this run is at "
+                f"{newest}: something else sends weights to it. Stop that, then resume the run"
+            )
+        return answer
 
     def compare(
         self, items: Sequence[judge_pb2.ComparisonItem], options: judge_pb2.JudgingOptions
@@ -297,22 +316,19 @@ class Services:
 
     def policy_serves(self, version: int) -> bool:
         """Whether this process had the policy serve ``version`` last."""
-        return self._policies.serves(version)
+        return self._policies.version == version
+
+    def policy_updates_in_flight(self) -> bool:
+        """Whether every replica exchanges weights in the middle of answers; the others do it between two batches."""
+        return all(info.engine == "vllm" for _, info in self.policy_info())
+
+    def break_off(self, event: threading.Event) -> None:
+        """End the calls of another thread that were given the event."""
+        self._policies.break_off(event)
 
     def check_policy(self) -> None:
         """Raise ``RunError`` when a replica of the policy holds weights of somebody else."""
         self._policies.check_own()
-
-
-def _check_versions(replica: Replica, sample: policy_pb2.Sample, version: int) -> None:
-    """Note the age of a sample's tokens. Raises ``RunError`` when another version than ``version`` wrote some."""
-    for span in sample.version_spans:
-        metrics.TOKEN_AGE.observe(abs(version - span.weight_version))
-        if span.weight_version != version:
-            raise RunError(
-                f"the policy service at {replica.address.main} answered with weight version [{span.weight_version}], "
-                f"this run is at {version}: something else sends weights to it. Stop that, then resume the run"
-            )
 
 
 def _tokens(*texts: str) -> int:
@@ -325,5 +341,6 @@ def _answer(sample: policy_pb2.Sample) -> Answer:
         prompt_token_ids=tuple(sample.prompt_token_ids),
         token_ids=tuple(sample.token_ids),
         logprobs=from_tensor(sample.logprobs).astype(np.float32),
+        versions=tuple(span.weight_version for span in sample.version_spans for _ in range(span.start, span.end)),
         ended=sample.finish_reason == policy_pb2.FINISH_REASON_EOS,
     )

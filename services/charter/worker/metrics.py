@@ -48,8 +48,10 @@ PPO = {
     "explained_variance": "Share of the returns' variance that the critic explains; absent when they do not vary.",
     "policy_gradient_norm": "Norm of the policy's gradient before clipping.",
     "importance_ratio_mean": "Mean probability ratio of trainer and sampler, before truncation.",
-    "logprob_mismatch_mean": "Mean absolute difference in nats between trainer's and sampler's log-probs.",
+    "logprob_mismatch_mean": "Mean absolute difference in nats between trainer's and sampler's log-probs; where tokens "
+    "are of older weights, how far the policy has moved since is in it.",
     "logprob_mismatch_max": "Largest such difference.",
+    "token_age_mean": "Mean over tokens of the weight versions between the one that wrote it and the one that learns.",
     "held_out_judge": "P(the judge prefers the policy's answer to the starting policy's), watched held-out prompts.",
     "held_out_score": "Mean score on the watched held-out prompts.",
     "held_out_kl": "KL to the reference per answer in nats, estimator k3, on the watched held-out prompts.",
@@ -57,12 +59,16 @@ PPO = {
     "probe_mismatch_max": "Largest such difference.",
     "tokens_per_second": "Answer tokens per second of the whole step.",
     "episodes_per_second": "Answers per second of the whole step.",
-    "sampling_seconds": "Seconds to sample the answers.",
-    "scoring_seconds": "Seconds to score them.",
+    "sampling_seconds": "Seconds to sample the step's answers, in part or all during the step before.",
+    "waiting_seconds": "Seconds in which the worker waited for answers: for its own, and for the next step's before it "
+    "sent weights.",
+    "scoring_seconds": "Seconds to score the answers.",
     "update_seconds": "Seconds for log-probs, advantages and optimiser steps.",
     "weight_sync_seconds": "Seconds until the replicas, without late ones, served the new weights and were probed.",
     "watching_seconds": "Seconds to have the judge compare the policy with the starting one, where that is due.",
     "step_seconds": "Seconds of the whole step, without the checkpoint.",
+    "worker_idle_share": "Share of the step in which the trainer's device computed nothing: all but the update.",
+    "policy_idle_share": "Share of the step in which no answer of the run was being sampled on any replica.",
     "weight_version": "Version that the policy serves after the step.",
 }
 FIT = {
@@ -105,8 +111,8 @@ REASSIGNED = Counter(
 )
 TOKEN_AGE = Histogram(
     "charter_worker_token_age_versions",
-    "Weight versions between the one that wrote tokens and the one that was asked for; counted once for each version "
-    "in an answer. More than 0 ends the run.",
+    "Weight versions between the one that wrote tokens and the one that learned from them; counted once for each "
+    "version in an answer.",
     buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16),
 )
 CHECKPOINT_SECONDS = Gauge("charter_worker_checkpoint_seconds", "Seconds that the last checkpoint took.", ["run"])

@@ -26,7 +26,7 @@ from charter.v1 import weights_pb2, weights_pb2_grpc
 from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
-from charter.worker.errors import RunError
+from charter.worker.errors import Cancelled, RunError
 from charter.worker.replica import Replica
 from charter.worker.reporter import Reporter
 from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
@@ -182,15 +182,24 @@ class Replicas:
                 self.ready()
                 self.changed.wait(left)
 
-    def serves(self, version: int) -> bool:
-        """Whether these replicas were given ``version`` last, by this process."""
-        return self._weights is not None and self._weights.version == version
+    @property
+    def version(self) -> int | None:
+        """What this process has sent last; None before that."""
+        return self._weights.version if self._weights is not None else None
 
-    def wait_ready(self) -> None:
-        """Return when a replica is ready. Says every few seconds what it waits for; raises ``Cancelled``."""
+    def break_off(self, event: threading.Event) -> None:
+        """Set the event that a ``spread`` or a ``wait_ready`` on another thread was given, and wake it up."""
+        with self.changed:
+            event.set()
+            self.changed.notify_all()
+
+    def wait_ready(self, broken_off: threading.Event | None = None) -> None:
+        """Return when a replica is ready; says what it waits for. Raises ``Cancelled``, also after ``break_off``."""
         say_at, pause = time.monotonic() + 1.0, 1.0
         while True:
             with self.changed:
+                if broken_off is not None and broken_off.is_set():
+                    raise Cancelled
                 if self.ready():
                     return
                 self.changed.wait(1.0)

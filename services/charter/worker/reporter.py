@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class Reporter:
         self._channel = connect(trainer) if trainer else None
         # Those of the spec; they get the numbers of every event.
         self.sinks: list[Sink] = []
+        # Answers are sampled on another thread, which may have to say that it waits for replicas.
+        self._lock = threading.Lock()
         self._stop_requested = False
         # Whether it was a signal that asked.
         self.terminated = False
@@ -100,7 +103,7 @@ class Reporter:
         numbers: Mapping[str, float] | None = None,
         text: str = "",
     ) -> None:
-        """Report progress in the present phase.
+        """Report progress in the present phase, from any thread.
 
         Raises ``Superseded`` when a newer worker has taken over, ``RunError`` for a number that is not finite,
         ``ServiceError`` when the trainer refuses the report.
@@ -108,20 +111,23 @@ class Reporter:
         numbers = numbers or {}
         if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
             raise RunError(f"{', '.join(broken)} is not a finite number: the run has diverged")
-        self._sequence += 1
-        event = run_pb2.RunEvent(
-            sequence=self._sequence, phase=self.phase, done=done, total=total, step=step, metrics=numbers, text=text
-        )
-        event.time.GetCurrentTime()
-        line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
-        append_line(self._artifacts.events, line)
-        metrics.show(self.run_id, event)
-        if numbers:
-            for sink in self.sinks:
-                sink.write(event)
-        logger.info(text or "progress", extra={"phase": metrics.phase_name(self.phase), "done": done, "total": total})
-        self._waiting.append(event)
-        self._deliver()
+        with self._lock:
+            self._sequence += 1
+            event = run_pb2.RunEvent(
+                sequence=self._sequence, phase=self.phase, done=done, total=total, step=step, metrics=numbers, text=text
+            )
+            event.time.GetCurrentTime()
+            line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+            append_line(self._artifacts.events, line)
+            metrics.show(self.run_id, event)
+            if numbers:
+                for sink in self.sinks:
+                    sink.write(event)
+            logger.info(
+                text or "progress", extra={"phase": metrics.phase_name(self.phase), "done": done, "total": total}
+            )
+            self._waiting.append(event)
+            self._deliver()
 
     def close(self) -> None:
         """Close the sinks and, when what waits is delivered or a trainer had time to restart, the channel to it."""

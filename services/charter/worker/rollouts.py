@@ -3,7 +3,9 @@
 A failed call, a missing answer or a missing score raises ``ServiceError`` or ``RunError``; none becomes a reward.
 """
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -16,18 +18,29 @@ from charter.worker.batches import Episodes
 from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.metrics import BY_DIMENSION
+from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
 from charter.worker.prompts import TaskPrompt
 
 
-def sample(run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int) -> list[list[Answer]]:
-    """The step's answers to each prompt, [prompts][samples], by weights ``version``."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The answers of a step, [prompts][samples], and the seconds that it took to sample them."""
+
+    groups: list[list[Answer]]
+    seconds: float
+
+
+def sample(
+    run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int, broken_off: threading.Event
+) -> list[list[Answer]]:
+    """A step's answers to each prompt, [prompts][samples]; versions and errors as ``Services.generate``."""
     return run.services.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,
         seed=seed,
         samples_per_prompt=run.spec.ppo.samples_per_prompt,
+        broken_off=broken_off,
     )
 
 
@@ -36,19 +49,25 @@ def score(
     prompts: Sequence[TaskPrompt],
     groups: Sequence[Sequence[Answer]],
     seed: int,
+    *,
+    version: int,
     preference_version: int,
 ) -> Episodes:
     """The answers with their scores, those to the same prompt side by side.
 
-    For online DPO the score is P(the answer is the better one of its pair). ``seed`` draws the judge's principles.
+    For online DPO the score is P(the answer is the better one of its pair). ``seed`` draws the judge's principles,
+    ``version`` is that of the weights that will learn from the answers.
     """
     answers = [answer for group in groups for answer in group]
     if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
-        return episodes_of(answers, rewards.compare(run, prompts, groups, seed))
-    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
-    return episodes_of(
-        answers, rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
-    )
+        scores = rewards.compare(run, prompts, groups, seed)
+    else:
+        asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+        scores = rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
+    for answer in answers:
+        for written_by in set(answer.versions):
+            TOKEN_AGE.observe(version - written_by)
+    return episodes_of(answers, scores, version)
 
 
 def scores_by_dimension(
@@ -69,7 +88,6 @@ def samples_of(
     groups: Sequence[Sequence[Answer]],
     episodes: Episodes,
     *,
-    version: int,
     preference_version: int,
 ) -> list[Sample]:
     """The step's answers as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
@@ -83,7 +101,7 @@ def samples_of(
             tokens=len(answer.token_ids),
             ended=answer.ended,
             score=score,
-            weight_version=version,
+            weight_version=answer.versions[-1],
             preference_version=preference_version if run.needs_preference_model else 0,
             trace_id=tracing.log_fields().get("trace_id", ""),
         )
@@ -91,21 +109,29 @@ def samples_of(
     ]
 
 
-def episodes_of(answers: Sequence[Answer], scores: Sequence[float]) -> Episodes:
-    """Put answers and scores together. Raises ``RunError`` for an answer without tokens or log-probs."""
+def episodes_of(answers: Sequence[Answer], scores: Sequence[float], version: int) -> Episodes:
+    """Put answers and scores together; weights ``version`` will learn from them.
+
+    Raises ``RunError`` for an answer without tokens, or whose tokens do not all have a log-prob and a version.
+    """
     longest = max(len(answer.token_ids) for answer in answers)
     logprobs = torch.zeros(len(answers), longest)
+    ages = torch.zeros(len(answers), longest, dtype=torch.int64)
     for row, answer in enumerate(answers):
-        if not answer.prompt_token_ids or not answer.token_ids or len(answer.logprobs) != len(answer.token_ids):
+        tokens = len(answer.token_ids)
+        if not answer.prompt_token_ids or not tokens or {len(answer.logprobs), len(answer.versions)} != {tokens}:
             raise RunError(
-                f"the policy service sent an answer of {len(answer.token_ids)} tokens with {len(answer.logprobs)} "
-                f"log-probs to a prompt of {len(answer.prompt_token_ids)} tokens; see its log"
+                f"the policy service sent an answer of {tokens} tokens with {len(answer.logprobs)} log-probs and "
+                f"{len(answer.versions)} weight versions to a prompt of {len(answer.prompt_token_ids)} tokens; see its "
+                "log"
             )
-        logprobs[row, : len(answer.token_ids)] = torch.from_numpy(answer.logprobs)
+        logprobs[row, :tokens] = torch.from_numpy(answer.logprobs)
+        ages[row, :tokens] = version - torch.tensor(answer.versions)
     return Episodes(
         prompts=tuple(answer.prompt_token_ids for answer in answers),
         answers=tuple(answer.token_ids for answer in answers),
         ended=torch.tensor([answer.ended for answer in answers]),
         scores=torch.tensor(scores, dtype=torch.float32),
         sampler_logprobs=logprobs,
+        ages=ages,
     )

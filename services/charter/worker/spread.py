@@ -6,6 +6,7 @@ how much the two have delivered so far; whichever delivers an item first counts,
 is cancelled. So a slow or hung replica delays the end by little, and needs no time limit to be found out.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ import grpc
 
 from charter.rpc.errors import ServiceError, explained
 from charter.worker import metrics
-from charter.worker.errors import RunError
+from charter.worker.errors import Cancelled, RunError
 from charter.worker.replica import Replica
 from charter.worker.replicas import Replicas
 
@@ -67,14 +68,15 @@ class _Call:
     future: Future[None] = field(default_factory=Future)
 
 
-def spread(replicas: Replicas, work: Work[T]) -> list[list[T]]:
+def spread(replicas: Replicas, work: Work[T], broken_off: threading.Event | None = None) -> list[list[T]]:
     """Results, [items][parts].
 
     While no replica is ready it waits, and the run says so. Raises ``ServiceError`` when a replica refuses the request
-    or breaks on it again and again, and whatever ``work.read`` raises.
+    or breaks on it again and again, ``Cancelled`` soon after ``replicas.break_off(broken_off)``, and whatever
+    ``work.read`` raises.
     """
     threads = ThreadPoolExecutor(thread_name_prefix=f"{replicas.service}-call", max_workers=256)
-    one = _Spread(replicas, work, threads)
+    one = _Spread(replicas, work, threads, broken_off)
     try:
         return one.run()
     finally:
@@ -83,8 +85,11 @@ def spread(replicas: Replicas, work: Work[T]) -> list[list[T]]:
 
 
 class _Spread(Generic[T]):
-    def __init__(self, replicas: Replicas, work: Work[T], threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, replicas: Replicas, work: Work[T], threads: ThreadPoolExecutor, broken_off: threading.Event | None
+    ) -> None:
         self._replicas = replicas
+        self._broken_off = broken_off
         self._work = work
         self._threads = threads
         self._pending = list(range(len(work.costs)))
@@ -102,6 +107,8 @@ class _Spread(Generic[T]):
         while True:
             with self._replicas.changed:
                 while not self._finished():
+                    if self._broken_off is not None and self._broken_off.is_set():
+                        raise Cancelled
                     if self._error is not None:
                         raise self._error
                     ready = self._replicas.ready()
@@ -113,7 +120,7 @@ class _Spread(Generic[T]):
                     self._replicas.changed.wait(max(0.0, min(pauses)) if pauses else None)
                 else:
                     return [[found[part] for part in range(self._work.parts)] for found in self._results]
-            self._replicas.wait_ready()
+            self._replicas.wait_ready(self._broken_off)
 
     def cancel(self) -> None:
         """Break off what is still under way."""

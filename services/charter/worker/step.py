@@ -25,7 +25,7 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
 
     Args:
         learner: updated in place.
-        episodes: sampled from the learner's present policy.
+        episodes: sampled from the learner's present policy or, as their ages say, from earlier ones.
         step: of the run, from 0.
         controls: of this step.
 
@@ -79,6 +79,7 @@ def _numbers(experience: Experience, targets: Targets, old: Prepared) -> dict[st
         "importance_ratio_mean": difference.exp().mean().item(),
         "logprob_mismatch_mean": difference.abs().mean().item(),
         "logprob_mismatch_max": difference.abs().max().item(),
+        "token_age_mean": formulas.masked_mean(episodes.ages.to(old.logprobs), mask).item(),
     }
     if targets.rewards is not None:
         rewards = targets.rewards.sum(dim=1)

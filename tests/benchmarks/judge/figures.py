@@ -28,6 +28,8 @@ from rich.console import Console
 from tests.benchmarks.judge.ask_figures import CONSTITUTION, ENSEMBLE, MIRRORED, pair_id
 
 CONSOLE = Console(width=200)
+# A row of fewer prompts says nothing.
+LEAST_PROMPTS = 10
 # Stage, pair and principle.
 Found = Mapping[tuple[str, str, str], Finding]
 
@@ -179,10 +181,11 @@ def main() -> None:
     for path in sorted(options.pairs.glob("*.jsonl")):
         pairs = read_labelled_pairs(path)
         asked = {row.name: judged_pairs(found, row, pairs, constitution) for row in ROWS}
-        results = {row.name: measured(found, row, asked[row.name]) for row in ROWS if asked[row.name]}
+        enough = [row for row in ROWS if len({one.pair.group for one in asked[row.name]}) >= LEAST_PROMPTS]
+        results = {row.name: measured(found, row, asked[row.name]) for row in enough}
         everything[path.stem] = results
-        first = next(iter(results.values()))["as_served"]
-        shorter, similar = first["shorter_is_better_accuracy"], first["similar_length_shorter_accuracy"]
+        largest = max((one["as_served"] for one in results.values()), key=lambda one: int(one["pairs"]))
+        shorter, similar = largest["shorter_is_better_accuracy"], largest["similar_length_shorter_accuracy"]
         CONSOLE.print(f"{path.stem}: the shorter is better {shorter:.2f}, of similar length {similar:.2f}")
         CONSOLE.print("\n".join(table(results)), soft_wrap=True, markup=False, highlight=False)
     if options.output is not None:

@@ -51,7 +51,8 @@ async def main(options: Namespace) -> None:
             inputs = [ScoreInput(prompt.messages, one.text) for prompt, one in zip(batch, answers, strict=True)]
             scores = {one.index: one.value async for one in scorer.score(inputs)}
             scored = time.monotonic()
-            episodes = episodes_of(answers, [scores[index] for index in range(len(batch))])
+            # Strictly on-policy: the engine holds what the step before has sent.
+            episodes = episodes_of(answers, [scores[index] for index in range(len(batch))], step)
             _, controls = learn(learner, episodes, step, controls)
             updated = time.monotonic()
             packed = pack_weights(named_tensors(learner.actor.model), step + 1)
@@ -94,6 +95,7 @@ async def sample(engine: TransformersEngine, batch: Sequence[Prompt], tokens: in
             prompt_token_ids=one.prompt_token_ids,
             token_ids=one.token_ids,
             logprobs=np.array(one.logprobs, dtype=np.float32),
+            versions=tuple(span.version for span in one.version_spans for _ in range(span.start, span.end)),
             ended=one.finish is Finish.EOS,
         )
         for one in (found[index] for index in range(len(batch)))

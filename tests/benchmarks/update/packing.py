@@ -68,6 +68,7 @@ def make_episodes(model: str, prompts: Path, seed: int = 0) -> Episodes:
         ended=torch.ones(EPISODES, dtype=torch.bool),
         scores=torch.randn(EPISODES, generator=torch.Generator().manual_seed(seed)),
         sampler_logprobs=torch.zeros(EPISODES, max(map(len, answers))),
+        ages=torch.zeros(EPISODES, max(map(len, answers)), dtype=torch.int64),
     )
 
 

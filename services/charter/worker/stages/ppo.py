@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,16 +16,20 @@ from charter.rpc.tracing import exemplar, traced
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics, ranks, rollouts
 from charter.worker.agreement import probe_policy
+from charter.worker.ahead import Ahead, prompts_of, rollouts_seed, sampling_ahead
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import append_line
+from charter.worker.batches import Episodes
 from charter.worker.checkpoint import Progress
+from charter.worker.clients import servers_sleep
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
 from charter.worker.gpu_turn import gpu_turn
 from charter.worker.lora import add_lora, merged_tensors
 from charter.worker.models import Critic, LanguageModel, named_tensors
 from charter.worker.overoptimisation import best, parted
-from charter.worker.prompts import take
+from charter.worker.prompts import TaskPrompt
+from charter.worker.rollouts import Batch
 from charter.worker.seeds import derive_seed
 from charter.worker.served import check_served, policy_serves, serve_learner
 from charter.worker.stages.refresh import preference_version, refresh_preference_model
@@ -40,25 +44,35 @@ def run_ppo(run: Run) -> None:
         return
     with run.reporter.in_phase(run_pb2.PHASE_PPO):
         learner = run.leader.hold(make_learner, run.spec, _preference_model(run), run.resting_device)
-        progress = _resume(run, learner)
-        saved = progress.step
-        while progress.step < run.spec.ppo.steps and not _parted(run, progress):
-            try:
-                with working_on(step=str(progress.step + 1)), traced("ppo.step", run=run.id, step=progress.step + 1):
-                    refresh_preference_model(run, progress.step, progress.weight_version)
-                    progress = _step(run, learner, progress)
-            except Cancelled:
-                # Asked before anything was updated: what was sampled is dropped, and sampled again on resume.
-                if saved != progress.step:
-                    _save(run, learner, progress)
-                raise
-            last = progress.step == run.spec.ppo.steps
-            if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
-                _save(run, learner, progress)
-                saved = progress.step
+        progress, sampled = _resume(run, learner)
+        with sampling_ahead(run, sampled) as ahead:
+            progress = _take_steps(run, learner, ahead, progress)
         if _parted(run, progress):
             progress = _go_back(run, learner, progress)
         _write_policy(run, learner, progress)
+
+
+def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) -> Progress:
+    saved = progress.step
+    while progress.step < run.spec.ppo.steps and not _parted(run, progress):
+        with working_on(step=str(progress.step + 1)), traced("ppo.step", run=run.id, step=progress.step + 1):
+            try:
+                refresh_preference_model(run, progress.step, progress.weight_version)
+                clock = _Clock(run)
+                # Begun already, but in an attempt's first step and where the services sleep.
+                ahead.admit(progress)
+                scored = _rollout(run, ahead, progress, clock)
+            except Cancelled:
+                # Nothing was updated: what was sampled for the step is kept for a resume.
+                if saved != progress.step:
+                    _save(run, progress, ahead)
+                raise
+            progress = _learn(run, learner, ahead, progress, scored, clock)
+        last = progress.step == run.spec.ppo.steps
+        if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
+            _save(run, progress, ahead)
+            saved = progress.step
+    return progress
 
 
 def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: torch.device) -> Learner:
@@ -103,71 +117,103 @@ def _preference_model(run: Run) -> Path | None:
     return run.artifacts.preference_model if same else None
 
 
-def _resume(run: Run, learner: Learner) -> Progress:
-    """Go on from the newest complete checkpoint, or start; either way the services hold what the run needs."""
+def _resume(run: Run, learner: Learner) -> tuple[Progress, dict[int, Batch]]:
+    """Go on from the newest complete checkpoint, or start; either way the services hold what the run needs.
+
+    Also gives the batches, by step, that were sampled and not yet learned from.
+    """
     torch.manual_seed(derive_seed(run.spec.seed, "ppo"))
     progress = Progress(0, 0, STARTING_VERSION, Controls(run.spec.ppo.kl_coefficient))
+    sampled: dict[int, Batch] = {}
     run.artifacts.checkpoints.mkdir(exist_ok=True)
     checkpoint.clean(run.artifacts.checkpoints)
     if (found := checkpoint.newest(run.artifacts.checkpoints)) is not None:
         path, progress = found
         run.leader.together(checkpoint.restore, path)
+        sampled = checkpoint.unconsumed(path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
         serve_learner(run, progress.weight_version)
     probe_policy(run, progress.weight_version)
-    return progress
+    return progress, sampled
 
 
-def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
-    """Sample, score, update, send the new weights, report."""
-    spec = run.spec.ppo
-    clock = _Clock()
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What a step learns from."""
+
+    prompts: list[TaskPrompt]
+    batch: Batch
+    episodes: Episodes
+    # Of the preference model that scored them.
+    preference_version: int
+
+
+def _rollout(run: Run, ahead: Ahead, progress: Progress, clock: "_Clock") -> _Scored:
+    """Wait for the step's answers and have them scored."""
     _announce(run, progress, "sampling")
-    count = spec.episodes_per_step // spec.samples_per_prompt
-    prompts = take(run.prompts.train, progress.prompt_cursor, count, run.spec.seed)
-    seed = derive_seed(run.spec.seed, "rollouts", progress.step)
-    with traced("sample"):
-        groups = rollouts.sample(run, prompts, version=progress.weight_version, seed=seed)
-    clock.lap("sampling_seconds")
+    batch = ahead.take(progress.step)
+    clock.lap("waiting_seconds")
     _announce(run, progress, "scoring")
-    scored_by = preference_version(run, progress.step)
+    prompts = prompts_of(run, progress, progress.step)
+    preference = preference_version(run, progress.step)
     with traced("score"):
-        episodes = rollouts.score(run, prompts, groups, seed, scored_by)
-    check_served(run, scored_by)
+        episodes = rollouts.score(
+            run,
+            prompts,
+            batch.groups,
+            rollouts_seed(run, progress.step),
+            version=progress.weight_version,
+            preference_version=preference,
+        )
+    check_served(run, preference)
     clock.lap("scoring_seconds")
     _announce(run, progress, "updating")
+    return _Scored(prompts, batch, episodes, preference)
+
+
+def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored: _Scored, clock: "_Clock") -> Progress:
+    """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
+    spec, episodes = run.spec.ppo, scored.episodes
     with traced("update"), gpu_turn(run, learner):
         numbers, controls = run.leader.together(learn, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
         version += 1
+        ahead.settle()
+        clock.lap("waiting_seconds")
         with traced("send weights"):
             serve_learner(run, version)
             numbers |= probe_policy(run, version)
     clock.lap("weight_sync_seconds")
-
-    measured = progress.measured
-    if due(run, progress.step + 1):
-        # No way to stop here: the models have learned from the step, and only a whole step is saved.
+    done = Progress(
+        step=progress.step + 1,
+        prompt_cursor=progress.prompt_cursor + len(scored.prompts),
+        weight_version=version,
+        controls=controls,
+        measured=progress.measured,
+    )
+    if not servers_sleep(run.spec.services):
+        ahead.admit(done)
+    if due(run, done.step):
         run.reporter.report(progress.step, spec.steps, text="the judge compares")
-        measured = (*measured, measure(run, learner, progress.step + 1, version, scored_by))
-        numbers |= {"held_out_judge": measured[-1].judge, "held_out_kl": measured[-1].kl}
-        if measured[-1].score is not None:
-            numbers["held_out_score"] = measured[-1].score
+        found = measure(run, learner, done.step, version, scored.preference_version)
+        done = replace(done, measured=(*done.measured, found))
+        numbers |= {"held_out_judge": found.judge, "held_out_kl": found.kl}
+        if found.score is not None:
+            numbers["held_out_score"] = found.score
     clock.lap("watching_seconds")
 
     kept = extremes(
         rollouts.samples_of(
             run,
-            progress.step + 1,
-            prompts,
-            groups,
+            done.step,
+            scored.prompts,
+            scored.batch.groups,
             episodes,
-            version=progress.weight_version,
-            preference_version=scored_by,
+            preference_version=scored.preference_version,
         )
     )
     append_line(run.artifacts.samples, step_to_line(kept))
@@ -176,21 +222,17 @@ def _step(run: Run, learner: Learner, progress: Progress) -> Progress:
     metrics.STEPS.labels(run.id).inc(exemplar=exemplar())
     metrics.EPISODES.labels(run.id).inc(len(episodes.answers))
     metrics.TOKENS.labels(run.id).inc(tokens)
-    numbers |= rollouts.scores_by_dimension(run, prompts, groups, episodes)
+    numbers |= rollouts.scores_by_dimension(run, scored.prompts, scored.batch.groups, episodes)
     seconds = sum(clock.laps.values())
     numbers |= clock.laps | {
+        "sampling_seconds": scored.batch.seconds,
         "step_seconds": seconds,
+        "worker_idle_share": 1 - clock.laps["update_seconds"] / seconds,
+        "policy_idle_share": 1 - clock.policy_busy / seconds,
         "tokens_per_second": tokens / seconds,
         "episodes_per_second": len(episodes.answers) / seconds,
         "weight_version": float(version),
     }
-    done = Progress(
-        step=progress.step + 1,
-        prompt_cursor=progress.prompt_cursor + len(prompts),
-        weight_version=version,
-        controls=controls,
-        measured=measured,
-    )
     run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers)
     return done
 
@@ -215,16 +257,20 @@ def _go_back(run: Run, learner: Learner, progress: Progress) -> Progress:
 
 
 class _Clock:
-    """Seconds between laps, by name."""
+    """Seconds of a step by name, and those in which the policy sampled."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run) -> None:
         self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
+        self.policy_busy = 0.0
+        self._sampling = run.services.sampling
+        self._last, self._busy = time.monotonic(), self._sampling.seconds()
 
     def lap(self, name: str) -> None:
-        """End a lap."""
-        now = time.monotonic()
-        self.laps[name], self._last = now - self._last, now
+        """Add what has passed since the lap before."""
+        now, busy = time.monotonic(), self._sampling.seconds()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self.policy_busy += busy - self._busy
+        self._last, self._busy = now, busy
 
 
 def _announce(run: Run, progress: Progress, what: str) -> None:
@@ -233,10 +279,16 @@ def _announce(run: Run, progress: Progress, what: str) -> None:
     run.reporter.raise_if_stopped()
 
 
-def _save(run: Run, learner: Learner, progress: Progress) -> None:
+def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
     start = time.monotonic()
     with traced("checkpoint"):
-        path = run.leader.together(checkpoint.save, run.artifacts.checkpoints, progress, run.spec.checkpoints.keep)
+        path = run.leader.together(
+            checkpoint.save,
+            run.artifacts.checkpoints,
+            progress,
+            ahead.sampled(progress),
+            run.spec.checkpoints.keep,
+        )
     metrics.CHECKPOINT_SECONDS.labels(run.id).set(time.monotonic() - start)
     metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
 

@@ -57,7 +57,7 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
     score = None
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
         score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
-    episodes = episodes_of(answers, [0.0] * len(answers))
+    episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
         old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
