@@ -144,7 +144,8 @@ def test_every_objective_is_an_edge_of_its_histogram() -> None:
     checked = 0
     for board in BOARDS.values():
         for panel in (panel for _, found in board.rows for panel in found if panel.unit == "s" and panel.limit):
-            for name in (name for query in panel.queries for name, _ in selectors(query.expr)):
+            names = {name for query in panel.queries for name, _ in selectors(query.expr)}
+            for name in (name for name in names if name.endswith("_bucket")):
                 assert panel.limit in edges[name], f"{panel.title}: {panel.limit} is no edge of {name}"
                 checked += 1
     assert checked

@@ -73,7 +73,7 @@ def test_people_alone_and_mixed_by_dimension(stage: Stage) -> None:
 
 
 def test_one_member_cannot_be_separate(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    assert stage.work("alone", stage.spec(preference_model={"separate_members": True})) == 1
+    assert stage.work("alone", stage.spec(preference_model={"separate_members": True})) == 2
     assert "set preference_model.members to 2 or more" in caplog.text
 
 
@@ -87,5 +87,5 @@ def labels(stage: Stage, run: str) -> list[dict[str, str]]:
 
 def test_a_refresh_without_the_judges_labels_is_refused(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     spec = stage.spec(feedback={"human": 1}, comparisons={"refresh_every_steps": 1})
-    assert stage.work("refresh", spec) == 1
+    assert stage.work("refresh", spec) == 2
     assert "comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share" in caplog.text

@@ -130,5 +130,5 @@ def test_a_policy_that_exploits_its_reward_is_taken_back(stage: Stage) -> None:
 def test_what_does_not_go_together_is_told(
     stage: Stage, sections: dict[str, dict[str, float | str]], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert stage.work("wrong", stage.spec(**sections)) == 1
+    assert stage.work("wrong", stage.spec(**sections)) == 2
     assert error in caplog.messages[-1]

@@ -59,6 +59,18 @@ def traced(name: str, **attributes: str | int) -> Iterator[None]:
         yield
 
 
+def start_trace(name: str, **attributes: str | int) -> Span:
+    """The first span of a new trace, for ``working_in`` and whoever ends it."""
+    return _tracer.start_span(name, context=context.Context(), attributes=attributes)
+
+
+@contextmanager
+def working_in(span: Span) -> Iterator[None]:
+    """Make a span the present one for the block, and leave it open; what the block raises marks it as an error."""
+    with trace.use_span(span):
+        yield
+
+
 def start_client_call(rpc: str, metadata: MutableMapping[str, str]) -> Span:
     """The span of a call that this process makes; ``metadata`` gets what the server needs to continue the trace."""
     span = _tracer.start_span(rpc, kind=SpanKind.CLIENT, attributes=_attributes(rpc))

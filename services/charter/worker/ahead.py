@@ -11,7 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 
-from charter.rpc.tracing import traced
+from opentelemetry.trace import Span
+
+from charter.rpc.logs import working_on
+from charter.rpc.tracing import start_trace, traced, working_in
 from charter.worker import rollouts
 from charter.worker.checkpoint import Progress
 from charter.worker.clients import servers_sleep
@@ -53,6 +56,8 @@ class Ahead:
         self._in_flight = run.services.policy_updates_in_flight()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
         self._broken_off = threading.Event()
+        # A step's trace begins with the sampling of its answers.
+        self._spans: dict[int, Span] = {}
         self._batches: dict[int, Future[Batch]] = {}
         for step, batch in sampled.items():
             self._batches[step] = Future()
@@ -65,10 +70,17 @@ class Ahead:
         for step in range(progress.step, min(progress.step + self._staleness + 1, self._run.spec.ppo.steps)):
             if step not in self._batches:
                 prompts = prompts_of(self._run, progress, step)
-                # Part of the present step's trace: it is then that the services do it.
-                self._batches[step] = self._thread.submit(
-                    copy_context().run, self._sample, step, prompts, progress.weight_version
-                )
+                with working_on(step=str(step + 1)), working_in(self._span(step)):
+                    self._batches[step] = self._thread.submit(
+                        copy_context().run, self._sample, step, prompts, progress.weight_version
+                    )
+
+    @contextmanager
+    def traced_step(self, step: int) -> Iterator[None]:
+        """The rest of a step's trace, which ends with the block."""
+        with working_in(self._span(step)):
+            yield
+        self._spans.pop(step).end()
 
     def take(self, step: int) -> Batch:
         """The batch of a step, when it is sampled. It stays here until a later step is admitted.
@@ -101,10 +113,17 @@ class Ahead:
         """Break off what is under way."""
         self._run.services.break_off(self._broken_off)
         self._thread.shutdown(cancel_futures=True)
+        for span in self._spans.values():
+            span.end()
+
+    def _span(self, step: int) -> Span:
+        if step not in self._spans:
+            self._spans[step] = start_trace("ppo.step", run=self._run.id, step=step + 1)
+        return self._spans[step]
 
     def _sample(self, step: int, prompts: list[TaskPrompt], version: int) -> Batch:
         start = time.monotonic()
-        with traced("sample", step=step + 1):
+        with traced("sample"):
             groups = rollouts.sample(
                 self._run,
                 prompts,

@@ -55,7 +55,7 @@ def run_ppo(run: Run) -> None:
 def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) -> Progress:
     saved = progress.step
     while progress.step < run.spec.ppo.steps and not _parted(run, progress):
-        with working_on(step=str(progress.step + 1)), traced("ppo.step", run=run.id, step=progress.step + 1):
+        with working_on(step=str(progress.step + 1)), ahead.traced_step(progress.step):
             try:
                 refresh_preference_model(run, progress.step, progress.weight_version)
                 clock = _Clock(run)
