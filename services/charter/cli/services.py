@@ -19,6 +19,9 @@ from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 
 # Where a worker shows its metrics unless CHARTER_WORKER_METRICS_PORT says otherwise.
+# Services and worker share the cores of a machine and compute at the same time. By default a thread that waits for its
+# siblings does so busily, on a core that another process could use.
+_SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}
 WORKER_METRICS_PORT = 9095
 
 SERVICES = ("policy", "judge", "preference", "trainer")
@@ -113,7 +116,7 @@ def launch(
             stderr=subprocess.STDOUT,
             # Its own group: it outlives this terminal, and Ctrl-C here does not reach it.
             start_new_session=True,
-            env={**os.environ, "CHARTER_HOME": str(home()), **environment},
+            env={**_SHARED_CORES, **os.environ, "CHARTER_HOME": str(home()), **environment},
         )
     return Started(ProcessId.of(process.pid), endpoint, command, log)
 
