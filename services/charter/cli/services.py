@@ -19,10 +19,11 @@ from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 
 # Where a worker shows its metrics unless CHARTER_WORKER_METRICS_PORT says otherwise.
+WORKER_METRICS_PORT = 9095
+
 # Services and worker share the cores of a machine and compute at the same time. By default a thread that waits for its
 # siblings does so busily, on a core that another process could use.
 _SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}
-WORKER_METRICS_PORT = 9095
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 HEALTH_NAMES = {
