@@ -66,7 +66,9 @@ def times_read(page: str) -> int:
 class Client:
     """The worker's client of some replicas of the policy."""
 
-    def __init__(self, folder: Path, replicas: list[tuple[str, str]], weights_folder: str = "") -> None:
+    def __init__(
+        self, folder: Path, replicas: list[tuple[str, str]], weights_folder: str = "", *, weights_nccl: bool = False
+    ) -> None:
         addresses = run_pb2.ServiceAddresses(
             policy=[main for main, _ in replicas],
             policy_control=[control for _, control in replicas],
@@ -74,6 +76,7 @@ class Client:
             preference="127.0.0.1:9",
             preference_control="127.0.0.1:9",
             weights_folder=weights_folder,
+            weights_nccl=weights_nccl,
         )
         self.reporter = Reporter(Artifacts(folder / "run", "run"), "run", 1, "")
         self.services = Services(addresses, self.reporter)

