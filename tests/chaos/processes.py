@@ -64,7 +64,8 @@ class Process:
 
     def descendants(self) -> list[psutil.Process]:
         """The processes that it started, and those that these started."""
-        return psutil.Process(self._process.pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
+        return found
 
     def replace(self) -> int:
         """End it as a rolling update does and start it again; the exit status of the old process."""
