@@ -105,9 +105,11 @@ def test_nccl_is_refused_without_a_gpu_and_the_replica_goes_on(
         master_port=5000,
         tensors=[weights_pb2.BroadcastTensor(name="x", dtype=types_pb2.DATA_TYPE_FLOAT32, shape=[1])],
     )
-    with connect(service.control) as channel, pytest.raises(grpc.RpcError) as refused:
+    with connect(service.control) as channel:
         stub = weights_pb2_grpc.WeightServiceStub(channel)
-        list(stub.ReceiveBroadcast(iter([weights_pb2.ReceiveBroadcastRequest(header=header)]), timeout=SECONDS))
+        answers = stub.ReceiveBroadcast(iter([weights_pb2.ReceiveBroadcastRequest(header=header)]), timeout=SECONDS)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(answers)
     assert refused.value.code() is grpc.StatusCode.ABORTED
     send_packed(service.control, packed, service="policy", force=False)
     assert held(service.control) == (2, packed.sha256)

@@ -14,6 +14,8 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferInitInfo
 
+from charter.inference.vllm_orphans import end_with_parent
+
 BACKEND = "charter"
 
 
@@ -84,4 +86,5 @@ class CharterWeightTransferEngine(NCCLWeightTransferEngine):
 
 def register() -> None:
     """Make the backend known in this process. vLLM calls it once in each of its processes."""
+    end_with_parent()
     WeightTransferEngineFactory.register_engine(BACKEND, CharterWeightTransferEngine)
