@@ -47,7 +47,8 @@ def service(room: PolicyRoom) -> Iterator[Addresses]:
 
 @pytest.fixture(scope="module")
 def weights(real_model: Path) -> dict[str, torch.Tensor]:
-    return load_file(real_model / "model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(real_model / "model.safetensors")
+    return tensors
 
 
 @contextmanager
@@ -114,6 +115,16 @@ def test_nccl_is_refused_without_a_gpu_and_the_replica_goes_on(
     send_packed(service.control, packed, service="policy", force=False)
     assert held(service.control) == (2, packed.sha256)
     assert [span.weight_version for span in answer(service.main).version_spans] == [2]
+
+
+def test_a_client_that_leaves_takes_its_requests_out_of_vllm(room: PolicyRoom, service: Addresses) -> None:
+    assert isinstance(room.engine, VllmEngine)
+    with generating(service.main, 1500, samples=4) as responses:
+        assert next(responses).text_so_far
+        assert room.engine._llm.get_num_unfinished_requests() == 4
+    while room.engine._llm.get_num_unfinished_requests() > 0:
+        pass
+    assert answer(service.main).token_ids
 
 
 def test_a_prefix_cache_that_is_kept_fails_the_update_and_all_that_follows(

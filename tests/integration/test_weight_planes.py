@@ -15,6 +15,7 @@ from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
 from charter.rpc.lifecycle import Addresses
 from charter.v1 import run_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.receiver import RECEIVED_BYTES
 from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, pack_weights, send_packed
 from charter.weights.shared_folder import SharedFolder
@@ -222,6 +223,33 @@ def test_the_base_of_an_adapter_stays_in_the_shared_folder(tmp_path: Path) -> No
         sha256 = hashlib.sha256(blob).hexdigest()
         adapter = folder.put(PackedWeights(version, blob, sha256, base=base))
         assert {str(path) for path in tmp_path.rglob("*.safetensors")} == {base.path, adapter.path}
+
+
+def test_of_an_adapter_only_its_own_bytes_travel_and_it_is_served_at_once(tmp_path: Path, tiny_model: Path) -> None:
+    base = load_file(tiny_model / "model.safetensors")
+    layer = next(name for name in base if name.endswith("q_proj.weight")).removesuffix(".weight")
+    rows, columns = base[f"{layer}.weight"].shape
+    generator = torch.Generator().manual_seed(0)
+    adapter = {
+        f"{layer}.lora_A.weight": torch.randn(2, columns, generator=generator),
+        f"{layer}.lora_B.weight": torch.randn(rows, 2, generator=generator),
+    }
+
+    def received() -> float:
+        return RECEIVED_BYTES.labels("policy")._value.get()
+
+    room = build(PolicyConfig(str(tiny_model), tmp_path / "staging"))
+    with running(room) as at, Client(tmp_path, [(at.main, at.control)]) as client:
+        client.services.send_policy(base, 1)
+        before = received()
+        client.services.send_policy_adapter(adapter, 2, lambda: base, 1)
+        assert received() - before < 0.1 * (tiny_model / "model.safetensors").stat().st_size
+        assert held(at.control)[0] == 2
+        state = room.engine._model.state_dict()  # type: ignore[attr-defined]
+    product = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
+    for name, tensor in base.items():
+        expected = tensor + product if name == f"{layer}.weight" else tensor
+        torch.testing.assert_close(state[name], expected, rtol=0, atol=1e-6)
 
 
 def test_a_wrong_path_or_digest_is_refused_with_words_that_help(tmp_path: Path) -> None:

@@ -10,10 +10,14 @@ import pytest
 import torch
 from charter.evaluation.run_folder import read_run_folder
 from charter.inference.preference_model import PreferenceModel
+from charter.policy import server as policy
 from charter.rpc.channel import QUICK, connect
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2
+from charter.worker.__main__ import FAILED
+from prometheus_client import REGISTRY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.harness import running
 from tests.integration.worker_services import Stage, assert_every_ppo_metric, tiny_services
 
 
@@ -23,10 +27,22 @@ def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
         yield stage
 
 
+def token_ages() -> list[float]:
+    """Answers of age 0, of age 0 or 1, and of any, as the worker's histogram has them."""
+    found = [
+        REGISTRY.get_sample_value("charter_worker_token_age_versions_bucket", {"le": bound})
+        for bound in ("0.0", "1.0", "+Inf")
+    ]
+    return [value or 0.0 for value in found]
+
+
 @pytest.fixture(scope="module")
 def finished(stage: Stage) -> Stage:
     """A run named "whole" that went through every stage."""
+    before = token_ages()
     assert stage.work("whole", stage.spec()) == 0
+    # Three steps of six answers; only the first step's were written by the weights that learned from them.
+    assert [now - then for now, then in zip(token_ages(), before, strict=True)] == [6, 18, 18]
     return stage
 
 
@@ -82,11 +98,29 @@ def test_ppo_steps_report_every_metric(finished: Stage) -> None:
 
 def test_strictly_on_policy(stage: Stage) -> None:
     """Without staleness each step's answers are written by the weights that learn from them."""
+    before = token_ages()
     assert stage.work("on-policy", stage.spec(ppo={"max_staleness": 0})) == 0
+    # Three steps of six answers, all of age 0.
+    assert [now - then for now, then in zip(token_ages(), before, strict=True)] == [18, 18, 18]
     for numbers in stage.ppo_steps("on-policy").values():
         assert numbers["token_age_mean"] == 0
         assert numbers["logprob_mismatch_max"] < 1e-3
         assert numbers["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_replica_that_computes_something_else_ends_the_run(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It serves the right weights, rounded to bfloat16, beside one that serves them as they are."""
+    config = policy.PolicyConfig(str(stage.model), tmp_path, engine_settings={"dtype": "bfloat16"})
+    with running(policy.build(config)) as rounded:
+        spec = stage.spec(policy={"logprob_tolerance": 1e-5}, judge={"labelled_pairs": ""})
+        spec.services.policy.append(rounded.main)
+        spec.services.policy_control.append(rounded.control)
+        assert stage.work("rounded", spec) == FAILED
+    said = caplog.records[-1].getMessage()
+    assert f"the policy at {rounded.main} does not compute what the trainer does: with weight version 1" in said
+    assert "policy.logprob_tolerance is 1e-05" in said
 
 
 def test_the_policy_folder_is_what_is_served(finished: Stage) -> None:

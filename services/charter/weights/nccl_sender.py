@@ -7,7 +7,7 @@ vLLM's own trainer side (0.32) forms the group and broadcasts. It speaks to the 
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from contextvars import copy_context
 from queue import SimpleQueue
@@ -212,7 +212,7 @@ class _Members:
         threads = ThreadPoolExecutor(len(self.ranks))
         asked = [threads.submit(copy_context().run, ask, control) for control in self.ranks]
         threads.shutdown(wait=False)
-        for one in wait(asked, return_when="FIRST_EXCEPTION").done:
+        for one in wait(asked, return_when=FIRST_EXCEPTION).done:
             one.result()
 
     def _header(self) -> weights_pb2.BroadcastHeader:
