@@ -88,7 +88,7 @@ def _reason(service: str, code: grpc.StatusCode, details: str) -> str:
                 return f"cannot be reached ({details}). Is it running? It is the spec's reward.service."
             return (
                 f"cannot be reached ({details}). Is it running? `charter status` tells; `charter up` starts all "
-                f"services, `charter serve {service}` this one."
+                f"services, `charter serve {service.split()[0]}` this one."
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"did not answer in time ({details}). `charter status` tells whether it serves; its log says why."

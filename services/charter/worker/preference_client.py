@@ -30,10 +30,9 @@ _MOST_PAUSE_SECONDS = 10.0
 class PreferenceClient:
     """One method for each thing that the worker asks of the service, errors worded for a person.
 
-    A service that cannot be reached at first is an error. One that was there and goes away, as in a rolling update, is
-    waited for: the run says so in its events, and goes on when it is back or stops when asked to. If it came back
-    without weights, it is given those that it had before anything else is asked of it. With ``sleeps`` it shares the
-    worker's GPU, and is woken before it has to score.
+    A service that cannot be reached, as in a rolling update, is waited for: the run says so in its events, and goes on
+    when it is there or stops when asked to. If it came back without weights, it is given those that it had before
+    anything else is asked of it. With ``sleeps`` it shares the worker's GPU, and is woken before it has to score.
     """
 
     def __init__(self, address: str, control_address: str, reporter: Reporter, *, sleeps: bool = False) -> None:
@@ -41,7 +40,6 @@ class PreferenceClient:
         self._control_address = control_address
         self._reporter = reporter
         self._open()
-        self._met = False
         # An attempt that died may have left it asleep.
         self._may_sleep = sleeps
         self._send_again: Callable[[], object] | None = None
@@ -127,16 +125,15 @@ class PreferenceClient:
         while True:
             try:
                 with explained("preference", self.address):
-                    found = call()
+                    return call()
             except ServiceError as error:
                 self._wait_for_return(error)
-            else:
-                self._met = True
-                return found
 
     def _wait_for_return(self, error: ServiceError) -> None:
         """Return when a service that was away is back, with its weights; raises the error that no waiting can mend."""
-        if not self._met or error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION):
+        # Without weights since it restarted is mended here; before the run has sent any, it is an error.
+        mended = error.code is grpc.StatusCode.FAILED_PRECONDITION and self._send_again is not None
+        if error.code is not grpc.StatusCode.UNAVAILABLE and not mended:
             raise error
         pause = 1.0
         while True:
@@ -177,20 +174,15 @@ def scores_of(
     address: str,
     stub: preference_pb2_grpc.PreferenceServiceStub,
     items: Sequence[tuple[Sequence[ChatMessage], str]],
-    version: int = 0,
-    model: str = "",
+    version: int,
 ) -> list[preference_pb2.PreferenceServiceScoreResponse]:
-    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``.
-
-    ``version`` is the least weight version that may score; an empty ``model`` is the service's first.
-    """
+    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``."""
     request = preference_pb2.PreferenceServiceScoreRequest(
         items=[
             preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
             for index, (prompt, answer) in enumerate(items)
         ],
         required_weight_version=version,
-        model=model,
     )
     scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
     with explained(service, address):

@@ -17,12 +17,10 @@ from functools import partial
 from typing import TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
-from charter.rpc.errors import ServiceError, explained
-from charter.v1 import weights_pb2, weights_pb2_grpc
+from charter.rpc.errors import ServiceError
 from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
@@ -141,15 +139,16 @@ class Replicas:
         return [replica for replica in self._replicas.values() if replica.ready]
 
     def contacted(self) -> list[Replica]:
-        """Replicas that answered, once each was tried. Raises ``ServiceError`` or ``RunError`` when none did."""
-        with self.changed:
-            while not all(one.tried for one in self._replicas.values()):
-                self.ready()
-                self.changed.wait()
+        """Replicas that answered, once each was tried; waits as ``wait_ready`` does while none has."""
+        found: list[Replica] = []
+
+        def some_answer() -> bool:
             self.ready()
-            found = [one for one in self._replicas.values() if not one.problem]
-            if not found:
-                raise RunError(self._none_usable())
+            replicas = self._replicas.values()
+            found[:] = [one for one in replicas if not one.problem] if all(one.tried for one in replicas) else []
+            return bool(found)
+
+        self._wait_for(some_answer)
         return found
 
     def serve(self, weights: PackedWeights) -> None:
@@ -195,12 +194,15 @@ class Replicas:
 
     def wait_ready(self, broken_off: threading.Event | None = None) -> None:
         """Return when a replica is ready; says what it waits for. Raises ``Cancelled``, also after ``break_off``."""
+        self._wait_for(lambda: bool(self.ready()), broken_off)
+
+    def _wait_for(self, enough: Callable[[], bool], broken_off: threading.Event | None = None) -> None:
         say_at, pause = time.monotonic() + 1.0, 1.0
         while True:
             with self.changed:
                 if broken_off is not None and broken_off.is_set():
                     raise Cancelled
-                if self.ready():
+                if enough():
                     return
                 self.changed.wait(1.0)
                 nothing = not self.ready() and all(one.problem for one in self._replicas.values())
@@ -335,12 +337,7 @@ class Replicas:
             replica.ours = weights is not None
         if self._sleeps:
             wake_up(self.service, replica.address.control)
-        # A fresh channel: a used one waits longer and longer before it looks for a server again.
-        with explained(self.service, replica.address.main), connect(replica.address.main) as channel:
-            request = health_pb2.HealthCheckRequest(service=self._health_name)
-            status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=QUICK).status
-        if status != health_pb2.HealthCheckResponse.SERVING:
-            raise ServiceError(self.service, replica.address.main, grpc.StatusCode.UNAVAILABLE, "it is not serving yet")
+        replica.require_serving(self.service, self._health_name)
         with self.changed:
             # Weights that came meanwhile have woken this keeper already.
             replica.ready = weights is self._weights and (weights is not None or not self._takes_weights)
@@ -354,10 +351,7 @@ class Replicas:
 
     def _held(self, replica: Replica) -> tuple[tuple[int, str], str]:
         """Version and digest that a replica serves, and the digest of what it keeps for adapters."""
-        address = replica.address.control
-        with explained(f"{self.service} weight", address), connect(address) as channel:
-            stub = weights_pb2_grpc.WeightServiceStub(channel)
-            found = stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
+        found = replica.weight_version(self.service)
         with self.changed:
             replica.info = found.model
         return (found.model.weight_version, found.model.weight_digest), found.base_sha256
