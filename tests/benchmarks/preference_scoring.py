@@ -156,7 +156,7 @@ def main() -> None:
         PreferenceModel.from_causal_lm(options.model, options.seed).save(Path(folder) / "model")
         loop = PlainLoop(Path(folder) / "model")
         config = PreferenceConfig(
-            str(Path(folder) / "model"), f"sqlite:///{folder}/charter.db", Path(folder) / "staging"
+            {"default": str(Path(folder) / "model")}, f"sqlite:///{folder}/charter.db", Path(folder) / "staging"
         )
         with running(build(config)) as addresses, connect(addresses.main) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)

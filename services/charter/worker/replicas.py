@@ -165,8 +165,7 @@ class Replicas:
             self._sent.add((weights.version, weights.sha256))
             if weights.base is not None:
                 self._sent.add((weights.base.version, weights.base.sha256))
-            # Adapters are small, nobody need pass on what lies in a shared folder or is broadcast, and those on one GPU
-            # load in turn.
+            # Adapters are small, what lies in a folder or is broadcast need not be passed on, one GPU loads in turn.
             whole = weights.base is None and not (weights.path or self._sleeps or broadcast)
             well = [one.address.control for one in self._replicas.values() if not one.problem]
             tree = relays(well) if whole else {}
