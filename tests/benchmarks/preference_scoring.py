@@ -179,7 +179,7 @@ def main() -> None:
     unsorted = [len(ids) for ids in loop.token_ids(asked)]
     lengths = sorted(unsorted)
     answers = [len(loop.tokenizer(one.answer)["input_ids"]) for one in asked]
-    computed = metrics.TOKENS._value.get() - metrics.SHARED._value.get()
+    computed = metrics.TOKENS.labels("default")._value.get() - metrics.SHARED.labels("default")._value.get()
     figures = {
         "workload": options.workload,
         "texts": len(asked),
