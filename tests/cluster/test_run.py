@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(7200)
 def as_json(*arguments: str) -> Any:
     process = charter(*arguments, "--json")
     output, errors = process.communicate(timeout=RUN_SECONDS)
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, (errors, output)
     return json.loads(output)
 
 
