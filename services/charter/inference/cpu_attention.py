@@ -53,8 +53,15 @@ def _attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
         )
     else:
-        attended = torch.cat([_segment(query, key, value, one, scaling) for one in segments], dim=2)
+        attended = attend_in_tree(query, key, value, segments, scaling)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def attend_in_tree(
+    query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Segment], scaling: float | None
+) -> Tensor:
+    """Attention of a row that is a tree: query [1, heads, tokens, size], key and value [1, groups, tokens, size]."""
+    return torch.cat([_segment(query, key, value, one, scaling) for one in segments], dim=2)
 
 
 def _segment(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scaling: float | None) -> Tensor:
