@@ -51,7 +51,7 @@ class Addresses:
 def feedback_services(folder: Path, tiny_model: Path, seconds_per_token: float = 0.0) -> Iterator[Addresses]:
     """A policy that writes with the fake engine, and a preference service with an empty store."""
     policy = PolicyConfig("fake", folder, engine="fake", engine_settings={"seconds_per_token": seconds_per_token})
-    preference = PreferenceConfig(str(tiny_model), f"sqlite:///{folder}/feedback.db", folder / "staging")
+    preference = PreferenceConfig({"default": str(tiny_model)}, f"sqlite:///{folder}/feedback.db", folder / "staging")
     with running(build_policy(policy)) as at_policy, running(build_preference(preference)) as at_preference:
         yield Addresses(at_policy.main, at_preference.main)
 

@@ -156,7 +156,7 @@ def main() -> None:
         PreferenceModel.from_causal_lm(options.model, options.seed).save(Path(folder) / "model")
         loop = PlainLoop(Path(folder) / "model")
         config = PreferenceConfig(
-            str(Path(folder) / "model"), f"sqlite:///{folder}/charter.db", Path(folder) / "staging"
+            {"default": str(Path(folder) / "model")}, f"sqlite:///{folder}/charter.db", Path(folder) / "staging"
         )
         with running(build(config)) as addresses, connect(addresses.main) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
@@ -179,7 +179,7 @@ def main() -> None:
     unsorted = [len(ids) for ids in loop.token_ids(asked)]
     lengths = sorted(unsorted)
     answers = [len(loop.tokenizer(one.answer)["input_ids"]) for one in asked]
-    computed = metrics.TOKENS._value.get() - metrics.SHARED._value.get()
+    computed = metrics.TOKENS.labels("default")._value.get() - metrics.SHARED.labels("default")._value.get()
     figures = {
         "workload": options.workload,
         "texts": len(asked),

@@ -9,6 +9,7 @@ from types import TracebackType
 from urllib.request import urlopen
 
 import grpc
+import psutil  # type: ignore[import-untyped]
 from charter.rpc.channel import connect
 from charter.v1 import weights_pb2, weights_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -60,6 +61,11 @@ class Process:
         """kill -9; returns when it is gone."""
         self._process.kill()
         self._process.wait()
+
+    def descendants(self) -> list[psutil.Process]:
+        """The processes that it started, and those that these started."""
+        found: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
+        return found
 
     def replace(self) -> int:
         """End it as a rolling update does and start it again; the exit status of the old process."""

@@ -67,14 +67,20 @@ CASES = (
     Case("charter:calls_failed:ratio_rate5m", "no calls", dict.fromkeys(calls(""), "0x60"), {}),
     Case(
         "charter:queue:ratio",
-        "both queues",
+        "the policy's and those of two preference models",
         {
             "charter_policy_requests": "64x60",
             "charter_policy_requests_limit": "256x60",
-            "charter_preference_waiting_answers": "30x60",
-            "charter_preference_waiting_answers_limit": "40x60",
+            'charter_preference_waiting_answers{model="default"}': "30x60",
+            'charter_preference_waiting_answers_limit{model="default"}': "40x60",
+            'charter_preference_waiting_answers{model="old"}': "2x60",
+            'charter_preference_waiting_answers_limit{model="old"}': "40x60",
         },
-        {'{queue="policy"}': 0.25, '{queue="preference"}': 0.75},
+        {
+            '{queue="policy"}': 0.25,
+            '{queue="preference", model="default"}': 0.75,
+            '{queue="preference", model="old"}': 0.05,
+        },
     ),
     Case(
         "charter:judge_failed:ratio_rate10m",

@@ -63,7 +63,7 @@ LABELS = [
 @pytest.fixture(scope="module")
 def address(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("store")
-    config = PreferenceConfig(str(tiny_model), f"sqlite:///{folder}/charter.db", folder / "staging")
+    config = PreferenceConfig({"default": str(tiny_model)}, f"sqlite:///{folder}/charter.db", folder / "staging")
     with running(build(config)) as addresses:
         request = preference_pb2.AddComparisonsRequest(request_id="1", comparisons=LABELS)
         with connect(addresses.main) as channel:

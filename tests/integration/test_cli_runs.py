@@ -45,7 +45,7 @@ def services(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
         rooms: dict[str, Service] = {
             "policy": build_policy(PolicyConfig("fake-policy", home / "staging", "fake")),
             "judge": build_judge(JudgeConfig("fake-judge", CONSTITUTION, "fake")),
-            "preference": build_preference(PreferenceConfig(str(tiny_model), url, home / "staging")),
+            "preference": build_preference(PreferenceConfig({"default": str(tiny_model)}, url, home / "staging")),
             "trainer": trainer,
         }
         for name, room in rooms.items():

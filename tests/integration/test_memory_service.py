@@ -161,7 +161,9 @@ def test_a_sleeping_judge_still_says_what_it_judges_by(tmp_path: Path) -> None:
 
 
 def test_a_sleeping_preference_service_stores_and_does_not_score(tiny_model: Path, tmp_path: Path) -> None:
-    config = preference.PreferenceConfig(str(tiny_model), f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "staging")
+    config = preference.PreferenceConfig(
+        {"default": str(tiny_model)}, f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "staging"
+    )
     comparison = types_pb2.Comparison(
         prompt=[HELLO],
         answer_a=types_pb2.Answer(text="Hi."),

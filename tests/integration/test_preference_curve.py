@@ -14,7 +14,7 @@ from tests.harness import running
 
 @pytest.fixture
 def address(tiny_model: Path, tmp_path: Path) -> Iterator[str]:
-    config = PreferenceConfig(str(tiny_model), f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging")
+    config = PreferenceConfig({"default": str(tiny_model)}, f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging")
     with running(build(config)) as addresses:
         yield addresses.main
 

@@ -39,7 +39,7 @@ ODD_TEXTS = {
 @pytest.fixture(scope="module")
 def stub(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
     folder = tmp_path_factory.mktemp("poison")
-    config = PreferenceConfig(str(tiny_model), f"sqlite:///{folder}/charter.db", folder / "staging")
+    config = PreferenceConfig({"default": str(tiny_model)}, f"sqlite:///{folder}/charter.db", folder / "staging")
     with running(build(config)) as addresses, connect(addresses.main) as channel:
         model = PreferenceModel.from_causal_lm(tiny_model, seed=5).eval()
         send_weights(addresses.control, model.state_tensors(), 1, service="preference")

@@ -28,15 +28,15 @@ CHAT = (ChatMessage("user", "How are you?"),)
 @pytest.fixture
 def service(tiny_model: Path, tmp_path: Path) -> Iterator[tuple[Stub, str]]:
     """Stub of a running service that has no fitted weights yet, and its control address."""
-    config = PreferenceConfig(str(tiny_model), f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging")
+    config = PreferenceConfig({"default": str(tiny_model)}, f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging")
     with running(build(config)) as addresses, connect(addresses.main) as channel:
         yield Stub(channel), addresses.control
 
 
 def test_while_the_model_is_loading_callers_are_asked_to_wait(tiny_model: Path) -> None:
     """A run that finds the service like this goes on waiting; any other error would end it."""
-    with pytest.raises(StatusError) as caught:
-        Scorer(str(tiny_model)).info()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StatusError) as caught:
+        Scorer(str(tiny_model), "default", pool).info()
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -243,7 +243,7 @@ def test_a_saved_preference_model_is_served_at_once(fitted: PreferenceModel, tmp
     fitted.centre(torch.tensor([0.3]))
     fitted.save(tmp_path / "preference_model")
     config = PreferenceConfig(
-        str(tmp_path / "preference_model"), f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging"
+        {"default": str(tmp_path / "preference_model")}, f"sqlite:///{tmp_path}/charter.db", tmp_path / "staging"
     )
     with running(build(config)) as addresses, connect(addresses.main) as channel:
         value, version = score(Stub(channel), ["Fine"])["item 0"]

@@ -19,7 +19,9 @@ UNREACHABLE = "127.0.0.1:1"
 
 @pytest.fixture
 def address(tiny_model: Path, tmp_path: Path) -> Iterator[str]:
-    config = PreferenceConfig(str(tiny_model), f"sqlite:///{tmp_path}/state/charter.db", tmp_path / "staging")
+    config = PreferenceConfig(
+        {"default": str(tiny_model)}, f"sqlite:///{tmp_path}/state/charter.db", tmp_path / "staging"
+    )
     with running(build(config)) as addresses:
         yield addresses.main
 

@@ -34,7 +34,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
         running(policy.build(policy.PolicyConfig(model, folder / "staging-policy"))) as at_policy,
         running(judge.build(judge.JudgeConfig(model, folder / "constitution.yaml"))) as at_judge,
         running(
-            preference.build(preference.PreferenceConfig(model, store, folder / "staging-preference"))
+            preference.build(preference.PreferenceConfig({"default": model}, store, folder / "staging-preference"))
         ) as at_preference,
     ):
         addresses = run_pb2.ServiceAddresses(

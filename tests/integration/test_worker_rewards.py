@@ -90,9 +90,9 @@ def direct_ratings(stage: Stage, seed: int) -> list[float]:
 
 def test_a_weighted_sum_of_judge_and_own_service(rating: Stage) -> None:
     own = [("2", 5.0), ("0", 1.0), ("1", -2.0)]
-    with reward_service(lambda _: own) as address:
-        reward = {"preference_weight": 0.0, "judge_weight": 0.5, "service_weight": 2.0, "service": address}
-        with a_run(rating, reward=reward) as run:
+    with reward_service(lambda asked: own if asked.model == "old" else []) as address:
+        reward = {"preference_weight": 0.0, "judge_weight": 0.5, "service_weight": 2.0}
+        with a_run(rating, reward=reward | {"service": address, "service_model": "old"}) as run:
             assert not run.needs_preference_model
             got = rewards.score(run, PROMPTS, ANSWERS, seed=3, preference_version=1)
     ratings = direct_ratings(rating, 3)

@@ -151,7 +151,7 @@ def tiny_services(folder: Path, model: Path) -> Iterator[Stage]:
         running(
             preference.build(
                 preference.PreferenceConfig(
-                    str(model), f"sqlite:///{folder / 'store.db'}", folder / "staging-preference"
+                    {"default": str(model)}, f"sqlite:///{folder / 'store.db'}", folder / "staging-preference"
                 )
             )
         ) as at_preference,

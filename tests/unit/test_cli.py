@@ -183,6 +183,24 @@ def test_serve_says_which_port_is_taken() -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (("old=a", "old=b"), "two models are named `old`"),
+        (("a", "b"), "two models are named `default`"),
+        (("=a",), "--model takes MODEL or NAME=MODEL, got `=a`"),
+        (("a", "old=b"), "the model `old`, b, is no preference_model folder"),
+        (("a", "old=./lr=3"), "the model `old`, ./lr=3, is no preference_model folder"),
+        (("./lr=3", "b"), "two models are named `default`"),
+    ],
+)
+def test_serve_preference_says_which_model_is_wrong(models: tuple[str, ...], words: str) -> None:
+    options = [part for model in models for part in ("--model", model)]
+    result = CliRunner().invoke(app, ["serve", "preference", *options])
+    assert result.exit_code == 1
+    assert words in result.stderr.replace("\n", " ")
+
+
 def test_serve_says_which_database_cannot_be_opened() -> None:
     result = charter("serve", "trainer", "--port", "0", "--database", "nonsense")
     assert result.returncode == 1

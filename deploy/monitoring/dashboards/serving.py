@@ -134,8 +134,8 @@ PREFERENCE = (
     Panel(
         "Answers scored",
         "answers/s",
-        "In bursts, one each step. It should return to 0 between them.",
-        (Query(total_per_second("charter_preference_scores_total"), "answers"),),
+        "By model. In bursts, one each step. It should return to 0 between them.",
+        (Query(per_second("charter_preference_scores_total", "model"), "{{model}}"),),
     ),
     Panel(
         "Tokens scored",
@@ -162,7 +162,7 @@ PREFERENCE = (
         "answers",
         "Answers that wait, and the mean number in a batch. Batches should fill before the queue grows.",
         (
-            Query(here("charter_preference_waiting_answers"), "waiting {{instance}}"),
+            Query(here("charter_preference_waiting_answers"), "waiting {{model}} {{instance}}"),
             Query(mean("charter_preference_batch_answers"), "in a batch"),
         ),
     ),

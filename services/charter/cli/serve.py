@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
 
+# Name of a preference model that was given none.
+DEFAULT_MODEL = "default"
+
 HostOption = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the service; 0 takes a free one.")]
 ControlPortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port for weights, or for workers' reports.")]
@@ -103,7 +106,14 @@ def judge(
 
 @app.command()
 def preference(
-    model: ModelOption,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help="Hub id or folder of a language model that a run will send fitted weights for, or a preference_model "
+            "folder. Repeatable: more preference_model folders, each with a name that Score can ask for.",
+        ),
+    ],
     database: DatabaseOption = "",
     migrate: MigrateOption = True,
     host: HostOption = "127.0.0.1",
@@ -112,13 +122,13 @@ def preference(
     metrics_port: MetricsPortOption = None,
     health_port: HealthPortOption = None,
 ) -> None:
-    """Store comparisons, score answers with the preference model, and take its new weights."""
+    """Store comparisons, score answers with preference models, and take new weights of the first."""
 
     def build() -> Service:
         from charter.preference import server
 
         staging = home() / "staging" / "preference"
-        return server.build(server.PreferenceConfig(model, database or default_database(), staging, migrate))
+        return server.build(server.PreferenceConfig(_named(model), database or default_database(), staging, migrate))
 
     _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
@@ -187,6 +197,22 @@ def _launcher(name: str) -> "Launcher":
 
             return KubernetesLauncher.in_cluster()
     raise ValueError(f"--launcher is local or kubernetes, got `{name}`")
+
+
+def _named(given: list[str]) -> dict[str, str]:
+    """Models by name: of NAME=MODEL, or of MODEL alone, which is `default`."""
+    models: dict[str, str] = {}
+    for text in given:
+        name, separator, model = text.partition("=")
+        # A folder may have `=` in its name: ./lr=3 is no name with a model.
+        if not separator or "/" in name:
+            name, model = DEFAULT_MODEL, text
+        if not name or not model:
+            raise ValueError(f"--model takes MODEL or NAME=MODEL, got `{text}`")
+        if name in models:
+            raise ValueError(f"two models are named `{name}`: give each a name of its own, --model NAME=MODEL")
+        models[name] = model
+    return models
 
 
 def _settings(given: list[str] | None) -> dict[str, Any]:

@@ -47,6 +47,8 @@ def status(as_json: JsonOption = False) -> None:
                 row["engine"],
                 "" if row["weight_version"] is None else f"version {row['weight_version']}",
             )
+            for one in row["more_models"]:
+                table.add_row("", "", "", f"{Path(one['model']).name} as {one['name']}", row["engine"], "version 0")
         console.print(table)
         if any(row["health"] != "SERVING" for row in rows):
             console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
@@ -63,6 +65,8 @@ def _describe(name: str) -> dict[str, Any]:
         "address": at.main,
         "control_address": at.control,
         "model": "",
+        # Of the preference service, those behind the first, which Score calls by name.
+        "more_models": [],
         "engine": "",
         "weight_version": None,
         "weight_digest": "",
@@ -76,22 +80,25 @@ def _describe(name: str) -> dict[str, Any]:
         running = _running_runs()
         row["note"] = f"running: {', '.join(running)}" if running else "no run is running"
     else:
-        model = _model(name)
+        model, more = _models(name)
         row |= {"model": model.model, "engine": model.engine}
         row |= {"weight_version": model.weight_version, "weight_digest": model.weight_digest}
+        row["more_models"] = [{"name": one.name, "model": one.model.model} for one in more]
     return row
 
 
-def _model(name: str) -> types_pb2.ModelInfo:
+def _models(name: str) -> tuple[types_pb2.ModelInfo, list[preference_pb2.NamedModel]]:
+    """The model of a service, and those of the preference service that are loaded beside it."""
     with channel_to(name) as channel:
         if name == "policy":
             policy = policy_pb2_grpc.PolicyServiceStub(channel)
-            return policy.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model
+            return policy.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model, []
         if name == "judge":
             judge = judge_pb2_grpc.JudgeServiceStub(channel)
-            return judge.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK).model
+            return judge.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK).model, []
         preference = preference_pb2_grpc.PreferenceServiceStub(channel)
-        return preference.GetModelInfo(preference_pb2.PreferenceServiceGetModelInfoRequest(), timeout=QUICK).model
+        info = preference.GetModelInfo(preference_pb2.PreferenceServiceGetModelInfoRequest(), timeout=QUICK)
+        return info.model, list(info.models)[1:]
 
 
 def _running_runs() -> list[str]:

@@ -15,6 +15,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from charter.inference.vllm_orphans import end_with_parent
+
 BACKEND = "charter_file"
 
 
@@ -74,4 +76,5 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
 def register() -> None:
     """Make the backend known in this process. vLLM calls it once in each of its processes."""
+    end_with_parent()
     WeightTransferEngineFactory.register_engine(BACKEND, FileWeightTransferEngine)

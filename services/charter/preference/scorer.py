@@ -41,6 +41,11 @@ class UnreadableInputError(ValueError):
         self.index = index
 
 
+def is_fitted(model: str) -> bool:
+    """Whether it is a folder that ``PreferenceModel.save`` wrote, not a causal language model to start from."""
+    return (Path(model) / "charter.json").is_file()
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreInput:
     """A conversation and an answer to it."""
@@ -79,22 +84,24 @@ class Scorer:
 
     ``model`` is a folder written by ``PreferenceModel.save``, which is served at once as version 0, or a causal
     language model (folder or hub id), which gives the architecture and tokenizer and waits for its first weights.
+    ``name`` is the metrics' label. ``computing`` has one thread, which runs torch.
     """
 
-    def __init__(self, model: str, token_budget: int = TOKENS_PER_BATCH) -> None:
-        self._name = model
-        self._token_budget = token_budget
+    def __init__(self, model: str, name: str, computing: ThreadPoolExecutor) -> None:
+        self._source = model
+        self._name = name
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Tokenizers and torch must each stay in one thread.
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
-        self._computing = ThreadPoolExecutor(1, "torch")
+        self._computing = computing
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._batches: asyncio.Task[None] | None = None
         self._model: PreferenceModel | None = None
         self._served = (0, "")
         self._fitted = False
-        metrics.WAITING_LIMIT.set(MOST_WAITING)
+        metrics.register(name)
+        metrics.WAITING_LIMIT.labels(name).set(MOST_WAITING)
 
     async def start(self) -> None:
         """Load the model and run it once. Raises ``OSError`` or ``ValueError`` when it cannot be loaded."""
@@ -107,8 +114,7 @@ class Scorer:
         if self._batches is not None:
             self._batches.cancel()
             await asyncio.gather(self._batches, return_exceptions=True)
-        self._fail(self._waiting, RuntimeError("the preference service is stopping"))
-        await asyncio.to_thread(self._computing.shutdown)
+        self._fail(self._waiting, StatusError(grpc.StatusCode.UNAVAILABLE, "the preference service is stopping"))
         await asyncio.to_thread(self._tokenizing.shutdown)
         self._model = None
 
@@ -117,7 +123,7 @@ class Scorer:
         model = self._loaded()
         version, digest = self._served
         return EngineInfo(
-            model=self._name,
+            model=self._source,
             engine="torch",
             weight_version=version,
             weight_digest=digest,
@@ -186,12 +192,11 @@ class Scorer:
             self._remove(mine)
 
     def _load(self) -> PreferenceModel:
-        folder = Path(self._name)
-        if (folder / "charter.json").is_file():
-            model = PreferenceModel.load(folder)
+        if is_fitted(self._source):
+            model = PreferenceModel.load(Path(self._source))
             self._fitted = True
         else:
-            model = PreferenceModel.from_causal_lm(self._name, seed=0)
+            model = PreferenceModel.from_causal_lm(self._source, seed=0)
         model = model.eval().to(self._device)
         self._forward(model, [encode(model.tokenizer, (ChatMessage("user", "Hello"),), "Hello")])
         return model
@@ -224,34 +229,41 @@ class Scorer:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            first = self._waiting[:_CHOSEN_AMONG]
-            sizes = [Size(one.messages, len(one.token_ids), one.answer_tokens) for one in first]
-            chosen = choose_batch(sizes, self._token_budget)
-            batch = [self._waiting[index] for index in chosen]
-            self._remove(batch)
-            for one in batch:
-                metrics.WAIT_SECONDS.observe(time.monotonic() - one.since)
+            # Until a batch is chosen, a failure is that of all it would be chosen from: nobody may wait for ever.
+            batch = self._waiting[:_CHOSEN_AMONG]
             try:
+                batch = self._choose(batch)
+                self._remove(batch)
                 scores, version = await loop.run_in_executor(
                     self._computing, self._compute, [one.token_ids for one in batch]
                 )
             except Exception as error:  # noqa: BLE001 - raised in each request that waits for this batch
+                self._remove(batch)
                 self._fail(batch, error)
                 continue
             for one, (value, members) in zip(batch, scores, strict=True):
                 one.results.put_nowait(Score(one.index, value, members, version))
 
+    def _choose(self, first: list[_Waiting]) -> list[_Waiting]:
+        """The next batch, of those that wait longest."""
+        sizes = [Size(one.messages, len(one.token_ids), one.answer_tokens) for one in first]
+        batch = [first[index] for index in choose_batch(sizes, TOKENS_PER_BATCH)]
+        waited_until = time.monotonic()
+        for one in batch:
+            metrics.WAIT_SECONDS.labels(self._name).observe(waited_until - one.since)
+        return batch
+
     def _compute(self, batch: list[list[int]]) -> tuple[list[tuple[float, tuple[float, ...]]], int]:
         start = time.monotonic()
         model = self._loaded()
         scores = self._forward(model, batch)
-        metrics.BATCH_SECONDS.observe(time.monotonic() - start)
-        metrics.BATCH_ANSWERS.observe(len(batch))
-        metrics.SCORES.inc(len(batch))
+        metrics.BATCH_SECONDS.labels(self._name).observe(time.monotonic() - start)
+        metrics.BATCH_ANSWERS.labels(self._name).observe(len(batch))
+        metrics.SCORES.labels(self._name).inc(len(batch))
         tokens = sum(len(one) for one in batch)
-        metrics.TOKENS.inc(tokens)
+        metrics.TOKENS.labels(self._name).inc(tokens)
         if model.shares:
-            metrics.SHARED.inc(tokens - tree_tokens(batch))
+            metrics.SHARED.labels(self._name).inc(tokens - tree_tokens(batch))
         return scores, self._served[0]
 
     def _forward(self, model: PreferenceModel, batch: list[list[int]]) -> list[tuple[float, tuple[float, ...]]]:
@@ -271,7 +283,7 @@ class Scorer:
         self._waiting_changed()
 
     def _waiting_changed(self) -> None:
-        metrics.WAITING.set(len(self._waiting))
+        metrics.WAITING.labels(self._name).set(len(self._waiting))
         if self._waiting:
             self._arrived.set()
         else:

@@ -1,4 +1,4 @@
-"""PreferenceService on top of the store and the scorer."""
+"""PreferenceService on top of the store and the models."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ import grpc
 
 from charter.inference.engine import ContextTooLongError
 from charter.preference import metrics
+from charter.preference.models import PreferenceModels
 from charter.preference.scorer import OverloadedError, ScoreInput, Scorer, UnreadableInputError
 from charter.preference.store import ComparisonStore
 from charter.rpc.errors import StatusError, invalid_fields
@@ -28,9 +29,9 @@ _RETRY_SECONDS = 5.0
 class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
     """Each RPC by its contract in ``preference.proto``."""
 
-    def __init__(self, store: ComparisonStore, scorer: Scorer, gate: Gate) -> None:
+    def __init__(self, store: ComparisonStore, models: PreferenceModels, gate: Gate) -> None:
         self._store = store
-        self._scorer = scorer
+        self._models = models
         self._gate = gate
 
     async def AddComparisons(
@@ -75,11 +76,12 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
         """Scores as they are finished."""
         ids = [item.id for item in request.items]
         _refuse_repeated(ids)
-        self._require_version(request.required_weight_version)
+        scorer = self._models.named(request.model)
+        _require_version(scorer, request.required_weight_version)
         inputs = [ScoreInput(chat_messages(item.prompt), item.answer) for item in request.items]
         try:
             with self._gate.call():
-                async for score in self._scorer.score(inputs):
+                async for score in scorer.score(inputs):
                     if not math.isfinite(score.value):
                         raise StatusError(
                             grpc.StatusCode.INTERNAL,
@@ -106,20 +108,27 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
         self, request: preference_pb2.PreferenceServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
     ) -> preference_pb2.PreferenceServiceGetModelInfoResponse:
         """What is served."""
-        return preference_pb2.PreferenceServiceGetModelInfoResponse(model=model_info(self._scorer.info()))
+        return preference_pb2.PreferenceServiceGetModelInfoResponse(
+            model=model_info(self._models.first.info()),
+            models=[
+                preference_pb2.NamedModel(name=name, model=model_info(scorer.info()), fitted=scorer.fitted)
+                for name, scorer in self._models.all().items()
+            ],
+        )
 
-    def _require_version(self, required: int) -> None:
-        if not self._scorer.fitted:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "no preference model was fitted yet: a run (`charter run`) fits one and sends its weights here, or "
-                "start this service with the preference_model folder of an earlier run",
-            )
-        served = self._scorer.info().weight_version
-        if served < required:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION, f"weight version {required} is required, {served} is served"
-            )
+
+def _require_version(scorer: Scorer, required: int) -> None:
+    if not scorer.fitted:
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "no preference model was fitted yet: a run (`charter run`) fits one and sends its weights here, or "
+            "start this service with the preference_model folder of an earlier run",
+        )
+    served = scorer.info().weight_version
+    if served < required:
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION, f"weight version {required} is required, {served} is served"
+        )
 
 
 def _cursor(text: str) -> int:

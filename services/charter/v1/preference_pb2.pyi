@@ -355,9 +355,12 @@ class PreferenceServiceScoreRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     REQUIRED_WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
     MEMBER_SCORES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     required_weight_version: _builtins.int
     member_scores: _builtins.bool
     """Also give the score of each member of the ensemble."""
+    model: _builtins.str
+    """Name of the model that scores, of those that are loaded. Empty = the first."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreItem]: ...
     def __init__(
@@ -366,10 +369,11 @@ class PreferenceServiceScoreRequest(_message.Message):
         items: _abc.Iterable[Global___ScoreItem] | None = ...,
         required_weight_version: _builtins.int = ...,
         member_scores: _builtins.bool = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "member_scores", b"member_scores", "required_weight_version", b"required_weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "member_scores", b"member_scores", "model", b"model", "required_weight_version", b"required_weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,22 +434,59 @@ class PreferenceServiceGetModelInfoRequest(_message.Message):
 Global___PreferenceServiceGetModelInfoRequest: _TypeAlias = PreferenceServiceGetModelInfoRequest  # noqa: Y015
 
 @_typing.final
+class NamedModel(_message.Message):
+    """A preference model that is loaded, by the name that Score calls it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    FITTED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    fitted: _builtins.bool
+    """It has fitted weights; otherwise Score answers FAILED_PRECONDITION."""
+    @_builtins.property
+    def model(self) -> _types_pb2.ModelInfo: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _types_pb2.ModelInfo | None = ...,
+        fitted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fitted", b"fitted", "model", b"model", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedModel: _TypeAlias = NamedModel  # noqa: Y015
+
+@_typing.final
 class PreferenceServiceGetModelInfoResponse(_message.Message):
     """Response of GetModelInfo."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> _types_pb2.ModelInfo: ...
+    def model(self) -> _types_pb2.ModelInfo:
+        """The first of the models, which takes new weights."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedModel]:
+        """All of them."""
+
     def __init__(
         self,
         *,
         model: _types_pb2.ModelInfo | None = ...,
+        models: _abc.Iterable[Global___NamedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

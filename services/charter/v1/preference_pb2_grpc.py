@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PreferenceServiceStub:
-    """Owns the comparison store and serves the preference model.
+    """Owns the comparison store and serves preference models.
     """
 
     def __init__(self, channel):
@@ -68,7 +68,7 @@ class PreferenceServiceStub:
 
 
 class PreferenceServiceServicer:
-    """Owns the comparison store and serves the preference model.
+    """Owns the comparison store and serves preference models.
     """
 
     def AddComparisons(self, request, context):
@@ -104,16 +104,17 @@ class PreferenceServiceServicer:
 
     def Score(self, request, context):
         """Scores answers with the preference model; results stream as they are finished, in any order, with
-        their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
-        older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-        the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
+        their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
+        FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
+        INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+        RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelInfo(self, request, context):
-        """Says which preference model is served. Idempotent.
+        """Says which preference models are served. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,7 +162,7 @@ def add_PreferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PreferenceService:
-    """Owns the comparison store and serves the preference model.
+    """Owns the comparison store and serves preference models.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PreferenceServiceStub:
-    """Owns the comparison store and serves the preference model."""
+    """Owns the comparison store and serves preference models."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,16 +48,17 @@ class PreferenceServiceStub:
     """Counts what is stored. Idempotent."""
     Score: _grpc.UnaryStreamMultiCallable[_preference_pb2.PreferenceServiceScoreRequest, _preference_pb2.PreferenceServiceScoreResponse]
     """Scores answers with the preference model; results stream as they are finished, in any order, with
-    their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
-    older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-    the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
+    their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
+    FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
+    INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+    RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]
-    """Says which preference model is served. Idempotent."""
+    """Says which preference models are served. Idempotent."""
 
 @_typing.type_check_only
 class PreferenceServiceAsyncStub(PreferenceServiceStub):
-    """Owns the comparison store and serves the preference model."""
+    """Owns the comparison store and serves preference models."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddComparisons: _aio.UnaryUnaryMultiCallable[_preference_pb2.AddComparisonsRequest, _preference_pb2.AddComparisonsResponse]  # type: ignore[assignment]
@@ -75,15 +76,16 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     """Counts what is stored. Idempotent."""
     Score: _aio.UnaryStreamMultiCallable[_preference_pb2.PreferenceServiceScoreRequest, _preference_pb2.PreferenceServiceScoreResponse]  # type: ignore[assignment]
     """Scores answers with the preference model; results stream as they are finished, in any order, with
-    their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
-    older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-    the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
+    their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
+    FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
+    INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+    RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]  # type: ignore[assignment]
-    """Says which preference model is served. Idempotent."""
+    """Says which preference models are served. Idempotent."""
 
 class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns the comparison store and serves the preference model."""
+    """Owns the comparison store and serves preference models."""
 
     @_abc_1.abstractmethod
     def AddComparisons(
@@ -129,9 +131,10 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_preference_pb2.PreferenceServiceScoreResponse], _abc.AsyncIterator[_preference_pb2.PreferenceServiceScoreResponse]]:
         """Scores answers with the preference model; results stream as they are finished, in any order, with
-        their item id. Idempotent. Errors: FAILED_PRECONDITION (no preference model was loaded yet, or an
-        older one than required_weight_version), INVALID_ARGUMENT (bad field; an answer that does not fit
-        the context is named and nothing is scored), RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
+        their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
+        FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
+        INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+        RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -140,6 +143,6 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _preference_pb2.PreferenceServiceGetModelInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_preference_pb2.PreferenceServiceGetModelInfoResponse, _abc.Awaitable[_preference_pb2.PreferenceServiceGetModelInfoResponse]]:
-        """Says which preference model is served. Idempotent."""
+        """Says which preference models are served. Idempotent."""
 
 def add_PreferenceServiceServicer_to_server(servicer: PreferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

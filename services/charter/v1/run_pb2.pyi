@@ -1007,6 +1007,7 @@ class RewardSpec(_message.Message):
     JUDGE_WEIGHT_FIELD_NUMBER: _builtins.int
     SERVICE_WEIGHT_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
+    SERVICE_MODEL_FIELD_NUMBER: _builtins.int
     preference_weight: _builtins.float
     """Of the preference model. 0 = there is none: no pairs are labelled before the first step. Default 1."""
     judge_weight: _builtins.float
@@ -1015,6 +1016,8 @@ class RewardSpec(_message.Message):
     """Of a service of your own. Default 0."""
     service: _builtins.str
     """Its address, host:port; it speaks PreferenceService.Score."""
+    service_model: _builtins.str
+    """Name of the model that it scores with, where it has several. Empty = its first."""
     def __init__(
         self,
         *,
@@ -1022,10 +1025,11 @@ class RewardSpec(_message.Message):
         judge_weight: _builtins.float | None = ...,
         service_weight: _builtins.float | None = ...,
         service: _builtins.str = ...,
+        service_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight", "_preference_weight", b"_preference_weight", "_service_weight", b"_service_weight", "judge_weight", b"judge_weight", "preference_weight", b"preference_weight", "service_weight", b"service_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight", "_preference_weight", b"_preference_weight", "_service_weight", b"_service_weight", "judge_weight", b"judge_weight", "preference_weight", b"preference_weight", "service", b"service", "service_weight", b"service_weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight", "_preference_weight", b"_preference_weight", "_service_weight", b"_service_weight", "judge_weight", b"judge_weight", "preference_weight", b"preference_weight", "service", b"service", "service_model", b"service_model", "service_weight", b"service_weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__judge_weight: _TypeAlias = _typing.Literal["judge_weight"]  # noqa: Y015
     _WhichOneofArgType__judge_weight: _TypeAlias = _typing.Literal["_judge_weight", b"_judge_weight"]  # noqa: Y015

@@ -245,11 +245,16 @@ class Services:
         judged = spread(self._judges, Work(costs, 1, ask, read))
         return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
 
-    def score_elsewhere(self, address: str, items: Sequence[tuple[Sequence[ChatMessage], str]]) -> list[float]:
-        """Score of each (prompt, answer) by any service with ``PreferenceService.Score``; raises as ``rate``."""
+    def score_elsewhere(
+        self, address: str, model: str, items: Sequence[tuple[Sequence[ChatMessage], str]]
+    ) -> list[float]:
+        """Score of each (prompt, answer) by a model of any service with ``PreferenceService.Score``.
+
+        An empty ``model`` is the service's first. Raises as ``rate``.
+        """
         with connect(address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            return [response.score for response in scores_of("reward", address, stub, items, 0)]
+            return [response.score for response in scores_of("reward", address, stub, items, model=model)]
 
     def rate(
         self, items: Sequence[tuple[Sequence[ChatMessage], str]], options: judge_pb2.JudgingOptions

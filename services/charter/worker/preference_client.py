@@ -177,15 +177,20 @@ def scores_of(
     address: str,
     stub: preference_pb2_grpc.PreferenceServiceStub,
     items: Sequence[tuple[Sequence[ChatMessage], str]],
-    version: int,
+    version: int = 0,
+    model: str = "",
 ) -> list[preference_pb2.PreferenceServiceScoreResponse]:
-    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``."""
+    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``.
+
+    ``version`` is the least weight version that may score; an empty ``model`` is the service's first.
+    """
     request = preference_pb2.PreferenceServiceScoreRequest(
         items=[
             preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
             for index, (prompt, answer) in enumerate(items)
         ],
         required_weight_version=version,
+        model=model,
     )
     scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
     with explained(service, address):

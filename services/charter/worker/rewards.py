@@ -37,7 +37,7 @@ def score(
         options = run.judging_options(derive_seed(seed, "rating"))
         parts.append((spec.judge_weight, services.rate(items, options)))
     if spec.service_weight > 0:
-        parts.append((spec.service_weight, services.score_elsewhere(spec.service, items)))
+        parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
     return [sum(weight * scores[place] for weight, scores in parts) for place in range(len(answers))]
 
 

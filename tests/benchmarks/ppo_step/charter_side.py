@@ -15,7 +15,8 @@ import torch
 from charter.inference.engine import Finish, Prompt, Sampling
 from charter.inference.preference_model import PreferenceModel
 from charter.inference.transformers_engine import TransformersEngine
-from charter.preference.scorer import ScoreInput, Scorer
+from charter.preference.models import PreferenceModels
+from charter.preference.scorer import ScoreInput
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.weights.sender import pack_weights
@@ -37,9 +38,9 @@ async def main(options: Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         PreferenceModel.from_causal_lm(options.model, seed=0).save(Path(folder) / "preference")
         engine = TransformersEngine(options.model, dtype=options.precision)
-        scorer = Scorer(str(Path(folder) / "preference"))
+        models = PreferenceModels({"default": str(Path(folder) / "preference")})
         await engine.start()
-        await scorer.start()
+        await models.start()
         learner = make_learner(options, device)
         operations = Operations(learner)
         controls, turns = Controls(learner.spec.kl_coefficient), Turns()
@@ -51,7 +52,7 @@ async def main(options: Namespace) -> None:
             answers = await sample(engine, batch, options.tokens, seed=step)
             sampled = time.monotonic()
             inputs = [ScoreInput(prompt.messages, one.text) for prompt, one in zip(batch, answers, strict=True)]
-            scores = {one.index: one.value async for one in scorer.score(inputs)}
+            scores = {one.index: one.value async for one in models.first.score(inputs)}
             scored = time.monotonic()
             # Strictly on-policy: the engine holds what the step before has sent.
             episodes = episodes_of(answers, [scores[index] for index in range(len(batch))], step)
@@ -70,7 +71,7 @@ async def main(options: Namespace) -> None:
                 update_operations=operations.take(episodes),
                 gemm_operations_per_second=peak,
             )
-        await scorer.stop()
+        await models.stop()
         await engine.stop()
 
 

@@ -87,7 +87,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
 
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
     warm_start = _warm_start_examples(run, reader)
-    measured, kept_step, weights = run.leader.everywhere(_fit_on_ranks, report, run.spec, warm_start, train, held_out)
+    measured, kept_step, weights = run.leader.everywhere(fit_on_ranks, report, run.spec, warm_start, train, held_out)
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
     merge_lora(model)
@@ -158,7 +158,7 @@ def _warm_start_examples(run: Run, reader: Reader) -> _Examples | None:
     return train, held_out
 
 
-def _fit_on_ranks(
+def fit_on_ranks(
     report: Callable[[FitStep, int, bool], None] | None,
     spec: run_pb2.RunSpec,
     warm_start: _Examples | None,

@@ -42,6 +42,8 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise SpecError("every weight in reward is 0, so that nothing is learned: set one of them")
     if bool(reward.service) != (reward.service_weight > 0):
         raise SpecError("reward.service and reward.service_weight belong together: set both or none")
+    if reward.service_model and not reward.service:
+        raise SpecError("reward.service_model names a model of reward.service, which is not set")
     if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
         raise SpecError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
     if spec.preference_model.separate_members and spec.preference_model.members < 2:
