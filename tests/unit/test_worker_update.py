@@ -72,9 +72,7 @@ def test_critic_starts_as_the_preference_model(tiny_model: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("shared", [0, 10])
-def test_one_step_equals_plain_ppo_in_one_batch(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared: int
-) -> None:
+def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared: int) -> None:
     """Micro-batches, shared beginnings and the blockwise head change nothing: the same parameters after the step.
 
     The other side is written out here with the model's own logits, one whole batch and one AdamW step.

@@ -69,7 +69,7 @@ class LanguageModel(nn.Module):
         device = self.model.get_output_embeddings().weight.device
         answers = [list(range(2, 14)), [*range(2, 11), 20, 21, 22], list(range(30, 35))]
         packed = self.logprobs(pack([([1], answer) for answer in answers], device), 1.0)
-        for answer, found in zip(answers, packed.split([len(answer) for answer in answers]), strict=True):
+        for answer, found in zip(answers, torch.split(packed, [len(answer) for answer in answers]), strict=True):
             ids = torch.tensor([1, *answer], device=device)
             logits: Tensor = self.model(input_ids=ids[:-1].unsqueeze(0), use_cache=False).logits[0].float()
             own = logits.log_softmax(dim=1).gather(1, ids[1:].unsqueeze(1)).squeeze(1)

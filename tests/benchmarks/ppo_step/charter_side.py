@@ -128,7 +128,7 @@ class Operations:
     def take(self, episodes: Episodes) -> float:
         """Those since the last call. The heads of policy and reference read answers only, that of the policy twice."""
         trunks, self.trunks = self.trunks, 0.0
-        return trunks + (2 * 2 + 6) * self._head * sum(map(len, episodes.answers))
+        return float(trunks + (2 * 2 + 6) * self._head * sum(map(len, episodes.answers)))
 
 
 def gemm_peak(device: torch.device, precision: str) -> float:

@@ -55,14 +55,13 @@ def main() -> None:
     ]
     present: list[MicroBatch] = []
 
-    @torch.compiler.disable
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **_: Any
     ) -> tuple[Tensor, None]:
         found = attend_in_tree(query, key, value, present[0].segments, scaling)
         return found.transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register(_NAME, attention)
+    AttentionInterface.register(_NAME, torch.compiler.disable(attention))
     trunk.set_attn_implementation(_NAME)
 
     def forward_and_backward(batch: MicroBatch) -> None:
