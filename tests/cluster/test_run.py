@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(7200)
 def as_json(*arguments: str) -> Any:
     process = charter(*arguments, "--json")
     output, errors = process.communicate(timeout=RUN_SECONDS)
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, (errors, output)
     return json.loads(output)
 
 
@@ -93,7 +93,7 @@ def wait_for_step(run: str, step: int) -> None:
         found = as_json("runs", "show", run)
         assert found["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"), found
         event = found.get("last_event", {})
-        return bool(event.get("phase") == "PHASE_PPO" and event["done"] >= step)
+        return bool(event.get("phase") == "PHASE_PPO" and event.get("done", 0) >= step)
 
     # Each look starts a command, which costs the node more than it costs the run to be seen late.
     until(done, RUN_SECONDS, pause=15.0)

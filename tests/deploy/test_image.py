@@ -90,6 +90,16 @@ def test_skaffold_syncs_to_where_the_image_has_the_package_and_a_volume_is_mount
             assert mounted & {"/opt/package", "/package"}, name
 
 
+def test_skaffold_may_debug_a_process_that_stands_still() -> None:
+    """Its init container for the debugger has no security context, and a breakpoint stops all threads."""
+    (profile,) = [one for one in skaffold()["profiles"] if one["name"] == "debug"]
+    (path,) = profile["manifests"]["kustomize"]["paths"]
+    objects = render(ROOT / path)
+    (namespace,) = [one for one in objects if one["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert not [name for name, _, container in containers(objects) if "livenessProbe" in container]
+
+
 def test_images_in_manifests_are_built_by_skaffold_and_carry_the_version() -> None:
     built = {artifact["image"] for artifact in artifacts(skaffold())}
     folders = [BASE, *OVERLAYS, ROOT / "deploy/dev"]

@@ -4,10 +4,11 @@ The small API server on real HTTP validates what it is sent and allows what the 
 real processes."""
 
 import copy
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,21 @@ def test_a_new_trainer_takes_up_a_running_job(site: Site) -> None:
     with ExitStack() as stack:
         second = site.trainer(stack)
         assert second.get(run.id).state == run_pb2.RUN_STATE_RUNNING
+
+
+def test_a_new_trainer_finds_a_job_that_the_one_before_did_not_note(site: Site) -> None:
+    with ExitStack() as stack:
+        run = (first := site.trainer(stack)).create("idle")
+        first.first_report(run.id)
+    # As if it had died before it could.
+    with closing(sqlite3.connect(site.folder / "t.db")) as database, database:
+        assert database.execute("UPDATE runs SET worker = ''").rowcount == 1
+    with ExitStack() as stack:
+        second = site.trainer(stack)
+        assert second.get(run.id).state == run_pb2.RUN_STATE_RUNNING
+        condition = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
+        site.cluster.put("jobs", {**site.job(), "status": {"conditions": [condition]}})
+        assert "DeadlineExceeded: too long" in second.end(run.id).error
 
 
 @pytest.mark.parametrize("meanwhile", ["ended", "deleted"])

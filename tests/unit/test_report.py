@@ -145,6 +145,8 @@ def test_what_went_into_the_fit_is_shown(complete: Path) -> None:
         assert f"{figures['brier']:.3f}" in row
         assert f"{figures['expected_calibration_error']:.3f}" in row
     assert "the linear probe, before any step, had the lowest held-out loss" in html
+    for name in ("labels of people", "dimension harmless"):
+        assert f"Calibration: {name}" in html
 
 
 def test_dimensions_add_up_to_the_whole(complete: Path) -> None:

@@ -88,10 +88,12 @@ class KubernetesLauncher:
             raise LaunchError(f"the Kubernetes API server cannot be reached: {error!r}") from error
         return name
 
+    def find(self, order: WorkerOrder) -> str:
+        """Name of the attempt's Job, whether it is there or not."""
+        return job_name(order)
+
     async def wait(self, worker: str, artifacts: Path) -> WorkerExit:
         """Return when the Job has completed, failed, or is gone. An API server that is away is waited for."""
-        if not worker:
-            return WorkerExit(None, "the trainer ended before it knew the worker's Job")
         while True:
             try:
                 if ended := await self._wait_a_while(worker):

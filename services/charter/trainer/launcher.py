@@ -33,6 +33,9 @@ class Launcher(Protocol):
         Raises ``OSError`` when it cannot be started.
         """
 
+    def find(self, order: WorkerOrder) -> str:
+        """What ``start`` returned for an order, or would have; empty when only ``start`` can tell."""
+
     async def wait(self, worker: str, artifacts: Path) -> WorkerExit:
         """Return when the worker has ended; at once when it is not there any more."""
 

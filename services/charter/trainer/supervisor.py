@@ -10,7 +10,6 @@ import grpc
 
 from charter.rpc.errors import StatusError
 from charter.spec.defaults import fill_defaults, with_addresses
-from charter.spec.load import spec_to_json
 from charter.trainer import metrics
 from charter.trainer.artifact_files import with_stored_files
 from charter.trainer.launcher import Launcher, WorkerExit, WorkerOrder
@@ -55,6 +54,10 @@ class Supervisor:
         """Watch the workers that an earlier trainer left; runs whose worker is gone become FAILED."""
         for row in await asyncio.to_thread(self._store.active):
             logger.info("recovering", extra={"run": row.id, "attempt": row.attempts})
+            if not row.worker and (found := self._launcher.find(self._order(row))):
+                # The trainer died between starting it and remembering it.
+                row.worker = found
+                await asyncio.to_thread(self._store.set_worker, row.id, found)
             self._background(self._watch_worker(row, row.worker))
             if row.cancel_requested:
                 self._background(self._stop_worker(row))
@@ -74,9 +77,6 @@ class Supervisor:
         filled = fill_defaults(with_addresses(stored, self._services))
         row, new = await asyncio.to_thread(self._store.create, request_id, filled, str(self._artifacts))
         if new:
-            folder = Path(row.artifacts)
-            await asyncio.to_thread(folder.mkdir, parents=True)
-            await asyncio.to_thread((folder / "spec.json").write_text, spec_to_json(filled))
             row = await self._start_worker(row, (State.PENDING,))
         return row
 
@@ -135,8 +135,9 @@ class Supervisor:
 
     async def _start_worker(self, row: RunRow, allowed: Sequence[State]) -> RunRow:
         row = await asyncio.to_thread(self._store.begin_attempt, row.id, allowed)
-        order = WorkerOrder(row.id, row.attempts, Path(row.artifacts), self.control_address)
+        order = self._order(row)
         try:
+            await asyncio.to_thread(_write_spec, row)
             worker = await self._launcher.start(order)
         except OSError as error:
             await self._end(row, State.FAILED, f"the worker could not be started: {error}")
@@ -147,6 +148,9 @@ class Supervisor:
         await self._show_runs()
         self._notify(row.id)
         return row
+
+    def _order(self, row: RunRow) -> WorkerOrder:
+        return WorkerOrder(row.id, row.attempts, Path(row.artifacts), self.control_address)
 
     async def _watch_worker(self, row: RunRow, worker: str) -> None:
         metrics.show_worker(row.id)
@@ -187,6 +191,13 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("watching a run failed; a restart of the trainer takes it up again", exc_info=error)
+
+
+def _write_spec(row: RunRow) -> None:
+    """Make the run's folder with the stored spec, which the worker reads there."""
+    folder = Path(row.artifacts)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(row.spec, encoding="utf-8")
 
 
 def _outcome(row: RunRow, ended: WorkerExit) -> tuple[State, str]:

@@ -50,9 +50,10 @@ def main() -> int:
     configure_logging("worker")
     try:
         spec = fill_defaults(spec_from_json(options.spec.read_text(encoding="utf-8")))
-    except (OSError, json_format.ParseError) as error:
+    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
         logger.error("cannot read the spec: %s", error)
-        return FAILED
+        # A volume may come back; what the file says stays wrong.
+        return FAILED if isinstance(error, OSError) else REFUSED
     gpus = 1 if servers_sleep(spec.services) else torch.cuda.device_count()
     if "WORLD_SIZE" not in os.environ and gpus > 1:
         return torchrun.main(["--standalone", f"--nproc-per-node={gpus}", "-m", "charter.worker", *sys.argv[1:]])
