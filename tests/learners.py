@@ -57,18 +57,28 @@ def critic_of(learner: Learner) -> Critic:
     return learner.critic
 
 
-def make_episodes(seed: int = 0, count: int = 7) -> Episodes:
-    """Random prompts, answers, ends, scores and log-probs of unequal lengths."""
+def make_episodes(seed: int = 0, count: int = 7, shared: int = 0) -> Episodes:
+    """Random prompts, answers, ends, scores and log-probs of unequal lengths.
+
+    With ``shared`` all prompts begin with so many tokens, and two are the same with answers that begin alike.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def ids(least: int, most: int) -> tuple[int, ...]:
         length = int(torch.randint(least, most, (), generator=generator))
         return tuple(torch.randint(3, 200, (length,), generator=generator).tolist())
 
-    answers = tuple(ids(1, 9) for _ in range(count))
+    answers = [ids(1, 9) for _ in range(count)]
+    prompts = [ids(2, 12) for _ in range(count)]
+    if shared:
+        beginning = ids(shared, shared + 1)
+        prompts = [beginning + prompt for prompt in prompts]
+        prompts[3] = prompts[1]
+        answers[1] = (*ids(10, 11), *answers[1])
+        answers[3] = (*answers[1][:9], *answers[3])
     return Episodes(
-        prompts=tuple(ids(2, 12) for _ in range(count)),
-        answers=answers,
+        prompts=tuple(prompts),
+        answers=tuple(answers),
         ended=torch.rand(count, generator=generator) < 0.5,
         scores=torch.randn(count, generator=generator),
         sampler_logprobs=-6 * torch.rand(count, max(map(len, answers)), generator=generator),

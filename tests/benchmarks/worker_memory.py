@@ -2,7 +2,9 @@
 
     python -m tests.benchmarks.worker_memory --model FOLDER [--lora-rank 16] [--gradient-checkpointing]
 
-On a CPU, where the resident memory of the process is what a GPU would hold, less what it held before the models.
+On a CPU, where the resident memory of the process is what a GPU would hold, less what it held before the models. With
+several processes, started by ``python -m charter.worker.torchrun --standalone --nproc-per-node=2 -m``, the largest of
+them, against the formula of docs/ppo.md for sharded models.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from charter.memory.model_size import model_size
 from charter.memory.needs import ppo_need
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker import ranks
 from charter.worker.batches import Episodes
 from charter.worker.step import Controls, learn
 from charter.worker.update import BACKWARD_TOKENS
@@ -30,19 +33,20 @@ def _peak() -> int:
 
 
 def _episodes() -> Episodes:
-    """Answers that fill one micro-batch."""
+    """Answers that fill one micro-batch of each rank."""
+    count = _ANSWERS * ranks.size()
     generator = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(3, 200, (count,), generator=generator).tolist())
 
     return Episodes(
-        prompts=tuple(ids(_PROMPT_TOKENS) for _ in range(_ANSWERS)),
-        answers=tuple(ids(_ANSWER_TOKENS) for _ in range(_ANSWERS)),
-        ended=torch.ones(_ANSWERS, dtype=torch.bool),
-        scores=torch.randn(_ANSWERS, generator=generator),
-        sampler_logprobs=torch.full((_ANSWERS, _ANSWER_TOKENS), -2.0),
-        ages=torch.zeros(_ANSWERS, _ANSWER_TOKENS, dtype=torch.int64),
+        prompts=tuple(ids(_PROMPT_TOKENS) for _ in range(count)),
+        answers=tuple(ids(_ANSWER_TOKENS) for _ in range(count)),
+        ended=torch.ones(count, dtype=torch.bool),
+        scores=torch.randn(count, generator=generator),
+        sampler_logprobs=torch.full((count, _ANSWER_TOKENS), -2.0),
+        ages=torch.zeros(count, _ANSWER_TOKENS, dtype=torch.int64),
     )
 
 
@@ -58,20 +62,33 @@ def main() -> None:
     if options.lora_rank:
         values["lora_rank"] = options.lora_rank
     spec = fill_defaults(run_pb2.RunSpec(ppo=run_pb2.PpoSpec(**values)))
-    need = ppo_need(model_size(str(options.model)), spec)
+    ranks.join()
+    size = model_size(str(options.model))
+    need = ppo_need(size, spec)
+    planned = need.state + need.step
+    if ranks.size() > 1:
+        # Of what is sharded: gradients, too. Whole meanwhile: what is outside the layers, and two layers.
+        layer = size.linear_parameters // size.layers
+        outside = size.parameters - size.linear_parameters
+        sharded = need.state + 4 * size.parameters
+        planned += 4 * (2 * outside + 3 * layer) - sharded * (ranks.size() - 1) // ranks.size()
     before = _peak()
     learner = make_learner(options.model, **values)
     loaded = _peak() - before
     controls = Controls(0.05)
     for step in range(2):
         _, controls = learn(learner, _episodes(), step, controls)
-    measured = _peak() - before
-    planned = need.state + need.step
+    measured = max(ranks.collect(_peak() - before))
+    if ranks.rank() > 0:
+        ranks.leave()
+        return
     sys.stdout.write(
-        f"planned {planned / MIB:.0f} MiB: state {need.state / MIB:.0f}, step {need.step / MIB:.0f}\n"
+        f"planned {planned / MIB:.0f} MiB for each of {ranks.size()}; for one alone state {need.state / MIB:.0f}, step "
+        f"{need.step / MIB:.0f}\n"
         f"measured {measured / MIB:.0f} MiB, {loaded / MIB:.0f} of them when the models were loaded; "
         f"measured / planned {measured / planned:.3f}\n"
     )
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from charter.inference.engine import (
     WeightMismatchError,
 )
 from charter.inference.vllm_engine import VllmEngine
-from charter.worker.batches import single
+from charter.worker.batches import pack
 from charter.worker.models import LanguageModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -271,7 +271,7 @@ async def test_trainer_and_vllm_agree(engine: VllmEngine, real_model: Path) -> N
     differences = []
     for sample in await collect(engine, [SHORT, LONG], Sampling(24, temperature=0.8, seed=6), n=2):
         with torch.no_grad():
-            ours = learner.logprobs(single(sample.prompt_token_ids, sample.token_ids, torch.device("cpu")), 0.8)
+            ours = learner.logprobs(pack([(sample.prompt_token_ids, sample.token_ids)], torch.device("cpu")), 0.8)
         differences.append(ours - torch.tensor(sample.logprobs))
     difference = torch.cat(differences)
     assert difference.abs().max() < TOLERANCE

@@ -14,7 +14,7 @@ from charter.memory.needs import GIB
 from charter.memory.plan import models_of, plan, ways_out
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.batches import MicroBatch
+from charter.worker.batches import pack
 from charter.worker.models import LanguageModel, checkpoint_gradients
 from charter.worker.update import Learner
 from google.protobuf import json_format
@@ -137,16 +137,17 @@ def kept_by_a_forward_pass(layers: int, tokens: int, *, low: bool, checkpointed:
     parameters = {parameter.untyped_storage().data_ptr() for parameter in actor.parameters()}
     kept: dict[int, Any] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             # Held, so that its address is not used again.
             kept[storage.data_ptr()] = storage
         return tensor
 
-    ids = torch.arange(tokens) % 200 + 1
-    batch = MicroBatch([0, 1], ids.unsqueeze(0), [tokens // 2] * 2, torch.arange(tokens), ids.roll(-1))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # Two that share nothing, each read without its last token.
+    answers = [[(first + token) % 200 + 1 for token in range(tokens // 2)] for first in (0, 100)]
+    batch = pack([([250], answer) for answer in answers], torch.device("cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         # The result holds the graph, and so what is kept.
         logprobs = actor.logprobs(batch, 1.0)
     assert logprobs.requires_grad

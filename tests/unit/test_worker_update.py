@@ -34,11 +34,13 @@ def test_packs_hold_every_row_once_within_the_budget(lengths: list[int], budget:
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
 
 
-def test_logprobs_are_those_of_the_whole_model(tiny_model: Path) -> None:
+@pytest.mark.parametrize("shared", [0, 10])
+def test_logprobs_are_those_of_the_whole_model(tiny_model: Path, shared: int) -> None:
     """Each episode alone through the model's own forward pass and head, at the temperature, against the batch."""
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    episodes = make_episodes()
+    episodes = make_episodes(shared=shared)
     batch = collate(episodes, range(7), CPU)
+    assert (batch.input_ids.shape[1] < sum(episodes.lengths)) == bool(shared)
     model = LanguageModel.load(tiny_model, CPU)
     with torch.no_grad():
         flat, entropies = model.logprobs_and_entropies(batch, TEMPERATURE)
@@ -69,19 +71,20 @@ def test_critic_starts_as_the_preference_model(tiny_model: Path, tmp_path: Path)
                 assert values[row, token].item() == pytest.approx(score, abs=1e-5)
 
 
-def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Micro-batches, padding and the blockwise head change nothing: the same parameters after the step.
+@pytest.mark.parametrize("shared", [0, 10])
+def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared: int) -> None:
+    """Micro-batches, shared beginnings and the blockwise head change nothing: the same parameters after the step.
 
     The other side is written out here with the model's own logits, one whole batch and one AdamW step.
     """
-    monkeypatch.setattr(update, "BACKWARD_TOKENS", 30)
-    monkeypatch.setattr(update, "FORWARD_TOKENS", 40)
+    monkeypatch.setattr(update, "BACKWARD_TOKENS", 30 + 8 * shared)
+    monkeypatch.setattr(update, "FORWARD_TOKENS", 40 + 8 * shared)
     learner = make_learner(tiny_model, minibatches=1, learning_rate=1e-3, critic_learning_rate=1e-3, kl_coefficient=0.3)
     with torch.no_grad():
         # A policy that has moved away from its reference.
         for parameter in learner.actor.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
-    episodes = make_episodes()
+    episodes = make_episodes(shared=shared)
     start = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     actor, critic = copy.deepcopy(learner.actor.model), copy.deepcopy(critic_of(learner))
     learn(learner, episodes, step=1, controls=Controls(0.3))

@@ -53,17 +53,33 @@ def _attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
         )
     else:
-        attended = torch.cat([_segment(query, key, value, one, scaling) for one in segments], dim=2)
+        attended = attend_in_tree(query, key, value, segments, scaling)
     return attended.transpose(1, 2).contiguous(), None
 
 
-def _segment(query: Tensor, key: Tensor, value: Tensor, segment: Segment, scaling: float | None) -> Tensor:
-    """Attention of a segment's tokens to those before it and to their own."""
-    new = query[:, :, segment.start : segment.stop]
-    seen = [slice(one.start, one.stop) for one in (*segment.before, segment)]
-    keys, values = (torch.cat([states[:, :, one] for one in seen], dim=2) for states in (key, value))
-    if not segment.before:
-        return scaled_dot_product_attention(new, keys, values, is_causal=True, scale=scaling, enable_gqa=True)
-    before = keys.shape[2] - new.shape[2]
-    visible = torch.ones(new.shape[2], keys.shape[2], dtype=torch.bool).tril_(before)
-    return scaled_dot_product_attention(new, keys, values, attn_mask=visible, scale=scaling, enable_gqa=True)
+def attend_in_tree(
+    query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Segment], scaling: float | None
+) -> Tensor:
+    """Attention of a row that is a tree: query [1, heads, tokens, size], key and value [1, groups, tokens, size].
+
+    ``segments`` are all of the row's, in order. Each token attends to those before its segment and to its own.
+    """
+    sizes = [one.stop - one.start for one in segments]
+    # Split, not sliced: each slice would have a gradient as large as the row.
+    queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
+    number = {one.start: place for place, one in enumerate(segments)}
+    attended = []
+    for new, segment in zip(queries, segments, strict=True):
+        seen = [number[one.start] for one in (*segment.before, segment)]
+        attended.append(_attend(new, [keys[one] for one in seen], [values[one] for one in seen], scaling))
+    return torch.cat(attended, dim=2)
+
+
+def _attend(new: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], scaling: float | None) -> Tensor:
+    """Attention of the tokens of a segment to those of its ancestors, then to their own, which come last."""
+    if len(keys) == 1:
+        return scaled_dot_product_attention(new, keys[0], values[0], is_causal=True, scale=scaling, enable_gqa=True)
+    key, value = torch.cat([*keys], dim=2), torch.cat([*values], dim=2)
+    visible = torch.ones(new.shape[2], key.shape[2], dtype=torch.bool, device=new.device)
+    visible.tril_(key.shape[2] - new.shape[2])
+    return scaled_dot_product_attention(new, key, value, attn_mask=visible, scale=scaling, enable_gqa=True)

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -22,7 +21,7 @@ from charter.inference.chat import ChatTokenizer
 from charter.inference.cpu_attention import use_cpu_attention
 from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
-from charter.inference.prefix_tree import Wanted, trees_of
+from charter.inference.prefix_tree import Wanted, whole_tree
 from charter.inference.tree_model import computes_trees, tree_arguments
 
 _FORMAT = 1
@@ -252,7 +251,7 @@ class PreferenceModel(nn.Module):
             rows = (torch.tensor([ids], device=device) for ids in sequences)
             return torch.cat([backbone(input_ids=row, use_cache=False).last_hidden_state[:, -1] for row in rows])
         wanted = [Wanted(index, ids, len(ids) - 1) for index, ids in enumerate(sequences)]
-        (tree,) = trees_of(wanted, sys.maxsize, sys.maxsize)
+        tree = whole_tree(wanted)
         states: Tensor = backbone(**tree_arguments(tree, device)).last_hidden_state[0]
         return states[[tree.places[index][0] for index in range(len(sequences))]]
 

@@ -65,6 +65,21 @@ def trees_of(sequences: Sequence[Wanted], most_tokens: int, most_asked: int) -> 
         yield _tree(group)
 
 
+def whole_tree(sequences: Sequence[Wanted]) -> Tree:
+    """One tree of all sequences."""
+    return _tree(sorted(sequences, key=lambda one: tuple(one.ids)))
+
+
+def side_by_side(sequences: Sequence[Wanted]) -> Tree:
+    """The sequences in one row with nothing shared."""
+    tree = Tree()
+    for one in sequences:
+        start = len(tree.ids)
+        _add(tree, one.ids, 0, ())
+        tree.places[one.index] = list(range(start + one.first, len(tree.ids)))
+    return tree
+
+
 def tree_tokens(sequences: Sequence[Sequence[int]]) -> int:
     """Tokens of the tree of all of these."""
     ordered = sorted(map(tuple, sequences))

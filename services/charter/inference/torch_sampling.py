@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from charter.inference.engine import Sampling
+from charter.inference.prefix_tree import Wanted, whole_tree
 from charter.inference.torch_model import left_padded, positions
+from charter.inference.tree_model import tree_arguments
 
 
 @dataclass(slots=True, eq=False)
@@ -41,21 +43,25 @@ def sample_rows(
     pad_id: int,
     finished: Callable[[Row], None],
     grown: Callable[[Row], None],
+    *,
+    share: bool,
 ) -> None:
     """Write every row's answer; ``grown`` is called for each token of a row but its last, ``finished`` at its end.
 
-    Rows are left-padded and share a KV cache. Raises ``FloatingPointError`` when the model's logits are
-    not finite (broken weights).
+    Rows are left-padded and share a KV cache. With ``share`` what prompts begin with is read only once, on a CPU, by a
+    model that computes trees. Raises ``FloatingPointError`` when the model's logits are not finite (broken weights).
     """
-    ids, mask = left_padded([row.prompt_ids for row in rows], pad_id, model.device)
+    prompts = [row.prompt_ids for row in rows]
+    ids, mask = left_padded(prompts, pad_id, model.device)
     place = positions(mask)
-    cache = DynamicCache(config=model.config)
+    if share and model.device.type == "cpu":
+        cache, logits = _read_as_tree(model, prompts)
+    else:
+        cache = DynamicCache(config=model.config)
+        logits = _read(model, ids, mask, place, cache)
     alive = list(rows)
     for step in range(1, sampling.max_new_tokens + 1):
-        output = model(
-            ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        tokens, logprobs = draw(output.logits[:, -1].float(), sampling, [row.generator for row in alive])
+        tokens, logprobs = draw(logits.float(), sampling, [row.generator for row in alive])
         if not torch.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite: its weights are broken")
         if step == 1:
@@ -82,6 +88,33 @@ def sample_rows(
         ids = tokens.unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         place = place[:, -1:] + 1
+        logits = _read(model, ids, mask, place, cache)
+
+
+def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, place: Tensor, cache: DynamicCache) -> Tensor:
+    """Let a model read tokens [rows, new] behind those of the cache: logits of what comes next, [rows, vocabulary]."""
+    output = model(
+        ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _read_as_tree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
+    """Let a model read prompts as one tree: the cache of their left-padded rows, and the logits behind each."""
+    tree = whole_tree([Wanted(index, ids, 0) for index, ids in enumerate(prompts)])
+    nodes = [tree.places[index] for index in range(len(prompts))]
+    last = torch.tensor([one[-1] for one in nodes])
+    read = DynamicCache(config=model.config)
+    arguments = tree_arguments(tree, model.device) | {"use_cache": True, "past_key_values": read}
+    logits: Tensor = model(**arguments, logits_to_keep=last).logits[0]
+    # Padding takes the first token's states: finite, and the mask hides them.
+    places, _ = left_padded(nodes, 0, model.device)
+    cache = DynamicCache(config=model.config)
+    for number, layer in enumerate(read.layers):
+        keys, values = (states[0][:, places].transpose(0, 1) for states in (layer.keys, layer.values))
+        cache.update(keys, values, number)
+    return cache, logits
 
 
 def draw(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:

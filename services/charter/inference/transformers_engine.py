@@ -65,7 +65,7 @@ class TransformersEngine:
     Generate calls that wait at the same time with equal sampling parameters and no seed share batches. A
     seeded call has its own batches: the same call gives the same samples on the same weights. Scoring calls that wait
     at the same time are computed as one. ``max_batch_tokens`` bounds a batch (prompts and answers, padding included)
-    and so the KV cache. With ``share_prefixes`` texts to score that begin alike are computed as one tree of tokens.
+    and so the KV cache. With ``share_prefixes`` texts that begin alike are computed as one tree of tokens.
     """
 
     def __init__(
@@ -277,7 +277,8 @@ class TransformersEngine:
         rows = [task.row for task in batch if task.row.wanted()]
         if rows:
             sampling, stop_ids = batch[0].call.sampling, self._chat.stop_ids
-            sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown)
+            share = self._scorer.shares
+            sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown, share=share)
         self._require_running()
 
     async def _score(self, choices: tuple[int, ...], answers: Sequence[Answer]) -> list[tuple[float, ...]]:

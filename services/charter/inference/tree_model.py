@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from charter.inference.prefix_tree import Tree, Wanted, trees_of
+from charter.inference.prefix_tree import Tree, Wanted, whole_tree
 
 # Most difference between the two ways to compute, relative to the largest state, in float32 and in shorter types.
 _TOLERANCE = {torch.float32: 1e-4}
@@ -63,7 +63,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     count = int(model.config.get_text_config().vocab_size)
     ids = [(7919 * step) % count for step in range(1, 33)]
     sequences = [ids[:20], [*ids[:16], *ids[20:30]], [*ids[:10], *ids[30:]]]
-    (tree,) = trees_of([Wanted(index, one, 0) for index, one in enumerate(sequences)], 100, 100)
+    tree = whole_tree([Wanted(index, one, 0) for index, one in enumerate(sequences)])
     found = backbone(**tree_arguments(tree, model.device)).last_hidden_state[0]
     tolerance = _TOLERANCE.get(model.dtype, _COARSE_TOLERANCE)
     for index, one in enumerate(sequences):

@@ -5,7 +5,7 @@ A replica that loaded only a part of the new weights, or keeps a stale cache, st
 
 import torch
 
-from charter.worker.batches import single
+from charter.worker.batches import pack
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed
@@ -45,4 +45,4 @@ def probe_policy(run: Run, version: int) -> dict[str, float]:
 @torch.no_grad()
 def _logprobs(learner: Learner, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
     """Of the answer's tokens, on the CPU, [tokens]."""
-    return learner.actor.logprobs(single(prompt, answer, learner.actor.device), learner.temperature).cpu()
+    return learner.actor.logprobs(pack([(prompt, answer)], learner.actor.device), learner.temperature).cpu()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from charter.inference.prefix_tree import Segment, Wanted, side_by_side, whole_tree
 from charter.worker.formulas import token_mask
 
 
@@ -59,39 +60,37 @@ class Episodes:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Some episodes as a model reads them: packed, one behind the other."""
+    """Some answers after their prompts as a model reads them: packed, on a CPU what several begin with only once."""
 
-    rows: list[int]
-    # Prompt and answer without the answer's last token, of every episode; int64 [1, tokens].
+    # Int64 [1, tokens].
     input_ids: Tensor
-    # Tokens of each episode.
-    lengths: list[int]
-    # Places whose hidden state predicts an answer token; int64 [answer tokens].
+    # Of each token in its sequence, int64 [1, tokens].
+    positions: Tensor
+    # Which of these tokens see which.
+    segments: Sequence[Segment]
+    # Places whose hidden state predicts an answer token, answer after answer; int64 [answer tokens].
     states: Tensor
-    # The answers' tokens, episode after episode; int64 [answer tokens].
+    # The answers' tokens, answer after answer; int64 [answer tokens].
     targets: Tensor
 
 
-def single(prompt: Sequence[int], answer: Sequence[int], device: torch.device) -> MicroBatch:
-    """One answer after its prompt, both token ids."""
-    ids = torch.tensor([[*prompt, *answer[:-1]]], device=device)
-    states = torch.arange(len(prompt) - 1, ids.shape[1], device=device)
-    return MicroBatch([0], ids, [ids.shape[1]], states, torch.tensor(answer, device=device))
+def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> MicroBatch:
+    """Put prompts with their answers, token ids, one behind the other; the last token of an answer is not read."""
+    sequences = [
+        Wanted(place, [*prompt, *answer[:-1]], len(prompt) - 1) for place, (prompt, answer) in enumerate(pairs)
+    ]
+    # The kernels of GPUs are fast without a mask only, which what is shared would need.
+    tree = whole_tree(sequences) if device.type == "cpu" else side_by_side(sequences)
+    states = [place for index in range(len(pairs)) for place in tree.places[index]]
+    targets = [token for _, answer in pairs for token in answer]
+    input_ids, positions = (torch.tensor([values], device=device) for values in (tree.ids, tree.depths))
+    places, wanted = (torch.tensor(values, device=device) for values in (states, targets))
+    return MicroBatch(input_ids, positions, tree.segments, places, wanted)
 
 
 def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:
-    """Put the chosen episodes one behind the other."""
-    tokens: list[int] = []
-    states: list[int] = []
-    targets: list[int] = []
-    for row in rows:
-        prompt, answer = episodes.prompts[row], episodes.answers[row]
-        tokens += [*prompt, *answer[:-1]]
-        states += range(len(tokens) - len(answer), len(tokens))
-        targets += answer
-    lengths = [episodes.lengths[row] for row in rows]
-    input_ids, places, wanted = (torch.tensor(values, device=device) for values in (tokens, states, targets))
-    return MicroBatch(list(rows), input_ids.unsqueeze(0), lengths, places, wanted)
+    """The chosen episodes as a micro-batch."""
+    return pack([(episodes.prompts[row], episodes.answers[row]) for row in rows], device)
 
 
 def scatter(flat: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.preference_model import PreferenceModel
-from charter.worker.batches import MicroBatch
+from charter.worker.batches import MicroBatch, pack
 from charter.worker.errors import RunError
 from charter.worker.logprobs import token_logprobs, token_logprobs_and_entropies
 from charter.worker.packing import packed_hidden, use_packed_attention
@@ -55,25 +55,25 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: MicroBatch, temperature: float, statistics: Callable[..., V]) -> V:
         """What ``statistics`` says of the answer tokens. Only inside this call are sharded weights whole."""
-        hidden = packed_hidden(self.model.base_model, batch, self.precision)[batch.states]
+        hidden = packed_hidden(self.model.base_model, batch, self.precision)
         weight = self.model.get_output_embeddings().weight
         return statistics(hidden, weight, batch.targets, temperature, self.precision)
 
     @torch.no_grad()
     def check(self) -> None:
-        """Compare with the model's own logits on two packed sequences.
+        """Compare with the model's own logits on three packed sequences, two of which begin alike.
 
         Some architectures cap, scale or bias their logits after the head, or do not let attention be replaced. Raises
         ``RunError`` when they differ.
         """
         device = self.model.get_output_embeddings().weight.device
-        ids = torch.arange(1, 13, device=device)
-        batch = MicroBatch([0, 1], ids.unsqueeze(0), [8, 4], torch.arange(12, device=device), ids.roll(-1))
-        packed = self.logprobs(batch, 1.0)
-        for part in (slice(0, 8), slice(8, 12)):
-            logits: Tensor = self.model(input_ids=ids[part].unsqueeze(0), use_cache=False).logits[0].float()
-            own = logits.log_softmax(dim=1).gather(1, batch.targets[part].unsqueeze(1)).squeeze(1)
-            if not (own - packed[part]).abs().max() <= _TOLERANCE:
+        answers = [list(range(2, 14)), [*range(2, 11), 20, 21, 22], list(range(30, 35))]
+        packed = self.logprobs(pack([([1], answer) for answer in answers], device), 1.0)
+        for answer, found in zip(answers, torch.split(packed, [len(answer) for answer in answers]), strict=True):
+            ids = torch.tensor([1, *answer], device=device)
+            logits: Tensor = self.model(input_ids=ids[:-1].unsqueeze(0), use_cache=False).logits[0].float()
+            own = logits.log_softmax(dim=1).gather(1, ids[1:].unsqueeze(1)).squeeze(1)
+            if not (own - found).abs().max() <= _TOLERANCE:
                 raise RunError(
                     f"{type(self.model).__name__} changes its logits behind the language-model head or its attention "
                     "cannot be replaced, which the training here relies on: use another model"
@@ -134,7 +134,7 @@ class Critic(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """``values``, [answer tokens, 1]. Only inside this call are sharded weights whole."""
-        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision)[batch.states])
+        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision))
         return values.float()
 
 

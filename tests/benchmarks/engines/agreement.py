@@ -14,7 +14,7 @@ import os
 import torch
 from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
 from charter.inference.vllm_engine import VllmEngine
-from charter.worker.batches import single
+from charter.worker.batches import pack
 from charter.worker.models import LanguageModel
 from rich.console import Console
 from rich.table import Table
@@ -42,7 +42,7 @@ def differences(model: LanguageModel, samples: list[GeneratedSample]) -> torch.T
     device = torch.device("cpu")
     return torch.cat(
         [
-            model.logprobs(single(one.prompt_token_ids, one.token_ids, device), 1.0) - torch.tensor(one.logprobs)
+            model.logprobs(pack([(one.prompt_token_ids, one.token_ids)], device), 1.0) - torch.tensor(one.logprobs)
             for one in samples
         ]
     )

@@ -80,11 +80,18 @@ def main() -> None:
             f"{name}: {rate:.2f} episodes per second, {processor:.1f} s of processor time for a step, "
             f"peak memory {steps[-1]['peak_gib']:.1f} GiB"
         )
-    share = statistics.median(one["update_seconds"] / one["seconds"] for one in ours)
+    shares = {
+        name: statistics.median(one[f"{name}_seconds"] / one["seconds"] for one in ours)
+        for name in ("sampling", "scoring", "update", "sending")
+    }
     CONSOLE.print(
         f"Charter is {statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f}), in "
-        f"processor time {statistics.median(in_processor_time):.2f} times; its update takes {share:.0%} of a step and "
-        f"reaches {reached / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s that square matrix products do here"
+        f"processor time {statistics.median(in_processor_time):.2f} times ({min(in_processor_time):.2f} to "
+        f"{max(in_processor_time):.2f})"
+    )
+    CONSOLE.print(
+        f"Charter's step: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}; the update reaches "
+        f"{reached / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s that square matrix products do here"
     )
 
 

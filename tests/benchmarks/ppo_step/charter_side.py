@@ -42,11 +42,13 @@ async def main(options: Namespace) -> None:
         await engine.start()
         await models.start()
         learner = make_learner(options, device)
+        operations = Operations(learner)
         controls, turns = Controls(learner.spec.kl_coefficient), Turns()
         asked, peak = prompts(options), gemm_peak(device, options.precision)
         for step in range(options.steps + 1):
             turns.wait()
             batch = asked[step * options.episodes : (step + 1) * options.episodes]
+            start = time.monotonic()
             answers = await sample(engine, batch, options.tokens, seed=step)
             sampled = time.monotonic()
             inputs = [ScoreInput(prompt.messages, one.text) for prompt, one in zip(batch, answers, strict=True)]
@@ -62,10 +64,11 @@ async def main(options: Namespace) -> None:
             await engine.load_weights(path, packed.version, packed.sha256)
             turns.done(
                 answer_tokens=float(sum(len(one.token_ids) for one in answers)),
+                sampling_seconds=sampled - start,
                 scoring_seconds=scored - sampled,
                 update_seconds=updated - scored,
                 sending_seconds=time.monotonic() - updated,
-                update_operations=operations(learner, episodes),
+                update_operations=operations.take(episodes),
                 gemm_operations_per_second=peak,
             )
         await models.stop()
@@ -103,17 +106,29 @@ async def sample(engine: TransformersEngine, batch: Sequence[Prompt], tokens: in
     ]
 
 
-def operations(learner: Learner, episodes: Episodes) -> float:
-    """Floating-point operations of an update's matrix products with weights; attention is left out.
+class Operations:
+    """Counts the floating-point operations of an update's matrix products with weights; attention is left out.
 
-    A forward pass takes 2 for each weight and token, a backward pass 4 (Kaplan et al. 2020, section 2.1). Forward:
-    policy, reference and critic; forward and backward: policy and critic. The language-model head reads answers only.
+    A forward pass takes 2 for each weight and token that is computed, a backward pass 4 (Kaplan et al. 2020, section
+    2.1). What is computed again for the backward pass is not counted.
     """
-    trunk = learner.actor.model.base_model
-    weights = sum(module.weight.numel() for module in trunk.modules() if isinstance(module, torch.nn.Linear))
-    head = learner.actor.model.get_output_embeddings().weight.numel()
-    answers = sum(map(len, episodes.answers))
-    return float((2 * 3 + 6 * 2) * weights * sum(episodes.lengths) + (2 * 2 + 6) * head * answers)
+
+    def __init__(self, learner: Learner) -> None:
+        self.trunks = 0.0
+        assert learner.reference is not None
+        assert learner.critic is not None
+        self._head = learner.actor.model.get_output_embeddings().weight.numel()
+        for trunk in (learner.actor.model.base_model, learner.reference.model.base_model, learner.critic.backbone):
+            trunk.register_forward_hook(self._count, with_kwargs=True)
+        self._weights = sum(one.weight.numel() for one in trunk.modules() if isinstance(one, torch.nn.Linear))
+
+    def _count(self, trunk: torch.nn.Module, _: object, named: dict[str, torch.Tensor], output: object) -> None:
+        self.trunks += (6 if torch.is_grad_enabled() else 2) * self._weights * named["input_ids"].numel()
+
+    def take(self, episodes: Episodes) -> float:
+        """Those since the last call. The heads of policy and reference read answers only, that of the policy twice."""
+        trunks, self.trunks = self.trunks, 0.0
+        return float(trunks + (2 * 2 + 6) * self._head * sum(map(len, episodes.answers)))
 
 
 def gemm_peak(device: torch.device, precision: str) -> float:

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.update.packing MODEL PROMPTS
 
-with a model folder and a JSONL of prompts. Both sides read the same 16 answers of random tokens to prompts as long as
-real ones; padded groups hold rows of similar length. CPU seconds, not wall time: then a busy machine
-does not decide.
+with a model folder and a JSONL of prompts. Both sides read the same 16 answers of random tokens to real prompts, whose
+common beginning the packed side computes once; padded groups hold rows of similar length. CPU seconds, not wall time:
+then a busy machine does not decide.
 """
 
 import argparse
@@ -52,18 +52,18 @@ def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def make_episodes(model: str, prompts: Path, seed: int = 0) -> Episodes:
-    """Answers of 48 tokens, some shorter, to real prompts; the tokens are random, which costs the same."""
+    """Answers of 48 tokens, some shorter, to real prompts; the answers' tokens are random, which costs the same."""
     tokenizer, draw = ChatTokenizer.load(model), random.Random(seed)
     lines = draw.sample(prompts.read_text(encoding="utf-8").splitlines(), EPISODES)
     texts = [json.loads(line) for line in lines]
-    lengths = [len(tokenizer.prompt_ids(Prompt((ChatMessage("user", text["prompt"]),)))) for text in texts]
+    prompted = [tuple(tokenizer.prompt_ids(Prompt((ChatMessage("user", text["prompt"]),)))) for text in texts]
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(draw.randrange(3, 40_000) for _ in range(count))
 
-    answers = tuple(ids(MOST_TOKENS if draw.random() < 0.7 else draw.randint(5, MOST_TOKENS)) for _ in lengths)
+    answers = tuple(ids(MOST_TOKENS if draw.random() < 0.7 else draw.randint(5, MOST_TOKENS)) for _ in prompted)
     return Episodes(
-        prompts=tuple(ids(length) for length in lengths),
+        prompts=tuple(prompted),
         answers=answers,
         ended=torch.ones(EPISODES, dtype=torch.bool),
         scores=torch.randn(EPISODES, generator=torch.Generator().manual_seed(seed)),
