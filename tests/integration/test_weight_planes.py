@@ -236,7 +236,7 @@ def test_of_an_adapter_only_its_own_bytes_travel_and_it_is_served_at_once(tmp_pa
     }
 
     def received() -> float:
-        return RECEIVED_BYTES.labels("policy")._value.get()
+        return float(RECEIVED_BYTES.labels("policy")._value.get())
 
     room = build(PolicyConfig(str(tiny_model), tmp_path / "staging"))
     with running(room) as at, Client(tmp_path, [(at.main, at.control)]) as client:
