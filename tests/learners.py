@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
-from charter.worker.batches import Episodes
-from charter.worker.lora import add_lora
-from charter.worker.models import Critic, LanguageModel
-from charter.worker.update import Learner
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.lora import add_lora
+from charter.worker.learning.models import Critic, LanguageModel
+from charter.worker.learning.update import Learner
+from charter.worker.parallel import ranks
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from charter.worker import ranks
+from charter.worker.parallel import ranks
 
 from tests import learners
 from tests.ports import free_ports

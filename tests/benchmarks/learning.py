@@ -15,8 +15,8 @@ from statistics import mean, stdev
 import torch
 from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

@@ -20,11 +20,11 @@ from charter.inference.engine import ChatMessage
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.artifacts import Artifacts, write_text
-from charter.worker.clients import Services
 from charter.worker.context import Run
-from charter.worker.lead import Leader
+from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 from charter.worker.stages.ppo import run_ppo
 from google.protobuf import json_format
 from rich.console import Console

@@ -33,10 +33,10 @@ from charter.rpc.channel import BATCH, connect
 from charter.rpc.messages import proto_messages
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
-from charter.worker import fit
-from charter.worker.fit import Example
-from charter.worker.fit_best import Best, calibration, fit_best
-from charter.worker.probe import fit_probe
+from charter.worker.fitting import fit
+from charter.worker.fitting.fit import Example
+from charter.worker.fitting.fit_best import Best, calibration, fit_best
+from charter.worker.fitting.probe import fit_probe
 from charter.worker.seeds import stable_fraction
 
 from tests.harness import running

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.worker_memory --model FOLDER [--lora-rank 16] [--gradient-checkpointing]
 
 On a CPU, where the resident memory of the process is what a GPU would hold, less what it held before the models. With
-several processes, started by ``python -m charter.worker.torchrun --standalone --nproc-per-node=2 -m``, the largest of
-them, against the formula of docs/ppo.md for sharded models.
+several processes, started by ``python -m charter.worker.parallel.torchrun --standalone --nproc-per-node=2 -m``, the
+largest of them, against the formula of docs/ppo.md for sharded models.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from charter.memory.model_size import model_size
 from charter.memory.needs import ppo_need
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker import ranks
-from charter.worker.batches import Episodes
-from charter.worker.step import Controls, learn
-from charter.worker.update import BACKWARD_TOKENS
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import BACKWARD_TOKENS
+from charter.worker.parallel import ranks
 
 from tests.learners import make_learner
 

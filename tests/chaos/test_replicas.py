@@ -15,9 +15,9 @@ from charter.inference.engine import ChatMessage
 from charter.rpc.errors import ServiceError
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
 from charter.worker.errors import Cancelled
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 
 from tests.chaos.processes import Process
 from tests.integration.worker_services import CONSTITUTION

@@ -305,7 +305,7 @@ def command(source: Object) -> list[str]:
 def test_one_process_is_python_and_more_are_torchrun() -> None:
     assert command(template())[:3] == ["python", "-m", "charter.worker"]
     several = command(template(completions=3, parallelism=3))
-    assert several[:3] == ["python", "-m", "charter.worker.torchrun"]
+    assert several[:3] == ["python", "-m", "charter.worker.parallel.torchrun"]
     assert "--nnodes=3" in several
     assert "--node-rank=$(JOB_COMPLETION_INDEX)" in several
     assert "--master-addr=a-run-20260101-000000-abcd-1-0.worker" in several

@@ -25,7 +25,7 @@ from charter.v1 import (
     types_pb2,
 )
 from charter.weights.sender import send_weights
-from charter.worker.sleeper import send_to_sleep, wake_up
+from charter.worker.services.sleeper import send_to_sleep, wake_up
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import load_file
 

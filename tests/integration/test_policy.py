@@ -20,8 +20,8 @@ from charter.rpc.tensors import from_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import pack_weights, send_weights
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status

@@ -18,7 +18,7 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.lifecycle import Addresses
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
-from charter.worker.sleeper import send_to_sleep, wake_up
+from charter.worker.services.sleeper import send_to_sleep, wake_up
 from typer.testing import CliRunner
 
 from tests.harness import running

@@ -14,8 +14,8 @@ from charter.storage.comparison_files import RowError, read_rows
 from charter.storage.comparison_layouts import PairDefaults, read_comparison
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
-from charter.worker import fit
-from charter.worker.examples import split_examples
+from charter.worker.fitting import fit
+from charter.worker.fitting.examples import split_examples
 
 from tests.comparisons import comparison
 from tests.harness import running

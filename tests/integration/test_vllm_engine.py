@@ -26,8 +26,8 @@ from charter.inference.engine import (
     WeightMismatchError,
 )
 from charter.inference.vllm_engine import VllmEngine
-from charter.worker.batches import pack
-from charter.worker.models import LanguageModel
+from charter.worker.learning.batches import pack
+from charter.worker.learning.models import LanguageModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -21,9 +21,9 @@ from charter.weights.sender import PackedWeights, pack_weights, send_packed
 from charter.weights.shared_folder import SharedFolder
 from charter.weights.staging import CHUNK_BYTES
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 from safetensors.torch import load_file
 from torch import Tensor
 

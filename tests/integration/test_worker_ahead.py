@@ -14,17 +14,17 @@ from charter.rpc.errors import ServiceError
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, run_pb2
 from charter.weights.sender import send_weights
-from charter.worker.ahead import Ahead, sampling_ahead
 from charter.worker.artifacts import Artifacts
 from charter.worker.checkpoint import Progress
-from charter.worker.clients import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.lead import Leader
+from charter.worker.learning.step import Controls
+from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
-from charter.worker.rollouts import Batch
-from charter.worker.step import Controls
+from charter.worker.sampling.ahead import Ahead, sampling_ahead
+from charter.worker.sampling.rollouts import Batch
+from charter.worker.services.clients import Services
 
 from tests.harness import running
 from tests.integration.worker_trainer import listening

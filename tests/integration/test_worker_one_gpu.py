@@ -96,7 +96,7 @@ def test_a_run_with_sleeping_services_is_the_same_run(
 
 def test_services_that_a_killed_worker_leaves_asleep_are_woken_by_the_next(stage: Stage, together: str) -> None:
     spec = spec_of(stage, run_pb2.GPU_SHARING_TAKE_TURNS)
-    with stage.process("killed", spec, "", ("charter.worker.update:Learner._critic_step", 3)) as worker:
+    with stage.process("killed", spec, "", ("charter.worker.learning.update:Learner._critic_step", 3)) as worker:
         assert exit_status(worker, 240) == -signal.SIGKILL
     assert not all_serve(stage)
     with pytest.raises(ServiceError) as refused:

@@ -8,12 +8,12 @@ from charter.policy import server as policy
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.artifacts import Artifacts
-from charter.worker.batches import collate, scatter
-from charter.worker.clients import Services
-from charter.worker.models import LanguageModel, named_tensors
+from charter.worker.learning.batches import collate, scatter
+from charter.worker.learning.models import LanguageModel, named_tensors
 from charter.worker.prompts import read_prompts
 from charter.worker.reporter import Reporter
-from charter.worker.rollouts import episodes_of
+from charter.worker.sampling.rollouts import episodes_of
+from charter.worker.services.clients import Services
 
 from tests.harness import running
 from tests.integration.worker_services import write_jsonl

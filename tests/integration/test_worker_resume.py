@@ -92,17 +92,22 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
 # What is broken off, where the worker kills itself, at which call, and the newest checkpoint that is then left.
 SAMPLING = [
-    ("before the first batch", "charter.worker.rollouts:sample", 1, 0),
-    ("half of the first batch", "charter.worker.clients:_answer", 4, 0),
-    ("half of the batch ahead, while the first is scored or learned from", "charter.worker.clients:_answer", 10, 0),
-    ("scoring", "charter.worker.rewards:score", 1, 0),
-    ("the policy is updated in part, the critic not yet", "charter.worker.update:Learner._critic_step", 1, 0),
+    ("before the first batch", "charter.worker.sampling.rollouts:sample", 1, 0),
+    ("half of the first batch", "charter.worker.services.clients:_answer", 4, 0),
+    (
+        "half of the batch ahead, while the first is scored or learned from",
+        "charter.worker.services.clients:_answer",
+        10,
+        0,
+    ),
+    ("scoring", "charter.worker.sampling.rewards:score", 1, 0),
+    ("the policy is updated in part, the critic not yet", "charter.worker.learning.update:Learner._critic_step", 1, 0),
 ]
 UPDATING = [
     ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 1, 0),
     ("the batch ahead is half written to the second checkpoint", "charter.worker.checkpoint:write_batches", 2, 1),
-    ("what was under way is sampled again", "charter.worker.rollouts:sample", 1, 1),
-    ("learning from answers of the checkpoint", "charter.worker.update:Learner._critic_step", 1, 1),
+    ("what was under way is sampled again", "charter.worker.sampling.rollouts:sample", 1, 1),
+    ("learning from answers of the checkpoint", "charter.worker.learning.update:Learner._critic_step", 1, 1),
     ("half of the weights are sent", "charter.weights.sender:_parts", 2, 1),
 ]
 SAVING = [

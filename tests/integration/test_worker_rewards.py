@@ -11,16 +11,17 @@ from charter.inference.engine import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker import reporter, rewards
+from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Answer, Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.lead import Leader
+from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
+from charter.worker.sampling import rewards
 from charter.worker.seeds import derive_seed
+from charter.worker.services.clients import Answer, Services
 
 from tests.harness import running
 from tests.integration.reward_service import reward_service

@@ -14,9 +14,9 @@ from charter.memory.needs import GIB
 from charter.memory.plan import models_of, plan, ways_out
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.batches import pack
-from charter.worker.models import LanguageModel, checkpoint_gradients
-from charter.worker.update import Learner
+from charter.worker.learning.batches import pack
+from charter.worker.learning.models import LanguageModel, checkpoint_gradients
+from charter.worker.learning.update import Learner
 from google.protobuf import json_format
 from safetensors import safe_open
 from torch import Tensor, nn

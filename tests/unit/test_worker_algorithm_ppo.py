@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from charter.worker import formulas
 from charter.worker.algorithms import ppo
+from charter.worker.learning import formulas
 from torch import Tensor
 
 LENGTHS = torch.tensor([4, 1, 6, 3])

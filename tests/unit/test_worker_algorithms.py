@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from charter.v1 import run_pb2
-from charter.worker import update
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.algorithms.base import Rows
 from charter.worker.algorithms.grpo import group_advantages
 from charter.worker.algorithms.online_dpo import dpo_loss
 from charter.worker.algorithms.reinforce_plus_plus import rewards_to_go
 from charter.worker.algorithms.rloo import leave_one_out_advantages
-from charter.worker.batches import Episodes
-from charter.worker.formulas import token_mask
-from charter.worker.step import Controls, learn
+from charter.worker.learning import update
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.formulas import token_mask
+from charter.worker.learning.step import Controls, learn
 from torch import Tensor
 
 from tests.learners import make_episodes, make_learner, ppo_spec

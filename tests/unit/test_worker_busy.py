@@ -1,6 +1,6 @@
 """Overlapping work counts once."""
 
-from charter.worker.busy import BusyClock
+from charter.worker.services.busy import BusyClock
 
 
 def test_overlapping_work_counts_once() -> None:

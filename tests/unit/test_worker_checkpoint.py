@@ -12,11 +12,11 @@ import pytest
 import torch
 from charter.worker import checkpoint
 from charter.worker.checkpoint import Progress
-from charter.worker.clients import Answer
 from charter.worker.errors import RunError
-from charter.worker.formulas import Moments
-from charter.worker.rollouts import Batch
-from charter.worker.step import Controls, learn
+from charter.worker.learning.formulas import Moments
+from charter.worker.learning.step import Controls, learn
+from charter.worker.sampling.rollouts import Batch
+from charter.worker.services.clients import Answer
 
 from tests.learners import make_episodes, make_learner
 

@@ -11,13 +11,13 @@ from charter.evaluation.results import FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2, types_pb2
-from charter.worker import fit
 from charter.worker.errors import RunError
-from charter.worker.examples import split_examples
-from charter.worker.fit import Example, bootstrap_weights
-from charter.worker.fit_best import Best, fit_best
-from charter.worker.length_bias import debiased
-from charter.worker.lora import add_lora, merge_lora
+from charter.worker.fitting import fit
+from charter.worker.fitting.examples import split_examples
+from charter.worker.fitting.fit import Example, bootstrap_weights
+from charter.worker.fitting.fit_best import Best, fit_best
+from charter.worker.fitting.length_bias import debiased
+from charter.worker.learning.lora import add_lora, merge_lora
 from charter.worker.stages.fit import correlation
 from torch import nn
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from charter.worker import formulas
+from charter.worker.learning import formulas
 from torch import Tensor, nn
 
 LENGTHS = torch.tensor([4, 1, 6, 3])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
 from torch import Tensor
 
 from tests.learners import judged, make_learner, sample_episodes

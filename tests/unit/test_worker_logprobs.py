@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from charter.worker import logprobs
+from charter.worker.learning import logprobs
 
 TOKENS, WIDTH, VOCABULARY = 23, 12, 37
 

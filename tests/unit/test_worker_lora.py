@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from charter.weights.adapter import merge_adapter
-from charter.worker.batches import collate
-from charter.worker.lora import LoraLinear, adapter_tensors, frozen_tensors, lora_off, merge_lora, merged_tensors
-from charter.worker.models import LanguageModel, named_tensors
-from charter.worker.step import Controls, learn
+from charter.worker.learning.batches import collate
+from charter.worker.learning.lora import (
+    LoraLinear,
+    adapter_tensors,
+    frozen_tensors,
+    lora_off,
+    merge_lora,
+    merged_tensors,
+)
+from charter.worker.learning.models import LanguageModel, named_tensors
+from charter.worker.learning.step import Controls, learn
 from safetensors.torch import load_file, save_file
 from torch import nn
 

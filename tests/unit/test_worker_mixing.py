@@ -4,8 +4,8 @@ import pytest
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError, SpecError
-from charter.worker.fit import Example
-from charter.worker.mixing import mix, shares, sources
+from charter.worker.fitting.fit import Example
+from charter.worker.fitting.mixing import mix, shares, sources
 
 
 def feedback(**values: object) -> run_pb2.FeedbackSpec:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from charter.worker import probe
+from charter.worker.fitting import probe
 from numpy.typing import NDArray
 
 WIDTH = 30

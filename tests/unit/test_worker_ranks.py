@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from charter.worker import checkpoint, ranks
+from charter.worker import checkpoint
 from charter.worker.checkpoint import Progress
-from charter.worker.formulas import Moments
-from charter.worker.models import named_tensors
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning.formulas import Moments
+from charter.worker.learning.models import named_tensors
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
+from charter.worker.parallel import ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from charter.inference.preference_model import PreferenceModel
-from charter.worker import formulas, update
 from charter.worker.algorithms import ppo
 from charter.worker.algorithms.base import Targets
-from charter.worker.batches import Episodes, collate, packs, scatter
 from charter.worker.errors import RunError
-from charter.worker.models import Critic, LanguageModel
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning import formulas, update
+from charter.worker.learning.batches import Episodes, collate, packs, scatter
+from charter.worker.learning.models import Critic, LanguageModel
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn

@@ -6,7 +6,7 @@ import torch
 from charter.inference.preference_model import PreferenceModel
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker import fit
+from charter.worker.fitting import fit
 from charter.worker.stages.fit import fit_on_ranks
 
 from tests.unit.test_worker_fit import make_examples

@@ -23,7 +23,7 @@ from charter.rpc.errors import ServiceError
 from charter.v1 import preference_pb2_grpc, run_pb2
 
 if TYPE_CHECKING:
-    from charter.worker.learning_curve import CurvePoint
+    from charter.worker.fitting.learning_curve import CurvePoint
 
 _PLOT_ENDINGS = (".svg", ".png", ".pdf")
 
@@ -90,8 +90,8 @@ def _points(
 
     from charter.inference.preference_model import PreferenceModel
     from charter.worker.errors import RunError
-    from charter.worker.examples import split_examples
-    from charter.worker.learning_curve import learning_curve
+    from charter.worker.fitting.examples import split_examples
+    from charter.worker.fitting.learning_curve import learning_curve
     from charter.worker.seeds import derive_seed
 
     try:

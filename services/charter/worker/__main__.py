@@ -25,13 +25,14 @@ from charter.rpc.tracing import configure_tracing
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
-from charter.worker import metrics, ranks, torchrun
+from charter.worker import metrics
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
-from charter.worker.lead import Leader, follow
+from charter.worker.parallel import ranks, torchrun
+from charter.worker.parallel.lead import Leader, follow
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
+from charter.worker.services.clients import servers_sleep
 
 logger = logging.getLogger("charter.worker")
 

@@ -5,11 +5,11 @@ A replica that loaded only a part of the new weights, or keeps a stale cache, st
 
 import torch
 
-from charter.worker.batches import pack
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.learning.batches import pack
+from charter.worker.learning.update import Learner
 from charter.worker.seeds import derive_seed
-from charter.worker.update import Learner
 
 # Tokens of the probe's answer.
 _TOKENS = 16

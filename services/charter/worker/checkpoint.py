@@ -30,15 +30,16 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from charter.worker import overoptimisation, ranks
+from charter.worker import overoptimisation
 from charter.worker.errors import RunError
-from charter.worker.formulas import Moments
-from charter.worker.models import named_tensors
+from charter.worker.learning.formulas import Moments
+from charter.worker.learning.models import named_tensors
+from charter.worker.learning.step import Controls
+from charter.worker.learning.update import Learner
 from charter.worker.overoptimisation import Measurement
-from charter.worker.rollouts import Batch
-from charter.worker.step import Controls
-from charter.worker.unconsumed import read_batches, write_batches
-from charter.worker.update import Learner
+from charter.worker.parallel import ranks
+from charter.worker.sampling.rollouts import Batch
+from charter.worker.sampling.unconsumed import read_batches, write_batches
 
 logger = logging.getLogger("charter.worker")
 

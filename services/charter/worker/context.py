@@ -6,12 +6,12 @@ import torch
 
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker import ranks
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
-from charter.worker.lead import Leader
+from charter.worker.parallel import ranks
+from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 
 # The policy serves the starting weights as this version; every PPO step that changes them adds one.
 STARTING_VERSION = 1

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from charter.v1 import run_pb2
-from charter.worker import ranks
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.lead import Leader
-from charter.worker.models import LanguageModel, named_tensors
+from charter.worker.learning.models import LanguageModel, named_tensors
+from charter.worker.parallel import ranks
+from charter.worker.parallel.lead import Leader
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.served import policy_serves, serve_starting_policy
+from charter.worker.services.clients import Services
 from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import sample_held_out
 from charter.worker.stages.evaluate import evaluate

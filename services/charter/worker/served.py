@@ -7,12 +7,12 @@ from torch import Tensor
 
 from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
-from charter.worker import ranks
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.lora import adapter_tensors, frozen_tensors
-from charter.worker.models import named_tensors
-from charter.worker.update import Learner
+from charter.worker.learning.lora import adapter_tensors, frozen_tensors
+from charter.worker.learning.models import named_tensors
+from charter.worker.learning.update import Learner
+from charter.worker.parallel import ranks
 
 
 def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:

@@ -14,8 +14,8 @@ import os
 import torch
 from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
 from charter.inference.vllm_engine import VllmEngine
-from charter.worker.batches import pack
-from charter.worker.models import LanguageModel
+from charter.worker.learning.batches import pack
+from charter.worker.learning.models import LanguageModel
 from rich.console import Console
 from rich.table import Table
 

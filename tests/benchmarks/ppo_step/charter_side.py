@@ -20,12 +20,12 @@ from charter.preference.scorer import ScoreInput
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.weights.sender import pack_weights
-from charter.worker.batches import Episodes
-from charter.worker.clients import Answer
-from charter.worker.models import Critic, LanguageModel, named_tensors
-from charter.worker.rollouts import episodes_of
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.models import Critic, LanguageModel, named_tensors
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
+from charter.worker.sampling.rollouts import episodes_of
+from charter.worker.services.clients import Answer
 
 from tests.benchmarks.ppo_step.paired import Turns, arguments, prompts
 

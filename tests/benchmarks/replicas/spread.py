@@ -18,8 +18,8 @@ import torch
 from charter.inference.engine import ChatMessage
 from charter.v1 import run_pb2
 from charter.worker.artifacts import Artifacts
-from charter.worker.clients import Services
 from charter.worker.reporter import Reporter
+from charter.worker.services.clients import Services
 from rich.console import Console
 
 from tests.chaos.processes import Process

@@ -20,12 +20,12 @@ from charter.inference.chat import ChatTokenizer
 from charter.inference.engine import ChatMessage, Prompt
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker import update
-from charter.worker.batches import Episodes, collate, packs
-from charter.worker.models import Critic, LanguageModel
-from charter.worker.packing import packed_hidden
-from charter.worker.step import Controls, learn
-from charter.worker.update import Learner
+from charter.worker.learning import update
+from charter.worker.learning.batches import Episodes, collate, packs
+from charter.worker.learning.models import Critic, LanguageModel
+from charter.worker.learning.packing import packed_hidden
+from charter.worker.learning.step import Controls, learn
+from charter.worker.learning.update import Learner
 from rich.console import Console
 
 CONSOLE = Console(width=120)

@@ -7,8 +7,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from charter.v1 import run_pb2
-from charter.worker.batches import Episodes
-from charter.worker.models import Critic
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.models import Critic
 
 
 class Prepared(NamedTuple):

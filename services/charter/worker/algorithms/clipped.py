@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from charter.v1 import run_pb2
-from charter.worker import formulas
 from charter.worker.algorithms.base import Experience, Rows, Terms
+from charter.worker.learning import formulas
 
 
 def clipped_terms(rows: Rows, spec: run_pb2.PpoSpec) -> Terms:

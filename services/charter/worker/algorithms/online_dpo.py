@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
-from charter.worker.models import Critic
+from charter.worker.learning.models import Critic
 
 
 class OnlineDpo(Algorithm):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from charter.worker import formulas
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.algorithms.clipped import clipped_terms, token_weights
-from charter.worker.models import Critic
+from charter.worker.learning import formulas
+from charter.worker.learning.models import Critic
 
 
 class Ppo(Algorithm):

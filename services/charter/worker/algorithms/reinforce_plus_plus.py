@@ -6,10 +6,10 @@ Hu 2025 ("REINFORCE++: A Simple and Efficient Approach for Aligning Large Langua
 import torch
 from torch import Tensor
 
-from charter.worker import formulas
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.algorithms.clipped import clipped_terms, token_weights
-from charter.worker.models import Critic
+from charter.worker.learning import formulas
+from charter.worker.learning.models import Critic
 
 
 class ReinforcePlusPlus(Algorithm):

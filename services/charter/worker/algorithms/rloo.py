@@ -6,9 +6,9 @@ Ahmadian et al. 2024 ("Back to Basics: Revisiting REINFORCE Style Optimization",
 import torch
 from torch import Tensor
 
-from charter.worker import formulas
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
-from charter.worker.models import Critic
+from charter.worker.learning import formulas
+from charter.worker.learning.models import Critic
 
 
 class Rloo(Algorithm):

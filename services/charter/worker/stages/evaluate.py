@@ -11,7 +11,7 @@ from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.models import LanguageModel, named_tensors
+from charter.worker.learning.models import LanguageModel, named_tensors
 from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
 from charter.worker.served import policy_serves, serve_policy

@@ -12,16 +12,16 @@ from torch import Tensor
 from charter.evaluation.results import Calibration, FitStep, PreferenceFit, write_result
 from charter.inference.preference_model import Aggregation, PreferenceModel
 from charter.v1 import run_pb2, types_pb2
-from charter.worker import ranks
 from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
-from charter.worker.examples import Reader, group_of, split_examples
-from charter.worker.fit import Example, Measured
-from charter.worker.fit_best import Best, calibration, fit_best
-from charter.worker.gpu_turn import gpu_turn
-from charter.worker.lora import add_lora, merge_lora
-from charter.worker.mixing import AI, HUMAN, IMPORTED, mix, sources
+from charter.worker.fitting.examples import Reader, group_of, split_examples
+from charter.worker.fitting.fit import Example, Measured
+from charter.worker.fitting.fit_best import Best, calibration, fit_best
+from charter.worker.fitting.mixing import AI, HUMAN, IMPORTED, mix, sources
+from charter.worker.learning.lora import add_lora, merge_lora
+from charter.worker.parallel import ranks
 from charter.worker.seeds import derive_seed
 from charter.worker.served import preference_serves, serve_preference_model
+from charter.worker.services.gpu_turn import gpu_turn
 
 _RESULT = "preference_fit"
 

@@ -11,14 +11,14 @@ from charter.inference.chat import ChatTokenizer
 from charter.spec.load import spec_to_json
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.artifacts import Artifacts, write_text
-from charter.worker.clients import Services, servers_sleep
 from charter.worker.context import needs_preference_model
 from charter.worker.errors import RunError, SpecError
-from charter.worker.mixing import AI, HUMAN, IMPORTED, sources
+from charter.worker.fitting.mixing import AI, HUMAN, IMPORTED, sources
+from charter.worker.parallel import ranks
 from charter.worker.prompts import PromptSets, load_prompt_sets
+from charter.worker.services.clients import Services, servers_sleep
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:

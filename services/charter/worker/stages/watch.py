@@ -6,16 +6,17 @@ from statistics import mean
 import torch
 
 from charter.v1 import run_pb2
-from charter.worker import formulas, rewards
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.gpu_turn import gpu_turn
+from charter.worker.learning import formulas
+from charter.worker.learning.update import Learner
 from charter.worker.overoptimisation import Measurement
 from charter.worker.prompts import TaskPrompt, take
-from charter.worker.rollouts import episodes_of
+from charter.worker.sampling import rewards
+from charter.worker.sampling.rollouts import episodes_of
 from charter.worker.seeds import derive_seed
+from charter.worker.services.gpu_turn import gpu_turn
 from charter.worker.stages.answers import sample_answers
-from charter.worker.update import Learner
 
 _NAME = "watched"
 

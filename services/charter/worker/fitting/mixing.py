@@ -7,7 +7,7 @@ from dataclasses import replace
 from charter.evaluation.results import MixedLabels
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError, SpecError
-from charter.worker.fit import Example
+from charter.worker.fitting.fit import Example
 
 AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 

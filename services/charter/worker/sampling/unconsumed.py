@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from charter.worker.clients import Answer
-from charter.worker.rollouts import Batch
+from charter.worker.sampling.rollouts import Batch
+from charter.worker.services.clients import Answer
 
 
 def write_batches(path: Path, batches: Mapping[int, Batch]) -> None:

@@ -15,13 +15,13 @@ from opentelemetry.trace import Span
 
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import start_trace, traced, working_in
-from charter.worker import rollouts
 from charter.worker.checkpoint import Progress
-from charter.worker.clients import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import TaskPrompt, take
-from charter.worker.rollouts import Batch
+from charter.worker.sampling import rollouts
+from charter.worker.sampling.rollouts import Batch
 from charter.worker.seeds import derive_seed
+from charter.worker.services.clients import servers_sleep
 
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5

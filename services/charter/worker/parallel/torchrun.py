@@ -1,4 +1,4 @@
-"""torchrun with the exit status of the worker: ``python -m charter.worker.torchrun OPTIONS -m charter.worker ...``.
+"""torchrun with the worker's exit status: ``python -m charter.worker.parallel.torchrun OPTIONS -m charter.worker ...``.
 
 torchrun itself ends with 1 whatever its processes end with, and gives them half a minute to stop; a cluster tells by
 the status whether to start them again, and a worker that is asked to stop saves first.

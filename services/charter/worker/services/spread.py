@@ -19,8 +19,8 @@ import grpc
 from charter.rpc.errors import ServiceError, explained
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.replica import Replica
-from charter.worker.replicas import Replicas
+from charter.worker.services.replica import Replica
+from charter.worker.services.replicas import Replicas
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ Each source answers for every item or the step ends with an error that names it:
 from collections.abc import Sequence
 
 from charter.storage.comparisons import enum_name
-from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
+from charter.worker.services.clients import Answer
 
 
 def score(

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from charter.worker.fit import Example
-from charter.worker.probe import fit_probe
+from charter.worker.fitting.fit import Example
+from charter.worker.fitting.probe import fit_probe
 
 
 def debiased(examples: Sequence[Example]) -> list[Example]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from charter.inference.prefix_tree import Segment, Wanted, side_by_side, whole_tree
-from charter.worker.formulas import token_mask
+from charter.worker.learning.formulas import token_mask
 
 
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -12,10 +12,10 @@ from torch import Tensor
 from charter.inference.preference_model import PreferenceModel, soft_label_loss
 from charter.inference.prefix_tree import tree_tokens
 from charter.v1 import run_pb2
-from charter.worker import ranks
-from charter.worker.batches import packs
 from charter.worker.errors import RunError
-from charter.worker.probe import fit_probe
+from charter.worker.fitting.probe import fit_probe
+from charter.worker.learning.batches import packs
+from charter.worker.parallel import ranks
 
 # Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
 BACKWARD_TOKENS = 1024
@@ -40,7 +40,7 @@ class Example:
     weight: float = 1.0
     # The starting policy wrote the answers, as far as is known.
     starting: bool = True
-    # Log-odds of A by the lengths alone (``charter.worker.length_bias``); the loss adds them to the model's.
+    # Log-odds of A by the lengths alone (``charter.worker.fitting.length_bias``); the loss adds them to the model's.
     length_logit: float = 0.0
 
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from charter.worker.clients import servers_sleep
 from charter.worker.context import Run
+from charter.worker.services.clients import servers_sleep
 
 
 class Movable(Protocol):

@@ -9,9 +9,10 @@ from charter.evaluation.calibration import calibration_of, correctness, expected
 from charter.evaluation.results import Calibration, FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
-from charter.worker import fit, ranks
-from charter.worker.fit import Example, Measured
-from charter.worker.length_bias import debiased
+from charter.worker.fitting import fit
+from charter.worker.fitting.fit import Example, Measured
+from charter.worker.fitting.length_bias import debiased
+from charter.worker.parallel import ranks
 from charter.worker.seeds import derive_seed
 
 

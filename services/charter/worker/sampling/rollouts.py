@@ -13,13 +13,13 @@ import torch
 from charter.evaluation.samples import Sample
 from charter.rpc import tracing
 from charter.v1 import run_pb2
-from charter.worker import rewards
-from charter.worker.batches import Episodes
-from charter.worker.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.learning.batches import Episodes
 from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
 from charter.worker.prompts import TaskPrompt
+from charter.worker.sampling import rewards
+from charter.worker.services.clients import Answer
 
 
 @dataclass(frozen=True, slots=True)

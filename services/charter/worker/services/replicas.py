@@ -25,9 +25,9 @@ from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.replica import Replica
 from charter.worker.reporter import Reporter
-from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
+from charter.worker.services.replica import Replica
+from charter.worker.services.sleeper import send_to_sleep, wake_at_the_end, wake_up
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2, weights_p
 from charter.weights.sender import WeightUpdate, send_weights
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
-from charter.worker.sleeper import send_to_sleep, wake_at_the_end, wake_up
+from charter.worker.services.sleeper import send_to_sleep, wake_at_the_end, wake_up
 
 logger = logging.getLogger("charter.worker")
 

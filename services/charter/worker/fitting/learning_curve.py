@@ -10,8 +10,8 @@ from charter.evaluation.results import Calibration, FitStep
 from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
-from charter.worker.fit import Example
-from charter.worker.fit_best import Best, calibration, fit_best
+from charter.worker.fitting.fit import Example
+from charter.worker.fitting.fit_best import Best, calibration, fit_best
 from charter.worker.seeds import derive_seed, stable_fraction
 
 

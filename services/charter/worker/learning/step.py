@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import torch
 
-from charter.worker import formulas
 from charter.worker.algorithms.base import Experience, Prepared, Targets
 from charter.worker.algorithms.ppo import explained_variance
-from charter.worker.batches import Episodes
-from charter.worker.formulas import Moments
-from charter.worker.update import Learner
+from charter.worker.learning import formulas
+from charter.worker.learning.batches import Episodes
+from charter.worker.learning.formulas import Moments
+from charter.worker.learning.update import Learner
 
 
 class Controls(NamedTuple):

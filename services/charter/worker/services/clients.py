@@ -30,15 +30,15 @@ from charter.v1 import (
 from charter.weights.nccl_sender import NcclError, NcclSender
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.weights.shared_folder import SharedFolder
-from charter.worker import ranks
-from charter.worker.busy import BusyClock
 from charter.worker.errors import RunError
-from charter.worker.preference_client import PreferenceClient, scores_of
-from charter.worker.replica import Replica
-from charter.worker.replicas import Replicas
+from charter.worker.parallel import ranks
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
-from charter.worker.spread import Work, spread
+from charter.worker.services.busy import BusyClock
+from charter.worker.services.preference_client import PreferenceClient, scores_of
+from charter.worker.services.replica import Replica
+from charter.worker.services.replicas import Replicas
+from charter.worker.services.spread import Work, spread
 
 V = TypeVar("V")
 

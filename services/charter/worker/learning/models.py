@@ -11,10 +11,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from charter.inference.cpu_memory import keep_freed_memory
 from charter.inference.preference_model import PreferenceModel
-from charter.worker.batches import MicroBatch, pack
 from charter.worker.errors import RunError
-from charter.worker.logprobs import token_logprobs, token_logprobs_and_entropies
-from charter.worker.packing import packed_hidden, use_packed_attention
+from charter.worker.learning.batches import MicroBatch, pack
+from charter.worker.learning.logprobs import token_logprobs, token_logprobs_and_entropies
+from charter.worker.learning.packing import packed_hidden, use_packed_attention
 
 V = TypeVar("V")
 

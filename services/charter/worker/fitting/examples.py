@@ -14,7 +14,7 @@ from charter.storage.comparisons import LABELLED, enum_name
 from charter.v1 import types_pb2
 from charter.worker.context import STARTING_VERSION
 from charter.worker.errors import RunError
-from charter.worker.fit import Example
+from charter.worker.fitting.fit import Example
 
 # With fewer labels than this share, the failures say more than the labels.
 _LEAST_LABELLED_SHARE = 0.5

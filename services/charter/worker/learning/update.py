@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from charter.v1 import run_pb2
-from charter.worker import ranks
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.algorithms.base import Prepared, Rows, Targets
 from charter.worker.algorithms.ppo import value_loss
-from charter.worker.batches import Episodes, MicroBatch, collate, packs, scatter
 from charter.worker.errors import RunError
-from charter.worker.lora import lora_off
-from charter.worker.models import Critic, LanguageModel, checkpoint_gradients
+from charter.worker.learning.batches import Episodes, MicroBatch, collate, packs, scatter
+from charter.worker.learning.lora import lora_off
+from charter.worker.learning.models import Critic, LanguageModel, checkpoint_gradients
+from charter.worker.parallel import ranks
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
 FORWARD_TOKENS = 2048

@@ -15,10 +15,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 
-from charter.worker import ranks
 from charter.worker.errors import RunError
+from charter.worker.learning.update import Learner
+from charter.worker.parallel import ranks
 from charter.worker.reporter import Reporter
-from charter.worker.update import Learner
 
 logger = logging.getLogger("charter.worker")
 

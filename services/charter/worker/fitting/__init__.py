@@ -1,0 +1,1 @@
+"""How the preference model is fitted."""

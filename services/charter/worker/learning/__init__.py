@@ -1,0 +1,1 @@
+"""What PPO and its kin compute: batches, log-probs, losses, updates."""

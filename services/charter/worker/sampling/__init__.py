@@ -1,0 +1,1 @@
+"""Answers of the policy with their rewards, sampled ahead of the update."""

@@ -1,0 +1,1 @@
+"""What the worker asks of the other services, and where their replicas are."""
