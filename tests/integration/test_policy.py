@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from charter.inference.engine import ChatMessage
+from charter.inference.engine import ChatMessage, WeightMismatchError
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
@@ -145,6 +145,40 @@ def test_it_does_not_serve_while_its_first_weights_arrive(tmp_path: Path) -> Non
         assert sent.result().version == 3
         assert next(statuses) == "SERVING"
         watch.cancel()
+
+
+def serving(address: str) -> str:
+    with connect(address) as channel:
+        asked = health_pb2.HealthCheckRequest(service="charter.v1.PolicyService")
+        status = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=QUICK).status
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+
+def test_it_does_not_serve_after_an_update_that_failed_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such an engine holds, nobody knows. Weights that merely do not fit leave it as it was."""
+    room = build(fake(tmp_path))
+    serve = room.engine.load_weights
+
+    async def failing_once(path: Path, version: int, digest: str) -> float:
+        if version == 1:
+            raise RuntimeError("half of the weights are in")
+        if version == 2:
+            raise WeightMismatchError("unknown tensors: w")
+        return await serve(path, version, digest)
+
+    monkeypatch.setattr(room.engine, "load_weights", failing_once)
+    with running(room) as at:
+        with pytest.raises(ServiceError, match="refused the request: unknown tensors"):
+            send_weights(at.control, {"w": torch.ones(4)}, 2)
+        assert serving(at.main) == "SERVING"
+        for _ in range(2):
+            with pytest.raises(ServiceError, match="answered INTERNAL"):
+                send_weights(at.control, {"w": torch.ones(4)}, 1)
+            assert serving(at.main) == "NOT_SERVING"
+        send_weights(at.control, {"w": torch.ones(4)}, 3)
+        assert serving(at.main) == "SERVING"
 
 
 def test_weights_that_do_not_fit_are_refused_and_name_the_tensor(addresses: Addresses) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -71,12 +71,14 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
     The last whole weights are kept, for adapters and for other replicas: an open file without a name, which goes with
     the process, however that ends.
 
-    With ``readiness`` the service is NOT_SERVING while its first weights since it started are on their way.
+    With ``readiness`` the service is NOT_SERVING while its first weights since it started are on their way, and after
+    an update that failed half-way.
     """
 
     def __init__(self, target: WeightTarget, staging: Path, service: str, readiness: Readiness | None = None) -> None:
         self._target = target
         self._readiness = readiness
+        self._held_back = False
         self._staging = staging
         self._service = service
         self._transfer = asyncio.Lock()
@@ -149,7 +151,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                 await stage(staged, header, requests)
                 received = time.monotonic()
                 path = await self._merged(staged) if header.base_sha256 else staged.path
-                paused = await self._target.load_weights(path, header.version, header.sha256)
+                async with self._served_if_whole():
+                    paused = await self._target.load_weights(path, header.version, header.sha256)
                 staged.served = True
             except WeightMismatchError as error:
                 raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
@@ -159,6 +162,24 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
                 elif not staged.served:
                     await self._set_whole(None)
         return self._served(header, received - start, time.monotonic() - received, paused)
+
+    @asynccontextmanager
+    async def _served_if_whole(self) -> AsyncIterator[None]:
+        """An engine that fails in the middle holds nobody knows what: NOT_SERVING until an update of it succeeds."""
+        try:
+            yield
+        except WeightMismatchError:
+            raise
+        except Exception:
+            await self._hold_back(True)
+            raise
+        await self._hold_back(False)
+
+    async def _hold_back(self, held_back: bool) -> None:
+        if self._readiness is None or held_back == self._held_back:
+            return
+        self._held_back = held_back
+        await (self._readiness.hold() if held_back else self._readiness.release())
 
     def _served(
         self, header: weights_pb2.WeightHeader, transfer_seconds: float, load_seconds: float, paused_seconds: float
@@ -278,7 +299,8 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         start = time.monotonic()
         # What is kept will not be what is served.
         await self._set_whole(None)
-        paused = await self._nccl_target().receive_broadcast(tensors, header.version, header.sha256)
+        async with self._served_if_whole():
+            paused = await self._nccl_target().receive_broadcast(tensors, header.version, header.sha256)
         # Each tensor is loaded as it comes.
         return self._served(header, 0.0, time.monotonic() - start, paused)
 
