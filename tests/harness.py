@@ -5,7 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from charter.rpc.channel import QUICK, connect
 from charter.rpc.lifecycle import Addresses, Listen, Service, serving
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 START_SECONDS = 120.0
 
@@ -53,3 +55,10 @@ def running(service: Service) -> Iterator[Addresses]:
     for late in result[1:]:
         if isinstance(late, BaseException):
             raise late
+
+
+def health(address: str, service: str) -> int:
+    """What the health service at an address says of one of its services: a ``ServingStatus``."""
+    with connect(address) as channel:
+        check = health_pb2.HealthCheckRequest(service=service)
+        return int(health_pb2_grpc.HealthStub(channel).Check(check, timeout=QUICK).status)

@@ -26,10 +26,10 @@ from charter.v1 import (
 )
 from charter.weights.sender import send_weights
 from charter.worker.services.sleeper import send_to_sleep, wake_up
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from safetensors.torch import load_file
 
-from tests.harness import running
+from tests.harness import health, running
 from tests.integration.worker_services import CONSTITUTION
 
 HELLO = types_pb2.Message(role=types_pb2.ROLE_USER, content="Hello")
@@ -52,10 +52,7 @@ def generated(address: str, seed: int = 3) -> list[int]:
 
 
 def serving(address: str, name: str) -> bool:
-    with connect(address) as channel:
-        request = health_pb2.HealthCheckRequest(service=name)
-        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=QUICK).status
-    return bool(status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(health(address, name) == health_pb2.HealthCheckResponse.SERVING)
 
 
 def assert_asks_to_come_back(error: ServiceError) -> None:

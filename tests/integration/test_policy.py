@@ -28,7 +28,7 @@ from grpc_status import rpc_status
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.harness import running
+from tests.harness import health, running
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +147,6 @@ def test_it_does_not_serve_while_its_first_weights_arrive(tmp_path: Path) -> Non
         watch.cancel()
 
 
-def serving(address: str) -> str:
-    with connect(address) as channel:
-        asked = health_pb2.HealthCheckRequest(service="charter.v1.PolicyService")
-        status = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=QUICK).status
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
-
-
 def test_it_does_not_serve_after_an_update_that_failed_half_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,13 +165,13 @@ def test_it_does_not_serve_after_an_update_that_failed_half_way(
     with running(room) as at:
         with pytest.raises(ServiceError, match="refused the request: unknown tensors"):
             send_weights(at.control, {"w": torch.ones(4)}, 2)
-        assert serving(at.main) == "SERVING"
+        assert health(at.main, "charter.v1.PolicyService") == health_pb2.HealthCheckResponse.SERVING
         for _ in range(2):
             with pytest.raises(ServiceError, match="answered INTERNAL"):
                 send_weights(at.control, {"w": torch.ones(4)}, 1)
-            assert serving(at.main) == "NOT_SERVING"
+            assert health(at.main, "charter.v1.PolicyService") == health_pb2.HealthCheckResponse.NOT_SERVING
         send_weights(at.control, {"w": torch.ones(4)}, 3)
-        assert serving(at.main) == "SERVING"
+        assert health(at.main, "charter.v1.PolicyService") == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_weights_that_do_not_fit_are_refused_and_name_the_tensor(addresses: Addresses) -> None:

@@ -21,12 +21,12 @@ from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2, weights_pb2, weig
 from charter.weights.receiver import WeightServicer, model_info
 from charter.weights.sender import send_weights
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 from safetensors.torch import load_file
 
-from tests.harness import running
+from tests.harness import health, running
 
 POLICY = "charter.v1.PolicyService"
 
@@ -119,12 +119,6 @@ def request(content: str) -> policy_pb2.GenerateRequest:
 def generate(address: str, content: str) -> list[policy_pb2.GenerateResponse]:
     with connect(address) as channel:
         return list(policy_pb2_grpc.PolicyServiceStub(channel).Generate(request(content), timeout=QUICK))
-
-
-def health(address: str, service: str) -> int:
-    with connect(address) as channel:
-        check = health_pb2.HealthCheckRequest(service=service)
-        return int(health_pb2_grpc.HealthStub(channel).Check(check, timeout=QUICK).status)
 
 
 def test_health_and_reflection(addresses: Addresses) -> None:

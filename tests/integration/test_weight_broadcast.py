@@ -5,7 +5,6 @@ take part in the broadcasts.
 """
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from tests.harness import running
 from tests.integration.test_weight_planes import Client, held
+from tests.ports import free_ports
 
 vllm = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
 
@@ -126,9 +126,7 @@ class GlooCommunicator:
 
 def join_by_gloo(members: nccl_sender._Members, source: nccl_sender._Tensors) -> object:
     """``_join`` with gloo in place of NCCL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     engine = vllm.NCCLTrainerWeightTransferEngine(client=members, source=source, packed=False)
     meeting = threading.Thread(
         target=members.init_weight_transfer_engine, args=({"master_address": "127.0.0.1", "master_port": port},)
