@@ -1,7 +1,11 @@
 """`charter --context`: real services behind port-forwards of a small API server, and what `charter doctor` finds."""
 
+import contextlib
 import os
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +136,32 @@ def test_a_pod_that_is_replaced_is_found_again(cluster: kubernetes_api.Cluster) 
         cluster.put("pods", moved)
         cluster.drop_connections()
         stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK, wait_for_ready=True)
+
+
+def test_nothing_of_it_is_left_behind(cluster: kubernetes_api.Cluster) -> None:
+    """A thread that is still in a call of the Kubernetes client when Python ends aborts the process (SIGABRT)."""
+    before = {*threading.enumerate()}
+    with ThreadPoolExecutor(1) as leaver, contextlib.ExitStack() as stack:
+        stack.enter_context(cluster_access.connected(Cluster.open("there", "charter")))
+        with channel_to("trainer") as channel:
+            trainer_pb2_grpc.TrainerServiceStub(channel).ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK)
+            # Meanwhile the API server answers nobody.
+            with cluster.changed:
+                for name in SERVICES:
+                    host, _, port = endpoint(name).main.rpartition(":")
+                    stack.callback(socket.create_connection((host, int(port))).close)
+                left = leaver.submit(stack.close)
+            left.result(60)
+        # Of this test's services and API server, and the client's own, which calls nothing compiled.
+        others = (
+            "process_request_thread",
+            "_to_client",
+            "Kubernetes port forward proxy",
+            "ThreadPoolExecutor",
+            "asyncio",
+        )
+        found = [one.name for one in {*threading.enumerate()} - before]
+        assert not [name for name in found if not any(other in name for other in others)]
 
 
 def test_a_local_model_folder_is_refused(cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path) -> None:
