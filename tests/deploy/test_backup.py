@@ -88,6 +88,7 @@ def content(database: str) -> tuple[list[run_pb2.Run], list[types_pb2.Comparison
     try:
         store = ComparisonStore(comparisons)
         page = store.page(preference_pb2.ComparisonFilter(), 0, store.newest())
+        assert page is not None
         with runs.connect() as connection:
             names = list(connection.execute(sa.text("select id from runs order by id")).scalars())
         found = [to_proto(RunStore(runs).find(name)) for name in names]
