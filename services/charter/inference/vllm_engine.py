@@ -49,11 +49,10 @@ class VllmEngine:
     """Serves one model through vLLM.
 
     ``dtype`` is bfloat16 on CUDA and float32 on CPU unless given; ``kv_cache_gib`` bounds the KV cache;
-    ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades about a minute at the start
-    for faster steps. On a GPU ``max_batched_tokens`` bounds one step, and so its workspace; ``gpu_memory_utilization``
-    is the share of the GPU's memory that must be free at the start; with ``sleep_mode`` it can ``sleep``. Sampling is
-    exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated distribution, so such requests are
-    refused.
+    ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades a minute at the start for faster
+    steps. On a GPU ``max_batched_tokens`` bounds one step and its workspace; ``gpu_memory_utilization`` is the share
+    that must be free at the start; with ``sleep_mode`` it can ``sleep``; ``tensor_parallel`` is the number of GPUs.
+    Sampling is exact only at ``top_p`` 1: with less, log-probs are of the truncated distribution, and it is refused.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class VllmEngine:
         compiled: bool = False,
         gpu_memory_utilization: float | None = None,
         sleep_mode: bool = False,
+        tensor_parallel: int = 1,
     ) -> None:
         self._launch = partial(
             launch,
@@ -79,6 +79,7 @@ class VllmEngine:
             compiled=compiled,
             gpu_memory_utilization=gpu_memory_utilization,
             sleep_mode=sleep_mode,
+            tensor_parallel=tensor_parallel,
         )
         self._name = model
         self._max_context = max_context_tokens or 0
