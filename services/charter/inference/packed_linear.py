@@ -45,7 +45,9 @@ def pack(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[PackedLinear, 
     """What ``packed`` of each layer will be with new weights, by their names in the model."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        module: _packed(weights[names[id(module.weight)]]) for module in model.modules() if isinstance(module, PackedLinear)
+        module: _packed(weights[names[id(module.weight)]])
+        for module in model.modules()
+        if isinstance(module, PackedLinear)
     }
 
 
