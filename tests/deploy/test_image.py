@@ -65,6 +65,8 @@ def test_skaffold_paths_and_targets_exist() -> None:
         assert (ROOT / artifact["context"] / artifact["docker"]["dockerfile"]).is_file()
         assert artifact["docker"]["target"] in targets
         assert artifact["docker"].get("buildArgs", {}).keys() <= arguments
+    # A patch of a profile goes by places in lists.
+    assert not [profile["name"] for profile in document["profiles"] if "patches" in profile]
     for path in kustomizations(document) + kustomizations(skaffold("monitoring")):
         assert (ROOT / path / "kustomization.yaml").is_file()
 
