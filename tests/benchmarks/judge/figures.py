@@ -6,6 +6,7 @@ Every pair is measured with a calibration that was fitted on the half of the pro
 """
 
 import argparse
+import gzip
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,9 +59,10 @@ ROWS = (
 
 
 def read(paths: Sequence[Path]) -> dict[tuple[str, str, str], Finding]:
-    """The findings of all files."""
+    """The findings of all files, each plain or compressed by gzip."""
     found = {}
-    for line in (json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
+    contents = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths)
+    for line in (json.loads(line) for content in contents for line in content.splitlines()):
         finding = Finding(evidence=tuple(line["evidence"]), failure=line["failure"])
         found[line["stage"], line["pair"], line["principle"]] = finding
     return found
