@@ -37,17 +37,18 @@ def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any
         return critic
 
     def load_actor(device: torch.device) -> LanguageModel:
-        actor = LanguageModel.load(model, device)
+        actor = LanguageModel.load(model, device, shared_trunk=spec.shared_trunk)
         if spec.HasField("lora_rank"):
             add_lora(actor.model, spec.lora_rank, seed=0)
         return actor
 
+    own_critic = ALGORITHMS[spec.algorithm].needs_critic and not spec.shared_trunk
     return Learner(
         spec=spec,
         temperature=temperature,
         actor=ranks.load_sharded(load_actor, CPU),
         reference=None if spec.HasField("lora_rank") else ranks.load_sharded(partial(LanguageModel.load, model), CPU),
-        critic=ranks.load_sharded(load_critic, CPU) if ALGORITHMS[spec.algorithm].needs_critic else None,
+        critic=ranks.load_sharded(load_critic, CPU) if own_critic else None,
         device=CPU,
     )
 

@@ -171,6 +171,7 @@ def test_a_pair_that_cannot_be_judged_is_an_error(stage: Stage, tmp_path: Path) 
         ({"algorithm": "ALGORITHM_ONLINE_DPO"}, {}),
         ({"algorithm": "ALGORITHM_RLOO", "samples_per_prompt": 3, "normalise_scores": True}, {"judge_weight": 0.5}),
         ({"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS", "lora_rank": 2}, {}),
+        ({"algorithm": "ALGORITHM_PPO", "shared_trunk": True}, {}),
     ],
 )
 def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], reward: dict[str, Any]) -> None:
@@ -181,9 +182,9 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
     assert set(steps) == {1, 2}
     for numbers in steps.values():
         assert numbers["probe_mismatch_max"] < 1e-3
-        assert "value_loss" not in numbers
+        assert ("value_loss" in numbers) == (name == "ppo")
     labelled = (rating.run_folder(name) / "preference_fit.json").exists()
-    assert labelled == (name in ("rloo", "reinforce_plus_plus"))
+    assert labelled == (name in ("rloo", "reinforce_plus_plus", "ppo"))
     assert (rating.run_folder(name) / "report.html").is_file()
     assert (rating.run_folder(name) / "policy" / "model.safetensors").is_file()
 
@@ -195,6 +196,8 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
         ({"algorithm": "ALGORITHM_GRPO", "episodes_per_step": 6}, {}, "not a multiple of ppo.samples_per_prompt, 4"),
         ({"algorithm": "ALGORITHM_ONLINE_DPO", "samples_per_prompt": 3}, {}, "learns from pairs"),
         ({"algorithm": "ALGORITHM_ONLINE_DPO", "minibatches": 4}, {}, "too many for ppo.episodes_per_step"),
+        ({"algorithm": "ALGORITHM_RLOO", "shared_trunk": True}, {}, "rloo has no critic: leave it out"),
+        ({"shared_trunk": True, "critic_warmup_steps": 1}, {}, "only the critic learns"),
         ({}, {"preference_weight": 0.0}, "every weight in reward is 0"),
         ({}, {"service_weight": 1.0}, "belong together"),
     ],

@@ -110,7 +110,9 @@ def state_of(learner: Learner) -> list[Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("values", [{}, {"lora_rank": 2}, {"algorithm": run_pb2.ALGORITHM_RLOO}])
+@pytest.mark.parametrize(
+    "values", [{}, {"lora_rank": 2}, {"algorithm": run_pb2.ALGORITHM_RLOO}, {"shared_trunk": True}]
+)
 def test_what_the_worker_keeps(tiny_model: Path, values: dict[str, Any]) -> None:
     learner = make_learner(tiny_model, **values)
     spec = fill_defaults(run_pb2.RunSpec(ppo=learner.spec))

@@ -18,6 +18,8 @@ def test_the_bytes_are_those_of_the_library(metadata: dict[str, str] | None) -> 
         "scalar": torch.tensor(1.5),
         "turned": torch.randn(4, 2).t(),
         "a.half": torch.randn(3).half(),
+        **{str(dtype): torch.ones(3, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.int16, torch.int8)},
+        **{str(dtype): torch.ones(3, dtype=dtype) for dtype in (torch.uint8, torch.bool)},
     }
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     assert bytes(tensor_file(tensors, metadata)) == safetensors.torch.save(contiguous, metadata)
@@ -30,6 +32,6 @@ def test_parameters_are_copied_not_shared() -> None:
     assert safetensors.torch.load(bytes(blob))["weight"].tolist() == [1.0, 1.0]
 
 
-def test_what_is_no_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"steps is torch\.int64: only floating-point weights"):
-        tensor_file({"steps": torch.zeros(2, dtype=torch.int64)})
+def test_what_no_model_has_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"phase is torch\.complex64, which cannot be sent"):
+        tensor_file({"phase": torch.zeros(2, dtype=torch.complex64)})

@@ -33,7 +33,9 @@ def progress(step: int) -> Progress:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"lora_rank": 2}, {"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS"}, {"shared_trunk": True}]
+)
 def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     """Two steps, a checkpoint, two more steps; and from the checkpoint, in new models, the same two steps."""
     unbroken = make_learner(tiny_model, **options)

@@ -30,6 +30,7 @@ EPISODES = 8
 CASES: dict[str, dict[str, Any]] = {
     "ppo": {"epochs": 2, "kl_target": 1.0, "normalise_scores": True},
     "ppo with lora": {"lora_rank": 2},
+    "ppo with a shared trunk": {"shared_trunk": True},
     "ppo with checkpointing and entropy": {"gradient_checkpointing": True, "entropy_coefficient": 0.01},
     # One row and one pair for each rank, and some ranks without.
     "ppo in small minibatches": {"minibatches": 8},

@@ -43,7 +43,7 @@ def test_logprobs_are_those_of_the_whole_model(tiny_model: Path, shared: int) ->
     assert (batch.input_ids.shape[1] < sum(episodes.lengths)) == bool(shared)
     model = LanguageModel.load(tiny_model, CPU)
     with torch.no_grad():
-        flat, entropies = model.logprobs_and_entropies(batch, TEMPERATURE)
+        flat, entropies, _ = model.logprobs_entropies_and_values(batch, TEMPERATURE)
         got = scatter(flat, episodes.mask)
         got_entropies = scatter(entropies, episodes.mask)
         for row, (prompt, answer) in enumerate(zip(episodes.prompts, episodes.answers, strict=True)):
@@ -128,6 +128,51 @@ def test_one_step_equals_plain_ppo_in_one_batch(tiny_model: Path, monkeypatch: p
             torch.testing.assert_close(parameter, expected, rtol=0, atol=2e-5, msg=f"{name} {key} differs")
 
 
+def test_a_shared_trunk_learns_from_both_losses_at_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against both losses of one model, written out here in one whole batch, and one AdamW step with two rates."""
+    monkeypatch.setattr(update, "BACKWARD_TOKENS", 30)
+    learner = make_learner(
+        tiny_model, shared_trunk=True, minibatches=1, learning_rate=1e-3, critic_learning_rate=2e-3, kl_coefficient=0.3
+    )
+    assert learner.critic is None
+    head = learner.actor.value_head
+    assert head is not None
+    nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(4))
+    episodes = make_episodes()
+    model, value_head = copy.deepcopy(learner.actor.model), copy.deepcopy(head)
+    numbers, _ = learn(learner, episodes, step=1, controls=Controls(0.3))
+
+    mask, spec = episodes.mask, learner.spec
+    new, values = torch.zeros(mask.shape), torch.zeros(mask.shape)
+    for row, (prompt, answer) in enumerate(zip(episodes.prompts, episodes.answers, strict=True)):
+        output = model(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
+        places = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        chosen = (output.logits[0, places] / TEMPERATURE).log_softmax(1)[
+            torch.arange(len(answer)), torch.tensor(answer)
+        ]
+        new[row, : len(answer)] = chosen
+        values[row, : len(answer)] = value_head(output.hidden_states[-1][0, places]).squeeze(-1)
+    old, old_values = new.detach(), values.detach()
+    # The policy is still its reference: no KL.
+    rewards = torch.zeros(mask.shape)
+    for row, answer in enumerate(episodes.answers):
+        rewards[row, len(answer) - 1] += episodes.scores[row] - (0.0 if episodes.ended[row] else 1.0)
+    advantages, returns = ppo.generalised_advantages(rewards, old_values, mask, gamma=1.0, gae_lambda=0.95)
+    weights = (old - episodes.sampler_logprobs).exp().clamp(max=2.0)
+    policy_loss = -(formulas.whiten(advantages, mask) * (new - old).exp() * weights)[mask].mean()
+    value_loss = 0.5 * (values - returns)[mask].square().mean()
+    torch.autograd.backward(policy_loss + spec.value_coefficient * value_loss)
+    nn.utils.clip_grad_norm_([*model.parameters(), *value_head.parameters()], 1.0)
+    share = 1 - 1 / 8
+    groups = [{"params": [*model.parameters()], "lr": 1e-3 * share}, {"params": [*value_head.parameters()]}]
+    torch.optim.AdamW(groups, lr=2e-3 * share, eps=1e-5, weight_decay=0.0).step()
+    assert numbers["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
+    assert numbers["policy_loss"] == pytest.approx(policy_loss.item(), rel=1e-4, abs=1e-5)
+    for got, expected in ((learner.actor.model, model), (head, value_head)):
+        for name, parameter in expected.named_parameters():
+            torch.testing.assert_close(got.get_parameter(name), parameter, rtol=0, atol=2e-5, msg=f"{name} differs")
+
+
 def test_the_first_pass_starts_at_ratio_one(tiny_model: Path) -> None:
     """Dropout off and the same temperature everywhere: old and new log-probs are equal before the first step."""
     learner = make_learner(tiny_model, minibatches=1)
@@ -158,7 +203,7 @@ def values_of(learner: Learner, episodes: Episodes) -> torch.Tensor:
 def test_the_critic_is_calibrated_before_the_first_step_only(tiny_model: Path) -> None:
     """Its values then explain the returns no worse than a constant; what was calibrated is what is served on."""
     learner = make_learner(tiny_model, gae_lambda=1.0, critic_learning_rate=1e-12)
-    critic_of(learner).rescale(50.0, 20.0)
+    critic_of(learner).head.rescale(50.0, 20.0)
     episodes = make_episodes()
     far = values_of(learner, episodes)
     numbers, _ = learn(learner, episodes, step=0, controls=Controls(0.05))

@@ -83,7 +83,7 @@ def fit_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
 def ppo_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
     """Policy, reference and critic of a run, with their optimisers, in float32."""
     ppo = spec.ppo
-    has_critic = ALGORITHMS[ppo.algorithm].needs_critic
+    has_critic = ALGORITHMS[ppo.algorithm].needs_critic and not ppo.shared_trunk
     learning = [_learning(size, size.parameters, ppo.lora_rank)]
     weights = [size.parameters]
     if not ppo.HasField("lora_rank"):

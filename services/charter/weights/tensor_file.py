@@ -10,21 +10,32 @@ from collections.abc import Mapping
 
 import torch
 
-# Names of the format (https://github.com/huggingface/safetensors#format) of what weights may be, in the order of a
-# file: the longest first, so that every tensor lies at a multiple of its type's size.
-_FORMAT_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+# Names of the format (https://github.com/huggingface/safetensors#format), in the order of a file: the longest first, so
+# that every tensor lies at a multiple of its type's size.
+_FORMAT_NAMES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def tensor_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> memoryview:
     """The bytes that ``safetensors.torch.save`` gives; tensors may be on any device.
 
-    Raises ``ValueError`` for a tensor that is not floating point.
+    Raises ``ValueError`` for a type that no model has.
     """
     if sys.byteorder != "little":
         raise ValueError("the format is little-endian, this machine is not")
     for name, tensor in tensors.items():
         if tensor.dtype not in _FORMAT_NAMES:
-            raise ValueError(f"{name} is {tensor.dtype}: only floating-point weights can be sent")
+            raise ValueError(f"{name} is {tensor.dtype}, which cannot be sent")
     order = list(_FORMAT_NAMES)
     ordered = sorted(tensors.items(), key=lambda named: (order.index(named[1].dtype), named[0]))
     described: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -79,13 +79,13 @@ def make_learner(options: Namespace, device: torch.device) -> Learner:
     """Two minibatches of one pass, everything else by default."""
     spec = fill_defaults(run_pb2.RunSpec()).ppo
     spec.steps, spec.episodes_per_step, spec.minibatches = options.steps + 1, options.episodes, 2
-    spec.precision = options.precision
+    spec.precision, spec.shared_trunk = options.precision, bool(options.shared_trunk)
     return Learner(
         spec=spec,
         temperature=1.0,
-        actor=LanguageModel.load(options.model, device),
+        actor=LanguageModel.load(options.model, device, shared_trunk=spec.shared_trunk),
         reference=LanguageModel.load(options.model, device),
-        critic=Critic.from_policy(options.model, device),
+        critic=None if spec.shared_trunk else Critic.from_policy(options.model, device),
         device=device,
     )
 
@@ -116,9 +116,10 @@ class Operations:
     def __init__(self, learner: Learner) -> None:
         self.trunks = 0.0
         assert learner.reference is not None
-        assert learner.critic is not None
         self._head = learner.actor.model.get_output_embeddings().weight.numel()
-        for trunk in (learner.actor.model.base_model, learner.reference.model.base_model, learner.critic.backbone):
+        trunks = [learner.actor.model.base_model, learner.reference.model.base_model]
+        trunks += [learner.critic.backbone] if learner.critic is not None else []
+        for trunk in trunks:
             trunk.register_forward_hook(self._count, with_kwargs=True)
         self._weights = sum(one.weight.numel() for one in trunk.modules() if isinstance(one, torch.nn.Linear))
 

@@ -21,13 +21,14 @@ def arguments(description: str) -> ArgumentParser:
     parser.add_argument("--episodes", type=int, default=16, help="of a step, in two minibatches")
     parser.add_argument("--tokens", type=int, default=32, help="most tokens of an answer")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--shared-trunk", type=int, default=0, help="1: Charter's critic is a head of its policy")
     return parser
 
 
 def as_arguments(options: Namespace) -> list[str]:
     """The same again, for a side's command line."""
-    names = ("model", "prompts", "steps", "episodes", "tokens", "precision")
-    return [part for name in names for part in (f"--{name}", str(getattr(options, name)))]
+    names = ("model", "prompts", "steps", "episodes", "tokens", "precision", "shared_trunk")
+    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
 
 
 def prompts(options: Namespace) -> list[Prompt]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from charter.v1 import run_pb2
 from charter.worker.learning.batches import Episodes
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class Prepared(NamedTuple):
@@ -89,7 +89,7 @@ class Algorithm(ABC):
         self.spec = spec
 
     @abstractmethod
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """What to aim at. Answers to the same prompt are neighbours, ``spec.samples_per_prompt`` of them."""
 
     @abstractmethod

@@ -9,13 +9,13 @@ from torch import Tensor
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.algorithms.clipped import clipped_terms, token_weights
 from charter.worker.learning import formulas
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class Grpo(Algorithm):
     """``mean over answers of mean over tokens of (-min(r A, clip(r) A) + kl_coefficient k3)``."""
 
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """The answer's standing in its group, at each of its tokens. The KL is paid in the loss, not in the reward."""
         mask = experience.mask
         advantages = group_advantages(experience.scores, self.spec.samples_per_prompt)

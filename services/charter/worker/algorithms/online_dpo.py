@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class OnlineDpo(Algorithm):
@@ -18,7 +18,7 @@ class OnlineDpo(Algorithm):
 
     together = 2
 
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """The soft labels. Nothing is weighted: the loss holds for pairs from any policy."""
         mask = experience.mask
         labels = experience.episodes.scores.unsqueeze(1) * mask

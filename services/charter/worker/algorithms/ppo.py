@@ -12,7 +12,7 @@ from torch import Tensor
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.algorithms.clipped import clipped_terms, token_weights
 from charter.worker.learning import formulas
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class Ppo(Algorithm):
@@ -20,16 +20,16 @@ class Ppo(Algorithm):
 
     needs_critic = True
 
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """Advantages and returns. Before the first step the critic's scale and level are fitted to the returns."""
-        assert critic is not None
+        assert value_head is not None
         assert experience.old.values is not None
         mask, values = experience.mask, experience.old.values
         rewards = formulas.token_rewards(
             experience.scores, experience.kl, mask, kl_coefficient=experience.kl_coefficient
         )
         if experience.step == 0:
-            values = _calibrate(critic, values, rewards, mask)
+            values = _calibrate(value_head, values, rewards, mask)
         advantages, returns = generalised_advantages(
             rewards, values, mask, gamma=self.spec.gamma, gae_lambda=self.spec.gae_lambda
         )
@@ -46,7 +46,7 @@ class Ppo(Algorithm):
         return int(mask.sum())
 
 
-def _calibrate(critic: Critic, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+def _calibrate(value_head: ValueHead, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
     """Fit the critic's scale and level to the first step's undiscounted returns; the values that it has then.
 
     The preference model is only read at EOS, so its values elsewhere can be off by more than the returns vary; a run of
@@ -54,7 +54,7 @@ def _calibrate(critic: Critic, values: Tensor, rewards: Tensor, mask: Tensor) ->
     """
     _, returns = generalised_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, gae_lambda=1.0)
     slope, intercept = fit_values(values, returns, mask)
-    critic.rescale(slope, intercept)
+    value_head.rescale(slope, intercept)
     return (slope * values + intercept).masked_fill(~mask, 0.0)
 
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.algorithms.clipped import clipped_terms, token_weights
 from charter.worker.learning import formulas
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class ReinforcePlusPlus(Algorithm):
     """``A_t = score - kl_coefficient sum of the KL from token t on``, mean 0 and variance 1 over the step's tokens."""
 
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """Rewards as PPO's; advantages without a baseline."""
         mask = experience.mask
         rewards = formulas.token_rewards(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from charter.worker.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.learning import formulas
-from charter.worker.learning.models import Critic
+from charter.worker.learning.models import ValueHead
 
 
 class Rloo(Algorithm):
@@ -17,7 +17,7 @@ class Rloo(Algorithm):
     At the first optimiser step the ratio is 1 and the gradient is the paper's; the clip bounds the steps after it.
     """
 
-    def targets(self, experience: Experience, critic: Critic | None) -> Targets:
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """``R = score - kl_coefficient log(p / p_ref)`` of the whole answer (section 2), less the others' mean."""
         mask = experience.mask
         rewards = formulas.token_rewards(

@@ -22,42 +22,71 @@ V = TypeVar("V")
 _TOLERANCE = 1e-2
 
 
+class ValueHead(nn.Linear):
+    """A scalar from each hidden state; begins with zeros."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def rescale(self, slope: float, intercept: float) -> None:
+        """Make every value ``slope * value + intercept``."""
+        self.weight.mul_(slope)
+        self.bias.mul_(slope).add_(intercept)
+
+
 class LanguageModel(nn.Module):
-    """A causal language model that computes logits only where they are needed. Dropout is off, weights are float32."""
+    """A causal language model that computes logits only where they are needed. Dropout is off, weights are float32.
+
+    With ``shared_trunk`` it has a second head, which is the critic.
+    """
 
     model: Any
+    value_head: ValueHead | None
     # Of the matrix products.
     precision = torch.float32
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, shared_trunk: bool = False) -> None:
         super().__init__()
         self.model = model
+        head = model.get_output_embeddings()
+        self.value_head = ValueHead(head.in_features).to(head.weight.device) if shared_trunk else None
         use_packed_attention(model)
         self.eval()
 
     @classmethod
-    def load(cls, name: str | Path, device: torch.device) -> "LanguageModel":
+    def load(cls, name: str | Path, device: torch.device, *, shared_trunk: bool = False) -> "LanguageModel":
         """Load a folder or hub id. Raises ``OSError`` when there is none, ``RunError`` for an unsupported model."""
         keep_freed_memory()
-        loaded = cls(AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device))
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device)
+        loaded = cls(model, shared_trunk=shared_trunk)
         loaded.check()
         return loaded
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Log-prob of each answer token, in nats, float32 [answer tokens]."""
-        found: Tensor = self(batch, temperature, token_logprobs)
+        return self.logprobs_and_values(batch, temperature)[0]
+
+    def logprobs_and_values(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor | None]:
+        """``logprobs``, and with a value head the value of the state before each token, both [answer tokens]."""
+        found: tuple[Tensor, Tensor | None] = self(batch, temperature, token_logprobs)
         return found
 
-    def logprobs_and_entropies(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-prob of each answer token and entropy of its distribution, in nats, both float32 [answer tokens]."""
-        found: tuple[Tensor, Tensor] = self(batch, temperature, token_logprobs_and_entropies)
-        return found
+    def logprobs_entropies_and_values(
+        self, batch: MicroBatch, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``logprobs_and_values`` with the entropy of each distribution, in nats, between; each [answer tokens]."""
+        (logprobs, entropies), values = self(batch, temperature, token_logprobs_and_entropies)
+        return logprobs, entropies, values
 
-    def forward(self, batch: MicroBatch, temperature: float, statistics: Callable[..., V]) -> V:
-        """What ``statistics`` says of the answer tokens. Only inside this call are sharded weights whole."""
+    def forward(self, batch: MicroBatch, temperature: float, statistics: Callable[..., V]) -> tuple[V, Tensor | None]:
+        """``statistics`` of the answer tokens, and values. Only inside this call are sharded weights whole."""
         hidden = packed_hidden(self.model.base_model, batch, self.precision)
         weight = self.model.get_output_embeddings().weight
-        return statistics(hidden, weight, batch.targets, temperature, self.precision)
+        values = self.value_head(hidden).squeeze(-1) if self.value_head is not None else None
+        return statistics(hidden, weight, batch.targets, temperature, self.precision), values
 
     @torch.no_grad()
     def check(self) -> None:
@@ -93,7 +122,7 @@ class Critic(nn.Module):
     # Of the matrix products.
     precision = torch.float32
 
-    def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
+    def __init__(self, backbone: PreTrainedModel, head: ValueHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -106,7 +135,7 @@ class Critic(nn.Module):
         model = PreferenceModel.load(folder)
         # Of an ensemble the mean of its members, or the first of those that have backbones of their own.
         members = slice(0, 1) if model.separate else slice(None)
-        head = nn.Linear(model.head.in_features, 1)
+        head = ValueHead(model.head.in_features)
         with torch.no_grad():
             head.weight.copy_(model.head.weight[members].mean(dim=0, keepdim=True))
             head.bias.copy_(model.head.bias[members].mean(dim=0, keepdim=True) - model.offset)
@@ -116,16 +145,7 @@ class Critic(nn.Module):
     def from_policy(cls, name: str | Path, device: torch.device) -> "Critic":
         """Start as the policy with a head of zeros, for a preference model that reads other tokens than the policy."""
         backbone = AutoModel.from_pretrained(name, dtype=torch.float32)
-        head = nn.Linear(backbone.config.hidden_size, 1)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        return cls(backbone, head).to(device)
-
-    @torch.no_grad()
-    def rescale(self, slope: float, intercept: float) -> None:
-        """Make every value ``slope * value + intercept``."""
-        self.head.weight.mul_(slope)
-        self.head.bias.mul_(slope).add_(intercept)
+        return cls(backbone, ValueHead(backbone.config.hidden_size)).to(device)
 
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""

@@ -51,7 +51,7 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
         kl_coefficient=controls.kl_coefficient,
         step=step,
     )
-    targets = learner.algorithm.targets(experience, learner.critic)
+    targets = learner.algorithm.targets(experience, learner.value_head)
     learner.set_learning_rates(step)
     train_actor = learner.critic is None or step >= spec.critic_warmup_steps
     numbers = learner.update(episodes, old, targets, train_actor=train_actor)

@@ -1,7 +1,8 @@
 """One step on the trainer's side: old log-probs, reference, values; then the optimiser steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from charter.worker.algorithms.ppo import value_loss
 from charter.worker.errors import RunError
 from charter.worker.learning.batches import Episodes, MicroBatch, collate, packs, scatter
 from charter.worker.learning.lora import lora_off
-from charter.worker.learning.models import Critic, LanguageModel, checkpoint_gradients
+from charter.worker.learning.models import Critic, LanguageModel, ValueHead, checkpoint_gradients
 from charter.worker.parallel import ranks
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
@@ -23,7 +24,10 @@ BACKWARD_TOKENS = 768
 
 @dataclass
 class Learner:
-    """Policy, reference and, where the algorithm needs one, critic, with the optimizers of the two that learn."""
+    """Policy, reference and, where the algorithm needs one, critic, with the optimizers of the two that learn.
+
+    The critic is a model of its own, or the policy's value head.
+    """
 
     spec: run_pb2.PpoSpec
     temperature: float
@@ -37,8 +41,11 @@ class Learner:
         """Make the optimizers. Adam's epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay."""
         if self.reference is not None:
             self.reference.requires_grad_(False)
-        self.actor_optimizer = self._adam(self.actor, self.spec.learning_rate)
-        self.critic_optimizer = self._adam(self.critic, self.spec.critic_learning_rate) if self.critic else None
+        rates = {self.actor.model: self.spec.learning_rate}
+        if self.actor.value_head is not None:
+            rates[self.actor.value_head] = self.spec.critic_learning_rate
+        self.actor_optimizer = _adam(rates)
+        self.critic_optimizer = _adam({self.critic: self.spec.critic_learning_rate}) if self.critic else None
         precision = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
         for module in (self.actor, self.reference, self.critic):
             if module is not None:
@@ -48,6 +55,11 @@ class Learner:
             if self.critic is not None:
                 checkpoint_gradients(self.critic.backbone)
         self.algorithm = ALGORITHMS[self.spec.algorithm](self.spec)
+
+    @property
+    def value_head(self) -> ValueHead | None:
+        """The critic's, wherever it is."""
+        return self.critic.head if self.critic is not None else self.actor.value_head
 
     def to(self, device: torch.device) -> None:
         """Move the models and the optimizers' moments. Steps are done on the device of the constructor only."""
@@ -64,11 +76,11 @@ class Learner:
         """Log-probs under policy and reference, values and entropies of the present weights, on the CPU."""
         mask = episodes.mask
         zeros = torch.zeros(3, *mask.shape)
-        prepared = Prepared(zeros[0], zeros[1], zeros[2], torch.zeros(mask.shape) if self.critic else None)
+        prepared = Prepared(zeros[0], zeros[1], zeros[2], torch.zeros(mask.shape) if self.value_head else None)
         for rows, counts in ranks.share(packs(episodes.lengths, FORWARD_TOKENS)):
             batch = collate(episodes, rows, self.device)
-            logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
-            values = self.critic.values(batch) if self.critic else None
+            logprobs, entropies, values = self.actor.logprobs_entropies_and_values(batch, self.temperature)
+            values = self.critic.values(batch) if self.critic else values
             flat = (logprobs, self._reference_logprobs(batch), entropies, values)
             for target, found in zip(prepared, flat, strict=True):
                 if target is not None and found is not None and counts:
@@ -88,12 +100,9 @@ class Learner:
     def set_learning_rates(self, step: int) -> None:
         """Linear decay to 0 over the run's steps; ``step`` counts from 0 (N+, PPO's schedule)."""
         share = 1 - step / self.spec.steps
-        for optimizer, rate in (
-            (self.actor_optimizer, self.spec.learning_rate),
-            (self.critic_optimizer, self.spec.critic_learning_rate),
-        ):
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for group in optimizer.param_groups if optimizer else ():
-                group["lr"] = rate * share
+                group["lr"] = group["initial_lr"] * share
 
     def update(
         self, episodes: Episodes, prepared: Prepared, targets: Targets, *, train_actor: bool
@@ -124,15 +133,21 @@ class Learner:
         loss_sum = torch.zeros((), dtype=torch.double)
         # Sum and count of each number that is reported as its mean.
         reported: dict[str, Tensor] = {}
+        value_sums = torch.zeros(2, dtype=torch.double)
         for rows, counts in self._micro_batches(episodes, minibatch, self.algorithm.together):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
-            bonus = torch.zeros((), device=self.device)
+            # Of the entropies, and of the values where the critic is the policy's head.
+            other = torch.zeros((), device=self.device)
             if self.spec.entropy_coefficient > 0:
-                logprobs, entropies = self.actor.logprobs_and_entropies(batch, self.temperature)
-                bonus = self.spec.entropy_coefficient * entropies.sum() / tokens
+                logprobs, entropies, values = self.actor.logprobs_entropies_and_values(batch, self.temperature)
+                other = -self.spec.entropy_coefficient * entropies.sum() / tokens
             else:
-                logprobs = self.actor.logprobs(batch, self.temperature)
+                logprobs, values = self.actor.logprobs_and_values(batch, self.temperature)
+            if values is not None:
+                found = self._value_loss(values, targets, rows, valid, tokens)
+                other = other + self.spec.value_coefficient * found.loss
+                value_sums += found.numbers() * counts
             terms = self.algorithm.terms(
                 Rows(
                     logprobs=scatter(logprobs, valid),
@@ -145,7 +160,7 @@ class Learner:
                 )
             )
             loss = terms.loss.sum() / count
-            torch.autograd.backward((loss - bonus) * counts)
+            torch.autograd.backward((loss + other) * counts)
             loss_sum += loss.item() * counts
             for name, values in terms.numbers.items():
                 found = torch.tensor([values.double().sum().item(), len(values)], dtype=torch.double)
@@ -155,6 +170,7 @@ class Learner:
         return {
             "policy_loss": ranks.total(loss_sum).item(),
             "policy_gradient_norm": norm,
+            **(_value_numbers(value_sums) if self.actor.value_head is not None else {}),
             **{name: values / among for name, (values, among) in means.items() if among},
         }
 
@@ -166,28 +182,31 @@ class Learner:
         targets: Targets,
         minibatch: list[int],
     ) -> dict[str, float]:
-        assert targets.values is not None
-        assert targets.returns is not None
         mask = episodes.mask
         tokens = int(mask[minibatch].sum())
-        # Loss, and tokens whose value was clipped.
         sums = torch.zeros(2, dtype=torch.double)
         for rows, counts in self._micro_batches(episodes, minibatch, 1):
             batch = collate(episodes, rows, self.device)
-            valid = mask[rows].to(self.device)
-            terms = value_loss(
-                scatter(critic.values(batch), valid),
-                targets.values[rows].to(self.device),
-                targets.returns[rows].to(self.device),
-                valid,
-                value_clip=self.spec.value_clip,
-            )
-            loss = terms.loss.sum() / tokens
-            torch.autograd.backward(self.spec.value_coefficient * loss * counts)
-            sums += torch.tensor([loss.item(), terms.clipped.sum().item() / tokens]) * counts
+            found = self._value_loss(critic.values(batch), targets, rows, mask[rows].to(self.device), tokens)
+            torch.autograd.backward(self.spec.value_coefficient * found.loss * counts)
+            sums += found.numbers() * counts
         self._step(critic, optimizer, "critic")
-        value_loss_sum, clip_fraction = ranks.total(sums).tolist()
-        return {"value_loss": value_loss_sum, "value_clip_fraction": clip_fraction}
+        return _value_numbers(sums)
+
+    def _value_loss(
+        self, values: Tensor, targets: Targets, rows: Sequence[int], valid: Tensor, tokens: int
+    ) -> "_ValueLoss":
+        """Of the rows of a micro-batch, as parts of the mean over the ``tokens`` of a minibatch."""
+        assert targets.values is not None
+        assert targets.returns is not None
+        terms = value_loss(
+            scatter(values, valid),
+            targets.values[rows].to(self.device),
+            targets.returns[rows].to(self.device),
+            valid,
+            value_clip=self.spec.value_clip,
+        )
+        return _ValueLoss(terms.loss.sum() / tokens, terms.clipped.sum() / tokens)
 
     def _micro_batches(
         self, episodes: Episodes, minibatch: list[int], together: int
@@ -210,7 +229,27 @@ class Learner:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _adam(self, module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-        # Fused: without the temporary copies of every parameter.
-        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(learning, lr=learning_rate, eps=1e-5, weight_decay=0.0, fused=True)
+
+class _ValueLoss(NamedTuple):
+    """Scalars: the loss, and the share of tokens whose value was clipped."""
+
+    loss: Tensor
+    clipped: Tensor
+
+    def numbers(self) -> Tensor:
+        return torch.tensor([self.loss.item(), self.clipped.item()], dtype=torch.double)
+
+
+def _value_numbers(sums: Tensor) -> dict[str, float]:
+    loss, clipped = ranks.total(sums).tolist()
+    return {"value_loss": loss, "value_clip_fraction": clipped}
+
+
+def _adam(rates: Mapping[nn.Module, float]) -> torch.optim.AdamW:
+    """Over what learns of the modules, each at its learning rate."""
+    groups = [
+        {"params": [one for one in module.parameters() if one.requires_grad], "lr": rate, "initial_lr": rate}
+        for module, rate in rates.items()
+    ]
+    # Fused: without the temporary copies of every parameter.
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)

@@ -88,7 +88,7 @@ def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: to
     model, rank = spec.policy.model, spec.ppo.lora_rank if spec.ppo.HasField("lora_rank") else None
 
     def load_actor(device: torch.device) -> LanguageModel:
-        actor = LanguageModel.load(model, device)
+        actor = LanguageModel.load(model, device, shared_trunk=spec.ppo.shared_trunk)
         if rank is not None:
             add_lora(actor.model, rank, spec.seed)
         return actor
@@ -103,11 +103,12 @@ def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: to
             add_lora(critic.backbone, rank, spec.seed)
         return critic
 
+    own_critic = ALGORITHMS[spec.ppo.algorithm].needs_critic and not spec.ppo.shared_trunk
     return Learner(
         spec=spec.ppo,
         temperature=spec.sampling.temperature,
         actor=ranks.load_sharded(load_actor, place),
-        critic=ranks.load_sharded(load_critic, place) if ALGORITHMS[spec.ppo.algorithm].needs_critic else None,
+        critic=ranks.load_sharded(load_critic, place) if own_critic else None,
         reference=ranks.load_sharded(partial(LanguageModel.load, model), place) if rank is None else None,
         device=ranks.device(),
     )

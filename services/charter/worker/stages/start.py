@@ -68,8 +68,23 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
         raise SpecError(
             f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
         )
+    if spec.ppo.shared_trunk:
+        _check_shared_trunk(spec.ppo)
     if spec.services.weights_nccl:
         _check_nccl(spec)
+
+
+def _check_shared_trunk(ppo: run_pb2.PpoSpec) -> None:
+    if not ALGORITHMS[ppo.algorithm].needs_critic:
+        name = run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
+        raise SpecError(
+            f"ppo.shared_trunk makes the critic a head of the policy, and {name} has no critic: leave it out"
+        )
+    if ppo.critic_warmup_steps:
+        raise SpecError(
+            "in the steps of ppo.critic_warmup_steps only the critic learns, and with ppo.shared_trunk it is a part of "
+            "the policy: leave one out"
+        )
 
 
 def _check_nccl(spec: run_pb2.RunSpec) -> None:
