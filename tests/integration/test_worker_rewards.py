@@ -196,7 +196,11 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
         ({"algorithm": "ALGORITHM_GRPO", "episodes_per_step": 6}, {}, "not a multiple of ppo.samples_per_prompt, 4"),
         ({"algorithm": "ALGORITHM_ONLINE_DPO", "samples_per_prompt": 3}, {}, "learns from pairs"),
         ({"algorithm": "ALGORITHM_ONLINE_DPO", "minibatches": 4}, {}, "too many for ppo.episodes_per_step"),
-        ({"algorithm": "ALGORITHM_RLOO", "shared_trunk": True}, {}, "rloo has no critic: leave it out"),
+        (
+            {"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS", "shared_trunk": True},
+            {},
+            "plus_plus has no critic: leave it out",
+        ),
         ({"shared_trunk": True, "critic_warmup_steps": 1}, {}, "only the critic learns"),
         ({}, {"preference_weight": 0.0}, "every weight in reward is 0"),
         ({}, {"service_weight": 1.0}, "belong together"),
