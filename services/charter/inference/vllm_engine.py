@@ -31,6 +31,7 @@ from charter.inference.engine import (
 from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.torch_model import expected_shapes
 from charter.inference.vllm_launch import launch
+from charter.inference.vllm_preparation import prepare
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class VllmEngine:
     ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades about a minute at the start
     for faster steps. On a GPU ``max_batched_tokens`` bounds one step, and so its workspace; ``gpu_memory_utilization``
     is the share of the GPU's memory that must be free at the start; with ``sleep_mode`` it can ``sleep``. Sampling is
-    exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated distribution, so such requests are
-    refused.
+    exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated distribution: refused.
     """
 
     def __init__(
@@ -187,11 +187,10 @@ class VllmEngine:
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on. See ``Engine.load_weights``.
 
-        Samples under way are held, and continue with the new weights: their version spans tell. A caller that
-        is cancelled still waits until the replacement, once begun, is complete.
+        Samples are held while the weights are exchanged, and go on with the new ones: their version spans tell.
+        A caller that is cancelled still waits until the replacement, once begun, is complete.
         """
-        file = await asyncio.to_thread(self._checked, path)
-        return await self._carry_out({"path": file}, version, digest)
+        return await self._carry_out({"prepared": await asyncio.to_thread(self._checked, path)}, version, digest)
 
     def nccl_ranks(self) -> int:
         """One for each process with a GPU. See ``NcclEngine``, also for what follows."""
@@ -211,8 +210,8 @@ class VllmEngine:
         async with self._replacing:
             self._require_whole()
             self._group = None
+            init_info = {**asdict(group), "rank_offset": first_rank}
             try:
-                init_info = {**asdict(group), "rank_offset": first_rank}
                 await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
             except Exception as error:
                 raise CannotJoinError(f"vLLM did not join the NCCL group: {error}") from error
@@ -248,6 +247,8 @@ class VllmEngine:
 
         async with self._replacing:
             self._require_whole()
+            if "prepared" in update:
+                await prepare(self._llm, update["prepared"], _UPDATE_SECONDS)
             start = time.monotonic()
             await self._llm.pause_generation(mode="keep", clear_cache=False)
             try:
