@@ -7,13 +7,12 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from charter.inference.chat import ChatTokenizer
-from charter.inference.engine import ChatMessage, Prompt
 from charter.inference.vllm_engine import VllmEngine
 from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
 from charter.rpc.lifecycle import Addresses
+from charter.rpc.tensors import from_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.nccl_sender import NcclSender
 from charter.weights.sender import pack_adapter, pack_weights, send_packed
@@ -154,7 +153,9 @@ def test_an_adapter_is_served_and_one_that_cannot_be_prepared_leaves_the_service
             send_packed(service.control, packed, service="policy", force=False)
     assert held(service.control) == (3, base.sha256)
     assert health(service.health, "charter.v1.PolicyService") == health_pb2.HealthCheckResponse.SERVING
-    assert list(answer(service.main).logprobs) == pytest.approx(list(before.logprobs), abs=1e-6)
+    after = answer(service.main)
+    assert after.token_ids == before.token_ids
+    assert from_tensor(after.logprobs) == pytest.approx(from_tensor(before.logprobs), abs=1e-5)
 
     send_packed(service.control, packed, service="policy", force=False)
     sample = answer(service.main)
@@ -165,10 +166,10 @@ def test_an_adapter_is_served_and_one_that_cannot_be_prepared_leaves_the_service
         product = (adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]).double()
         changed = (weights[f"{layer}.weight"].double() + product).to(weights[f"{layer}.weight"].dtype)
         model.get_parameter(f"{layer}.weight").copy_(changed)
-        ids = ChatTokenizer.load(str(real_model)).prompt_ids(Prompt((ChatMessage("user", "Tell a story."),)))
-        rows = model(torch.tensor([[*ids, *sample.token_ids]])).logits[0].double().log_softmax(-1)
-    expected = [float(rows[len(ids) + place - 1, token]) for place, token in enumerate(sample.token_ids)]
-    assert list(sample.logprobs) == pytest.approx(expected, abs=2e-3)
+        rows = model(torch.tensor([[*sample.prompt_token_ids, *sample.token_ids]])).logits[0].double().log_softmax(-1)
+    start = len(sample.prompt_token_ids)
+    expected = [float(rows[start + place - 1, token]) for place, token in enumerate(sample.token_ids)]
+    assert from_tensor(sample.logprobs) == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_client_that_leaves_takes_its_requests_out_of_vllm(room: PolicyRoom, service: Addresses) -> None:
