@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "deploy" / "base"
 OVERLAYS = sorted(path.parent for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
 COMPONENTS = sorted(path.parent for path in (ROOT / "deploy" / "components").glob("*/kustomization.yaml"))
+NCCL = ROOT / "deploy" / "components" / "weights-nccl"
 SERVICES = ("policy", "judge", "preference", "trainer")
 # Custom resources have no schema in the validator; tests/deploy/test_components.py checks them.
 CUSTOM = ("cert-manager.io", "keda.sh", "monitoring.coreos.com")
@@ -58,8 +59,11 @@ def combinations(folder: Path) -> list[tuple[Path, ...]]:
     """Every choice of components that can be put on top of a kustomization, all of them last.
 
     Of the two for monitoring a cluster has one; both bring the same dashboards. artifacts-s3 changes artifacts-pvc.
+    Without GPUs there is no NCCL.
     """
     free = [component for component in COMPONENTS if component not in components_of(folder)]
+    if folder.name == "local":
+        free.remove(NCCL)
     chosen = [some for size in range(len(free) + 1) for some in itertools.combinations(free, size)]
     alternatives = {component for component in COMPONENTS if component.name.startswith("monitoring")}
     own = {component.name for component in components_of(folder)}

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 import typer
+from charter.cli.cluster_components import OPERATORS, SECRETS
+from charter.cli.doctor import COMPONENTS as DOCTOR
 from charter.cli.main import app
 from charter.rpc import tls
 from charter.rpc.discovery import DNS
 
 from tests.deploy.manifests import (
+    COMPONENTS,
+    CUSTOM,
+    NCCL,
     OVERLAYS,
     ROOT,
     SERVICES,
     Manifest,
     arguments,
+    combinations,
     containers,
     environment,
     everything,
@@ -139,6 +145,44 @@ def test_postgres_and_its_clients_share_one_secret(folder: Path) -> None:
     assert job == f"migrate-{VERSION.replace('.', '-')}"
     assert migrating["args"] == ["database", "migrate"]
     assert typer.main.get_command(app).commands["database"].commands["migrate"]  # type: ignore[attr-defined]
+
+
+@overlays
+def test_charters_own_images_are_of_one_build(folder: Path) -> None:
+    """A component's image must follow the tag of the overlay that it is put on: `gpu` has another."""
+    images: dict[str, set[str]] = {}
+    for name, _, container in containers(everything(folder)):
+        image, _, tag = container["image"].rpartition(":")
+        if image.startswith("charter-"):
+            images.setdefault(tag, set()).add(name)
+    assert len(images) == 1, images
+
+
+def test_with_nccl_the_worker_has_the_image_with_vllm() -> None:
+    (gpu,) = [folder for folder in OVERLAYS if folder.name == "gpu"]
+
+    def images(components: tuple[Path, ...]) -> dict[str, str]:
+        return {name: container["image"] for name, _, container in containers(render_with(gpu, components))}
+
+    assert images(())["worker"].startswith("charter-worker:")
+    chosen = images((NCCL,))
+    assert chosen["worker"] == chosen["policy"] == images(())["policy"]
+    assert chosen["trainer"] == images(())["trainer"]
+
+
+def test_the_doctor_looks_for_the_custom_resources_that_components_are_made_of() -> None:
+    def kinds(objects: tuple[Manifest, ...]) -> set[tuple[str, str]]:
+        return {(one["apiVersion"], one["kind"]) for one in objects if one["apiVersion"].startswith(CUSTOM)}
+
+    assert not kinds(render(OVERLAYS[0])), "an overlay works as it stands"
+    alone = [chosen[0] for chosen in combinations(OVERLAYS[0]) if len(chosen) == 1]
+    used = {one.name: kinds(render_with(OVERLAYS[0], (one,))) for one in alone}
+    used = {name: found for name, found in used.items() if found}
+    looked_for = {name: {(one.api, kind) for kind in one.kinds} for name, one in OPERATORS.items()}
+    assert used == looked_for
+    names = {component.name for component in COMPONENTS}
+    assert set(DOCTOR) <= names
+    assert set(DOCTOR) == OPERATORS.keys() | SECRETS.keys()
 
 
 @overlays

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shlex
 import tomllib
 from typing import Any
 
@@ -64,6 +65,8 @@ def test_skaffold_paths_and_targets_exist() -> None:
         assert (ROOT / artifact["context"] / artifact["docker"]["dockerfile"]).is_file()
         assert artifact["docker"]["target"] in targets
         assert artifact["docker"].get("buildArgs", {}).keys() <= arguments
+    # A patch of a profile goes by places in lists.
+    assert not [profile["name"] for profile in document["profiles"] if "patches" in profile]
     for path in kustomizations(document) + kustomizations(skaffold("monitoring")):
         assert (ROOT / path / "kustomization.yaml").is_file()
 
@@ -128,6 +131,45 @@ def test_the_profile_for_gpus_builds_what_its_overlay_runs() -> None:
 
 def test_version_of_the_image_is_that_of_the_project() -> None:
     assert ("ARG", f"VERSION={VERSION}") in instructions()
+
+
+def test_labels_say_what_the_image_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (text,) = [argument for name, argument in instructions() if name == "LABEL"]
+    labels = dict(pair.split("=", maxsplit=1) for pair in shlex.split(text))
+    assert labels == {
+        "org.opencontainers.image.title": project["name"],
+        "org.opencontainers.image.description": project["description"],
+        "org.opencontainers.image.licenses": project["license"],
+        "org.opencontainers.image.version": "${VERSION}",
+    }
+
+
+def test_layers_of_an_image_are_its_dependencies_and_then_the_package() -> None:
+    """A commit changes the last layer alone; tools, sources and caches of the build stay in its stages."""
+    text = "\n".join(f"{name} {argument}" for name, argument in instructions())
+    for target in ("worker", "model", "worker-cuda", "model-cuda"):
+        (stage,) = re.findall(rf"^FROM base AS {target}\n((?:(?!FROM).*\n?)*)", text, re.MULTILINE)
+        assert stage.splitlines() == [
+            f"COPY --from=build-{target} /opt/charter /opt/charter",
+            "COPY --from=build-charter /opt/package /opt/package",
+        ]
+    for name, argument in instructions():
+        if name == "RUN" and "pip install" in argument:
+            assert argument.count("pip install --no-cache-dir --no-deps") == argument.count("pip install")
+
+
+def test_the_build_context_is_what_is_copied_and_nothing_else() -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    copied = {
+        source.rstrip("/")
+        for name, argument in instructions()
+        if name == "COPY" and "--from" not in argument
+        for source in argument.split()[:-1]
+    }
+    assert rules[0] == "*"
+    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == copied
+    assert "**/__pycache__" in rules, "modules are compiled in the image"
 
 
 def test_every_stage_stands_on_the_base_image() -> None:

@@ -1,8 +1,11 @@
 """`charter --context`: real services behind port-forwards of a small API server, and what `charter doctor` finds."""
 
-import json
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ RIGHTS: list[Object] = [
     {"apiGroups": [""], "resources": ["pods/portforward", "secrets"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["persistentvolumeclaims", "nodes"], "verbs": ["list"]},
     {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["list"]},
+    {"apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["get"], "resourceNames": ["worker"]},
 ]
 ON = ("--context", "there", "-n", "charter")
 
@@ -134,6 +138,32 @@ def test_a_pod_that_is_replaced_is_found_again(cluster: kubernetes_api.Cluster) 
         stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK, wait_for_ready=True)
 
 
+def test_nothing_of_it_is_left_behind(cluster: kubernetes_api.Cluster) -> None:
+    """A thread that is still in a call of the Kubernetes client when Python ends aborts the process (SIGABRT)."""
+    before = {*threading.enumerate()}
+    with ThreadPoolExecutor(1) as leaver, contextlib.ExitStack() as stack:
+        stack.enter_context(cluster_access.connected(Cluster.open("there", "charter")))
+        with channel_to("trainer") as channel:
+            trainer_pb2_grpc.TrainerServiceStub(channel).ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK)
+            # Meanwhile the API server answers nobody.
+            with cluster.changed:
+                for name in SERVICES:
+                    host, _, port = endpoint(name).main.rpartition(":")
+                    stack.callback(socket.create_connection((host, int(port))).close)
+                left = leaver.submit(stack.close)
+            left.result(60)
+        # Of this test's services and API server, and the client's own, which calls nothing compiled.
+        others = (
+            "process_request_thread",
+            "_to_client",
+            "Kubernetes port forward proxy",
+            "ThreadPoolExecutor",
+            "asyncio",
+        )
+        found = [one.name for one in {*threading.enumerate()} - before]
+        assert not [name for name in found if not any(other in name for other in others)]
+
+
 def test_a_local_model_folder_is_refused(cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path) -> None:
     spec = Path(write_spec("finishes"))
     spec.write_text(spec.read_text().replace("model: fake-policy, engine: fake", "model: ./mine, engine: transformers"))
@@ -147,122 +177,6 @@ def test_an_unknown_context_is_named(cluster: kubernetes_api.Cluster) -> None:
     assert result.exit_code == 1
     assert "nowhere" in result.stderr
     assert "KUBECONFIG" in result.stderr
-
-
-def doctor(*arguments: str) -> dict[str, Any]:
-    result = charter(*ON, "doctor", "--json", *arguments)
-    found = json.loads(result.stdout)
-    assert result.exit_code == (1 if any(one["result"] == "failed" for one in found) else 0)
-    return {one["check"]: one for one in found}
-
-
-def storage_class(default: bool = True) -> Object:
-    annotations = {"storageclass.kubernetes.io/is-default-class": str(default).lower()}
-    return {"metadata": {"name": "fast", "annotations": annotations}, "provisioner": "x"}
-
-
-def test_doctor_is_content_with_a_cluster_that_works(cluster: kubernetes_api.Cluster) -> None:
-    cluster.put("storageclasses", storage_class())
-    found = doctor()
-    assert {check: one["result"] for check, one in found.items()} == {
-        "API server": "ok",
-        "rights to use": "ok",
-        # This person may use Charter and not apply it.
-        "rights to apply": "warning",
-        "storage class": "ok",
-        "pods": "ok",
-        "GPUs": "ok",
-        **{f"service {name}": "ok" for name in SERVICES},
-    }
-    text = charter(*ON, "doctor").stdout
-    assert "Kubernetes v1.36.1" in text
-
-
-def image_missing(cluster: kubernetes_api.Cluster) -> None:
-    broken = pod("judge", ready=False)
-    waiting = {"waiting": {"reason": "ImagePullBackOff"}}
-    status = {"name": "judge", "image": "charter:1", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
-    broken["status"]["containerStatuses"] = [status]
-    cluster.put("pods", broken)
-
-
-def unschedulable(cluster: kubernetes_api.Cluster) -> None:
-    broken = pod("policy", ready=False)
-    condition = {"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}
-    broken["status"]["conditions"].append(condition)
-    broken["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
-    cluster.put("pods", broken)
-
-
-def old(cluster: kubernetes_api.Cluster) -> None:
-    cluster.documents["/version/"]["minor"] = "29"
-
-
-def no_rights(cluster: kubernetes_api.Cluster) -> None:
-    cluster.rules[:] = [rule for rule in cluster.rules if "pods/portforward" not in rule["resources"]]
-
-
-def nothing(cluster: kubernetes_api.Cluster) -> None:
-    for one in cluster.of("pods"):
-        cluster.remove("pods", "charter", one["metadata"]["name"])
-
-
-@pytest.mark.parametrize(
-    ("fault", "check", "words"),
-    [
-        (old, "API server", "upgrade to 1.31"),
-        (no_rights, "rights to use", "bind a Role"),
-        (image_missing, "pod judge-0", "bring it to the node"),
-        (unschedulable, "pod policy-0", "lower the requests"),
-        (unschedulable, "GPUs", "add GPU nodes"),
-        (nothing, "pods", "kubectl apply -k"),
-        (nothing, "service trainer", "describe pod"),
-    ],
-)
-def test_doctor_says_what_to_do(
-    cluster: kubernetes_api.Cluster, fault: Callable[[kubernetes_api.Cluster], None], check: str, words: str
-) -> None:
-    with cluster.changed:
-        fault(cluster)
-    one = doctor()[check]
-    assert one["result"] == "failed"
-    assert words in one["advice"]
-
-
-def test_doctor_looks_for_what_components_need(cluster: kubernetes_api.Cluster) -> None:
-    asked = ("--component", "mtls", "--component", "postgres", "--component", "autoscaling")
-    found = doctor(*asked)
-    assert "cert-manager" in found["component mtls"]["advice"]
-    assert "keda" in found["component autoscaling"]["advice"]
-    assert "create secret generic postgres" in found["component postgres"]["advice"]
-    group = {"name": "cert-manager.io", "versions": [{"groupVersion": "cert-manager.io/v1", "version": "v1"}]}
-    cluster.documents["/apis/"]["groups"].append(group)
-    cluster.put("secrets", {"metadata": {"name": "postgres", "namespace": "charter"}, "data": {}})
-    found = doctor(*asked)
-    assert (found["component mtls"]["result"], found["component postgres"]["result"]) == ("ok", "ok")
-    result = charter(*ON, "doctor", "--component", "mlts")
-    assert result.exit_code == 1
-    assert "mtls" in result.stderr
-
-
-def test_doctor_looks_for_the_driver_and_the_secret_of_artifacts_s3(cluster: kubernetes_api.Cluster) -> None:
-    def look() -> list[tuple[str, str]]:
-        result = charter(*ON, "doctor", "--json", "--component", "artifacts-s3")
-        found = [one for one in json.loads(result.stdout) if one["check"] == "component artifacts-s3"]
-        assert result.exit_code == int(any(one["result"] == "failed" for one in json.loads(result.stdout)))
-        return [(one["result"], one["advice"]) for one in found]
-
-    # Who may not list drivers learns that, and not that there is none.
-    assert look() == [("failed", "ask for the right to read it")]
-    cluster.rules.append({"apiGroups": ["storage.k8s.io"], "resources": ["csidrivers"], "verbs": ["list"]})
-    (driver, secret) = look()
-    assert driver == ("failed", "install it: https://juicefs.com/docs/csi/getting_started")
-    assert secret[0] == "failed"
-    assert "kubectl -n charter create secret generic artifacts-s3 --from-literal=name=charter" in secret[1]
-    cluster.put("csidrivers", {"metadata": {"name": "csi.juicefs.com"}, "spec": {}})
-    cluster.put("secrets", {"metadata": {"name": "artifacts-s3", "namespace": "charter"}, "data": {}})
-    cluster.put("storageclasses", storage_class())
-    assert look() == [("ok", ""), ("ok", "")]
 
 
 def test_the_addresses_stand_for_pods(cluster: kubernetes_api.Cluster) -> None:

@@ -131,7 +131,7 @@ def test_it_does_not_serve_while_its_first_weights_arrive(tmp_path: Path) -> Non
         header = weights_pb2.WeightHeader(version=3, size=len(weights.blob), sha256=weights.sha256)
         yield weights_pb2.LoadWeightsRequest(header=header)
         rest.wait()
-        yield weights_pb2.LoadWeightsRequest(chunk=weights.blob)
+        yield weights_pb2.LoadWeightsRequest(chunk=bytes(weights.blob))
 
     with running(build(fake(tmp_path))) as at, connect(at.main) as main, connect(at.control) as control:
         watch = health_pb2_grpc.HealthStub(main).Watch(

@@ -207,6 +207,14 @@ def test_serve_says_which_database_cannot_be_opened() -> None:
     assert "nonsense" in result.stderr.splitlines()[-1]
 
 
+def test_settings_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARTER_ENGINE_SETTINGS", "latency_seconds=0.5 no_such_setting=1")
+    result = CliRunner().invoke(app, ["serve", "policy", "--model", "m", "--engine", "fake"])
+    assert result.exit_code == 1
+    assert "no_such_setting" in result.stderr
+    assert "knows: start_seconds, latency_seconds" in result.stderr
+
+
 @pytest.mark.parametrize("setting", ["latency", "=1", "a b=1"])
 def test_a_malformed_setting_is_refused(setting: str) -> None:
     result = CliRunner().invoke(app, ["serve", "policy", "--model", "m", "--engine", "fake", "--setting", setting])

@@ -9,18 +9,21 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import websocket
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import portforward
+from urllib3.exceptions import HTTPError
 
 from charter.cli.cluster import VARIABLE
 from charter.cli.services import SERVICES
 from charter.rpc import tls
+from charter.rpc.channel import QUICK
 
 # Ports of every service's container (deploy/base).
 GRPC_PORT = 50051
@@ -54,10 +57,10 @@ class Cluster:
         """Name of a pod that can be called. Raises ``ClusterError``."""
         try:
             pods = client.CoreV1Api(self.api).list_namespaced_pod(
-                self.namespace, label_selector=f"app.kubernetes.io/name={service}"
+                self.namespace, label_selector=f"app.kubernetes.io/name={service}", _request_timeout=QUICK
             )
-        except ApiException as error:
-            reason = f"{error.status} {error.reason}"
+        except (ApiException, HTTPError) as error:
+            reason = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
             raise ClusterError(
                 f"cannot list pods of namespace {self.namespace}: {reason}; see `charter doctor`"
             ) from error
@@ -74,6 +77,8 @@ class Cluster:
         pod = self.ready_pod(service)
         # The call changes its ApiClient for a moment, so that threads must not share one.
         own = client.ApiClient(self.api.configuration)
+        # The call has no time-out of its own, and whoever leaves ``connected`` waits for it.
+        websocket.setdefaulttimeout(QUICK)
         try:
             forward = portforward(
                 client.CoreV1Api(own).connect_get_namespaced_pod_portforward,
@@ -83,6 +88,8 @@ class Cluster:
             )
         except ApiException as error:
             raise ClusterError(f"cannot forward a port to pod {pod}: {error.reason}") from error
+        # An open one may be silent for as long as it likes.
+        forward.websocket.settimeout(None)
         opened: socket.socket = forward.socket(GRPC_PORT)
         return opened
 
@@ -94,13 +101,12 @@ def connected(cluster: Cluster) -> Iterator[None]:
     Raises ``ClusterError`` when the cluster cannot be used at all.
     """
     with contextlib.ExitStack() as stack:
+        forwards = stack.enter_context(contextlib.closing(_Forwards(cluster)))
         variables = {VARIABLE: cluster.namespace}
         if folder := _certificates(cluster, stack):
             variables[tls.VARIABLE] = folder
         for service in SERVICES:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            variables[f"CHARTER_{service.upper()}_ADDRESS"] = f"127.0.0.1:{listener.getsockname()[1]}"
-            threading.Thread(target=_accept, args=(cluster, service, listener), daemon=True).start()
+            variables[f"CHARTER_{service.upper()}_ADDRESS"] = forwards.listen(service)
         stack.callback(_restore, {name: os.environ.get(name) for name in variables})
         os.environ.update(variables)
         yield
@@ -132,25 +138,83 @@ def _certificates(cluster: Cluster, stack: contextlib.ExitStack) -> str:
     return str(folder)
 
 
-def _accept(cluster: Cluster, service: str, listener: socket.socket) -> None:
-    """Forward each connection to a pod that is ready at that moment; a lost one is made again by the gRPC client."""
-    while True:
-        try:
-            here, _ = listener.accept()
-        except OSError:
-            # Closed: the command has ended.
-            return
-        threading.Thread(target=_forward, args=(cluster, service, here), daemon=True).start()
+class _Forwards:
+    """Local ports that stand for services, and the threads that carry their connections. ``close`` at the end.
 
+    None of these threads may be left when the interpreter ends: Python would unwind it from wherever it is, and in the
+    middle of a call of the Kubernetes client that is compiled code (pydantic's), which aborts the process.
+    """
 
-def _forward(cluster: Cluster, service: str, here: socket.socket) -> None:
-    with here:
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._closed = False
+        self._addresses: list[tuple[str, int]] = []
+        # Both ends of every connection that is forwarded.
+        self._ends: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+
+    def listen(self, service: str) -> str:
+        """A new address, host:port, for a service."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        host, port = listener.getsockname()
+        self._addresses.append((host, port))
+        self._start(self._accept, service, listener)
+        return f"{host}:{port}"
+
+    def close(self) -> None:
+        """End all connections. Returns when no thread is left, so at the latest when a call under way has timed out."""
+        with self._lock:
+            self._closed = True
+            for one in self._ends:
+                _shut(one)
+        for address in self._addresses:
+            # On some systems nothing else wakes who waits for a connection.
+            with contextlib.suppress(OSError):
+                socket.create_connection(address).close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, target: Callable[[str, socket.socket], None], service: str, owned: socket.socket) -> bool:
+        """Whether a thread was started, which closes its socket in the end; after ``close`` none is."""
+
+        def run() -> None:
+            with owned:
+                target(service, owned)
+
+        with self._lock:
+            if self._closed:
+                owned.close()
+                return False
+            self._threads = [one for one in self._threads if one.is_alive()]
+            self._threads.append(threading.Thread(target=run, name=f"forward {service}", daemon=True))
+            self._threads[-1].start()
+        return True
+
+    @contextmanager
+    def _ended_by_close(self, end: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._ends.add(end)
+            if self._closed:
+                _shut(end)
         try:
-            there = cluster.open_port(service)
+            yield
+        finally:
+            with self._lock:
+                self._ends.discard(end)
+
+    def _accept(self, service: str, listener: socket.socket) -> None:
+        """Forward each connection to a pod that is ready at that moment; gRPC makes a lost one again."""
+        while self._start(self._forward, service, listener.accept()[0]):
+            pass
+
+    def _forward(self, service: str, here: socket.socket) -> None:
+        try:
+            there = self._cluster.open_port(service)
         except ClusterError:
             # The caller sees a closed connection, tries again, and words its own error.
             return
-        with contextlib.closing(there):
+        with contextlib.closing(there), self._ended_by_close(here), self._ended_by_close(there):
             back = threading.Thread(target=_copy, args=(there, here), daemon=True)
             back.start()
             _copy(here, there)
@@ -162,6 +226,11 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while chunk := source.recv(_CHUNK_BYTES):
             target.sendall(chunk)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    _shut(source)
+    _shut(target)
+
+
+def _shut(end: socket.socket) -> None:
+    """Wake whoever waits at this end or the other."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -11,25 +10,15 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from charter.cli.cluster_access import Cluster, connected
+from charter.cli.cluster_components import component
+from charter.cli.cluster_findings import Finding, rights_finding
+from charter.cli.cluster_workers import gpus, worker_template, workers
 from charter.cli.services import SERVICES, endpoint, health
 
 # podFailurePolicy of Jobs is stable from 1.31 on, native gRPC probes from 1.27 on.
 OLDEST = (1, 31)
-GPU = "nvidia.com/gpu"
 # Label that all of Charter's objects carry.
 PART_OF = "app.kubernetes.io/part-of"
-# Component -> API group of its custom resources, and where they come from.
-GROUPS = {
-    "mtls": ("cert-manager.io", "https://cert-manager.io/docs/installation/"),
-    "autoscaling": ("keda.sh", "https://keda.sh/docs/latest/deploy/"),
-    "monitoring": ("monitoring.coreos.com", "the Prometheus Operator, https://prometheus-operator.dev"),
-}
-S3_DRIVER = "csi.juicefs.com"
-# Component -> what its Secret, which has its name, is made from.
-SECRETS = {
-    "artifacts-s3": "--from-literal=name=charter --from-literal=metaurl=... (docs/kubernetes.md has all of them)",
-    "postgres": "--from-literal=password=$(openssl rand -hex 24)",
-}
 # What the commands need; (group, resource, verb).
 RIGHTS = (("", "pods", "list"), ("", "pods/portforward", "get"), ("", "secrets", "get"))
 # What `kubectl apply -k` needs besides.
@@ -48,32 +37,20 @@ WAITING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found. ``result`` is ok, warning or failed; ``advice`` is empty when nothing is to be done."""
-
-    check: str
-    result: str
-    found: str
-    advice: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
-
-
 def examine(cluster: Cluster, components: Sequence[str]) -> list[Finding]:
     """Every check, in the order in which problems should be solved."""
     first = _guarded("API server", lambda: _version(cluster))
     if first[0].result == "failed":
         return first
     pods = cache(client.CoreV1Api(cluster.api).list_namespaced_pod)
+    template = cache(worker_template)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "permissions": lambda: _rights(cluster),
         "storage": lambda: _storage(cluster),
-        **{f"component {one}": partial(_component, cluster, one) for one in components},
+        **{f"component {one}": partial(component, cluster, one) for one in components},
+        "workers": lambda: workers(cluster, template(cluster)),
         "pods": lambda: _pods(cluster.namespace, pods(cluster.namespace).items),
-        "GPUs": lambda: _gpus(cluster, pods(cluster.namespace).items),
+        "GPUs": lambda: gpus(cluster, pods(cluster.namespace).items, template(cluster)),
         "services": lambda: _services(cluster),
     }
     return first + [finding for name, check in checks.items() for finding in _guarded(name, check)]
@@ -101,24 +78,8 @@ def _version(cluster: Cluster) -> Iterator[Finding]:
 
 
 def _rights(cluster: Cluster) -> Iterator[Finding]:
-    api = client.AuthorizationV1Api(cluster.api)
     for name, rights, result in (("use", RIGHTS, "failed"), ("apply", APPLY_RIGHTS, "warning")):
-        missing = []
-        for group, resource, verb in rights:
-            resource, _, sub = resource.partition("/")
-            attributes = client.V1ResourceAttributes(
-                namespace=cluster.namespace, group=group, resource=resource, subresource=sub or None, verb=verb
-            )
-            review = client.V1SelfSubjectAccessReview(
-                spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes)
-            )
-            if not api.create_self_subject_access_review(review).status.allowed:
-                missing.append(f"{verb} {resource}{'/' + sub if sub else ''}")
-        if missing:
-            advice = f"have an administrator bind a Role with them in namespace {cluster.namespace}"
-            yield Finding(f"rights to {name}", result, f"missing: {', '.join(missing)}", advice)
-        else:
-            yield Finding(f"rights to {name}", "ok", "all there")
+        yield rights_finding(cluster, f"rights to {name}", rights, result)
 
 
 def _storage(cluster: Cluster) -> Iterator[Finding]:
@@ -138,38 +99,6 @@ def _storage(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("volumes", "warning", f"not bound: {', '.join(waiting)}", advice)
     elif claims:
         yield Finding("volumes", "ok", f"{len(claims)} bound")
-
-
-def _component(cluster: Cluster, component: str) -> Iterator[Finding]:
-    """What a component needs to be there before it is applied."""
-    name = f"component {component}"
-    if component in GROUPS:
-        group, source = GROUPS[component]
-        if group in {one.name for one in client.ApisApi(cluster.api).get_api_versions().groups}:
-            yield Finding(name, "ok", f"{group} is installed")
-        else:
-            yield Finding(name, "failed", f"{group} is not installed", f"install it: {source}")
-    if component == "artifacts-s3":
-        drivers = {one.metadata.name for one in client.StorageV1Api(cluster.api).list_csi_driver().items}
-        if S3_DRIVER in drivers:
-            yield Finding(name, "ok", f"the driver {S3_DRIVER} is installed")
-        else:
-            advice = "install it: https://juicefs.com/docs/csi/getting_started"
-            yield Finding(name, "failed", f"no driver {S3_DRIVER} is installed", advice)
-    if component in SECRETS:
-        yield _secret(cluster, component)
-
-
-def _secret(cluster: Cluster, component: str) -> Finding:
-    """Whether the Secret that a component needs is there; it has the component's name."""
-    try:
-        client.CoreV1Api(cluster.api).read_namespaced_secret(component, cluster.namespace)
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        advice = f"kubectl -n {cluster.namespace} create secret generic {component} {SECRETS[component]}"
-        return Finding(f"component {component}", "failed", f"there is no Secret `{component}`", advice)
-    return Finding(f"component {component}", "ok", f"the Secret `{component}` is there")
 
 
 def _pods(namespace: str, pods: Sequence[Any]) -> Iterator[Finding]:
@@ -202,26 +131,6 @@ def _troubles(pod: Any) -> Iterator[tuple[str, str]]:
         last = status.last_state.terminated if status.last_state else None
         if last and last.reason == "OOMKilled":
             yield "was killed for its memory", "raise its memory limit in the overlay's sizes.yaml"
-
-
-def _gpus(cluster: Cluster, pods: Sequence[Any]) -> Iterator[Finding]:
-    """Whether the nodes have the GPUs that the namespace's pods ask for, whoever's they are."""
-    wanted = sum(
-        int((container.resources.limits or {}).get(GPU, 0))
-        for pod in pods
-        for container in pod.spec.containers
-        if container.resources
-    )
-    if not wanted:
-        yield Finding("GPUs", "ok", "no pod asks for one")
-        return
-    nodes = client.CoreV1Api(cluster.api).list_node().items
-    there = sum(int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes)
-    if there < wanted:
-        advice = "add GPU nodes, or install NVIDIA's device plugin on those that are there"
-        yield Finding("GPUs", "failed", f"pods ask for {wanted}, the nodes offer {there}", advice)
-    else:
-        yield Finding("GPUs", "ok", f"pods ask for {wanted}, the nodes offer {there}")
 
 
 def _services(cluster: Cluster) -> Iterator[Finding]:

@@ -34,7 +34,13 @@ HealthPortOption = Annotated[
 ModelOption = Annotated[str, typer.Option(help="Hub id or folder of the model.")]
 SettingOption = Annotated[
     list[str] | None,
-    typer.Option("--setting", metavar="NAME=VALUE", help="A setting of the engine, by its name there; repeatable."),
+    typer.Option(
+        "--setting",
+        metavar="NAME=VALUE",
+        # In a manifest an overlay can add a variable, but not an argument to the list of the base.
+        envvar="CHARTER_ENGINE_SETTINGS",
+        help="A setting of the engine, by its name there; repeatable. In the variable they are parted by spaces.",
+    ),
 ]
 
 MigrateOption = Annotated[

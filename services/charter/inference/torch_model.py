@@ -1,6 +1,7 @@
 """A Hugging Face causal model in this process: loading it, running padded batches, replacing its weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from charter.inference.chat import loading
 from charter.inference.cpu_attention import use_cpu_attention
 from charter.inference.cpu_memory import keep_freed_memory
+from charter.inference.packed_linear import PackedLinear, pack, pack_linears
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
@@ -26,6 +28,7 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
     use_cpu_attention(loaded)
+    pack_linears(loaded)
     return loaded
 
 
@@ -68,7 +71,15 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -
     return logits.float()
 
 
-def read_weights(model: PreTrainedModel, path: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True)
+class NewWeights:
+    """Tensors by name, and what is packed of them."""
+
+    tensors: dict[str, Tensor]
+    packed: dict[PackedLinear, Tensor]
+
+
+def read_weights(model: PreTrainedModel, path: Path) -> NewWeights:
     """The tensors of a safetensors file, each in the type of the model's; the model may go on meanwhile.
 
     Those of the same type are the file's own pages, not copies: nobody may write to the file any more; its name may go.
@@ -77,14 +88,17 @@ def read_weights(model: PreTrainedModel, path: Path) -> dict[str, Tensor]:
     check_shapes(read_shapes(path), expected_shapes(model))
     state = model.state_dict()
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
+    return NewWeights(tensors, pack(model, tensors))
 
 
-def swap_weights(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put the tensors of ``read_weights`` in the place of the model's own: on a CPU they become the model's."""
+def swap_weights(model: PreTrainedModel, new: NewWeights) -> None:
+    """Put what ``read_weights`` gave in the place of the model's own: on a CPU it becomes the model's."""
     live = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    for name, tensor in tensors.items():
+    for name, tensor in new.tensors.items():
         live[name].data = tensor.to(live[name].device)
+    for module, packed in new.packed.items():
+        module.packed = packed
 
 
 def expected_shapes(model: PreTrainedModel) -> dict[str, Shape]:

@@ -50,10 +50,10 @@ class VllmEngine:
     """Serves one model through vLLM.
 
     ``dtype`` is bfloat16 on CUDA and float32 on CPU unless given; ``kv_cache_gib`` bounds the KV cache;
-    ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades about a minute at the start
-    for faster steps. On a GPU ``max_batched_tokens`` bounds one step, and so its workspace; ``gpu_memory_utilization``
-    is the share of the GPU's memory that must be free at the start; with ``sleep_mode`` it can ``sleep``. Sampling is
-    exact only at ``top_p`` 1: with less, vLLM's log-probs are those of the truncated distribution: refused.
+    ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades a minute at the start for faster
+    steps. On a GPU ``max_batched_tokens`` bounds one step and its workspace; ``gpu_memory_utilization`` is the share
+    that must be free at the start; with ``sleep_mode`` it can ``sleep``; ``tensor_parallel`` is the number of GPUs.
+    Sampling is exact only at ``top_p`` 1: with less, log-probs are of the truncated distribution, and it is refused.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class VllmEngine:
         compiled: bool = False,
         gpu_memory_utilization: float | None = None,
         sleep_mode: bool = False,
+        tensor_parallel: int = 1,
     ) -> None:
         self._launch = partial(
             launch,
@@ -79,6 +80,7 @@ class VllmEngine:
             compiled=compiled,
             gpu_memory_utilization=gpu_memory_utilization,
             sleep_mode=sleep_mode,
+            tensor_parallel=tensor_parallel,
         )
         self._name = model
         self._max_context = max_context_tokens or 0
@@ -133,8 +135,7 @@ class VllmEngine:
             raise RefusedRequestError(f"engine vllm samples at temperature 0 or from {_LEAST_TEMPERATURE} on")
         encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
         for index, ids in enumerate(encoded):
-            needed = len(ids) + sampling.max_new_tokens
-            if needed > self._max_context:
+            if (needed := len(ids) + sampling.max_new_tokens) > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         tasks = [
             asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text))
@@ -187,8 +188,7 @@ class VllmEngine:
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on. See ``Engine.load_weights``.
 
-        Samples are held while the weights are exchanged, and go on with the new ones: their version spans tell.
-        A caller that is cancelled still waits until the replacement, once begun, is complete.
+        Samples under way go on with the new ones: their version spans tell. A cancelled caller still waits for the end.
         """
         return await self._carry_out({"prepared": await asyncio.to_thread(self._checked, path)}, version, digest)
 
@@ -210,8 +210,8 @@ class VllmEngine:
         async with self._replacing:
             self._require_whole()
             self._group = None
-            init_info = {**asdict(group), "rank_offset": first_rank}
             try:
+                init_info = {**asdict(group), "rank_offset": first_rank}
                 await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
             except Exception as error:
                 raise CannotJoinError(f"vLLM did not join the NCCL group: {error}") from error

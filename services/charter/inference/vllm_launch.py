@@ -19,6 +19,7 @@ def launch(
     compiled: bool,
     gpu_memory_utilization: float | None,
     sleep_mode: bool,
+    tensor_parallel: int,
 ) -> "AsyncLLM":
     """Start the processes and load the model; arguments as of ``VllmEngine``."""
     # Read when vLLM is imported, here and in the processes that it starts.
@@ -51,6 +52,7 @@ def launch(
         kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
         max_num_seqs=max_sequences,
         enforce_eager=not compiled,
+        tensor_parallel_size=tensor_parallel,
         # Log-probs after the division by the temperature, over the whole vocabulary.
         logprobs_mode="processed_logprobs",
         # Nothing but what is asked for: no sampling defaults from generation_config.json.

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import grpc
-import safetensors.torch
 import torch
 
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.v1 import weights_pb2, weights_pb2_grpc
 from charter.weights.staging import CHUNK_BYTES
+from charter.weights.tensor_file import tensor_file
 
 logger = logging.getLogger("charter.weights")
 
@@ -32,7 +32,7 @@ class PackedWeights:
     """
 
     version: int
-    blob: bytes
+    blob: memoryview
     sha256: str
     base: "PackedWeights | None" = None
     path: str = ""
@@ -50,14 +50,14 @@ class WeightUpdate:
 
 def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWeights:
     """Copy tensors, wherever they are, into one file in memory."""
-    blob = _file(tensors)
+    blob = tensor_file(tensors)
     return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest())
 
 
 def pack_adapter(tensors: Mapping[str, torch.Tensor], version: int, base: PackedWeights) -> PackedWeights:
     """As ``pack_weights`` for an adapter, named as ``WeightHeader.base_sha256`` says, that goes on ``base``."""
     # The digest must tell the same adapter on other weights apart.
-    blob = _file(tensors, {"base_sha256": base.sha256})
+    blob = tensor_file(tensors, {"base_sha256": base.sha256})
     return PackedWeights(version, blob, hashlib.sha256(blob).hexdigest(), base=base)
 
 
@@ -112,16 +112,9 @@ def send_weights(
     return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
 
-def _file(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    blob: bytes = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-    )
-    return blob
-
-
-def _parts(header: weights_pb2.WeightHeader, blob: bytes) -> Iterator[weights_pb2.LoadWeightsRequest]:
+def _parts(header: weights_pb2.WeightHeader, blob: memoryview) -> Iterator[weights_pb2.LoadWeightsRequest]:
     yield weights_pb2.LoadWeightsRequest(header=header)
     if header.WhichOneof("source") is not None:
         return
     for start in range(0, len(blob), CHUNK_BYTES):
-        yield weights_pb2.LoadWeightsRequest(chunk=blob[start : start + CHUNK_BYTES])
+        yield weights_pb2.LoadWeightsRequest(chunk=bytes(blob[start : start + CHUNK_BYTES]))
