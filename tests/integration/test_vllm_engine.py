@@ -5,6 +5,7 @@ below 2e-4 nats in float32. TOLERANCE leaves a margin of ten; the perturbed weig
 """
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from charter.inference.engine import (
     RefusedRequestError,
     Sampling,
     WeightMismatchError,
+    WeightsNotTakenError,
 )
 from charter.inference.vllm_engine import VllmEngine
 from charter.worker.learning.batches import pack
 from charter.worker.learning.models import LanguageModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 TOLERANCE = 2e-3
 
@@ -194,6 +196,43 @@ async def test_weights_that_do_not_fit_change_nothing(
     assert engine.info().weight_version == 0
 
 
+async def test_weights_that_cannot_be_prepared_change_nothing(
+    engine: VllmEngine,
+    trained: PreTrainedModel,
+    new_weights: dict[str, torch.Tensor],
+    real_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file is gone when vLLM's process comes to read it. What is being written goes on; the next update works."""
+    before = await likelihood(engine, LONG, "Paris.")
+    path = tmp_path / "new.safetensors"
+    save_file(new_weights, path)
+    under_way = asyncio.create_task(collect(engine, [SHORT], Sampling(40, seed=3)))
+    await collect(engine, [SHORT], Sampling(1))
+    checked = engine._checked
+
+    def checked_then_gone(path: Path) -> str:
+        file = checked(path)
+        path.unlink()
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_checked", checked_then_gone)
+        with pytest.raises(WeightsNotTakenError, match=r"did not prepare the weights: .*new\.safetensors"):
+            await engine.load_weights(path, 3, "c" * 64)
+    assert [[span.version for span in sample.version_spans] for sample in await under_way] == [[0]]
+    assert await likelihood(engine, LONG, "Paris.") == before
+    assert engine.info().weight_version == 0
+
+    save_file(new_weights, path)
+    await engine.load_weights(path, 4, "d" * 64)
+    (sample,) = await collect(engine, [SHORT], Sampling(8))
+    assert sample.logprobs == pytest.approx(answer_logprobs(trained, sample), abs=TOLERANCE)
+    await engine.load_weights(real_model / "model.safetensors", 0, "")
+    assert (await likelihood(engine, LONG, "Paris.")).total == pytest.approx(before.total, abs=1e-6)
+
+
 async def test_a_weight_update_under_way_is_served_exactly(
     engine: VllmEngine,
     original: PreTrainedModel,
@@ -236,6 +275,38 @@ async def test_a_weight_update_under_way_is_served_exactly(
     await engine.load_weights(real_model / "model.safetensors", 6, "f" * 64)
     again = [await likelihood(engine, asked, "It is Paris, of course.") for asked in (SHORT, LONG)]
     assert [result.total for result in again] == pytest.approx([result.total for result in old], abs=1e-6)
+
+
+async def test_biases_and_a_head_of_its_own_are_replaced_too(real_model: Path, tmp_path: Path) -> None:
+    """A small model with random weights: the real one has neither."""
+    ends = ChatTokenizer.load(str(real_model)).eos_id
+    config = Qwen2Config(
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=False, bos_token_id=ends, eos_token_id=ends, pad_token_id=ends,
+    )  # fmt: skip
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(real_model / name, tmp_path / name)
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config).eval()
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+        models.append(model)
+        save_file(model.state_dict(), tmp_path / f"{seed}.safetensors")
+    models[0].save_pretrained(tmp_path)
+
+    engine = VllmEngine(str(tmp_path), dtype="float32", kv_cache_gib=0.1, max_context_tokens=256)
+    await engine.start()
+    try:
+        for version, which in enumerate((0, 1, 0)):
+            if version > 0:
+                await engine.load_weights(tmp_path / f"{which + 1}.safetensors", version, "d")
+            (sample,) = await collect(engine, [SHORT], Sampling(16, temperature=1.0, seed=version))
+            assert [span.version for span in sample.version_spans] == [version]
+            assert sample.logprobs == pytest.approx(answer_logprobs(models[which], sample), abs=TOLERANCE)
+    finally:
+        await engine.stop()
 
 
 async def test_weights_loaded_asleep_are_served_once_it_is_awake(

@@ -12,13 +12,16 @@ from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
 from charter.rpc.lifecycle import Addresses
+from charter.rpc.tensors import from_tensor
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.nccl_sender import NcclSender
-from charter.weights.sender import pack_weights, send_packed
+from charter.weights.sender import pack_adapter, pack_weights, send_packed
 from charter.worker.errors import RunError
+from grpc_health.v1 import health_pb2
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from tests.harness import running
+from tests.harness import health, running
 from tests.integration.test_weight_planes import Client, held
 
 pytestmark = [
@@ -117,6 +120,58 @@ def test_nccl_is_refused_without_a_gpu_and_the_replica_goes_on(
     assert [span.weight_version for span in answer(service.main).version_spans] == [2]
 
 
+def test_an_adapter_is_served_and_one_that_cannot_be_prepared_leaves_the_service_as_it_was(
+    room: PolicyRoom,
+    service: Addresses,
+    real_model: Path,
+    weights: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(room.engine, VllmEngine)
+    base = pack_weights(weights, 3)
+    send_packed(service.control, base, service="policy", force=False)
+    before = answer(service.main)
+
+    layer = "model.layers.7.mlp.down_proj"
+    outputs, inputs = weights[f"{layer}.weight"].shape
+    generator = torch.Generator().manual_seed(0)
+    adapter = {
+        f"{layer}.lora_A.weight": torch.randn(4, inputs, generator=generator) / 4,
+        f"{layer}.lora_B.weight": torch.randn(outputs, 4, generator=generator) / 4,
+    }
+    checked = room.engine._checked
+
+    def checked_then_gone(path: Path) -> str:
+        file = checked(path)
+        path.unlink()
+        return file
+
+    packed = pack_adapter(adapter, 4, base)
+    with monkeypatch.context() as patch:
+        patch.setattr(room.engine, "_checked", checked_then_gone)
+        with pytest.raises(ServiceError, match="answered INTERNAL"):
+            send_packed(service.control, packed, service="policy", force=False)
+    assert held(service.control) == (3, base.sha256)
+    assert health(service.health, "charter.v1.PolicyService") == health_pb2.HealthCheckResponse.SERVING
+    after = answer(service.main)
+    assert after.token_ids == before.token_ids
+    assert from_tensor(after.logprobs) == pytest.approx(from_tensor(before.logprobs), abs=1e-5)
+
+    send_packed(service.control, packed, service="policy", force=False)
+    sample = answer(service.main)
+    assert [span.weight_version for span in sample.version_spans] == [4]
+    model = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        # Rounded as the kept weights are.
+        product = (adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]).double()
+        changed = (weights[f"{layer}.weight"].double() + product).to(weights[f"{layer}.weight"].dtype)
+        model.get_parameter(f"{layer}.weight").copy_(changed)
+        rows = model(torch.tensor([[*sample.prompt_token_ids, *sample.token_ids]])).logits[0].double().log_softmax(-1)
+    start = len(sample.prompt_token_ids)
+    expected = [float(rows[start + place - 1, token]) for place, token in enumerate(sample.token_ids)]
+    assert from_tensor(sample.logprobs) == pytest.approx(expected, abs=2e-3)
+
+
 def test_a_client_that_leaves_takes_its_requests_out_of_vllm(room: PolicyRoom, service: Addresses) -> None:
     assert isinstance(room.engine, VllmEngine)
     with generating(service.main, 1500, samples=4) as responses:
@@ -144,7 +199,7 @@ def test_a_prefix_cache_that_is_kept_fails_the_update_and_all_that_follows(
     with generating(service.main, 1500, samples=4) as under_way:
         assert next(under_way).text_so_far
         with pytest.raises(ServiceError, match="answered INTERNAL"):
-            send_packed(service.control, pack_weights(weights, 3), service="policy", force=False)
+            send_packed(service.control, pack_weights(weights, 5), service="policy", force=False)
         assert answers == [False], "vLLM itself said that it kept the cache"
         # Neither what was under way nor anything new is served from it.
         with pytest.raises(grpc.RpcError) as caught:
@@ -155,4 +210,4 @@ def test_a_prefix_cache_that_is_kept_fails_the_update_and_all_that_follows(
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert held(service.control) == before
     with pytest.raises(ServiceError, match="answered INTERNAL"):
-        send_packed(service.control, pack_weights(weights, 3), service="policy", force=False)
+        send_packed(service.control, pack_weights(weights, 5), service="policy", force=False)

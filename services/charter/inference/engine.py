@@ -167,6 +167,10 @@ class WeightMismatchError(ValueError):
     """Received weights do not fit the served model; the message names the tensors."""
 
 
+class WeightsNotTakenError(RuntimeError):
+    """Received weights could not be made ready, whether or not they fit; the engine serves what it served before."""
+
+
 class Engine(Protocol):
     """Runs one model. All methods are called on the event loop and never block it.
 

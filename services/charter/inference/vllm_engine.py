@@ -31,6 +31,7 @@ from charter.inference.engine import (
 from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.torch_model import expected_shapes
 from charter.inference.vllm_launch import launch
+from charter.inference.vllm_preparation import prepare
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 if TYPE_CHECKING:
@@ -134,8 +135,7 @@ class VllmEngine:
             raise RefusedRequestError(f"engine vllm samples at temperature 0 or from {_LEAST_TEMPERATURE} on")
         encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
         for index, ids in enumerate(encoded):
-            needed = len(ids) + sampling.max_new_tokens
-            if needed > self._max_context:
+            if (needed := len(ids) + sampling.max_new_tokens) > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
         tasks = [
             asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text))
@@ -188,11 +188,9 @@ class VllmEngine:
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on. See ``Engine.load_weights``.
 
-        Samples under way are held, and continue with the new weights: their version spans tell. A caller that
-        is cancelled still waits until the replacement, once begun, is complete.
+        Samples under way go on with the new ones: their version spans tell. A cancelled caller still waits for the end.
         """
-        file = await asyncio.to_thread(self._checked, path)
-        return await self._carry_out({"path": file}, version, digest)
+        return await self._carry_out({"prepared": await asyncio.to_thread(self._checked, path)}, version, digest)
 
     def nccl_ranks(self) -> int:
         """One for each process with a GPU. See ``NcclEngine``, also for what follows."""
@@ -249,6 +247,8 @@ class VllmEngine:
 
         async with self._replacing:
             self._require_whole()
+            if "prepared" in update:
+                await prepare(self._llm, update["prepared"], _UPDATE_SECONDS)
             start = time.monotonic()
             await self._llm.pause_generation(mode="keep", clear_cache=False)
             try:

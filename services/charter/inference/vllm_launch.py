@@ -34,6 +34,7 @@ def launch(
     from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from charter.inference.vllm_preparation import PreparingWorker
     from charter.inference.vllm_weights import BACKEND
 
     on_cpu = current_platform.is_cpu()
@@ -57,6 +58,7 @@ def launch(
         # Nothing but what is asked for: no sampling defaults from generation_config.json.
         generation_config="vllm",
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        worker_extension_cls=f"{PreparingWorker.__module__}.{PreparingWorker.__qualname__}",
         disable_log_stats=True,
         use_tqdm_on_load=False,
         **(whole_prompts if on_cpu else on_gpu),

@@ -11,7 +11,7 @@ from typing import Protocol
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from charter.inference.engine import EngineInfo, WeightMismatchError
+from charter.inference.engine import EngineInfo, WeightMismatchError, WeightsNotTakenError
 from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
@@ -168,7 +168,7 @@ class WeightServicer(weights_pb2_grpc.WeightServiceServicer):
         """An engine that fails in the middle holds nobody knows what: NOT_SERVING until an update of it succeeds."""
         try:
             yield
-        except WeightMismatchError:
+        except (WeightMismatchError, WeightsNotTakenError):
             raise
         except Exception:
             await self._hold_back(True)
