@@ -164,7 +164,10 @@ def test_a_shared_trunk_learns_from_both_losses_at_once(tiny_model: Path, monkey
     torch.autograd.backward(policy_loss + spec.value_coefficient * value_loss)
     nn.utils.clip_grad_norm_([*model.parameters(), *value_head.parameters()], 1.0)
     share = 1 - 1 / 8
-    groups = [{"params": [*model.parameters()], "lr": 1e-3 * share}, {"params": [*value_head.parameters()]}]
+    groups: list[dict[str, Any]] = [
+        {"params": [*model.parameters()], "lr": 1e-3 * share},
+        {"params": [*value_head.parameters()]},
+    ]
     torch.optim.AdamW(groups, lr=2e-3 * share, eps=1e-5, weight_decay=0.0).step()
     assert numbers["value_loss"] == pytest.approx(value_loss.item(), rel=1e-4)
     assert numbers["policy_loss"] == pytest.approx(policy_loss.item(), rel=1e-4, abs=1e-5)

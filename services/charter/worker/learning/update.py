@@ -145,9 +145,9 @@ class Learner:
             else:
                 logprobs, values = self.actor.logprobs_and_values(batch, self.temperature)
             if values is not None:
-                found = self._value_loss(values, targets, rows, valid, tokens)
-                other = other + self.spec.value_coefficient * found.loss
-                value_sums += found.numbers() * counts
+                value = self._value_loss(values, targets, rows, valid, tokens)
+                other = other + self.spec.value_coefficient * value.loss
+                value_sums += value.numbers() * counts
             terms = self.algorithm.terms(
                 Rows(
                     logprobs=scatter(logprobs, valid),
