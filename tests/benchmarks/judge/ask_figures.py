@@ -100,7 +100,7 @@ async def ask(
     done: set[tuple[str, str, str]],
     output: IO[str],
 ) -> int:
-    """Ask what is missing about the pairs of one prompt, in one call; returns the number of answers."""
+    """Ask what is not in ``done`` about the pairs of one prompt, in one call; returns the number of answers."""
     wanted = [
         (pair, principle)
         for pair in pairs
@@ -117,6 +117,7 @@ async def ask(
     ]
     output.write("".join(json.dumps(line) + "\n" for line in lines))
     output.flush()
+    done.update((stage.name, pair_id(pair), principle.id) for pair, principle in wanted)
     return len(lines)
 
 
