@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.algorithms import ALGORITHMS
+from charter.worker.algorithms import has_own_critic
 from charter.worker.learning.batches import Episodes
 from charter.worker.learning.lora import add_lora
 from charter.worker.learning.models import Critic, LanguageModel
@@ -42,13 +42,12 @@ def make_learner(model: Path, *, temperature: float = TEMPERATURE, **values: Any
             add_lora(actor.model, spec.lora_rank, seed=0)
         return actor
 
-    own_critic = ALGORITHMS[spec.algorithm].needs_critic and not spec.shared_trunk
     return Learner(
         spec=spec,
         temperature=temperature,
         actor=ranks.load_sharded(load_actor, CPU),
         reference=None if spec.HasField("lora_rank") else ranks.load_sharded(partial(LanguageModel.load, model), CPU),
-        critic=ranks.load_sharded(load_critic, CPU) if own_critic else None,
+        critic=ranks.load_sharded(load_critic, CPU) if has_own_critic(spec) else None,
         device=CPU,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from charter.memory.model_size import ModelSize
 from charter.v1 import run_pb2
-from charter.worker.algorithms import ALGORITHMS
+from charter.worker.algorithms import has_own_critic
 from charter.worker.fitting.fit import BACKWARD_TOKENS as FIT_TOKENS
 from charter.worker.learning.update import BACKWARD_TOKENS
 
@@ -83,13 +83,12 @@ def fit_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
 def ppo_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
     """Policy, reference and critic of a run, with their optimisers, in float32."""
     ppo = spec.ppo
-    has_critic = ALGORITHMS[ppo.algorithm].needs_critic and not ppo.shared_trunk
     learning = [_learning(size, size.parameters, ppo.lora_rank)]
     weights = [size.parameters]
     if not ppo.HasField("lora_rank"):
         # With adapters, the policy without them is the reference.
         weights.append(size.parameters)
-    if has_critic:
+    if has_own_critic(ppo):
         weights.append(size.backbone_parameters)
         learning.append(_learning(size, size.backbone_parameters, ppo.lora_rank))
     adapters = sum(learning) if ppo.HasField("lora_rank") else 0

@@ -1,7 +1,7 @@
 """A safetensors file in memory.
 
-``safetensors.torch.save`` copies every byte several times, into new pages each time: 3 s for the 538 MB of a model of
-135M parameters, where this takes a tenth.
+``safetensors.torch.save`` copies every byte several times. In new memory that took 2.5 to 3.4 s for the 538 MB of a
+model of 135M parameters, one copy 0.6 to 0.8 s; the gain is less in a process that keeps freed memory.
 """
 
 import json

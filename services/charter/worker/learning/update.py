@@ -162,8 +162,8 @@ class Learner:
             loss = terms.loss.sum() / count
             torch.autograd.backward((loss + other) * counts)
             loss_sum += loss.item() * counts
-            for name, values in terms.numbers.items():
-                found = torch.tensor([values.double().sum().item(), len(values)], dtype=torch.double)
+            for name, numbers in terms.numbers.items():
+                found = torch.tensor([numbers.double().sum().item(), len(numbers)], dtype=torch.double)
                 reported[name] = reported.get(name, 0.0) + found * counts
         norm = self._step(self.actor, self.actor_optimizer, "policy")
         means = {name: ranks.total(found).tolist() for name, found in sorted(reported.items())}

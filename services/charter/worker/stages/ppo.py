@@ -16,7 +16,7 @@ from charter.rpc.tracing import exemplar, traced
 from charter.v1 import run_pb2
 from charter.worker import checkpoint, metrics
 from charter.worker.agreement import probe_policy
-from charter.worker.algorithms import ALGORITHMS
+from charter.worker.algorithms import has_own_critic
 from charter.worker.artifacts import append_line
 from charter.worker.checkpoint import Progress
 from charter.worker.context import STARTING_VERSION, Run
@@ -103,12 +103,11 @@ def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: to
             add_lora(critic.backbone, rank, spec.seed)
         return critic
 
-    own_critic = ALGORITHMS[spec.ppo.algorithm].needs_critic and not spec.ppo.shared_trunk
     return Learner(
         spec=spec.ppo,
         temperature=spec.sampling.temperature,
         actor=ranks.load_sharded(load_actor, place),
-        critic=ranks.load_sharded(load_critic, place) if own_critic else None,
+        critic=ranks.load_sharded(load_critic, place) if has_own_critic(spec.ppo) else None,
         reference=ranks.load_sharded(partial(LanguageModel.load, model), place) if rank is None else None,
         device=ranks.device(),
     )

@@ -69,16 +69,15 @@ def check_spec(spec: run_pb2.RunSpec) -> None:
             f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
         )
     if spec.ppo.shared_trunk:
-        _check_shared_trunk(spec.ppo)
+        _check_shared_trunk(ppo, name)
     if spec.services.weights_nccl:
         _check_nccl(spec)
 
 
-def _check_shared_trunk(ppo: run_pb2.PpoSpec) -> None:
+def _check_shared_trunk(ppo: run_pb2.PpoSpec, algorithm: str) -> None:
     if not ALGORITHMS[ppo.algorithm].needs_critic:
-        name = run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
         raise SpecError(
-            f"ppo.shared_trunk makes the critic a head of the policy, and {name} has no critic: leave it out"
+            f"ppo.shared_trunk makes the critic a head of the policy, and {algorithm} has no critic: leave it out"
         )
     if ppo.critic_warmup_steps:
         raise SpecError(
