@@ -1,4 +1,4 @@
-"""Freed memory is kept: a tensor as large as one before costs no new pages."""
+"""Freed memory is kept: a tensor as large as one before costs no new pages. Or it is given back at once."""
 
 import platform
 import subprocess
@@ -31,10 +31,45 @@ PROBE = textwrap.dedent("""
 """)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+GAPS = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+
+    import torch
+    from charter.inference.cpu_memory import give_back_freed_memory, keep_freed_memory
+
+    keep_freed_memory()
+    if sys.argv[1] == "give back":
+        give_back_freed_memory()
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    torch.ones(5_000_000).sum()
+    before = resident()
+    freed, used = [], []
+    for _ in range(10):
+        freed.append(torch.ones(5_000_000))
+        used.append(torch.ones(100_000))
+    freed.clear()
+    print(resident() - before)
+""")
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+
+
 def test_tensors_that_come_again_cost_no_new_pages() -> None:
     faults = {}
     for way in ("keep", "as it comes"):
         done = subprocess.run([sys.executable, "-c", PROBE, way], capture_output=True, text=True, check=True)
         faults[way] = int(done.stdout)
     assert 10 * faults["keep"] < faults["as it comes"]
+
+
+def test_what_is_given_back_leaves_no_gaps_between_tensors_that_stay() -> None:
+    held = {}
+    for way in ("keep", "give back"):
+        done = subprocess.run([sys.executable, "-c", GAPS, way], capture_output=True, text=True, check=True)
+        held[way] = int(done.stdout)
+    assert held["give back"] < 20_000_000
+    assert held["keep"] > 100_000_000

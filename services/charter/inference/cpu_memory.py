@@ -1,4 +1,4 @@
-"""Memory of tensors on a CPU: kept for the next tensor instead of given back to the system."""
+"""Memory of tensors on a CPU: kept for the next tensor, or given back to the system where there must be little."""
 
 import ctypes
 import platform
@@ -6,6 +6,8 @@ import platform
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MOST_KEPT = 1 << 30
+# Where glibc's own threshold of both begins, before it rises by itself to 32 and 64 MiB.
+_LEAST = 128 << 10
 
 
 def keep_freed_memory() -> None:
@@ -14,8 +16,21 @@ def keep_freed_memory() -> None:
     As it comes, glibc maps large tensors anew each time, and every page of theirs costs a fault when it is first
     written: a sixth of a forward pass over a thousand tokens.
     """
+    _set_allocator(threshold=_MOST_KEPT)
+
+
+def give_back_freed_memory() -> None:
+    """Let glibc give the memory of each tensor back when it is freed; elsewhere nothing is changed.
+
+    As it comes, glibc keeps what is freed below something that is still used. Layers that are put together from the
+    shards of all ranks and freed again leave such gaps: they held more than a whole model.
+    """
+    _set_allocator(threshold=_LEAST)
+
+
+def _set_allocator(threshold: int) -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _MOST_KEPT), (_M_TRIM_THRESHOLD, _MOST_KEPT)):
+    for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, threshold), (_M_TRIM_THRESHOLD, threshold)):
         mallopt(parameter, value)

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from charter.inference.engine import Sampling
 from charter.inference.prefix_tree import Wanted, whole_tree
+from charter.inference.roomy_cache import roomy_cache
 from charter.inference.torch_model import left_padded, positions
 from charter.inference.tree_model import tree_arguments
 
@@ -57,7 +58,7 @@ def sample_rows(
     if share and model.device.type == "cpu":
         cache, logits = _read_as_tree(model, prompts)
     else:
-        cache = DynamicCache(config=model.config)
+        cache = roomy_cache(model.config)
         logits = _read(model, ids, mask, place, cache)
     alive = list(rows)
     for step in range(1, sampling.max_new_tokens + 1):
@@ -110,7 +111,7 @@ def _read_as_tree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> t
     logits: Tensor = model(**arguments, logits_to_keep=last).logits[0]
     # Padding takes the first token's states: finite, and the mask hides them.
     places, _ = left_padded(nodes, 0, model.device)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model.config)
     for number, layer in enumerate(read.layers):
         keys, values = (states[0][:, places].transpose(0, 1) for states in (layer.keys, layer.values))
         cache.update(keys, values, number)

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -35,6 +35,8 @@ CONSOLE = Console(width=120)
 # Principles of an ensemble; the first of them is the one that a single label is made by.
 ENSEMBLE = 3
 MIRRORED = ", mirrored"
+# Those of several prompts, if need be: the engine writes rationales for them side by side.
+PAIRS_OF_A_CALL = 16
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,8 @@ STAGES = (
     Stage("choice", choice.find, ALL, share=1 / 4, mirrored=True),
     Stage("choice", choice.find, FIRST, mirrored=True),
     Stage("verdict", verdict.find, FIRST),
-    Stage("choice, few-shots", choice.find, FIRST, share=1 / 4, few_shots=True),
-    Stage("choice, reasoned", choice.find_by_reasoning, FIRST, share=1 / 16),
-    Stage("contrast", contrast.find, ALL, share=1 / 4),
-    Stage("choice, few-shots", choice.find, FIRST, few_shots=True),
     Stage("contrast", contrast.find, ALL),
+    Stage("choice, few-shots", choice.find, FIRST, few_shots=True),
     Stage("choice, reasoned", choice.find_by_reasoning, FIRST),
     Stage("choice", choice.find, ALL),
 )
@@ -92,19 +91,31 @@ def finished(path: Path) -> set[tuple[str, str, str]]:
     return {(line["stage"], line["pair"], line["principle"]) for line in map(json.loads, whole.splitlines())}
 
 
+def bunches(groups: Sequence[list[LabelledPair]]) -> Iterator[list[LabelledPair]]:
+    """Pairs of whole prompts for a call."""
+    bunch: list[LabelledPair] = []
+    for group in groups:
+        bunch = [*bunch, *group]
+        if len(bunch) >= PAIRS_OF_A_CALL:
+            yield bunch
+            bunch = []
+    if bunch:
+        yield bunch
+
+
 async def ask(
     engine: Engine,
     stage: Stage,
     pairs: Sequence[LabelledPair],
-    principles: Sequence[Principle],
+    constitution: Constitution,
     done: set[tuple[str, str, str]],
     output: IO[str],
 ) -> int:
-    """Ask what is not in ``done`` about the pairs of one prompt, in one call; returns the number of answers."""
+    """Ask what is not in ``done`` about these pairs, in one call; returns the number of answers."""
     wanted = [
         (pair, principle)
         for pair in pairs
-        for principle in principles
+        for principle in principles_of(constitution, stage, pair)
         if (stage.name, pair_id(pair), principle.id) not in done
     ]
     questions = [Question(Pair(pair.prompt, pair.answer_a, pair.answer_b), principle) for pair, principle in wanted]
@@ -150,17 +161,20 @@ async def main() -> None:
     pairs = [pair for path in sorted(options.pairs.glob("*.jsonl")) for pair in read_labelled_pairs(path)]
     groups = in_random_order(pairs)[part::parts]
     constitution = load_constitution(CONSTITUTION)
-    engine = TransformersEngine(options.model, max_batch_tokens=4096)
+    engine = TransformersEngine(options.model, max_batch_tokens=24576)
     await engine.start()
     done = finished(options.output)
     with options.output.open("a", encoding="utf-8") as output:
         for stage in STAGES:
             start = time.monotonic()
             answers = 0
-            for index, group in enumerate(groups[: math.ceil(stage.share * len(groups))], start=1):
-                answers += await ask(engine, stage, group, principles_of(constitution, stage, group[0]), done, output)
+            asked = groups[: math.ceil(stage.share * len(groups))]
+            seen = 0
+            for bunch in bunches(asked):
+                answers += await ask(engine, stage, bunch, constitution, done, output)
+                seen += len(bunch)
                 CONSOLE.print(
-                    f"{stage.name}: {index} of {len(groups)} prompts, {answers} answers in "
+                    f"{stage.name}: {seen} of {sum(map(len, asked))} pairs, {answers} answers in "
                     f"{time.monotonic() - start:.0f} s",
                     highlight=False,
                 )

@@ -22,6 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from charter.inference.cpu_memory import give_back_freed_memory
+
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
@@ -179,6 +181,7 @@ def load_sharded(
     for turn in range(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
         if turn == mine:
             loaded.append(load(torch.device("cpu")))
+            give_back_freed_memory()
             for part in parts(loaded[0]):
                 _shard(part)
         dist.barrier(group=_World.words)
