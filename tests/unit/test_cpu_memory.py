@@ -20,11 +20,14 @@ PROBE = textwrap.dedent("""
 
     def work():
         for _ in range(3):
-            tensors = [torch.ones(5_000_000) for _ in range(4)]
+            # Larger than what glibc keeps by itself.
+            tensors = [torch.ones(10_000_000) for _ in range(4)]
             del tensors
 
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(work).result()
+        # A freed tensor without a neighbour is too small for an aligned one like it.
+        for _ in range(5):
+            thread.submit(work).result()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         thread.submit(work).result()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
