@@ -181,6 +181,7 @@ def load_sharded(
     for turn in range(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
         if turn == mine:
             loaded.append(load(torch.device("cpu")))
+            # Loading has it kept, which is right for models that are whole.
             give_back_freed_memory()
             for part in parts(loaded[0]):
                 _shard(part)
