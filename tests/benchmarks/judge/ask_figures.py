@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -145,8 +146,14 @@ def principles_of(constitution: Constitution, stage: Stage, pair: LabelledPair) 
         return [*drawn, mirrored(drawn[0])]
     if not stage.few_shots:
         return list(drawn)
-    shown = json.loads(FEW_SHOTS.read_text(encoding="utf-8"))[pair.dimension]
-    return [replace(principle, examples=tuple(Example(**one) for one in shown)) for principle in drawn]
+    return [replace(principle, examples=few_shots(pair.dimension)) for principle in drawn]
+
+
+@cache
+def few_shots(dimension: str) -> tuple[Example, ...]:
+    """What is shown before a pair of this dimension."""
+    shown = json.loads(FEW_SHOTS.read_text(encoding="utf-8"))[dimension]
+    return tuple(Example(**one) for one in shown)
 
 
 async def main() -> None:
@@ -169,13 +176,12 @@ async def main() -> None:
             start = time.monotonic()
             answers = 0
             asked = groups[: math.ceil(stage.share * len(groups))]
-            seen = 0
+            seen, total = 0, sum(map(len, asked))
             for bunch in bunches(asked):
                 answers += await ask(engine, stage, bunch, constitution, done, output)
                 seen += len(bunch)
                 CONSOLE.print(
-                    f"{stage.name}: {seen} of {sum(map(len, asked))} pairs, {answers} answers in "
-                    f"{time.monotonic() - start:.0f} s",
+                    f"{stage.name}: {seen} of {total} pairs, {answers} answers in {time.monotonic() - start:.0f} s",
                     highlight=False,
                 )
     await engine.stop()
