@@ -2,16 +2,15 @@
 
     python -m tests.benchmarks.judge.ask_figures --model FOLDER --pairs FOLDER --output FINDINGS.jsonl [--part 0/2]
 
-Stages come in the order of their importance; within a stage the prompts come in a fixed random order, so that what is
-there after a stop is a fair sample. Each line is what one method found for one pair by one principle, without any text
-of the pair. Started again, it goes on where it stopped. `figures` makes the tables from these lines.
+Within a stage the prompts come in a fixed random order, so that what is there after a stop is a fair sample. Each line
+is what one method found for one pair by one principle, without any text of the pair. Started again, it goes on where it
+stopped. `figures` makes the tables from these lines.
 """
 
 import argparse
 import asyncio
 import hashlib
 import json
-import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -42,30 +41,24 @@ PAIRS_OF_A_CALL = 16
 
 @dataclass(frozen=True)
 class Stage:
-    """One method, asked about all pairs or about those of a part of the prompts."""
+    """One method, asked about all pairs."""
 
     name: str
     find: Callable[[Engine, Sequence[Question]], Awaitable[list[Finding]]]
     # Which of the principles drawn for a prompt.
     principles: slice
-    # The share of the prompts, from the start of their order.
-    share: float = 1.0
     few_shots: bool = False
     # The first is also asked the other way round. (Verdict and contrast do that by themselves.)
     mirrored: bool = False
 
 
 FIRST, ALL = slice(0, 1), slice(0, ENSEMBLE)
-# What is asked already is not asked again: the later stages of a name go on with the prompts or principles left.
 STAGES = (
-    Stage("contrast", contrast.find, FIRST),
-    Stage("choice", choice.find, ALL, share=1 / 4, mirrored=True),
-    Stage("choice", choice.find, FIRST, mirrored=True),
-    Stage("verdict", verdict.find, FIRST),
     Stage("contrast", contrast.find, ALL),
+    Stage("choice", choice.find, ALL, mirrored=True),
+    Stage("verdict", verdict.find, FIRST),
     Stage("choice, few-shots", choice.find, FIRST, few_shots=True),
     Stage("choice, reasoned", choice.find_by_reasoning, FIRST),
-    Stage("choice", choice.find, ALL),
 )
 
 
@@ -167,6 +160,7 @@ async def main() -> None:
     part, parts = map(int, options.part.split("/"))
     pairs = [pair for path in sorted(options.pairs.glob("*.jsonl")) for pair in read_labelled_pairs(path)]
     groups = in_random_order(pairs)[part::parts]
+    total = sum(map(len, groups))
     constitution = load_constitution(CONSTITUTION)
     engine = TransformersEngine(options.model, max_batch_tokens=24576)
     await engine.start()
@@ -175,9 +169,8 @@ async def main() -> None:
         for stage in STAGES:
             start = time.monotonic()
             answers = 0
-            asked = groups[: math.ceil(stage.share * len(groups))]
-            seen, total = 0, sum(map(len, asked))
-            for bunch in bunches(asked):
+            seen = 0
+            for bunch in bunches(groups):
                 answers += await ask(engine, stage, bunch, constitution, done, output)
                 seen += len(bunch)
                 CONSOLE.print(
