@@ -10,7 +10,8 @@ from urllib.request import urlopen
 import grpc
 import pytest
 import torch
-from charter.policy.server import PolicyConfig, build
+from charter.inference.packed_linear import PackedLinear
+from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
 from charter.rpc.lifecycle import Addresses
@@ -25,7 +26,7 @@ from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
 from charter.worker.services.clients import Services
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.chaos.processes import Process
 from tests.harness import running
@@ -55,6 +56,13 @@ def held(control: str) -> tuple[int, str]:
         stub = weights_pb2_grpc.WeightServiceStub(channel)
         model = stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=SECONDS).model
     return model.weight_version, model.weight_digest
+
+
+def served(room: PolicyRoom) -> dict[str, Tensor]:
+    """The tensors that a replica in this process computes with, by name."""
+    model: nn.Module = room.engine._model  # type: ignore[attr-defined]
+    packed = {name: one.packed for name, one in model.named_modules() if isinstance(one, PackedLinear)}
+    return model.state_dict() | {f"{name}.weight": one.to_dense() for name, one in packed.items()}
 
 
 def times_read(page: str) -> int:
@@ -126,7 +134,7 @@ def test_replicas_pass_weights_on_and_all_hold_the_same_bits(tmp_path: Path, tin
                 client.until_ready(6)
                 for replica, room in zip(replicas, rooms, strict=True):
                     assert held(replica.control)[0] == version
-                    state = room.engine._model.state_dict()  # type: ignore[attr-defined]
+                    state = served(room)
                     assert all(torch.equal(state[name], tensor) for name, tensor in sent.items())
         # The worker sent each version twice, four replicas got it from others.
         assert times_read(replicas[0].metrics) - before == 2 * 4
@@ -245,7 +253,7 @@ def test_of_an_adapter_only_its_own_bytes_travel_and_it_is_served_at_once(tmp_pa
         client.services.send_policy_adapter(adapter, 2, lambda: base, 1)
         assert received() - before < 0.1 * (tiny_model / "model.safetensors").stat().st_size
         assert held(at.control)[0] == 2
-        state = room.engine._model.state_dict()  # type: ignore[attr-defined]
+        state = served(room)
     product = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
     for name, tensor in base.items():
         expected = tensor + product if name == f"{layer}.weight" else tensor

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ GAPS = textwrap.dedent("""
     from pathlib import Path
 
     import torch
-    from charter.inference.cpu_memory import give_back_freed_memory, keep_freed_memory
+    from charter.inference.cpu_memory import give_back_freed_memory, keep_freed_memory, trim_freed_memory
 
     keep_freed_memory()
     if sys.argv[1] == "give back":
@@ -55,7 +56,32 @@ GAPS = textwrap.dedent("""
         freed.append(torch.ones(5_000_000))
         used.append(torch.ones(100_000))
     freed.clear()
+    if sys.argv[1] == "trim":
+        trim_freed_memory()
     print(resident() - before)
+""")
+
+SERVED = textwrap.dedent("""
+    import asyncio
+    import sys
+    from pathlib import Path
+
+    from charter.inference.transformers_engine import TransformersEngine
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    async def main():
+        before = resident()
+        engine = TransformersEngine(sys.argv[1], device="cpu")
+        await engine.start()
+        print(resident() - before)
+        for version in (1, 2):
+            await engine.load_weights(Path(sys.argv[1], "model.safetensors"), version, "")
+        print(resident() - before)
+        await engine.stop()
+
+    asyncio.run(main())
 """)
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
@@ -71,8 +97,18 @@ def test_tensors_that_come_again_cost_no_new_pages() -> None:
 
 def test_what_is_given_back_leaves_no_gaps_between_tensors_that_stay() -> None:
     held = {}
-    for way in ("keep", "give back"):
+    for way in ("keep", "give back", "trim"):
         done = subprocess.run([sys.executable, "-c", GAPS, way], capture_output=True, text=True, check=True)
         held[way] = int(done.stdout)
     assert held["give back"] < 20_000_000
+    assert held["trim"] < 20_000_000
     assert held["keep"] > 100_000_000
+
+
+@pytest.mark.real_model
+def test_a_replica_holds_its_model_once_before_and_after_new_weights(real_model: Path) -> None:
+    """And the embedding, which the packed head holds too; no file, no weights that were served before."""
+    done = subprocess.run([sys.executable, "-c", SERVED, str(real_model)], capture_output=True, text=True, check=True)
+    size = (real_model / "model.safetensors").stat().st_size
+    for held in map(int, done.stdout.split()):
+        assert size < held < 1.6 * size

@@ -28,6 +28,15 @@ def give_back_freed_memory() -> None:
     _set_allocator(threshold=_LEAST_GIVEN_BACK)
 
 
+def trim_freed_memory() -> None:
+    """Have glibc give all memory that is free now back to the system; elsewhere nothing is done.
+
+    Meant for the end of work that needed much more than what comes next: what is kept serves the former only.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _set_allocator(threshold: int) -> None:
     if platform.libc_ver()[0] != "glibc":
         return

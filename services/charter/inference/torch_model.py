@@ -73,7 +73,7 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -
 
 @dataclass(frozen=True, slots=True)
 class NewWeights:
-    """Tensors by name, and what is packed of them."""
+    """Tensors by name, but for those of which only ``packed`` is kept."""
 
     tensors: dict[str, Tensor]
     packed: dict[PackedLinear, Tensor]
@@ -83,13 +83,17 @@ def read_weights(model: PreTrainedModel, path: Path) -> NewWeights:
     """The tensors of a safetensors file, each in the type of the model's; the model may go on meanwhile.
 
     Those of the same type are the file's own pages, not copies: nobody may write to the file any more; its name may go.
-    Raises ``WeightMismatchError`` when names or shapes differ.
+    Beside packed ones they are copies, so that the file's pages go. Raises ``WeightMismatchError`` when names or shapes
+    differ.
     """
     check_shapes(read_shapes(path), expected_shapes(model))
     state = model.state_dict()
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
-    return NewWeights(tensors, pack(model, tensors))
+    packed = pack(model, tensors)
+    if packed:
+        tensors = {name: tensor.clone() for name, tensor in tensors.items() if not state[name].is_meta}
+    return NewWeights(tensors, packed)
 
 
 def swap_weights(model: PreTrainedModel, new: NewWeights) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from charter.inference import torch_model
 from charter.inference.chat import ChatTokenizer
+from charter.inference.cpu_memory import trim_freed_memory
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
@@ -198,23 +199,27 @@ class TransformersEngine:
 
         The file is read while batches go on, so that for a moment main memory holds the weights twice.
         """
-        tensors = await asyncio.to_thread(torch_model.read_weights, self._model, path)
+        new = await asyncio.to_thread(torch_model.read_weights, self._model, path)
 
         def swap() -> float:
             start = time.monotonic()
-            torch_model.swap_weights(self._model, tensors)
+            torch_model.swap_weights(self._model, new)
             self._weights = (version, digest)
             return time.monotonic() - start
 
-        return await self._run(swap)
+        paused = await self._run(swap)
+        await asyncio.to_thread(trim_freed_memory)
+        return paused
 
     async def sleep(self) -> None:
         """Move the model to main memory, after the batch under way. See ``Engine.sleep``."""
-        await self._run(torch_model.move, self._model, torch.device("cpu"))
+        if self._home.type != "cpu":
+            await self._run(torch_model.move, self._model, torch.device("cpu"))
 
     async def wake(self) -> None:
         """Move it back to where it was loaded. See ``Engine.wake``."""
-        await self._run(torch_model.move, self._model, self._home)
+        if self._home.type != "cpu":
+            await self._run(torch_model.move, self._model, self._home)
 
     async def _sample_waiting(self, call: _Call) -> None:
         """Run batches until none of this call's answers waits; they may hold other calls' answers too."""

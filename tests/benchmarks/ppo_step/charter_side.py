@@ -44,9 +44,11 @@ async def main(options: Namespace) -> None:
         learner = make_learner(options, device)
         operations = Operations(learner)
         controls, turns = Controls(learner.spec.kl_coefficient), Turns()
-        asked, peak = prompts(options), gemm_peak(device, options.precision)
+        asked = prompts(options)
         for step in range(options.steps + 1):
             turns.wait()
+            peak = gemm_peak(device, options.precision)
+            turns.begin()
             batch = asked[step * options.episodes : (step + 1) * options.episodes]
             start = time.monotonic()
             answers = await sample(engine, batch, options.tokens, seed=step)

@@ -57,6 +57,10 @@ class Turns:
         """Until the comparison says go. Ends the process when it says nothing more."""
         if not sys.stdin.readline():
             sys.exit(0)
+        self.begin()
+
+    def begin(self) -> None:
+        """The step is measured from here, not from the beginning of its turn."""
         self._start, self._processor = time.monotonic(), time.process_time()
 
     def done(self, **figures: float) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from charter.inference.cpu_memory import trim_freed_memory
 from charter.v1 import run_pb2
 from charter.worker.algorithms import ALGORITHMS
 from charter.worker.algorithms.base import Prepared, Rows, Targets
@@ -123,6 +124,8 @@ class Learner:
                     measured |= self._critic_step(self.critic, self.critic_optimizer, episodes, targets, rows)
                 for name, value in measured.items():
                     collected.setdefault(name, []).append(value)
+        # Of gradients and activations: what comes next, here and in other processes, needs memory too.
+        trim_freed_memory()
         return {name: sum(values) / len(values) for name, values in collected.items()}
 
     def _actor_step(
