@@ -35,9 +35,15 @@ PROBE = textwrap.dedent("""
 """)
 
 
-GAPS = textwrap.dedent("""
-    import sys
+RESIDENT = textwrap.dedent("""
     from pathlib import Path
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+""")
+
+GAPS = RESIDENT + textwrap.dedent("""
+    import sys
 
     import torch
     from charter.inference.cpu_memory import give_back_freed_memory, keep_freed_memory, trim_freed_memory
@@ -45,9 +51,6 @@ GAPS = textwrap.dedent("""
     keep_freed_memory()
     if sys.argv[1] == "give back":
         give_back_freed_memory()
-
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     torch.ones(5_000_000).sum()
     before = resident()
@@ -61,15 +64,11 @@ GAPS = textwrap.dedent("""
     print(resident() - before)
 """)
 
-SERVED = textwrap.dedent("""
+SERVED = RESIDENT + textwrap.dedent("""
     import asyncio
     import sys
-    from pathlib import Path
 
     from charter.inference.transformers_engine import TransformersEngine
-
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     async def main():
         before = resident()

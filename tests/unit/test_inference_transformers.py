@@ -279,3 +279,11 @@ def test_draws_follow_the_distribution(top_p: float) -> None:
     assert int(counts[expected == 0].sum()) == 0
     seen = expected > 0
     assert stats.chisquare(counts[seen].numpy(), (expected[seen] / expected[seen].sum() * rows).numpy()).pvalue > 1e-3
+
+
+async def test_on_a_cpu_sleep_and_wake_leave_the_model_as_it_is(engine: TransformersEngine) -> None:
+    before = await collect(engine, Sampling(8, temperature=0.0))
+    await engine.sleep()
+    await engine.wake()
+    after = await collect(engine, Sampling(8, temperature=0.0))
+    assert {key: one.token_ids for key, one in after.items()} == {key: one.token_ids for key, one in before.items()}

@@ -20,6 +20,9 @@ def test_it_computes_what_the_plain_layer_does(rows: int, bias: bool) -> None:
     states = torch.randn(2, rows, 48)
     with torch.inference_mode():
         torch.testing.assert_close(model(states), plain(states))
+    # A gradient must not be lost without a word.
+    with pytest.raises(RuntimeError, match="without gradients"):
+        model(states)
 
 
 def test_only_weights_that_others_read_are_kept_beside_the_packed_ones(tiny_model: Path) -> None:

@@ -21,7 +21,9 @@ class PackedLinear(nn.Linear):
     packed: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        """As ``nn.Linear``."""
+        """As ``nn.Linear``. Raises ``RuntimeError`` where a gradient is wanted: the product has none."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("packed weights compute without gradients only: use torch.inference_mode()")
         output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
         return output
 

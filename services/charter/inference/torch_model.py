@@ -33,10 +33,12 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
 
 
 def move(model: nn.Module, device: torch.device) -> None:
-    """Move a model, and give the memory that it leaves on a GPU back to other processes."""
-    model.to(device)
-    # Does nothing in a process that has not used a GPU.
-    torch.cuda.empty_cache()
+    """Move a model that is elsewhere, and give the memory that it leaves on a GPU back to other processes."""
+    # One on a CPU may have packed layers, whose weights without data cannot be moved.
+    if next(model.parameters()).device != device:
+        model.to(device)
+        # Does nothing in a process that has not used a GPU.
+        torch.cuda.empty_cache()
 
 
 def max_context_tokens(model: PreTrainedModel) -> int:

@@ -197,7 +197,7 @@ class TransformersEngine:
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on; waits for the batch under way. See ``Engine.load_weights``.
 
-        The file is read while batches go on, so that for a moment main memory holds the weights twice.
+        The file is read while batches go on, so that for a moment main memory holds it, the old weights and the new.
         """
         new = await asyncio.to_thread(torch_model.read_weights, self._model, path)
 
@@ -213,13 +213,11 @@ class TransformersEngine:
 
     async def sleep(self) -> None:
         """Move the model to main memory, after the batch under way. See ``Engine.sleep``."""
-        if self._home.type != "cpu":
-            await self._run(torch_model.move, self._model, torch.device("cpu"))
+        await self._run(torch_model.move, self._model, torch.device("cpu"))
 
     async def wake(self) -> None:
         """Move it back to where it was loaded. See ``Engine.wake``."""
-        if self._home.type != "cpu":
-            await self._run(torch_model.move, self._model, self._home)
+        await self._run(torch_model.move, self._model, self._home)
 
     async def _sample_waiting(self, call: _Call) -> None:
         """Run batches until none of this call's answers waits; they may hold other calls' answers too."""
