@@ -16,10 +16,10 @@ MODULES = {
     "charter.policy.metrics": "policy",
     "charter.judge.metrics": "judge",
     "charter.inference.scoring_metrics": "policy and judge, with engine transformers",
-    "charter.inference.endpoint_metrics": "judge, with engine openai",
+    "charter.inference.endpoint.metrics": "judge, with engine openai",
     "charter.preference.metrics": "preference",
     "charter.trainer.metrics": "trainer",
-    "charter.worker.metrics": "worker",
+    "charter.worker.reinforcement.metrics": "worker",
 }
 
 HEAD = """\

@@ -14,15 +14,15 @@ from statistics import mean, stdev
 
 import torch
 from charter.v1 import run_pb2
-from charter.worker.algorithms import ALGORITHMS
-from charter.worker.learning.step import Controls, learn
-from charter.worker.learning.update import Learner
+from charter.worker.reinforcement.algorithms import ALGORITHMS
+from charter.worker.reinforcement.step import Controls, learn
+from charter.worker.reinforcement.update import Learner
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tests.learners import judged, make_learner, sample_episodes
+from tests.support.learners import judged, make_learner, sample_episodes
 
 CONSOLE = Console(width=120)
 SEEDS = (0, 1, 2)
@@ -35,7 +35,7 @@ TEXTS = (
     "Scientists have found that many animals can learn to",
 )
 PROMPT_TOKENS = 6
-# As in tests/unit/test_worker_learning.py: the KL coefficient, and a tenth of beta in online DPO.
+# As in tests/unit/worker/reinforcement/test_learning.py: the KL coefficient, and a tenth of beta in online DPO.
 WEAK, STRONG = 0.01, 30.0
 TRIALS = {"up": (1.0, WEAK), "down": (-1.0, WEAK), "held": (1.0, STRONG)}
 

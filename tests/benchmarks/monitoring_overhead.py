@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
-from charter.inference.transformers_engine import TransformersEngine
+from charter.chat import ChatMessage
+from charter.inference.engine import GeneratedSample, Prompt, Sampling
+from charter.inference.local.engine import TransformersEngine
 from charter.policy.servicer import PolicyServicer
 from charter.rpc.client_calls import ClientCalls
 from charter.rpc.gate import Gate

@@ -15,22 +15,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 
-from charter.evaluation.run_folder import read_run_folder
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
+from charter.runs.artifacts import Artifacts, write_text
+from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker.artifacts import Artifacts, write_text
+from charter.worker.clients.clients import Services
 from charter.worker.context import Run
-from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
 from charter.worker.stages.ppo import run_ppo
+from charter.worker.training.lead import Leader
 from google.protobuf import json_format
 from rich.console import Console
 
-from tests.chaos.processes import Process
-from tests.integration.reward_service import reward_service
+from tests.support.processes import Process
+from tests.support.reward_service import reward_service
 
 CONSOLE = Console(width=120)
 STEPS, EPISODES, TOKENS, ROUNDS = 5, 16, 48, 2

@@ -25,21 +25,21 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from charter.evaluation.calibration import calibration_of, correctness, shorter_is_better_accuracy
-from charter.evaluation.labelled_pairs import LabelledPair, read_labelled_pairs, split_by_group
+from charter.evaluation.judge.calibration import calibration_of, correctness, shorter_is_better_accuracy
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs, split_by_group
 from charter.inference.preference_model import PreferenceModel, encode
 from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.messages import proto_messages
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
-from charter.worker.fitting import fit
-from charter.worker.fitting.fit import Example
-from charter.worker.fitting.fit_best import Best, calibration, fit_best
-from charter.worker.fitting.probe import fit_probe
+from charter.worker.preference import fit
+from charter.worker.preference.fit import Example
+from charter.worker.preference.fit_best import Best, calibration, fit_best
+from charter.worker.preference.probe import fit_probe
 from charter.worker.seeds import stable_fraction
 
-from tests.harness import running
+from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

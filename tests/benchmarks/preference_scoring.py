@@ -34,7 +34,7 @@ from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from tests.harness import running
+from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 _TOLERANCE = 1e-4

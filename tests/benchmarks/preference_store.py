@@ -24,8 +24,8 @@ from charter.preference.tables import SCHEMA
 from charter.storage.database import open_database
 from charter.v1 import preference_pb2, types_pb2
 
-from tests.comparisons import comparison
-from tests.postgres import find_binaries, running_cluster
+from tests.support.comparisons import comparison
+from tests.support.postgres import find_binaries, running_cluster
 
 _REQUEST = 1000
 # Characters of each answer; a chat answer of about 120 tokens.

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.worker_memory --model FOLDER [--lora-rank 16] [--gradient-checkpointing]
 
 On a CPU, where the resident memory of the process is what a GPU would hold, less what it held before the models. With
-several processes, started by ``python -m charter.worker.parallel.torchrun --standalone --nproc-per-node=2 -m``, the
+several processes, started by ``python -m charter.worker.training.torchrun --standalone --nproc-per-node=2 -m``, the
 largest of them, against the formula of docs/ppo.md for sharded models.
 """
 
@@ -17,12 +17,12 @@ from charter.memory.model_size import model_size
 from charter.memory.needs import ppo_need
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.learning.batches import Episodes
-from charter.worker.learning.step import Controls, learn
-from charter.worker.learning.update import BACKWARD_TOKENS
-from charter.worker.parallel import ranks
+from charter.worker.reinforcement.step import Controls, learn
+from charter.worker.reinforcement.update import BACKWARD_TOKENS
+from charter.worker.training import ranks
+from charter.worker.training.batches import Episodes
 
-from tests.learners import make_learner
+from tests.support.learners import make_learner
 
 MIB = 2**20
 _ANSWERS, _PROMPT_TOKENS, _ANSWER_TOKENS = 4, 128, 64

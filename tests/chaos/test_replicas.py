@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.rpc.errors import ServiceError
+from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Services
 from charter.worker.errors import Cancelled
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
 
-from tests.chaos.processes import Process
-from tests.integration.worker_services import CONSTITUTION
-from tests.integration.worker_trainer import listening
+from tests.support.processes import Process
+from tests.support.worker_services import CONSTITUTION
+from tests.support.worker_trainer import listening
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from charter.v1 import run_pb2
 
-from tests.chaos.processes import Process
-from tests.integration.worker_services import Stage, assert_every_ppo_metric, tiny_services, write_inputs
-from tests.integration.worker_trainer import listening
+from tests.support.processes import Process
+from tests.support.worker_services import Stage, assert_every_ppo_metric, tiny_services, write_inputs
+from tests.support.worker_trainer import listening
 
 
 @pytest.mark.timeout(900)

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.chaos.processes import Process
+from tests.support.processes import Process
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 # The engine notices at once; on a busy machine its end takes longer.

@@ -19,17 +19,17 @@ from typing import Any
 
 import pytest
 import yaml
+from charter.cli.local.monitoring import GRAFANA_PORT, PROMETHEUS_PORT
+from charter.cli.local.services import DEFAULTS
 from charter.cli.main import app
-from charter.cli.monitoring import GRAFANA_PORT, PROMETHEUS_PORT
-from charter.cli.services import DEFAULTS
 from typer.testing import CliRunner
 
 from deploy.monitoring import pictures
-from tests.collector import Collector, collecting
 from tests.deploy.manifests import ROOT
-from tests.integration.worker_services import write_inputs
-from tests.ports import free_offset
-from tests.tiny import make_tiny_model
+from tests.support.collector import Collector, collecting
+from tests.support.ports import free_offset
+from tests.support.tiny import make_tiny_model
+from tests.support.worker_services import write_inputs
 
 CALL_SECONDS = 60.0
 # Generous, because a test machine may be busy.

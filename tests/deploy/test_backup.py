@@ -18,9 +18,9 @@ from charter.trainer.runs import RunStore, to_proto
 from charter.trainer.tables import SCHEMA as RUNS
 from charter.v1 import preference_pb2, run_pb2, types_pb2
 
-from tests.comparisons import comparison, full_comparison
 from tests.deploy.manifests import OVERLAYS, ROOT, containers, environment, everything
-from tests.postgres import Cluster
+from tests.support.comparisons import comparison, full_comparison
+from tests.support.postgres import Cluster
 
 DOCUMENT = (ROOT / "docs" / "kubernetes.md").read_text()
 

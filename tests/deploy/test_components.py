@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from charter.cli.cluster_components import OPERATORS, SECRETS
-from charter.cli.doctor import COMPONENTS as DOCTOR
+from charter.cli.cluster.components import OPERATORS, SECRETS
+from charter.cli.local.doctor import COMPONENTS as DOCTOR
 from charter.cli.main import app
 from charter.rpc import tls
 from charter.rpc.discovery import DNS

@@ -31,7 +31,7 @@ from tests.deploy.manifests import (
     of_kind,
     render,
 )
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 LOCAL = ROOT / "deploy" / "overlays" / "local"
 PACKAGE = str(ROOT / "services")

@@ -6,8 +6,8 @@ import shlex
 from typing import Any
 
 import typer
-from charter.cli.cluster_checks import RIGHTS
-from charter.cli.cluster_components import OPERATORS
+from charter.cli.cluster.checks import RIGHTS
+from charter.cli.cluster.components import OPERATORS
 from charter.cli.main import app
 
 from tests.deploy.manifests import (

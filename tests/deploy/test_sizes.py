@@ -5,9 +5,9 @@ import re
 
 import pytest
 import typer
+from charter.cli.local.serve import _settings
 from charter.cli.main import app
-from charter.cli.serve import _settings
-from charter.inference.vllm_engine import VllmEngine
+from charter.inference.vllm.engine import VllmEngine
 
 from tests.deploy.manifests import ROOT, Manifest, containers, environment, of_kind, pod_specs, render
 from tests.deploy.test_manifests import amount

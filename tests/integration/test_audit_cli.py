@@ -14,8 +14,8 @@ from charter.rpc.channel import QUICK, connect
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from typer.testing import CliRunner, Result
 
-from tests.comparisons import comparison
-from tests.harness import running
+from tests.support.comparisons import comparison
+from tests.support.harness import running
 
 A, B, INVALID = types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_INVALID
 

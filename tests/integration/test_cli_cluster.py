@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
-from charter.cli import cluster_access
-from charter.cli.cluster import remote
-from charter.cli.cluster_access import Cluster
-from charter.cli.progress import watch
-from charter.cli.services import SERVICES, channel_to, endpoint
+from charter.cli.cluster import access
+from charter.cli.cluster.access import Cluster
+from charter.cli.cluster.remote import remote
+from charter.cli.local.services import SERVICES, channel_to, endpoint
+from charter.cli.runs.progress import watch
 from charter.rpc.channel import QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
-from tests import kubernetes_api
 from tests.integration import test_cli_runs
 from tests.integration.test_cli_runs import CONSTITUTION, as_json, charter
-from tests.kubernetes_api import Object, api_server
+from tests.support import kubernetes_api
+from tests.support.kubernetes_api import Object, api_server
 
 services = test_cli_runs.services
 write_spec = test_cli_runs.write_spec
@@ -61,7 +61,7 @@ def cluster(services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with api_server([*RIGHTS]) as (found, url):
         for name in SERVICES:
             host, _, port = os.environ[f"CHARTER_{name.upper()}_ADDRESS"].rpartition(":")
-            found.ports[f"{name}-0", cluster_access.GRPC_PORT] = (host, int(port))
+            found.ports[f"{name}-0", access.GRPC_PORT] = (host, int(port))
             found.put("pods", pod(name))
         found.documents["/version/"] = {
             **dict.fromkeys(VERSION, "x"),
@@ -108,7 +108,7 @@ def test_a_run_takes_its_files_there_and_brings_its_results_back(
 
 def test_progress_goes_on_where_the_connection_broke(cluster: kubernetes_api.Cluster, write_spec: Any) -> None:
     started = as_json(*ON, "run", write_spec("steps-until-cancelled"), "--detach")
-    with cluster_access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
+    with access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
         stub = trainer_pb2_grpc.TrainerServiceStub(channel)
         seen = []
         for response in watch(stub, started["id"]):
@@ -124,14 +124,12 @@ def test_progress_goes_on_where_the_connection_broke(cluster: kubernetes_api.Clu
 
 
 def test_a_pod_that_is_replaced_is_found_again(cluster: kubernetes_api.Cluster) -> None:
-    with cluster_access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
+    with access.connected(Cluster.open("there", "charter")), channel_to("trainer") as channel:
         stub = trainer_pb2_grpc.TrainerServiceStub(channel)
         stub.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK)
         moved = pod("trainer")
         moved["metadata"]["name"] = "trainer-1"
-        cluster.ports["trainer-1", cluster_access.GRPC_PORT] = cluster.ports.pop(
-            ("trainer-0", cluster_access.GRPC_PORT)
-        )
+        cluster.ports["trainer-1", access.GRPC_PORT] = cluster.ports.pop(("trainer-0", access.GRPC_PORT))
         cluster.remove("pods", "charter", "trainer-0")
         cluster.put("pods", moved)
         cluster.drop_connections()
@@ -142,7 +140,7 @@ def test_nothing_of_it_is_left_behind(cluster: kubernetes_api.Cluster) -> None:
     """A thread that is still in a call of the Kubernetes client when Python ends aborts the process (SIGABRT)."""
     before = {*threading.enumerate()}
     with ThreadPoolExecutor(1) as leaver, contextlib.ExitStack() as stack:
-        stack.enter_context(cluster_access.connected(Cluster.open("there", "charter")))
+        stack.enter_context(access.connected(Cluster.open("there", "charter")))
         with channel_to("trainer") as channel:
             trainer_pb2_grpc.TrainerServiceStub(channel).ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK)
             # Meanwhile the API server answers nobody.
@@ -180,7 +178,7 @@ def test_an_unknown_context_is_named(cluster: kubernetes_api.Cluster) -> None:
 
 
 def test_the_addresses_stand_for_pods(cluster: kubernetes_api.Cluster) -> None:
-    with cluster_access.connected(Cluster.open("there", "charter")):
+    with access.connected(Cluster.open("there", "charter")):
         assert remote()
         assert endpoint("judge").main not in {f"{host}:{port}" for host, port in cluster.ports.values()}
         shown = as_json("status")

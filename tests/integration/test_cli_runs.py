@@ -23,10 +23,10 @@ from charter.trainer.server import build as build_trainer
 from charter.v1 import run_pb2
 from typer.testing import CliRunner, Result
 
-from tests.harness import running
+from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = (sys.executable, str(Path(__file__).with_name("trainer_worker.py")))
+WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
 # These tests name every service.
 NO_SERVICES = run_pb2.ServiceAddresses()
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"

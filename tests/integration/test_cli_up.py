@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from charter.cli.local.services import DEFAULTS
 from charter.cli.main import app
-from charter.cli.services import DEFAULTS
 from charter.trainer.processes import ProcessId
 from typer.testing import CliRunner, Result
 
-from tests.ports import free_offset
+from tests.support.ports import free_offset
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"

@@ -11,7 +11,7 @@ from charter.rpc.channel import connect
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
 from prometheus_client import REGISTRY
 
-from tests.harness import running
+from tests.support.harness import running
 
 WAIT_SECONDS = 60.0
 LABELS = {"grpc_service": "charter.v1.PolicyService"}

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from charter.cli.services import SERVICES
+from charter.cli.local.services import SERVICES
 
-from tests import kubernetes_api
 from tests.deploy.manifests import BASE, ROOT, Manifest, of_kind, render
 from tests.integration import test_cli_cluster
 from tests.integration.test_cli_cluster import ON, pod
 from tests.integration.test_cli_runs import charter
-from tests.kubernetes_api import Object
+from tests.support import kubernetes_api
+from tests.support.kubernetes_api import Object
 
 services = test_cli_cluster.services
 cluster = test_cli_cluster.cluster

@@ -9,7 +9,7 @@ import yaml
 from charter.rpc.discovery import ReplicaAddress, replica_addresses
 
 from tests.deploy.manifests import OVERLAYS, ROOT, containers, environment, of_kind, pod_specs, render_with
-from tests.kubernetes_api import Cluster, Object, api_server
+from tests.support.kubernetes_api import Cluster, Object, api_server
 
 POLICY = "kubernetes:///policy.charter:50051"
 CONTROL = "kubernetes:///policy.charter:50052"

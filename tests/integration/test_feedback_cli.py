@@ -13,8 +13,8 @@ import pytest
 from charter.cli.main import app
 from typer.testing import CliRunner
 
-from tests.feedback_page import feedback_services, write_pairs
-from tests.ports import free_ports
+from tests.support.feedback_page import feedback_services, write_pairs
+from tests.support.ports import free_ports
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 UNREACHABLE = "127.0.0.1:1"

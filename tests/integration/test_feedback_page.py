@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from charter.v1 import judge_pb2, types_pb2
 
-from tests.chromium import Browser, Page, chromium
-from tests.comparisons import comparison
-from tests.feedback_page import TOKENS, Addresses, config, feedback_services, served, write_pairs
+from tests.support.chromium import Browser, Page, chromium
+from tests.support.comparisons import comparison
+from tests.support.feedback_page import TOKENS, Addresses, config, feedback_services, served, write_pairs
 
 READY = "!document.querySelector('#view-compare [data-choice]').disabled"
 CONSTITUTION = judge_pb2.Constitution(

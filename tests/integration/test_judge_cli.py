@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from charter.cli import judge_asking
+from charter.cli.judging import asking
 from charter.cli.main import app
 from charter.judge.calibration import MethodCalibration, MixCalibration, load_calibration
 from charter.judge.server import JudgeConfig, build
 from typer.testing import CliRunner, Result
 
-from tests.endpoint import MODEL, Answer, Body, endpoint
-from tests.harness import running
+from tests.support.endpoint import MODEL, Answer, Body, endpoint
+from tests.support.harness import running
 
 CONSTITUTION = Path(__file__).parents[2] / "examples" / "constitutions" / "customer-support.yaml"
 # The judge below sees twice the quality of an answer and adds this to whatever stands first.
@@ -209,7 +209,7 @@ def test_details_of_another_judge_are_refused(address: str, tmp_path: Path) -> N
 def test_a_slow_judge_is_asked_again_for_what_a_call_had_no_time_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge_asking, "BATCH", 2.0)
+    monkeypatch.setattr(asking, "BATCH", 2.0)
     asked_again = threading.Event()
     slow = 0
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import grpc
 import pytest
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 from prometheus_client import REGISTRY
 
-from tests.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
-from tests.harness import running
+from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
+from tests.support.harness import running
 
 CONSTITUTION = """\
 name: short

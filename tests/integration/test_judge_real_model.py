@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from charter.evaluation.labelled_pairs import helpfulness_pairs
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
+from charter.evaluation.judge.labelled_pairs import helpfulness_pairs
 from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 
-from tests.harness import running
+from tests.support.harness import running
 
 pytestmark = pytest.mark.real_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import torch
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.judge.calibration import CalibrationFile, MethodCalibration, write_calibration
 from charter.judge.constitution import Principle, load_constitution, parse_constitution
 from charter.judge.metrics import observe_judgement
@@ -21,7 +21,7 @@ from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 from prometheus_client import REGISTRY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.harness import running
+from tests.support.harness import running
 
 CONSTITUTION = """\
 name: tiny

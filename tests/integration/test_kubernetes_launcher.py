@@ -23,9 +23,9 @@ from kubernetes.aio import client
 
 from tests.deploy.manifests import BASE, render
 from tests.integration.test_trainer_service import ROOT, WORKER, Client, connected
-from tests.kubernetes_api import Cluster, Object, api_server
-from tests.kubernetes_jobs import JobController, job_controller
-from tests.ports import free_ports
+from tests.support.kubernetes_api import Cluster, Object, api_server
+from tests.support.kubernetes_jobs import JobController, job_controller
+from tests.support.ports import free_ports
 
 NAMESPACE = "charter"
 
@@ -305,7 +305,7 @@ def command(source: Object) -> list[str]:
 def test_one_process_is_python_and_more_are_torchrun() -> None:
     assert command(template())[:3] == ["python", "-m", "charter.worker"]
     several = command(template(completions=3, parallelism=3))
-    assert several[:3] == ["python", "-m", "charter.worker.parallel.torchrun"]
+    assert several[:3] == ["python", "-m", "charter.worker.training.torchrun"]
     assert "--nnodes=3" in several
     assert "--node-rank=$(JOB_COMPLETION_INDEX)" in several
     assert "--master-addr=a-run-20260101-000000-abcd-1-0.worker" in several
@@ -323,7 +323,7 @@ def test_pods_of_one_run_meet_at_index_0_and_end_as_their_workers() -> None:
         pod = [part.replace("$(JOB_COMPLETION_INDEX)", index) for part in command(template(completions=2))]
         pod = [f"--master-port={port}" if part.startswith("--master-port") else part for part in pod]
         pod = ["--master-addr=127.0.0.1" if part.startswith("--master-addr") else part for part in pod]
-        worker = str(Path(__file__).with_name("torchrun_worker.py"))
+        worker = str(Path(__file__).parents[1] / "support" / "torchrun_worker.py")
         pod = [sys.executable, *pod[1 : pod.index("charter.worker") - 1], worker]
         processes.append(subprocess.Popen(pod, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     said = sorted(process.communicate(timeout=500) for process in processes)

@@ -25,12 +25,12 @@ from charter.v1 import (
     types_pb2,
 )
 from charter.weights.sender import send_weights
-from charter.worker.services.sleeper import send_to_sleep, wake_up
+from charter.worker.clients.sleeper import send_to_sleep, wake_up
 from grpc_health.v1 import health_pb2
 from safetensors.torch import load_file
 
-from tests.harness import health, running
-from tests.integration.worker_services import CONSTITUTION
+from tests.support.harness import health, running
+from tests.support.worker_services import CONSTITUTION
 
 HELLO = types_pb2.Message(role=types_pb2.ROLE_USER, content="Hello")
 

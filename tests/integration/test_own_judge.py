@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from charter.cli.checks import problems
+from charter.cli.local.checks import problems
+from charter.cli.local.up import judge_command
 from charter.cli.main import app
-from charter.cli.up import judge_command
-from charter.evaluation.run_folder import read_run_folder
 from charter.rpc.channel import QUICK, connect
+from charter.runs.folder import read_run_folder
 from charter.v1 import preference_pb2, preference_pb2_grpc, run_pb2
 from typer.testing import CliRunner
 
-from tests.integration.worker_services import Stage, tiny_services
+from tests.support.worker_services import Stage, tiny_services
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_judge.py"
 

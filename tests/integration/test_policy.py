@@ -11,24 +11,25 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from charter.inference.engine import ChatMessage, WeightMismatchError
+from charter.chat import ChatMessage
+from charter.inference.engine import WeightMismatchError
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.rpc.lifecycle import Addresses
 from charter.rpc.tensors import from_tensor
+from charter.runs.artifacts import Artifacts
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import pack_weights, send_weights
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Services
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.harness import health, running
+from tests.support.harness import health, running
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from charter.cli.main import app
 from charter.preference.server import PreferenceConfig, build
 from typer.testing import CliRunner, Result
 
-from tests.harness import running
+from tests.support.harness import running
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
+from charter.chat import ChatMessage
 from charter.cli.main import app
-from charter.inference.engine import ChatMessage
 from charter.inference.preference_model import PreferenceModel, encode
 from charter.preference import metrics, scorer
 from charter.preference.server import PreferenceConfig, build
@@ -18,11 +18,11 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.lifecycle import Addresses
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
-from charter.worker.services.sleeper import send_to_sleep, wake_up
+from charter.worker.clients.sleeper import send_to_sleep, wake_up
 from typer.testing import CliRunner
 
-from tests.harness import running
-from tests.tiny import CHAT_TEMPLATE, make_tiny_model
+from tests.support.harness import running
+from tests.support.tiny import CHAT_TEMPLATE, make_tiny_model
 
 CHAT = (ChatMessage("user", "How are you?"),)
 ANSWERS = ["Fine", "Very well, thank you", "ugh", "leave me alone, " * 4]

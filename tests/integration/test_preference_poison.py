@@ -14,11 +14,11 @@ from charter.storage.comparison_files import RowError, read_rows
 from charter.storage.comparison_layouts import PairDefaults, read_comparison
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
-from charter.worker.fitting import fit
-from charter.worker.fitting.examples import split_examples
+from charter.worker.preference import fit
+from charter.worker.preference.examples import split_examples
 
-from tests.comparisons import comparison
-from tests.harness import running
+from tests.support.comparisons import comparison
+from tests.support.harness import running
 
 Stub = preference_pb2_grpc.PreferenceServiceStub
 HELD_OUT = types_pb2.SPLIT_HELD_OUT

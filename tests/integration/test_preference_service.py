@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.inference.preference_model import Aggregation, PreferenceModel, encode, soft_label_loss
 from charter.preference.scorer import Scorer
 from charter.preference.server import PreferenceConfig, build
@@ -17,8 +17,8 @@ from charter.rpc.errors import ServiceError, StatusError
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
 
-from tests.harness import running
-from tests.tiny import CONTEXT_TOKENS
+from tests.support.harness import running
+from tests.support.tiny import CONTEXT_TOKENS
 
 Stub = preference_pb2_grpc.PreferenceServiceStub
 USER = types_pb2.Message(role=types_pb2.ROLE_USER, content="How are you?")

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charter.cli.preferences import app
+from charter.cli.preferences.preferences import app
 from charter.preference.server import PreferenceConfig, build
 from charter.storage.comparison_files import read_rows, write_comparisons
 from typer.testing import CliRunner, Result
 
-from tests.comparisons import comparison, full_comparison
-from tests.harness import running
+from tests.support.comparisons import comparison, full_comparison
+from tests.support.harness import running
 
 UNREACHABLE = "127.0.0.1:1"
 

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 from safetensors.torch import load_file
 
-from tests.harness import health, running
+from tests.support.harness import health, running
 
 POLICY = "charter.v1.PolicyService"
 

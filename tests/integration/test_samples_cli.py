@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from charter.cli.main import app
 from charter.cli.output import console
-from charter.evaluation.samples import read_samples
+from charter.runs.samples import read_samples
 from charter.v1 import run_pb2
 from typer.testing import CliRunner, Result
 
-from tests.integration.worker_services import Stage, tiny_services
+from tests.support.worker_services import Stage, tiny_services
 
 
 @pytest.fixture(scope="module")

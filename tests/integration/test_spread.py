@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 from charter.policy.server import PolicyConfig, build
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
-from charter.worker.services.replica import Replica
-from charter.worker.services.spread import Work, spread
+from charter.worker.clients.replica import Replica
+from charter.worker.clients.spread import Work, spread
 
-from tests.harness import running
 from tests.integration.test_weight_planes import Client, random_tensors
+from tests.support.harness import running
 
 SECONDS = 60.0
 

@@ -12,8 +12,8 @@ from charter.rpc.lifecycle import Addresses
 from charter.v1 import policy_pb2, policy_pb2_grpc, weights_pb2, weights_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.certificates import Authority
-from tests.harness import running
+from tests.support.certificates import Authority
+from tests.support.harness import running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

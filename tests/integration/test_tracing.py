@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.collector import collecting
+from tests.support.collector import collecting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ from charter.rpc.channel import connect
 from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing, traced
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
-from tests.harness import running
+from tests.support.harness import running
 
 configure_logging("test")
 configure_tracing("test")

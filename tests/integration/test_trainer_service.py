@@ -24,10 +24,10 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from tests.harness import running
+from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = (sys.executable, str(Path(__file__).with_name("trainer_worker.py")))
+WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
 # Longest that a test waits for a worker; nothing depends on how long it takes.
 PATIENCE = 60.0
 

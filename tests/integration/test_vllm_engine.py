@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import torch
+from charter.chat import ChatMessage
 from charter.inference import scoring_metrics
-from charter.inference.chat import ChatTokenizer
+from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import (
     AnswerLogLikelihood,
-    ChatMessage,
     ChoiceLogprobs,
     ContextTooLongError,
     Finish,
@@ -27,9 +27,9 @@ from charter.inference.engine import (
     WeightMismatchError,
     WeightsNotTakenError,
 )
-from charter.inference.vllm_engine import VllmEngine
-from charter.worker.learning.batches import pack
-from charter.worker.learning.models import LanguageModel
+from charter.inference.vllm.engine import VllmEngine
+from charter.worker.training.batches import pack
+from charter.worker.training.models import LanguageModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 

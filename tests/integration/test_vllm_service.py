@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from charter.inference.vllm_engine import VllmEngine
+from charter.inference.vllm.engine import VllmEngine
 from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
@@ -21,8 +21,8 @@ from grpc_health.v1 import health_pb2
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.harness import health, running
 from tests.integration.test_weight_planes import Client, held
+from tests.support.harness import health, running
 
 pytestmark = [
     pytest.mark.real_model,
@@ -43,7 +43,7 @@ def room(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> PolicyRo
 def service(room: PolicyRoom) -> Iterator[Addresses]:
     # vLLM takes 40 s to start on a quiet machine of two cores, minutes on a busy one.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.harness.START_SECONDS", 1200.0)
+        patch.setattr("tests.support.harness.START_SECONDS", 1200.0)
         with running(room) as addresses:
             yield addresses
 

@@ -17,8 +17,8 @@ import grpc
 import pytest
 import torch
 from charter.inference.engine import WeightMismatchError
-from charter.inference.fake_engine import FakeEngine
-from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclGroup
+from charter.inference.fake import FakeEngine
+from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
@@ -32,9 +32,9 @@ from charter.worker.stages.start import check_spec
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.harness import running
 from tests.integration.test_weight_planes import Client, held
-from tests.ports import free_ports
+from tests.support.harness import running
+from tests.support.ports import free_ports
 
 vllm = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
 

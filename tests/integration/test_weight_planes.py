@@ -10,26 +10,26 @@ from urllib.request import urlopen
 import grpc
 import pytest
 import torch
-from charter.inference.packed_linear import PackedLinear
+from charter.inference.local.packed_linear import PackedLinear
 from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
 from charter.rpc.lifecycle import Addresses
+from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.receiver import RECEIVED_BYTES
 from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, pack_weights, send_packed
 from charter.weights.shared_folder import SharedFolder
 from charter.weights.staging import CHUNK_BYTES
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Services
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.chaos.processes import Process
-from tests.harness import running
+from tests.support.harness import running
+from tests.support.processes import Process
 
 SECONDS = 60.0
 

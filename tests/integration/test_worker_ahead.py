@@ -8,26 +8,26 @@ from typing import Any
 import grpc
 import pytest
 import torch
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.policy import server
 from charter.rpc.errors import ServiceError
+from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.v1 import judge_pb2, run_pb2
 from charter.weights.sender import send_weights
-from charter.worker.artifacts import Artifacts
-from charter.worker.checkpoint import Progress
+from charter.worker.clients.clients import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.learning.step import Controls
-from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.reinforcement.sampling.ahead import Ahead, sampling_ahead
+from charter.worker.reinforcement.sampling.rollouts import Batch
+from charter.worker.reinforcement.step import Controls
 from charter.worker.reporter import Reporter
-from charter.worker.sampling.ahead import Ahead, sampling_ahead
-from charter.worker.sampling.rollouts import Batch
-from charter.worker.services.clients import Services
+from charter.worker.training.checkpoint import Progress
+from charter.worker.training.lead import Leader
 
-from tests.harness import running
-from tests.integration.worker_trainer import listening
+from tests.support.harness import running
+from tests.support.worker_trainer import listening
 
 PROMPTS = tuple(TaskPrompt(str(n), (ChatMessage("user", f"Question {n}?"),), "") for n in range(5))
 

@@ -11,9 +11,9 @@ from charter.judge import server as judge
 from charter.rpc.channel import QUICK, connect
 from charter.v1 import preference_pb2, preference_pb2_grpc, run_pb2, types_pb2
 
-from tests.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
-from tests.harness import running
-from tests.integration.worker_services import Stage, tiny_services
+from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
+from tests.support.harness import running
+from tests.support.worker_services import Stage, tiny_services
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from charter.rpc.channel import QUICK, connect
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
-from tests.comparisons import comparison
-from tests.integration.worker_services import Stage, tiny_services
+from tests.support.comparisons import comparison
+from tests.support.worker_services import Stage, tiny_services
 
 
 @pytest.fixture(scope="module")

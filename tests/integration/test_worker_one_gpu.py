@@ -16,11 +16,11 @@ from charter.worker.errors import SpecError
 from charter.worker.stages.start import check_spec
 from prometheus_client import REGISTRY
 
-from tests.harness import running
 from tests.integration.test_memory_service import assert_asks_to_come_back, generated, serving
 from tests.integration.test_worker_resume import STEPS, assert_equal_to
-from tests.integration.worker_services import Stage, exit_status, write_inputs
-from tests.integration.worker_trainer import listening
+from tests.support.harness import running
+from tests.support.worker_services import Stage, exit_status, write_inputs
+from tests.support.worker_trainer import listening
 
 SECTIONS: dict[str, dict[str, Any]] = {"ppo": {"steps": STEPS, "max_staleness": 0}, "judge": {"labelled_pairs": ""}}
 
@@ -96,7 +96,7 @@ def test_a_run_with_sleeping_services_is_the_same_run(
 
 def test_services_that_a_killed_worker_leaves_asleep_are_woken_by_the_next(stage: Stage, together: str) -> None:
     spec = spec_of(stage, run_pb2.GPU_SHARING_TAKE_TURNS)
-    with stage.process("killed", spec, "", ("charter.worker.learning.update:Learner._critic_step", 3)) as worker:
+    with stage.process("killed", spec, "", ("charter.worker.reinforcement.update:Learner._critic_step", 3)) as worker:
         assert exit_status(worker, 240) == -signal.SIGKILL
     assert not all_serve(stage)
     with pytest.raises(ServiceError) as refused:

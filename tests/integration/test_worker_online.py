@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from charter.v1 import run_pb2
-from charter.worker import checkpoint
-from charter.worker.overoptimisation import best
+from charter.worker.reinforcement.overoptimisation import best
+from charter.worker.training import checkpoint
 from safetensors.torch import load_file
 
-from tests.integration.reward_service import reward_service
 from tests.integration.test_worker_resume import SHARD, STEPS, assert_equal_to
-from tests.integration.worker_services import Stage, exit_status, tiny_services
+from tests.support.reward_service import reward_service
+from tests.support.worker_services import Stage, exit_status, tiny_services
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from charter.v1 import run_pb2
-from charter.worker.checkpoint import complete
+from charter.worker.training.checkpoint import complete
 
-from tests.integration.worker_services import Stage, assert_every_ppo_metric, exit_status, tiny_services
-from tests.integration.worker_trainer import listening
+from tests.support.worker_services import Stage, assert_every_ppo_metric, exit_status, tiny_services
+from tests.support.worker_trainer import listening
 
 
 @pytest.fixture(scope="module")

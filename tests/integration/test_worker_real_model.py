@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 from charter.policy import server as policy
+from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.artifacts import Artifacts
-from charter.worker.learning.batches import collate, scatter
-from charter.worker.learning.models import LanguageModel, named_tensors
+from charter.worker.clients.clients import Services
 from charter.worker.prompts import read_prompts
+from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reporter import Reporter
-from charter.worker.sampling.rollouts import episodes_of
-from charter.worker.services.clients import Services
+from charter.worker.training.batches import collate, scatter
+from charter.worker.training.models import LanguageModel, named_tensors
 
-from tests.harness import running
-from tests.integration.worker_services import write_jsonl
+from tests.support.harness import running
+from tests.support.worker_services import write_jsonl
 
 PROMPTS = ["Name three colours.", "Why is the sky blue? Answer in one sentence.", "Say hello to my cat Mia."]
 

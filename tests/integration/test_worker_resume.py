@@ -12,13 +12,13 @@ from charter.inference.preference_model import PreferenceModel
 from charter.judge import server as judge
 from charter.v1 import run_pb2
 from charter.weights.sender import send_weights
-from charter.worker import checkpoint
 from charter.worker.__main__ import STOPPED
+from charter.worker.training import checkpoint
 from safetensors.torch import load_file
 
-from tests.harness import running
-from tests.integration.worker_services import CONSTITUTION, Stage, exit_status, tiny_services
-from tests.integration.worker_trainer import listening
+from tests.support.harness import running
+from tests.support.worker_services import CONSTITUTION, Stage, exit_status, tiny_services
+from tests.support.worker_trainer import listening
 
 STEPS = 4
 
@@ -92,28 +92,38 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
 # What is broken off, where the worker kills itself, at which call, and the newest checkpoint that is then left.
 SAMPLING = [
-    ("before the first batch", "charter.worker.sampling.rollouts:sample", 1, 0),
-    ("half of the first batch", "charter.worker.services.clients:_answer", 4, 0),
+    ("before the first batch", "charter.worker.reinforcement.sampling.rollouts:sample", 1, 0),
+    ("half of the first batch", "charter.worker.clients.clients:_answer", 4, 0),
     (
         "half of the batch ahead, while the first is scored or learned from",
-        "charter.worker.services.clients:_answer",
+        "charter.worker.clients.clients:_answer",
         10,
         0,
     ),
-    ("scoring", "charter.worker.sampling.rewards:score", 1, 0),
-    ("the policy is updated in part, the critic not yet", "charter.worker.learning.update:Learner._critic_step", 1, 0),
+    ("scoring", "charter.worker.reinforcement.sampling.rewards:score", 1, 0),
+    (
+        "the policy is updated in part, the critic not yet",
+        "charter.worker.reinforcement.update:Learner._critic_step",
+        1,
+        0,
+    ),
 ]
 UPDATING = [
     ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 1, 0),
-    ("the batch ahead is half written to the second checkpoint", "charter.worker.checkpoint:write_batches", 2, 1),
-    ("what was under way is sampled again", "charter.worker.sampling.rollouts:sample", 1, 1),
-    ("learning from answers of the checkpoint", "charter.worker.learning.update:Learner._critic_step", 1, 1),
+    (
+        "the batch ahead is half written to the second checkpoint",
+        "charter.worker.training.checkpoint:write_batches",
+        2,
+        1,
+    ),
+    ("what was under way is sampled again", "charter.worker.reinforcement.sampling.rollouts:sample", 1, 1),
+    ("learning from answers of the checkpoint", "charter.worker.reinforcement.update:Learner._critic_step", 1, 1),
     ("half of the weights are sent", "charter.weights.sender:_parts", 2, 1),
 ]
 SAVING = [
-    ("weights sent, checkpoint half written", "charter.worker.checkpoint:_write", 3, 0),
-    ("checkpoint renamed, not marked", "charter.worker.checkpoint:_sync", 9, 0),
-    ("third checkpoint marked, the oldest not deleted", "charter.worker.checkpoint:_sync", 33, 3),
+    ("weights sent, checkpoint half written", "charter.worker.training.checkpoint:_write", 3, 0),
+    ("checkpoint renamed, not marked", "charter.worker.training.checkpoint:_sync", 9, 0),
+    ("third checkpoint marked, the oldest not deleted", "charter.worker.training.checkpoint:_sync", 33, 3),
     ("last step saved, policy not written", "charter.worker.stages.ppo:_write_policy", 1, 4),
 ]
 

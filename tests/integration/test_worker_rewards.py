@@ -7,26 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
+from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Answer, Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.parallel.lead import Leader
 from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reporter import Reporter
-from charter.worker.sampling import rewards
 from charter.worker.seeds import derive_seed
-from charter.worker.services.clients import Answer, Services
+from charter.worker.training.lead import Leader
 
-from tests.harness import running
-from tests.integration.reward_service import reward_service
-from tests.integration.worker_services import Stage, tiny_services
-from tests.ports import free_ports
+from tests.support.harness import running
+from tests.support.ports import free_ports
+from tests.support.reward_service import reward_service
+from tests.support.worker_services import Stage, tiny_services
 
 PROMPTS = [TaskPrompt(str(n), (ChatMessage("user", f"Say {n}."),), "helpful") for n in range(3)]
 ANSWERS = ["one", "a longer answer", "x"]

@@ -8,17 +8,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from charter.evaluation.run_folder import read_run_folder
 from charter.inference.preference_model import PreferenceModel
 from charter.policy import server as policy
 from charter.rpc.channel import QUICK, connect
+from charter.runs.folder import read_run_folder
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2
 from charter.worker.__main__ import FAILED
 from prometheus_client import REGISTRY
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.harness import running
-from tests.integration.worker_services import Stage, assert_every_ppo_metric, tiny_services
+from tests.support.harness import running
+from tests.support.worker_services import Stage, assert_every_ppo_metric, tiny_services
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_the_preference_model_is_centred_on_the_starting_policy(finished: Stage)
     rows = pq.read_table(finished.run_folder("whole") / "comparisons.parquet").to_pylist()
     held_out = [row for row in rows if row["split"] == "HELD_OUT"]
     assert held_out
-    from charter.inference.engine import ChatMessage
+    from charter.chat import ChatMessage
     from charter.inference.preference_model import encode
 
     ids = [

@@ -13,11 +13,11 @@ GENERATED = CHARTER / "v1"
 MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
-FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec")
+FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
 # What the worker may import besides itself. The generated stubs are charter.v1.
-WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "evaluation")
+WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "chat", "evaluation")
 # The only file outside a service's room that may import its server.
-SERVE = "cli/serve.py"
+SERVE = "cli/local/serve.py"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,11 @@ def test_foundations_do_not_know_the_services(room: str) -> None:
     above = (*SERVICES, "worker", "cli", "feedback")
     broken = [one for one in all_imports() if one.room == room and one.target_room in above]
     refuse(broken, f"charter/{room} serves every service and must not know any of them")
+
+
+def test_rpc_needs_no_engine() -> None:
+    broken = [one for one in all_imports() if one.room == "rpc" and one.target_room == "inference"]
+    refuse(broken, "charter/rpc carries messages (charter.chat) and must not know an engine")
 
 
 @pytest.mark.parametrize("room", SERVICES)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.cli.services import home
 
 app = typer.Typer(help="Look after the database of runs and comparisons.", no_args_is_help=True)
 

@@ -5,29 +5,14 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from charter.cli import (
-    audit,
-    constitution,
-    database,
-    demo,
-    doctor,
-    feedback,
-    generate,
-    judge,
-    plan,
-    preference_curve,
-    preferences,
-    report,
-    run,
-    runs,
-    samples,
-    serve,
-    status,
-    top,
-    up,
-)
+from charter.cli import database, generate, status
+from charter.cli.judging import audit, constitution, judge
+from charter.cli.local import demo, doctor, serve, up
 from charter.cli.output import fail
-from charter.cli.run import INTERRUPTED
+from charter.cli.preferences import curve as preference_curve
+from charter.cli.preferences import feedback, preferences
+from charter.cli.runs import plan, report, run, runs, samples, top
+from charter.cli.runs.run import INTERRUPTED
 from charter.judge.constitution import ConstitutionError
 from charter.rpc.errors import ServiceError
 from charter.spec.load import SpecError
@@ -74,7 +59,7 @@ def on_a_cluster(
         context.obj = (kube_context, namespace or DEFAULT_NAMESPACE)
         return
     # Here, not at the top: every other command starts without the Kubernetes client.
-    from charter.cli.cluster_access import Cluster, ClusterError, connected
+    from charter.cli.cluster.access import Cluster, ClusterError, connected
 
     try:
         context.with_resource(connected(Cluster.open(kube_context, namespace or DEFAULT_NAMESPACE)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
 from charter.inference.preference_model import PreferenceModel, encode
 
 # Texts in one forward pass.

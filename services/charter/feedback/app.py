@@ -15,9 +15,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from charter.chat import ChatMessage
 from charter.feedback.labels import Label, LabelError
 from charter.feedback.room import Room
-from charter.inference.engine import ChatMessage
 from charter.rpc.errors import ServiceError
 from charter.rpc.messages import proto_messages
 from charter.v1 import types_pb2

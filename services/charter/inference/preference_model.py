@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
-from charter.inference.chat import ChatTokenizer
-from charter.inference.cpu_attention import use_cpu_attention
-from charter.inference.cpu_memory import keep_freed_memory
-from charter.inference.engine import ChatMessage, Prompt, WeightMismatchError
-from charter.inference.prefix_tree import Wanted, whole_tree
-from charter.inference.tree_model import computes_trees, tree_arguments
+from charter.chat import ChatMessage
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import Prompt, WeightMismatchError
+from charter.inference.local.cpu_attention import use_cpu_attention
+from charter.inference.local.cpu_memory import keep_freed_memory
+from charter.inference.local.prefix_tree import Wanted, whole_tree
+from charter.inference.local.tree_model import computes_trees, tree_arguments
 
 _FORMAT = 1
 _DESCRIPTION = "charter.json"

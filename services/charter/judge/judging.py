@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
-from charter.inference.engine import ChatMessage, Engine, RefusedRequestError
+from charter.chat import ChatMessage
+from charter.inference.engine import Engine, RefusedRequestError
 from charter.judge import metrics
 from charter.judge.calibration import CalibrationSet
 from charter.judge.constitution import Principle

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from charter.inference.engine import ChatMessage, ContextTooLongError
+from charter.chat import ChatMessage
+from charter.inference.engine import ContextTooLongError
 from charter.judge.constitution import Principle
 
 

@@ -8,14 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from charter.inference.engine import (
-    ChatMessage,
-    ChoiceLogprobs,
-    ContextTooLongError,
-    Engine,
-    Prompt,
-    RefusedRequestError,
-)
+from charter.chat import ChatMessage
+from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt, RefusedRequestError
 from charter.judge.constitution import Principle
 from charter.judge.options import mass_failure
 from charter.judge.pairs import Usage, too_long, transcript

@@ -3,15 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from charter.inference.engine import (
-    ChatMessage,
-    ContextTooLongError,
-    Engine,
-    GeneratedSample,
-    Prompt,
-    RefusedRequestError,
-    Sampling,
-)
+from charter.chat import ChatMessage
+from charter.inference.engine import ContextTooLongError, Engine, GeneratedSample, Prompt, RefusedRequestError, Sampling
 from charter.judge.constitution import Principle
 from charter.judge.pairs import Usage, too_long, transcript
 from charter.judge.text_generation import write_each

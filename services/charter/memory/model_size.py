@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charter.inference.chat import loading
+from charter.inference.chat_template import loading
 
 
 @dataclass(frozen=True, slots=True)

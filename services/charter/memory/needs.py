@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from charter.memory.model_size import ModelSize
 from charter.v1 import run_pb2
-from charter.worker.algorithms import has_own_critic
-from charter.worker.fitting.fit import BACKWARD_TOKENS as FIT_TOKENS
-from charter.worker.learning.update import BACKWARD_TOKENS
+from charter.worker.preference.fit import BACKWARD_TOKENS as FIT_TOKENS
+from charter.worker.reinforcement.algorithms import has_own_critic
+from charter.worker.reinforcement.update import BACKWARD_TOKENS
 
 GIB = 2**30
 # What a process holds for being there: CUDA's context and the kernels of its libraries. An estimate, not measured here.
@@ -18,7 +18,7 @@ CONTEXT = int(0.6 * GIB)
 VLLM_ASLEEP = 1 * GIB
 # Tokens of one step of vLLM, of one batch of the engine transformers, and of one batch of the preference service.
 VLLM_STEP_TOKENS, TRANSFORMERS_BATCH_TOKENS, SCORED_TOKENS = 2048, 16384, 4096
-# Logits of the trainer's head that are held at once, and what is computed from them (charter.worker.learning.logprobs).
+# Logits of the trainer's head that are held at once, and what is computed from them (charter.worker.training.logprobs).
 _HEAD_BLOCK = 3 * 64 * 2**20
 _FLOAT32, _BFLOAT16 = 4, 2
 

@@ -19,8 +19,8 @@ from charter.memory.needs import (
     transformers_need,
     vllm_need,
 )
+from charter.spec.facts import needs_preference_model
 from charter.v1 import run_pb2
-from charter.worker.context import needs_preference_model
 
 # Share of the GPU that is planned with. The rest is for what allocators waste and for errors of the estimates.
 USABLE = 0.95

@@ -11,10 +11,11 @@ from pathlib import Path
 import grpc
 import torch
 
-from charter.inference.engine import ChatMessage, ContextTooLongError, EngineInfo, Prompt
+from charter.chat import ChatMessage
+from charter.inference.engine import ContextTooLongError, EngineInfo, Prompt
+from charter.inference.local.model import move
+from charter.inference.local.prefix_tree import tree_tokens
 from charter.inference.preference_model import PreferenceModel, encode, encode_answer
-from charter.inference.prefix_tree import tree_tokens
-from charter.inference.torch_model import move
 from charter.preference import metrics
 from charter.preference.batching import Size, choose_batch
 from charter.rpc.errors import StatusError

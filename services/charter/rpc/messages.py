@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from charter.inference.engine import ChatMessage, Role
+from charter.chat import ChatMessage, Role
 from charter.v1 import types_pb2
 
 _ROLES: dict[int, Role] = {

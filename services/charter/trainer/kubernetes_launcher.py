@@ -212,7 +212,7 @@ def _launcher_of(job: str, pods: int, processes: int, service: str) -> list[str]
     return [
         "python",
         "-m",
-        "charter.worker.parallel.torchrun",
+        "charter.worker.training.torchrun",
         f"--nnodes={pods}",
         f"--nproc-per-node={processes}",
         # Kubernetes fills it in: the Job controller sets the variable in each pod.

@@ -12,7 +12,7 @@ import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
 from charter.inference.engine import EngineInfo, WeightMismatchError, WeightsNotTakenError
-from charter.inference.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
+from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness

@@ -22,17 +22,17 @@ from google.protobuf import json_format
 from charter.rpc.errors import ServiceError
 from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
+from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
-from charter.worker import metrics
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
-from charter.worker.parallel import ranks, torchrun
-from charter.worker.parallel.lead import Leader, follow
+from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
-from charter.worker.services.clients import servers_sleep
+from charter.worker.training import ranks, torchrun
+from charter.worker.training.lead import Leader, follow
 
 logger = logging.getLogger("charter.worker")
 

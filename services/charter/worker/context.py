@@ -5,24 +5,19 @@ from dataclasses import dataclass
 import torch
 
 from charter.rpc.messages import proto_messages
+from charter.runs.artifacts import Artifacts
+from charter.spec.facts import needs_preference_model
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker.artifacts import Artifacts
-from charter.worker.parallel import ranks
-from charter.worker.parallel.lead import Leader
+from charter.worker.clients.clients import Services
 from charter.worker.prompts import PromptSets, TaskPrompt
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
+from charter.worker.training import ranks
+from charter.worker.training.lead import Leader
 
 # The policy serves the starting weights as this version; every PPO step that changes them adds one.
 STARTING_VERSION = 1
 # The preference service serves this run's preference model as this version.
 PREFERENCE_VERSION = 1
-
-
-def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
-    """Whether a preference model scores the answers: not when only others do, or the judge compares pairs."""
-    compares = spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
-    return spec.reward.preference_weight > 0 and not compares
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from charter.inference.chat import ChatTokenizer
-from charter.inference.engine import ChatMessage, Prompt, Role
+from charter.chat import ChatMessage, Role
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import Prompt
 from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
 

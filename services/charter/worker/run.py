@@ -6,16 +6,13 @@ import random
 import numpy as np
 import torch
 
+from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Services
+from charter.worker.clients.served import policy_serves, serve_starting_policy
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.learning.models import LanguageModel, named_tensors
-from charter.worker.parallel import ranks
-from charter.worker.parallel.lead import Leader
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
-from charter.worker.served import policy_serves, serve_starting_policy
-from charter.worker.services.clients import Services
 from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import sample_held_out
 from charter.worker.stages.evaluate import evaluate
@@ -27,6 +24,9 @@ from charter.worker.stages.publish import publish
 from charter.worker.stages.sample_pairs import sample_pairs
 from charter.worker.stages.start import check_services, check_spec, load_prompts
 from charter.worker.stages.watch import sample_watched
+from charter.worker.training import ranks
+from charter.worker.training.lead import Leader
+from charter.worker.training.models import LanguageModel, named_tensors
 
 logger = logging.getLogger("charter.worker")
 

@@ -12,10 +12,11 @@ import asyncio
 import os
 
 import torch
-from charter.inference.engine import ChatMessage, GeneratedSample, Prompt, Sampling
-from charter.inference.vllm_engine import VllmEngine
-from charter.worker.learning.batches import pack
-from charter.worker.learning.models import LanguageModel
+from charter.chat import ChatMessage
+from charter.inference.engine import GeneratedSample, Prompt, Sampling
+from charter.inference.vllm.engine import VllmEngine
+from charter.worker.training.batches import pack
+from charter.worker.training.models import LanguageModel
 from rich.console import Console
 from rich.table import Table
 

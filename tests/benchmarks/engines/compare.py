@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-from charter.inference.chat import ChatTokenizer
-from charter.inference.engine import ChatMessage, Engine, Prompt, Sampling
+from charter.chat import ChatMessage
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import Engine, Prompt, Sampling
 from charter.inference.load import create_engine
 from rich.console import Console
 from rich.table import Table

@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from charter.inference.engine import ChatMessage, Prompt, Sampling
+from charter.chat import ChatMessage
+from charter.inference.engine import Prompt, Sampling
 from charter.policy.server import PolicyConfig, PolicyRoom, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.lifecycle import Listen, serving

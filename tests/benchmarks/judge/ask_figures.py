@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from charter.evaluation.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.inference.engine import Engine
-from charter.inference.transformers_engine import TransformersEngine
+from charter.inference.local.engine import TransformersEngine
 from charter.judge.constitution import Constitution, Example, Principle, load_constitution
 from charter.judge.methods import choice, contrast, verdict
 from charter.judge.pairs import Finding, Pair, Question

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charter.cli.judge_calibration import JudgedPair, as_served, figures, fit, halves, probability
-from charter.evaluation.calibration import position_bias_rate
-from charter.evaluation.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.cli.judging.calibration import JudgedPair, as_served, figures, fit, halves, probability
+from charter.evaluation.judge.calibration import position_bias_rate
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.judge.calibration import DEFAULTS, CalibrationSet
 from charter.judge.constitution import Constitution, load_constitution
 from charter.judge.judging import Task, Way, judgement_of

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from charter.evaluation.labelled_pairs import harmlessness_pairs, helpfulness_pairs, write_labelled_pairs
+from charter.evaluation.judge.labelled_pairs import harmlessness_pairs, helpfulness_pairs, write_labelled_pairs
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
 

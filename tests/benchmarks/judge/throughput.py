@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from charter.inference.engine import ChatMessage
-from charter.inference.transformers_engine import TransformersEngine
+from charter.chat import ChatMessage
+from charter.inference.local.engine import TransformersEngine
 from charter.judge.constitution import Constitution, Principle, load_constitution
 from charter.judge.methods import choice, contrast
 from charter.judge.pairs import Pair, Question
@@ -31,7 +31,7 @@ from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc
 from rich.console import Console
 
-from tests.harness import running
+from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[3]
 CONSOLE = Console(width=120)

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from charter.inference.engine import Finish, Prompt, Sampling
+from charter.inference.local.engine import TransformersEngine
 from charter.inference.preference_model import PreferenceModel
-from charter.inference.transformers_engine import TransformersEngine
 from charter.preference.models import PreferenceModels
 from charter.preference.scorer import ScoreInput
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.weights.sender import pack_weights
-from charter.worker.learning.batches import Episodes
-from charter.worker.learning.models import Critic, LanguageModel, named_tensors
-from charter.worker.learning.step import Controls, learn
-from charter.worker.learning.update import Learner
-from charter.worker.sampling.rollouts import episodes_of
-from charter.worker.services.clients import Answer
+from charter.worker.clients.clients import Answer
+from charter.worker.reinforcement.sampling.rollouts import episodes_of
+from charter.worker.reinforcement.step import Controls, learn
+from charter.worker.reinforcement.update import Learner
+from charter.worker.training.batches import Episodes
+from charter.worker.training.models import Critic, LanguageModel, named_tensors
 
 from tests.benchmarks.ppo_step.paired import Turns, arguments, prompts
 

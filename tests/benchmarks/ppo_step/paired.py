@@ -8,8 +8,9 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from charter.inference.chat import ChatTokenizer
-from charter.inference.engine import ChatMessage, Prompt
+from charter.chat import ChatMessage
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import Prompt
 
 
 def arguments(description: str) -> ArgumentParser:

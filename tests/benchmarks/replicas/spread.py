@@ -15,14 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from charter.inference.engine import ChatMessage
+from charter.chat import ChatMessage
+from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker.artifacts import Artifacts
+from charter.worker.clients.clients import Services
 from charter.worker.reporter import Reporter
-from charter.worker.services.clients import Services
 from rich.console import Console
 
-from tests.chaos.processes import Process
+from tests.support.processes import Process
 
 CONSOLE = Console(width=120)
 SECONDS_PER_TOKEN = (0.01, 0.01, 0.02, 0.04)

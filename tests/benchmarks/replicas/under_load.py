@@ -20,7 +20,7 @@ from charter.weights.sender import pack_weights, send_packed
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.chaos.processes import Process
+from tests.support.processes import Process
 
 CONSOLE = Console(width=120)
 

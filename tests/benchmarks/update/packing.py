@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from charter.inference.chat import ChatTokenizer
-from charter.inference.engine import ChatMessage, Prompt
+from charter.chat import ChatMessage
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import Prompt
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
-from charter.worker.learning import update
-from charter.worker.learning.batches import Episodes, collate, packs
-from charter.worker.learning.models import Critic, LanguageModel
-from charter.worker.learning.packing import packed_hidden
-from charter.worker.learning.step import Controls, learn
-from charter.worker.learning.update import Learner
+from charter.worker.reinforcement import update
+from charter.worker.reinforcement.step import Controls, learn
+from charter.worker.reinforcement.update import Learner
+from charter.worker.training.batches import Episodes, collate, packs
+from charter.worker.training.models import Critic, LanguageModel
+from charter.worker.training.packing import packed_hidden
 from rich.console import Console
 
 CONSOLE = Console(width=120)

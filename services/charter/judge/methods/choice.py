@@ -9,7 +9,8 @@ turn; in the swapped order they are swapped too, so that they favour no position
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from charter.inference.engine import ChatMessage, Engine, GeneratedSample, Prompt, Sampling
+from charter.chat import ChatMessage
+from charter.inference.engine import Engine, GeneratedSample, Prompt, Sampling
 from charter.judge.constitution import Principle
 from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript

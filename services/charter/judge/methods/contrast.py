@@ -9,7 +9,8 @@ gives log-likelihoods.
 
 from collections.abc import Sequence
 
-from charter.inference.engine import AnswerLogLikelihood, ChatMessage, ContextTooLongError, Engine, Prompt
+from charter.chat import ChatMessage
+from charter.inference.engine import AnswerLogLikelihood, ContextTooLongError, Engine, Prompt
 from charter.judge.pairs import Finding, Question, Usage, too_long
 
 

@@ -7,7 +7,8 @@ cancels out in each, one that reads the answer and not the question cancels out 
 
 from collections.abc import Sequence
 
-from charter.inference.engine import ChatMessage, Engine, Prompt
+from charter.chat import ChatMessage
+from charter.inference.engine import Engine, Prompt
 from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Question, total, transcript
 

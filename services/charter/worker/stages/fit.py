@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charter.evaluation.results import Calibration, FitStep, PreferenceFit, write_result
 from charter.inference.preference_model import Aggregation, PreferenceModel
+from charter.runs.results import Calibration, FitStep, PreferenceFit, write_result
 from charter.v1 import run_pb2, types_pb2
+from charter.worker.clients.gpu_turn import gpu_turn
+from charter.worker.clients.served import preference_serves, serve_preference_model
 from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
-from charter.worker.fitting.examples import Reader, group_of, split_examples
-from charter.worker.fitting.fit import Example, Measured
-from charter.worker.fitting.fit_best import Best, calibration, fit_best
-from charter.worker.fitting.mixing import AI, HUMAN, IMPORTED, mix, sources
-from charter.worker.learning.lora import add_lora, merge_lora
-from charter.worker.parallel import ranks
+from charter.worker.preference.examples import Reader, group_of, split_examples
+from charter.worker.preference.fit import Example, Measured
+from charter.worker.preference.fit_best import Best, calibration, fit_best
+from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, mix, sources
 from charter.worker.seeds import derive_seed
-from charter.worker.served import preference_serves, serve_preference_model
-from charter.worker.services.gpu_turn import gpu_turn
+from charter.worker.training import ranks
+from charter.worker.training.lora import add_lora, merge_lora
 
 _RESULT = "preference_fit"
 

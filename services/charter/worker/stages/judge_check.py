@@ -3,10 +3,10 @@
 from pathlib import Path
 from statistics import mean
 
-from charter.evaluation.calibration import calibration_of, position_bias_rate, shorter_is_better_accuracy
-from charter.evaluation.labelled_pairs import LabelledPair, read_labelled_pairs
-from charter.evaluation.results import JudgeCheck, write_result
+from charter.evaluation.judge.calibration import calibration_of, position_bias_rate, shorter_is_better_accuracy
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.rpc.messages import proto_messages
+from charter.runs.results import JudgeCheck, write_result
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import Run

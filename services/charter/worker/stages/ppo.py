@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from charter.evaluation.samples import extremes, step_to_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
+from charter.runs.artifacts import append_line
+from charter.runs.samples import extremes, step_to_line
 from charter.v1 import run_pb2
-from charter.worker import checkpoint, metrics
-from charter.worker.agreement import probe_policy
-from charter.worker.algorithms import has_own_critic
-from charter.worker.artifacts import append_line
-from charter.worker.checkpoint import Progress
+from charter.worker.clients.clients import servers_sleep
+from charter.worker.clients.gpu_turn import gpu_turn
+from charter.worker.clients.served import check_served, policy_serves, serve_learner
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
-from charter.worker.learning.batches import Episodes
-from charter.worker.learning.lora import add_lora, merged_tensors
-from charter.worker.learning.models import Critic, LanguageModel, named_tensors
-from charter.worker.learning.step import Controls, learn
-from charter.worker.learning.update import Learner
-from charter.worker.overoptimisation import best, parted
-from charter.worker.parallel import ranks
 from charter.worker.prompts import TaskPrompt
-from charter.worker.sampling import rollouts
-from charter.worker.sampling.ahead import Ahead, prompts_of, rollouts_seed, sampling_ahead
-from charter.worker.sampling.rollouts import Batch
+from charter.worker.reinforcement import metrics
+from charter.worker.reinforcement.agreement import probe_policy
+from charter.worker.reinforcement.algorithms import has_own_critic
+from charter.worker.reinforcement.overoptimisation import best, parted
+from charter.worker.reinforcement.sampling import rollouts
+from charter.worker.reinforcement.sampling.ahead import Ahead, prompts_of, rollouts_seed, sampling_ahead
+from charter.worker.reinforcement.sampling.rollouts import Batch
+from charter.worker.reinforcement.step import Controls, learn
+from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
-from charter.worker.served import check_served, policy_serves, serve_learner
-from charter.worker.services.clients import servers_sleep
-from charter.worker.services.gpu_turn import gpu_turn
 from charter.worker.stages.refresh import preference_version, refresh_preference_model
 from charter.worker.stages.watch import due, measure
+from charter.worker.training import checkpoint, ranks
+from charter.worker.training.batches import Episodes
+from charter.worker.training.checkpoint import Progress
+from charter.worker.training.lora import add_lora, merged_tensors
+from charter.worker.training.models import Critic, LanguageModel, named_tensors
 
 
 def run_ppo(run: Run) -> None:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charter.runs.artifacts import append_line, read_lines
 from charter.v1 import run_pb2
-from charter.worker.artifacts import append_line, read_lines
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.fitting.mixing import AI, shares
+from charter.worker.preference.mixing import AI, shares
 from charter.worker.prompts import TaskPrompt, take
 from charter.worker.seeds import derive_seed
 

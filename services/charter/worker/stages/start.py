@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from charter.inference.chat import ChatTokenizer
+from charter.inference.chat_template import ChatTokenizer
+from charter.runs.artifacts import Artifacts, write_text
+from charter.spec.facts import needs_preference_model
 from charter.spec.load import spec_to_json
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.algorithms import ALGORITHMS
-from charter.worker.artifacts import Artifacts, write_text
-from charter.worker.context import needs_preference_model
+from charter.worker.clients.clients import Services, servers_sleep
 from charter.worker.errors import RunError, SpecError
-from charter.worker.fitting.mixing import AI, HUMAN, IMPORTED, sources
-from charter.worker.parallel import ranks
+from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
-from charter.worker.services.clients import Services, servers_sleep
+from charter.worker.reinforcement.algorithms import ALGORITHMS
+from charter.worker.training import ranks
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:

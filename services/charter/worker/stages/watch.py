@@ -6,16 +6,16 @@ from statistics import mean
 import torch
 
 from charter.v1 import run_pb2
+from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.learning import formulas
-from charter.worker.learning.update import Learner
-from charter.worker.overoptimisation import Measurement
 from charter.worker.prompts import TaskPrompt, take
-from charter.worker.sampling import rewards
-from charter.worker.sampling.rollouts import episodes_of
+from charter.worker.reinforcement import formulas
+from charter.worker.reinforcement.overoptimisation import Measurement
+from charter.worker.reinforcement.sampling import rewards
+from charter.worker.reinforcement.sampling.rollouts import episodes_of
+from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
-from charter.worker.services.gpu_turn import gpu_turn
 from charter.worker.stages.answers import sample_answers
 
 _NAME = "watched"

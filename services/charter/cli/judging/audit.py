@@ -1,0 +1,128 @@
+"""`charter audit`: goes from a run to each of its labels, as the comparison store keeps them; nothing is recomputed."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from charter.cli.judging.audit_summary import summary_of
+from charter.cli.judging.audit_tables import print_comparison, print_comparisons, print_summary
+from charter.cli.local.services import channel_to
+from charter.cli.output import JsonOption, emit_json, fail
+from charter.cli.preferences.preferences import AddressOption
+from charter.rpc.channel import BATCH, QUICK
+from charter.rpc.errors import ServiceError
+from charter.storage.comparisons import Row, comparison_to_row
+from charter.v1 import preference_pb2, preference_pb2_grpc, trainer_pb2, trainer_pb2_grpc, types_pb2
+
+_ID_LENGTH = 64
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest such run.")]
+
+
+def audit(
+    run: RunArgument,
+    comparison: Annotated[
+        str, typer.Option(help="Everything about one label: its id, or as much of it as no other label has.")
+    ] = "",
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Labels by principle, and where principles disagree.")
+    ] = False,
+    principle: Annotated[str, typer.Option(help="Only labels made by this principle.")] = "",
+    dimension: Annotated[str, typer.Option(help="Only prompts of this dimension.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Most labels to list, oldest first.")] = 20,
+    address: AddressOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show which principle each label of a run came from, with the probabilities, the reasoning and the model.
+
+    Without an option the labels are listed. Everything is read from the comparison store as it was written when the
+    label was made.
+    """
+    if comparison and summary:
+        fail("give --comparison or --summary, not both")
+    run_id, first = _found(run, address)
+    chosen = preference_pb2.ComparisonFilter(run_id=run_id, principle_id=principle, dimension=dimension)
+    if comparison:
+        one = _one(chosen, comparison, address)
+        if as_json:
+            emit_json(_json(one))
+        else:
+            print_comparison(one)
+        return
+    labels = _stream(chosen, address) if principle or dimension else first
+    if summary:
+        result = summary_of(labels)
+        if as_json:
+            emit_json({"run": run_id} | result)
+        else:
+            print_summary(run_id, result)
+        return
+    listed = list(islice(labels, limit))
+    if as_json:
+        emit_json([_json(one) for one in listed])
+    else:
+        print_comparisons(listed, more=next(iter(labels), None) is not None)
+
+
+def labels_of(run_id: str, address: str) -> Iterator[types_pb2.Comparison]:
+    """The labels of a run, by its id; ends the command when there are none."""
+    if (labels := _any(run_id, address)) is None:
+        fail(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted")
+    return labels
+
+
+def _found(run: str, address: str) -> tuple[str, Iterator[types_pb2.Comparison]]:
+    """The id of the run and its labels; ends the command when there are none."""
+    if (first := _any(run, address)) is not None:
+        return run, first
+    try:
+        with channel_to("trainer") as channel:
+            stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+            run_id = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run.id
+    except ServiceError as error:
+        nothing = f"the preference service holds no comparison of a run with the id `{run}`"
+        if error.code is grpc.StatusCode.NOT_FOUND:
+            fail(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs")
+        fail(f"{nothing}. For a run's name the trainer service is needed, but {error}")
+    return run_id, labels_of(run_id, address)
+
+
+def _any(run_id: str, address: str) -> Iterator[types_pb2.Comparison] | None:
+    """The labels of a run; None when it has none."""
+    labels = _stream(preference_pb2.ComparisonFilter(run_id=run_id), address)
+    first = next(labels, None)
+    return None if first is None else _chained(first, labels)
+
+
+def _chained(first: types_pb2.Comparison, rest: Iterable[types_pb2.Comparison]) -> Iterator[types_pb2.Comparison]:
+    yield first
+    yield from rest
+
+
+def _one(chosen: preference_pb2.ComparisonFilter, comparison_id: str, address: str) -> types_pb2.Comparison:
+    """The label whose id begins so; ends the command unless there is exactly one."""
+    if len(comparison_id) == _ID_LENGTH:
+        chosen.id = comparison_id
+    matching = (one for one in _stream(chosen, address) if one.id.startswith(comparison_id))
+    found = list(islice(matching, 2))
+    if not found:
+        fail(f"run {chosen.run_id} has no comparison {comparison_id}; `charter audit {chosen.run_id}` lists them")
+    if len(found) > 1:
+        fail(f"more than one comparison begins with {comparison_id}: give more of the id")
+    return found[0]
+
+
+def _stream(chosen: preference_pb2.ComparisonFilter, address: str) -> Iterator[types_pb2.Comparison]:
+    with channel_to("preference", address) as channel:
+        request = preference_pb2.StreamComparisonsRequest(filter=chosen)
+        for page in preference_pb2_grpc.PreferenceServiceStub(channel).StreamComparisons(request, timeout=BATCH):
+            yield from page.comparisons
+
+
+def _json(comparison: types_pb2.Comparison) -> dict[str, Any]:
+    """The layout of an exported comparison."""
+    row: Row = comparison_to_row(comparison)
+    return row | {"create_time": row["create_time"].isoformat()}

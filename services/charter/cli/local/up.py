@@ -1,0 +1,274 @@
+"""`charter up` and `charter down`: the four services as background processes of this machine."""
+
+import importlib.util
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from charter.cli.local.monitoring import start_monitoring
+from charter.cli.local.services import (
+    DEFAULTS,
+    HOST,
+    JUDGE_CONTROL,
+    Endpoint,
+    Started,
+    health,
+    launch,
+    remember,
+    sharing_name,
+    started,
+)
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.runs.plan import gpu_memory, planned_for, show
+from charter.cli.runs.runs import cancel_all
+from charter.spec.defaults import fill_defaults
+from charter.spec.load import load_spec
+from charter.v1 import judge_pb2, run_pb2
+
+POLL_SECONDS = 0.5
+# Longer than charter.rpc.lifecycle drains.
+STOP_SECONDS = 45.0
+
+DEMO = Path("examples/demo.yaml")
+
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="Run spec that names the models, engines and the constitution.")
+]
+OffsetOption = Annotated[
+    int, typer.Option(min=0, max=10_000, help="Added to every port, when the usual ones are taken.")
+]
+MonitoringOption = Annotated[
+    bool, typer.Option("--monitoring", help="Start Prometheus too, and Grafana if it is installed, both already wired.")
+]
+
+
+def up(
+    spec: SpecArgument = DEMO,
+    port_offset: OffsetOption = 0,
+    monitoring: MonitoringOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Start the four services with the models of a spec; three when judge.engine is external.
+
+    They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
+    """
+    say = errors if as_json else console
+    filled = fill_defaults(load_spec(spec))
+    filled.policy.engine = _engine(filled.policy.engine)
+    wanted = _commands(filled, port_offset, *_gpu_shared(filled, say))
+    known = {name: one for name, one in started().items() if one.process.alive()}
+    for name, one in known.items():
+        if name in wanted and one.command != wanted[name][0]:
+            fail(f"the {name} service runs with other settings already; `charter down` stops it")
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        _start_services(missing, wanted, known, say)
+        say.print(f"All services are serving. Start a run with [bold]charter run {escape(str(spec))}[/].")
+    else:
+        say.print("All services run already. `charter status` shows them.")
+    if monitoring:
+        start_monitoring(port_offset, say)
+    if as_json:
+        emit_json({name: _described(one) for name, one in started().items()})
+
+
+def _start_services(
+    missing: list[str], wanted: dict[str, tuple[list[str], Endpoint]], known: dict[str, Started], say: Console
+) -> None:
+    """Start what is missing and wait until all serve; what was started is stopped again when one does not."""
+    for name in missing:
+        _refuse_taken_ports(name, wanted[name][1])
+    running = dict(known)
+    try:
+        for name in missing:
+            running[name] = launch(name, *wanted[name])
+            remember(running)
+        failed = _wait({name: running[name] for name in wanted}, say)
+    except KeyboardInterrupt:
+        say.print("Stopping what was started.")
+        _stop({name: running[name] for name in missing if name in running}, say)
+        remember(known)
+        raise
+    if failed:
+        ended = running[failed]
+        _stop({name: running[name] for name in missing}, say)
+        remember(known)
+        fail(f"the {failed} service ended before it was serving. The end of {ended.log}:\n{ended.last_words()}")
+
+
+def down(as_json: JsonOption = False) -> None:
+    """Stop everything that `charter up` started, Prometheus and Grafana too.
+
+    Runs under way are cancelled first; `charter runs resume` continues them.
+    """
+    say = errors if as_json else console
+    running = started()
+    if not running:
+        say.print("Nothing that `charter up` started is running.")
+    else:
+        if "trainer" in running and running["trainer"].process.alive():
+            cancel_all()
+        _stop(running, say)
+        remember({})
+        say.print("All services are stopped.")
+    if as_json:
+        emit_json({"stopped": list(running)})
+
+
+def _described(one: Started) -> dict[str, Any]:
+    return {"pid": one.process.pid, "address": one.endpoint.main, "metrics": one.endpoint.metrics, "log": str(one.log)}
+
+
+def _gpu_shared(spec: run_pb2.RunSpec, say: Console) -> tuple[run_pb2.GpuSharing.ValueType, dict[str, dict[str, Any]]]:
+    """How the machine's GPU is shared, and the settings of the engines for that; without a GPU what the spec says."""
+    total = gpu_memory()
+    if total is None:
+        return spec.services.gpu_sharing, {}
+    planned, outs = planned_for(spec, total)
+    show(planned, outs, say)
+    # A spec that forces an arrangement is taken by its word: what is planned are estimates.
+    if not planned.fits and not spec.services.gpu_sharing:
+        fail("the models do not fit on this GPU. `services: {gpu_sharing: take_turns}` in the spec tries all the same")
+    return planned.sharing, planned.settings
+
+
+def _commands(
+    spec: run_pb2.RunSpec,
+    offset: int,
+    sharing: run_pb2.GpuSharing.ValueType,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[list[str], Endpoint]]:
+    """Command line and addresses of each service that is started; ``settings`` are the engines', by service."""
+    judge = judge_command(spec)
+    options = {
+        "policy": ["--model", spec.policy.model, "--engine", spec.policy.engine, *_as_options(settings, "policy")],
+        "judge": None if judge is None else [*judge, *_as_options(settings, "judge")],
+        "preference": ["--model", spec.preference_model.model],
+        "trainer": ["--gpu-sharing", sharing_name(sharing)] if sharing else [],
+    }
+    sleeps = sharing > run_pb2.GPU_SHARING_TOGETHER
+    commands = {}
+    for name, given in options.items():
+        if given is None:
+            continue
+        usual = DEFAULTS[name]
+        if name == "judge" and sleeps and spec.judge.engine in ("transformers", "vllm", "fake"):
+            usual = replace(usual, control=JUDGE_CONTROL)
+        at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
+        listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
+        if at.control:
+            listen += ["--control-port", _port(at.control)]
+        commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *given], at)
+    return commands
+
+
+def _as_options(settings: Mapping[str, Mapping[str, Any]], service: str) -> list[str]:
+    return [part for name, value in settings.get(service, {}).items() for part in ("--setting", f"{name}={value}")]
+
+
+def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
+    """Options of `charter serve judge`; None for a judge that somebody else serves."""
+    if spec.judge.engine == "external":
+        return None
+    if not spec.judge.constitution:
+        fail("the spec names no constitution: set judge.constitution to a file")
+    judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
+    if spec.judge.method:
+        method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
+        judge += ["--method", method]
+    if spec.judge.endpoint:
+        judge += ["--endpoint", spec.judge.endpoint]
+    for field, value in spec.judge.limits.ListFields():
+        judge += ["--setting", f"{field.name}={value}"]
+    if spec.judge.calibration:
+        judge += ["--calibration", spec.judge.calibration]
+    return judge
+
+
+def _engine(name: str) -> str:
+    """What `auto` means here: vLLM where it is installed with a GPU, else the embedded engine."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+
+
+def _shift(address: str, offset: int) -> str:
+    return f"{HOST}:{int(_port(address)) + offset}" if address else ""
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
+    for address in filter(None, (endpoint.main, endpoint.control, endpoint.metrics)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, int(_port(address))))
+            except OSError as error:
+                fail(
+                    f"the {name} service cannot listen on {address}: {error.strerror}. Stop what listens there "
+                    f"(`ss -ltnp` shows it), or use other ports with --port-offset"
+                )
+
+
+def _wait(services: dict[str, Started], say: Console) -> str:
+    """Show the services until all are serving; the name of one that ended instead, or nothing."""
+    begin = time.monotonic()
+    states = dict.fromkeys(services, "starting")
+    with Live(_table(services, states, begin), console=say, refresh_per_second=8) as live:
+        while True:
+            for name, one in services.items():
+                if not one.process.alive():
+                    states[name] = "ended"
+                elif health(name, one.endpoint.main) == "SERVING":
+                    states[name] = "serving"
+            live.update(_table(services, states, begin))
+            if failed := next((name for name, state in states.items() if state == "ended"), ""):
+                return failed
+            if set(states.values()) == {"serving"}:
+                return ""
+            time.sleep(POLL_SECONDS)
+
+
+def _table(services: dict[str, Started], states: dict[str, str], begin: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, one in services.items():
+        mark: RenderableType
+        match states[name]:
+            case "serving":
+                mark, text = Text("✔", "green"), f"serving at {one.endpoint.main}"
+            case "ended":
+                mark, text = Text("✘", "red"), "ended"
+            case _:
+                mark, text = Spinner("dots"), f"loading, {time.monotonic() - begin:.0f} s; log in {one.log}"
+        table.add_row(mark, name, text)
+    return table
+
+
+def _stop(services: dict[str, Started], say: Console) -> None:
+    """SIGTERM to all, and SIGKILL to those that do not end in time."""
+    for one in services.values():
+        one.process.stop()
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(one.process.alive() for one in services.values()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for name, one in services.items():
+        if one.process.alive():
+            say.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
+            one.process.stop(force=True)

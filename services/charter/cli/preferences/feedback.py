@@ -1,0 +1,117 @@
+"""`charter feedback`: the page where people compare answers and chat."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from rich.markup import escape
+
+from charter.cli.local.services import endpoint, home
+from charter.cli.output import console, fail
+from charter.feedback.app import build
+from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
+from charter.feedback.room import FeedbackConfig, Room
+from charter.judge.constitution import load_constitution
+from charter.rpc.errors import ServiceError
+from charter.storage.comparison_files import RowError
+
+LabellerOption = Annotated[
+    list[str] | None,
+    typer.Option("--labeller", help="Someone who labels; gets a token at the first time. Repeatable."),
+]
+LabellersOption = Annotated[
+    Path | None,
+    typer.Option("--labellers", help='JSON file {"name": "token"}. Default: feedback/labellers.json in CHARTER_HOME.'),
+]
+PairsOption = Annotated[
+    list[Path] | None, typer.Option("--pairs", help="File of pairs to compare, .jsonl or .parquet. Repeatable.")
+]
+RunOption = Annotated[str, typer.Option("--run", help="Compare the pairs of this run (its id), blind to its labels.")]
+SecondOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the pairs that a second person labels too.")]
+ConstitutionOption = Annotated[
+    Path | None, typer.Option(help="Constitution whose principles a labeller can name as the one that decided.")
+]
+GuidedOption = Annotated[bool, typer.Option("--guided", help="Show a principle to judge each pair by.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.01, max=10, help="Of the answers in chats.")]
+TokensOption = Annotated[int, typer.Option(min=1, max=32768, help="Longest answer in chats, in tokens.")]
+PolicyOption = Annotated[str, typer.Option("--policy", help="The policy service, host:port.")]
+PreferenceOption = Annotated[str, typer.Option("--preference", help="The preference service, host:port.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")]
+
+
+def feedback(
+    labeller: LabellerOption = None,
+    labellers: LabellersOption = None,
+    pairs: PairsOption = None,
+    run: RunOption = "",
+    second_share: SecondOption = 0.2,
+    constitution: ConstitutionOption = None,
+    guided: GuidedOption = False,
+    temperature: TemperatureOption = 1.0,
+    max_new_tokens: TokensOption = 256,
+    policy: PolicyOption = "",
+    preference: PreferenceOption = "",
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8600,
+) -> None:
+    """Serve the page where people chat with the policy and compare answers, until Ctrl-C.
+
+    Prints a sign-in link for each labeller. Labels go to the preference service; what was not sent stays in the browser
+    and is sent later.
+    """
+    if guided and constitution is None:
+        fail("--guided needs --constitution, the file whose principles are shown")
+    known = _labellers(labellers or home() / "feedback" / "labellers.json", labeller or [])
+    config = FeedbackConfig(
+        policy=policy or endpoint("policy").main,
+        preference=preference or endpoint("preference").main,
+        labellers=known,
+        chats=home() / "feedback" / "chats.jsonl",
+        files=tuple(pairs or ()),
+        run=run,
+        second_share=second_share,
+        constitution=None if constitution is None else load_constitution(constitution).to_proto(),
+        guided=guided,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+    )
+    asyncio.run(_serve(config, host, port))
+
+
+async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
+    room = Room(config)
+    try:
+        await room.start()
+    except (ServiceError, RowError, OSError, ValueError) as error:
+        await room.stop()
+        fail(str(error))
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        await room.stop()
+        fail(f"cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or use another --port")
+    shown = "localhost" if host == "0.0.0.0" else host
+    for name, token in room.labellers.tokens.items():
+        console.print(f"{escape(name)}: http://{shown}:{port}/#token={token}", soft_wrap=True)
+    console.print("Ctrl-C stops the page.")
+    server = uvicorn.Server(uvicorn.Config(build(room), log_level="warning", lifespan="off"))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        await room.stop()
+
+
+def _labellers(file: Path, names: list[str]) -> Labellers:
+    try:
+        known = load_labellers(file)
+        for name in names:
+            known = add_labeller(file, name)
+    except (LabellersError, OSError) as error:
+        fail(str(error))
+    if not known.tokens:
+        fail("nobody may label yet: name someone with --labeller NAME")
+    return known

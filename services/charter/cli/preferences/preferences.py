@@ -1,0 +1,292 @@
+"""``charter preferences``: counts, exports and imports comparisons through the preference service."""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from charter.cli.local.services import channel_to
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.rpc.channel import BATCH, QUICK
+from charter.rpc.errors import ServiceError
+from charter.rpc.validation import violations
+from charter.storage.comparison_files import RowError, read_rows, write_comparisons, write_rows
+from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
+from charter.storage.comparisons import Row, enum_number, label_problem
+from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
+
+app = typer.Typer(help="Count, export and import the stored comparisons.", no_args_is_help=True)
+
+# An import request stays well below the 64 MiB that a message may hold.
+_REQUEST_COMPARISONS = 1000
+_REQUEST_BYTES = 8 * 1024 * 1024
+_COMPARISON_BYTES = 32 * 1024 * 1024
+_SHOWN_PROBLEMS = 10
+
+
+class Source(StrEnum):
+    """Where labels come from."""
+
+    AI = "ai"
+    HUMAN = "human"
+    IMPORTED = "imported"
+
+
+class Split(StrEnum):
+    """Part of the data."""
+
+    TRAIN = "train"
+    HELD_OUT = "held-out"
+
+
+class Layout(StrEnum):
+    """Layout of an exported file."""
+
+    CHARTER = "charter"
+    CHOSEN_REJECTED = "chosen-rejected"
+
+
+AddressOption = Annotated[
+    str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
+]
+RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id).")]
+SourceOption = Annotated[Source | None, typer.Option(help="Only labels from here.")]
+SplitOption = Annotated[Split | None, typer.Option(help="Only this part of the data.")]
+PrincipleOption = Annotated[str, typer.Option(help="Only comparisons judged by this principle.")]
+DimensionOption = Annotated[str, typer.Option(help="Only prompts of this dimension.")]
+LabelledOption = Annotated[bool, typer.Option("--labelled-only", help="Leave out INVALID and UNAVAILABLE.")]
+
+
+@app.command()
+def stats(
+    address: AddressOption = "",
+    run: RunOption = "",
+    source: SourceOption = None,
+    split: SplitOption = None,
+    principle: PrincipleOption = "",
+    dimension: DimensionOption = "",
+    labelled_only: LabelledOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the stored comparisons by outcome, source, dimension, principle and split."""
+    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    try:
+        with channel_to("preference", address) as channel:
+            request = preference_pb2.GetStatsRequest(filter=chosen)
+            found = preference_pb2_grpc.PreferenceServiceStub(channel).GetStats(request, timeout=QUICK)
+    except ServiceError as error:
+        fail(str(error))
+    if as_json:
+        emit_json(_stats_result(found))
+    else:
+        _print_stats(found)
+
+
+@app.command("export")
+def export_file(
+    file: Annotated[Path, typer.Argument(help="File to write, .jsonl or .parquet.")],
+    address: AddressOption = "",
+    layout: Annotated[
+        Layout, typer.Option(help="charter: everything, as import reads it back. chosen-rejected: for other trainers.")
+    ] = Layout.CHARTER,
+    run: RunOption = "",
+    source: SourceOption = None,
+    split: SplitOption = None,
+    principle: PrincipleOption = "",
+    dimension: DimensionOption = "",
+    labelled_only: LabelledOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the stored comparisons to a file; an existing one is replaced when the new one is complete.
+
+    The chosen-rejected layout leaves out ties and comparisons without a label, and says how many.
+    """
+    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    try:
+        with channel_to("preference", address) as channel:
+            comparisons = stream_comparisons(preference_pb2_grpc.PreferenceServiceStub(channel), chosen, "exporting")
+            if layout is Layout.CHARTER:
+                written, left_out = write_comparisons(file, comparisons), 0
+            else:
+                pairs = _Pairs(comparisons)
+                written = write_rows(file, pairs.rows(), PAIR_SCHEMA)
+                left_out = pairs.left_out
+    except (ServiceError, ValueError, OSError) as error:
+        fail(str(error))
+    if as_json:
+        emit_json({"file": str(file), "layout": layout.value, "written": written, "left_out": left_out})
+        return
+    console.print(f"{written} comparisons written to {escape(str(file))}")
+    if left_out:
+        console.print(f"{left_out} ties and comparisons without a label were left out")
+
+
+@app.command("import")
+def import_files(
+    files: Annotated[list[Path], typer.Argument(help="Files to read, .jsonl or .parquet.")],
+    address: AddressOption = "",
+    labeller: Annotated[str, typer.Option(help="Labeller of chosen/rejected rows. Default: the file's name.")] = "",
+    dimension: Annotated[str, typer.Option(help="Dimension of chosen/rejected rows: helpful, harmless, …")] = "",
+    held_out_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the prompts of chosen/rejected rows to hold out from fits.")
+    ] = 0.2,
+    as_json: JsonOption = False,
+) -> None:
+    """Add comparisons from files; everything is checked before anything is stored.
+
+    Reads our own export, chosen/rejected texts (HH-RLHF) and chosen/rejected message lists (UltraFeedback). What is
+    stored already is counted as a duplicate.
+    """
+    sources = [(file, PairDefaults(labeller or file.name, dimension, held_out_fraction)) for file in files]
+    added = duplicates = 0
+    try:
+        _check_all(sources)
+        with channel_to("preference", address) as channel:
+            stub = preference_pb2_grpc.PreferenceServiceStub(channel)
+            for file, defaults in sources:
+                for request in _requests(_read(file, defaults)):
+                    answer = stub.AddComparisons(request, timeout=BATCH)
+                    added += answer.added
+                    duplicates += answer.duplicates
+    except (ServiceError, ValueError, OSError) as error:
+        stored = f" {added} comparisons had been stored before; importing again skips them." if added else ""
+        fail(f"{error!s}{stored}")
+    if as_json:
+        emit_json({"files": [str(file) for file in files], "added": added, "duplicates": duplicates})
+        return
+    console.print(f"{added} comparisons added, {duplicates} were stored already")
+
+
+def chosen_comparisons(
+    run: str, source: Source | None, split: Split | None, principle: str, dimension: str, labelled_only: bool
+) -> preference_pb2.ComparisonFilter:
+    """What the options of a command choose."""
+    chosen = preference_pb2.ComparisonFilter(
+        run_id=run, principle_id=principle, dimension=dimension, labelled_only=labelled_only
+    )
+    if source is not None:
+        chosen.source = types_pb2.LabelSource.ValueType(enum_number("source", source.name))
+    if split is not None:
+        chosen.split = types_pb2.Split.ValueType(enum_number("split", split.name))
+    return chosen
+
+
+def stream_comparisons(
+    stub: preference_pb2_grpc.PreferenceServiceStub, chosen: preference_pb2.ComparisonFilter, doing: str
+) -> Iterator[types_pb2.Comparison]:
+    """Comparisons as they come; shows how many came, and for what."""
+    request = preference_pb2.StreamComparisonsRequest(filter=chosen)
+    count = 0
+    with errors.status(f"{doing}…") as status:
+        for page in stub.StreamComparisons(request, timeout=BATCH):
+            yield from page.comparisons
+            count += len(page.comparisons)
+            status.update(f"{doing}… {count} comparisons")
+
+
+@dataclass
+class _Pairs:
+    """Comparisons as chosen/rejected rows; counts what has none."""
+
+    comparisons: Iterable[types_pb2.Comparison]
+    left_out: int = 0
+
+    def rows(self) -> Iterator[Row]:
+        for comparison in self.comparisons:
+            if row := pair_row(comparison):
+                yield row
+            else:
+                self.left_out += 1
+
+
+def _check_all(sources: list[tuple[Path, PairDefaults]]) -> None:
+    """Read every file to its end. Raises ``RowError`` that names the first malformed lines of all files."""
+    problems: list[str] = []
+    with errors.status("checking…"):
+        for file, defaults in sources:
+            count = 0
+            try:
+                for place, row in read_rows(file):
+                    count += 1
+                    try:
+                        _comparison(file, place, row, defaults)
+                    except RowError as error:
+                        problems.append(str(error))
+            except RowError as error:
+                # Not JSON: the rest of this file is not read.
+                problems.append(str(error))
+            else:
+                if count == 0:
+                    problems.append(f"{file} holds no comparisons")
+    if problems:
+        more = f"\nand {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise ValueError("nothing was imported\n" + "\n".join(problems[:_SHOWN_PROBLEMS]) + more)
+
+
+def _read(file: Path, defaults: PairDefaults) -> Iterator[types_pb2.Comparison]:
+    for place, row in read_rows(file):
+        yield _comparison(file, place, row, defaults)
+
+
+def _comparison(file: Path, place: str, row: Row, defaults: PairDefaults) -> types_pb2.Comparison:
+    """A comparison that the service will take. Raises ``RowError``."""
+    try:
+        comparison = read_comparison(row, defaults)
+    except ValueError as error:
+        raise RowError(file, place, str(error)) from error
+    if found := violations(comparison):
+        raise RowError(file, place, "; ".join(f"{one.field} {one.description}" for one in found))
+    if problem := label_problem(comparison):
+        raise RowError(file, place, problem)
+    if comparison.ByteSize() > _COMPARISON_BYTES:
+        raise RowError(file, place, f"holds {comparison.ByteSize()} bytes, at most {_COMPARISON_BYTES} are possible")
+    return comparison
+
+
+def _requests(comparisons: Iterable[types_pb2.Comparison]) -> Iterator[preference_pb2.AddComparisonsRequest]:
+    """Comparisons in requests of bounded size."""
+    request, size = preference_pb2.AddComparisonsRequest(request_id=uuid.uuid4().hex), 0
+    for comparison in comparisons:
+        full = len(request.comparisons) == _REQUEST_COMPARISONS or size + comparison.ByteSize() > _REQUEST_BYTES
+        if request.comparisons and full:
+            yield request
+            request, size = preference_pb2.AddComparisonsRequest(request_id=uuid.uuid4().hex), 0
+        request.comparisons.append(comparison)
+        size += comparison.ByteSize()
+    if request.comparisons:
+        yield request
+
+
+def _stats_result(found: preference_pb2.GetStatsResponse) -> dict[str, object]:
+    result: dict[str, object] = {"total": found.total}
+    for name in ("by_outcome", "by_source", "by_dimension", "by_principle", "by_split"):
+        result[name] = {entry.value: entry.count for entry in getattr(found, name)}
+    labelled = found.HasField("mean_probability_a")
+    result["mean_probability_a"] = found.mean_probability_a if labelled else None
+    result["std_probability_a"] = found.std_probability_a if labelled else None
+    return result
+
+
+def _print_stats(found: preference_pb2.GetStatsResponse) -> None:
+    if not found.total:
+        console.print("no comparisons")
+        return
+    table = Table("", "", "comparisons", "share")
+    table.columns[2].justify = table.columns[3].justify = "right"
+    for name in ("outcome", "source", "dimension", "principle", "split"):
+        entries = getattr(found, f"by_{name}")
+        for index, entry in enumerate(entries):
+            label = name if index == 0 else ""
+            share = f"{entry.count / found.total:.1%}"
+            last = index == len(entries) - 1
+            table.add_row(label, escape(entry.value) or "(none)", str(entry.count), share, end_section=last)
+    console.print(table)
+    console.print(f"{found.total} comparisons")
+    if found.HasField("mean_probability_a"):
+        console.print(f"P(A is better): mean {found.mean_probability_a:.3f}, std {found.std_probability_a:.3f}")

@@ -1,0 +1,173 @@
+"""`charter runs`: runs of the trainer service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from google.protobuf import json_format
+from rich.markup import escape
+from rich.table import Table
+
+from charter.cli.local.checks import problems
+from charter.cli.local.services import channel_to
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.runs.progress import ACTIVE, PHASES, watch
+from charter.cli.runs.run import DetachOption, as_dict, bring, follow
+from charter.rpc.channel import QUICK
+from charter.spec.load import spec_to_yaml
+from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
+
+app = typer.Typer(help="List, show, watch, cancel and resume runs.", no_args_is_help=True)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest run with that name.")
+]
+LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Most runs to list.")]
+
+STYLES = {"running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
+
+
+@app.command("list")
+def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
+    """List runs, newest first."""
+    with _trainer() as stub:
+        runs = stub.ListRuns(trainer_pb2.ListRunsRequest(page_size=limit), timeout=QUICK).runs
+    if as_json:
+        emit_json([as_dict(run) for run in runs])
+        return
+    if not runs:
+        console.print("There are no runs yet. `charter run SPEC` starts one.")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("RUN", "STATE", "PHASE", "CREATED", "TIME"):
+        table.add_column(heading, no_wrap=heading != "PHASE")
+    for run in runs:
+        table.add_row(run.id, _state(run), _position(run), f"{_local(run):%Y-%m-%d %H:%M}", _duration(run))
+    console.print(table)
+
+
+@app.command()
+def show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show one run: its state, newest numbers and spec."""
+    with _trainer() as stub:
+        found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
+    if as_json:
+        emit_json(as_dict(found))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("run", f"[bold]{found.id}[/]")
+    table.add_row("state", _state(found))
+    if found.error:
+        table.add_row("error", escape(found.error))
+    table.add_row("phase", _position(found))
+    for name, value in sorted(found.last_event.metrics.items()):
+        table.add_row(f"  {name}", f"{value:.4g}")
+    table.add_row("created", f"{_local(found):%Y-%m-%d %H:%M:%S}")
+    table.add_row("time", _duration(found))
+    table.add_row("attempts", str(found.attempts))
+    table.add_row("artifacts", escape(found.artifacts))
+    console.print(table)
+    console.print("\nspec", style="bold")
+    console.print(escape(spec_to_yaml(found.spec)), end="")
+
+
+@app.command("watch")
+def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show a run's progress until it ends. Leaving with Ctrl-C does not stop the run.
+
+    With --json every event and change of state is one line of JSON.
+    """
+    with _trainer() as stub:
+        found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
+        if not as_json:
+            follow(found, detach=False, as_json=False, cancels=False)
+            return
+        for response in watch(stub, found.id):
+            line = json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None)
+            typer.echo(line)
+            found = response.run if response.HasField("run") else found
+    if found.state != run_pb2.RUN_STATE_SUCCEEDED:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Stop a run after its current operation, and wait until it has stopped."""
+    with _trainer() as stub:
+        stopped = _cancel(stub, run)
+    if as_json:
+        emit_json(as_dict(stopped))
+    else:
+        console.print(f"Run {stopped.id} is {_state(stopped)}. `charter runs resume {stopped.id}` continues it.")
+
+
+@app.command()
+def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption = False) -> None:
+    """Continue a failed or cancelled run from its newest checkpoint."""
+    with _trainer() as stub:
+        found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
+        if wrong := problems(found.spec):
+            fail("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."]))
+        resumed = stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run), timeout=QUICK).run
+    follow(resumed, detach, as_json)
+
+
+@app.command("fetch")
+def fetch_run(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs; checkpoints stay there."""
+    with _trainer() as stub:
+        found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
+    folder = bring(found.id, errors if as_json else console)
+    if as_json:
+        emit_json({"run": found.id, "folder": str(folder)})
+
+
+def cancel_all() -> None:
+    """Cancel every run under way and wait until all have stopped."""
+    with _trainer() as stub:
+        runs = stub.ListRuns(trainer_pb2.ListRunsRequest(page_size=1000), timeout=QUICK).runs
+        for run in runs:
+            if run.state in ACTIVE:
+                console.print(f"Stopping run {run.id}; `charter runs resume {run.id}` will continue it.")
+                _cancel(stub, run.id)
+
+
+def _cancel(stub: trainer_pb2_grpc.TrainerServiceStub, run: str) -> run_pb2.Run:
+    cancelled = stub.CancelRun(trainer_pb2.CancelRunRequest(run_id=run), timeout=QUICK).run
+    for response in watch(stub, cancelled.id, cancelled.last_event.sequence):
+        if response.HasField("run"):
+            cancelled = response.run
+    return cancelled
+
+
+@contextmanager
+def _trainer() -> Iterator[trainer_pb2_grpc.TrainerServiceStub]:
+    with channel_to("trainer") as channel:
+        yield trainer_pb2_grpc.TrainerServiceStub(channel)
+
+
+def _state(run: run_pb2.Run) -> str:
+    name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+    return f"[{STYLES.get(name, 'default')}]{name}[/]"
+
+
+def _position(run: run_pb2.Run) -> str:
+    event = run.last_event
+    if not event.sequence:
+        return ""
+    count = f" {event.done}/{event.total}" if event.total else ""
+    return PHASES.get(event.phase, "working") + count
+
+
+def _local(run: run_pb2.Run) -> datetime:
+    return run.create_time.ToDatetime(UTC).astimezone()
+
+
+def _duration(run: run_pb2.Run) -> str:
+    """Time from the first start to the end, or until now."""
+    if not run.HasField("start_time"):
+        return ""
+    end = run.end_time.ToDatetime(UTC) if run.HasField("end_time") else datetime.now(UTC)
+    return str(end - run.start_time.ToDatetime(UTC)).partition(".")[0]

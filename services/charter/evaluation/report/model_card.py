@@ -1,0 +1,153 @@
+"""The README.md of an aligned policy, as Hugging Face reads it."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCardData, metadata_load
+
+from charter.evaluation.report.verdict import interval, percent, verdict
+from charter.runs.folder import RunFolder, RunFolderError, read_run_folder
+from charter.spec.load import spec_to_yaml
+from charter.v1 import run_pb2
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(run_folder: Path) -> str:
+    """Markdown with front matter: what the policy was aligned to, how, what it gained and what nobody knows.
+
+    The spec is shown without file names and addresses: a card is made to be published. Raises ``RunFolderError``.
+    """
+    run = read_run_folder(run_folder)
+    if run.spec is None:
+        raise RunFolderError(f"{run_folder} has no spec.json: nothing says which model was aligned")
+    base = run.spec.policy.model
+    name = _shown(base)
+    data = ModelCardData(
+        base_model=base if _on_hub(base) else None,
+        license=_license(base),
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["charter", "constitutional-ai", "rlaif", "ppo"],
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {run.name}",
+        f"{name}, aligned to a written constitution with Charter: a judge model labelled pairs of its answers by the "
+        "constitution, the labels trained a preference model, and PPO trained the policy against that model while a KL "
+        "penalty held it near its start.",
+        "## Result",
+        verdict(run.evaluation, run.judge_check, fake=run.fake).sentence,
+        _figures(run),
+        "## Constitution",
+        _constitution(run),
+        "## Limits",
+        _limits(run, name),
+        "## Use",
+        _USE,
+        "## Training",
+        f"```yaml\n{spec_to_yaml(_published(run.spec))}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # of this file
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+```"""
+
+
+def _figures(run: RunFolder) -> str:
+    rows: list[tuple[str, str]] = []
+    if evaluation := run.evaluation:
+        failed = sum(evaluation.failures.values())
+        rate = interval(evaluation.win_rate_low, evaluation.win_rate_high)
+        rows += [
+            ("Win rate, ties as half", f"{percent(evaluation.win_rate)} (95% interval {rate})"),
+            ("Won, tied, lost, not judged", f"{evaluation.wins}, {evaluation.ties}, {evaluation.losses}, {failed}"),
+            ("Mean tokens of an answer", f"{evaluation.mean_tokens_before:.0f} → {evaluation.mean_tokens_after:.0f}"),
+        ]
+    if judge := run.judge_check:
+        measured = judge.calibration
+        accuracy = interval(measured.accuracy_low, measured.accuracy_high)
+        rows += [
+            ("Judge", f"{_shown(judge.model)}, method {judge.method}"),
+            ("Judge's accuracy", f"{percent(measured.accuracy)} of {measured.pairs} labelled pairs ({accuracy})"),
+            ("Shorter answer is better, same pairs", percent(judge.shorter_is_better_accuracy)),
+        ]
+    elif run.spec is not None:
+        rows.append(("Judge", f"{_shown(run.spec.judge.model)}, not measured on labelled pairs"))
+    if fit := run.preference_fit:
+        held_out = f"{percent(fit.held_out.accuracy)} of {fit.held_out_pairs} held-out comparisons"
+        rows.append(("Preference model agrees with the judge", held_out))
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in rows)])
+
+
+def _constitution(run: RunFolder) -> str:
+    if run.constitution is None:
+        return "The run's folder holds no constitution."
+    digest = f", digest `{run.info.constitution_digest}`" if run.info and run.info.constitution_digest else ""
+    head = f"{run.constitution.name}, version {run.constitution.version}{digest}."
+    lines = [f"- **{one.id}** ({one.dimension}): {_line(one.compare)}" for one in run.constitution.principles]
+    return head + "\n\n" + "\n".join(lines)
+
+
+def _limits(run: RunFolder, base: str) -> str:
+    found = verdict(run.evaluation, run.judge_check, fake=run.fake)
+    lines = [
+        *found.caveats,
+        "The win rate is what one judge model prefers; no person has rated these answers, and nobody has checked the "
+        "model for safety.",
+        "It holds for prompts like the held-out ones and for answers up to the trained length.",
+        f"The licence and the limits of {base} apply.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _published(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
+    """The parts of a spec that say how it was trained, without the names of files and machines."""
+    published = run_pb2.RunSpec(
+        name=spec.name,
+        seed=spec.seed,
+        policy=run_pb2.PolicySpec(model=_shown(spec.policy.model)),
+        judge=run_pb2.JudgeSpec(model=_shown(spec.judge.model), engine=spec.judge.engine, method=spec.judge.method),
+        sampling=spec.sampling,
+        comparisons=spec.comparisons,
+        preference_model=spec.preference_model,
+        ppo=spec.ppo,
+        evaluation=spec.evaluation,
+    )
+    if spec.judge.HasField("ensemble_size"):
+        published.judge.ensemble_size = spec.judge.ensemble_size
+    if spec.preference_model.model:
+        published.preference_model.model = _shown(spec.preference_model.model)
+    return published
+
+
+def _on_hub(model: str) -> bool:
+    return _HUB_ID.fullmatch(model) is not None and not Path(model).exists()
+
+
+def _shown(model: str) -> str:
+    """A hub id as it is; of a folder only its name."""
+    return model if not model or _on_hub(model) else Path(model).name
+
+
+def _license(model: str) -> str | None:
+    """License that the model card in a base model's folder states; None where nothing states one."""
+    card = Path(model) / "README.md"
+    metadata = metadata_load(card) if card.is_file() else None
+    stated = metadata.get("license") if metadata else None
+    return stated if isinstance(stated, str) else None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", r"\|")

@@ -1,0 +1,239 @@
+"""The report of a run: one HTML file that needs nothing beside it."""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from charter.evaluation.report import plots
+from charter.evaluation.report.pages import FOLDER, fill
+from charter.evaluation.report.verdict import judge_warnings, verdict
+from charter.evaluation.statistics import WinRate, win_rate
+from charter.runs.folder import RunFolder, read_run_folder
+from charter.runs.results import Calibration, Evaluation, EvaluationRow
+from charter.spec.load import spec_to_yaml
+from charter.v1 import judge_pb2, run_pb2
+
+# Longer answers are collapsed to this many characters.
+_PREVIEW = 480
+_BOOTSTRAP_SAMPLES = 2000
+
+_OUTCOMES = {
+    "invalid": "the judge did not answer with one of the options, or the pair does not fit its context",
+    "unavailable": "the judge could not be reached",
+    "identical": "both answers are the same text: there is nothing to prefer",
+    "too long": "an answer does not fit the preference model's context",
+    "evaluated": "the prompt is one that the aligned policy is evaluated on",
+}
+
+_SOURCES = {"AI": "the judge", "HUMAN": "people", "IMPORTED": "files"}
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Judgements of one part of the held-out prompts; ``found`` is None when all of them failed."""
+
+    name: str
+    prompts: int
+    found: WinRate | None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTime:
+    """Seconds of one phase, and its share of the longest."""
+
+    name: str
+    seconds: float
+    of_longest: float
+    of_all: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that is in no figure."""
+
+    where: str
+    what: str
+    count: int
+    why: str
+
+
+def write_report(run_folder: Path, output: Path | None = None) -> Path:
+    """Write the report of a run, whole or in part, to ``report.html`` in its folder, or to ``output``.
+
+    Returns the file's path. Raises ``RunFolderError`` when the folder is no run folder or a file in it is malformed,
+    ``OSError`` when the report cannot be written.
+    """
+    html = render_report(read_run_folder(run_folder))
+    target = output if output is not None else run_folder / "report.html"
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def render_report(run: RunFolder) -> str:
+    """The report as HTML."""
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
+    evaluation = run.evaluation
+    values = {
+        "run": run,
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "verdict": verdict(evaluation, run.judge_check, fake=run.fake),
+        "progress": _progress(run),
+        "seconds": _total_seconds(run),
+        "ppo_plots": plots.ppo_plots(run.ppo_steps),
+        "fit_plots": _fit_plots(run),
+        "fit_parts": _fit_parts(run),
+        "label_sources": _SOURCES,
+        "judge_plot": _judge_plot(run),
+        "judge_warnings": judge_warnings(run.judge_check),
+        "steps": run.ppo_steps,
+        "dimensions": _dimensions(evaluation, run.spec.seed if run.spec else 0) if evaluation else [],
+        "principle_use": _principle_use(evaluation.rows) if evaluation else {},
+        "phases": _phases(run),
+        "left_out": _left_out(run),
+        "spec_yaml": spec_to_yaml(run.spec) if run.spec else None,
+        "judging_method": _judging_method(run),
+    }
+    return fill("report.html", values, {"duration": duration, "readable": _readable, "preview": _preview})
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.4 s, 48 s, 5 min 2 s, 3 h 12 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _readable(name: str) -> str:
+    """A name from code as words: OUTCOME_TIE -> tie, FITTING_PREFERENCE_MODEL -> fitting preference model."""
+    for prefix in ("PHASE_", "OUTCOME_", "JUDGING_METHOD_"):
+        name = name.removeprefix(prefix)
+    words = name.replace("_", " ").lower()
+    return "PPO" if words == "ppo" else words
+
+
+def _preview(text: str) -> str | None:
+    """The beginning of a long text, cut between words; None for a short one."""
+    if len(text) <= _PREVIEW * 1.25:
+        return None
+    return text[:_PREVIEW].rsplit(maxsplit=1)[0].rstrip() + " …"
+
+
+def _progress(run: RunFolder) -> str | None:
+    """How far a run came that has no evaluation; None for one that has."""
+    if run.evaluation is not None:
+        return None
+    if not run.events:
+        return "It reported no progress."
+    last = run.events[-1]
+    phase = _readable(run_pb2.Phase.Name(last.phase))
+    return f"The last it reported was {phase}, {last.done} of {last.total}." + (f" {last.text}" if last.text else "")
+
+
+def _total_seconds(run: RunFolder) -> float | None:
+    """Sum of the phases, which leaves out the time between a failure and a resume."""
+    return sum(run.info.phase_seconds.values()) if run.info and run.info.phase_seconds else None
+
+
+def _fit_plots(run: RunFolder) -> list[plots.Plot]:
+    fit = run.preference_fit
+    if fit is None:
+        return []
+    return [
+        plots.label_distribution(fit.labels),
+        plots.fit_losses(fit),
+        plots.reliability("fit-reliability", "Preference model: calibration", fit.held_out),
+        *(
+            plots.reliability(f"fit-reliability-{index}", f"Calibration: {name}", part)
+            for index, (name, part) in enumerate(_fit_parts(run))
+        ),
+    ]
+
+
+def _fit_parts(run: RunFolder) -> list[tuple[str, Calibration]]:
+    """The held-out figures by source, then by dimension, each only where there is more than one."""
+    fit = run.preference_fit
+    if fit is None:
+        return []
+    sources = [(f"labels of {_SOURCES[name]}", part) for name, part in fit.by_source.items()]
+    dimensions = [(f"dimension {name}", part) for name, part in fit.by_dimension.items()]
+    return [*(sources if len(sources) > 1 else []), *(dimensions if len(dimensions) > 1 else [])]
+
+
+def _judge_plot(run: RunFolder) -> plots.Plot | None:
+    if run.judge_check is None:
+        return None
+    return plots.reliability("judge-reliability", "Judge: calibration", run.judge_check.calibration)
+
+
+def _dimensions(evaluation: Evaluation, seed: int) -> list[Breakdown]:
+    """The evaluation by dimension of the prompt, in order of appearance."""
+    parts: dict[str, list[float | None]] = {}
+    for row in evaluation.rows:
+        parts.setdefault(row.dimension or "none given", []).append(row.probability_after)
+    return [
+        Breakdown(
+            name,
+            len(probabilities),
+            win_rate(probabilities, samples=_BOOTSTRAP_SAMPLES, seed=seed) if set(probabilities) != {None} else None,
+        )
+        for name, probabilities in parts.items()
+    ]
+
+
+def _principle_use(rows: Iterable[EvaluationRow]) -> dict[str, tuple[int, int]]:
+    """Of each principle: judgements it took part in, and how many of these preferred the aligned policy."""
+    asked: Counter[str] = Counter()
+    preferred: Counter[str] = Counter()
+    for row in rows:
+        if row.probability_after is not None:
+            asked.update(row.principles)
+            if row.probability_after > 0.5:
+                preferred.update(row.principles)
+    return {principle: (asked[principle], preferred[principle]) for principle in asked}
+
+
+def _phases(run: RunFolder) -> list[PhaseTime]:
+    order = [_readable(name) for name in run_pb2.Phase.DESCRIPTOR.values_by_name]
+    given = {_readable(name): took for name, took in (run.info.phase_seconds if run.info else {}).items()}
+    times = dict(sorted(given.items(), key=lambda one: order.index(one[0]) if one[0] in order else len(order)))
+    longest, total = max(times.values(), default=0), sum(times.values())
+    if total <= 0:
+        return []
+    return [PhaseTime(name, took, took / longest, took / total) for name, took in times.items()]
+
+
+def _left_out(run: RunFolder) -> list[LeftOut]:
+    """Everything that was counted instead of used, zero counts left away."""
+    sources = [
+        ("checking the judge", run.judge_check.failures if run.judge_check else {}),
+        ("comparisons", run.preference_fit.left_out if run.preference_fit else {}),
+        ("evaluation", run.evaluation.failures if run.evaluation else {}),
+    ]
+    return [
+        LeftOut(where, _readable(outcome), count, _OUTCOMES.get(_readable(outcome), ""))
+        for where, counts in sources
+        for outcome, count in counts.items()
+        if count
+    ]
+
+
+def _judging_method(run: RunFolder) -> str:
+    """How pairs were compared; empty when nothing in the folder says."""
+    if run.judge_check is not None:
+        return _readable(run.judge_check.method)
+    if run.spec is None or not run.spec.judge.method:
+        return ""
+    return _readable(judge_pb2.JudgingMethod.Name(run.spec.judge.method))

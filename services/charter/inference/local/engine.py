@@ -1,0 +1,316 @@
+"""The embedded engine: a Hugging Face causal model in this process, on CPU or CUDA."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+
+from charter.inference.chat_template import ChatTokenizer
+from charter.inference.engine import (
+    AnswerLogLikelihood,
+    ChoiceLogprobs,
+    ContextTooLongError,
+    EngineInfo,
+    Finish,
+    GeneratedSample,
+    OnText,
+    Prompt,
+    Sampling,
+    VersionSpan,
+)
+from charter.inference.joined_calls import JoinedCalls
+from charter.inference.local import model as torch_model
+from charter.inference.local.cpu_memory import trim_freed_memory
+from charter.inference.local.sampling import Row, sample_rows
+from charter.inference.local.scoring import Answer, Scorer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One generate call under way. The torch thread puts samples, or the error that ended them, into ``done``."""
+
+    sampling: Sampling
+    seeded: bool
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Queue[GeneratedSample | BaseException] = field(default_factory=asyncio.Queue)
+    on_text: OnText | None = None
+    cancelled: bool = False
+
+    def put(self, result: GeneratedSample | BaseException) -> None:
+        """Hand over from the torch thread."""
+        self.loop.call_soon_threadsafe(self.done.put_nowait, result)
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """One answer that a call waits for."""
+
+    call: _Call
+    prompt_index: int
+    sample_index: int
+    row: Row
+
+
+class TransformersEngine:
+    """Serves one model from one torch thread; everything that touches the model runs there, in turn.
+
+    Generate calls that wait at the same time with equal sampling parameters and no seed share batches. A
+    seeded call has its own batches: the same call gives the same samples on the same weights. Scoring calls that wait
+    at the same time are computed as one. ``max_batch_tokens`` bounds a batch (prompts and answers, padding included)
+    and so the KV cache. With ``share_prefixes`` texts that begin alike are computed as one tree of tokens.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        max_batch_tokens: int = 16384,
+        share_prefixes: bool = True,
+    ) -> None:
+        self._name = model
+        self._device = device
+        self._dtype = dtype
+        self._max_batch_tokens = max_batch_tokens
+        self._share_prefixes = share_prefixes
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._waiting: list[_Task] = []  # Touched on the event loop only.
+        self._stopping = False
+        self._sampling_turn = asyncio.Lock()
+        # By the choices whose log-probs are asked for; none for answers.
+        self._scoring = JoinedCalls(self._score, lambda answer: answer.length, max_batch_tokens)
+        self._weights = (0, "")  # Version and digest, replaced together.
+        self._parameters = 0
+        self._max_context = 0
+        self._model: PreTrainedModel
+        self._home: torch.device
+        self._scorer: Scorer
+        self._chat: ChatTokenizer
+        self._generator = torch.Generator()  # Of the calls without a seed.
+
+    async def start(self) -> None:
+        """Load the model and run some tokens through it."""
+        self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
+        self._model = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
+        self._generator.seed()
+        self._home = self._model.device
+        self._parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self._max_context = torch_model.max_context_tokens(self._model)
+        self._scorer = await self._run(self._new_scorer)
+        await self._run(self._scorer.next_token_logprobs, [[self._chat.eos_id]], [self._chat.eos_id])
+
+    async def stop(self) -> None:
+        """Free the model. Calls under way fail with ``RuntimeError``."""
+        self._stopping = True
+        await asyncio.to_thread(self._thread.shutdown)
+        self.__dict__.pop("_scorer", None)
+        self.__dict__.pop("_model", None)
+
+    def info(self) -> EngineInfo:
+        """What is served now."""
+        return EngineInfo(self._name, "transformers", *self._weights, self._parameters, self._max_context)
+
+    async def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples_per_prompt: int = 1,
+        on_text: OnText | None = None,
+    ) -> AsyncGenerator[GeneratedSample, None]:
+        """Sample answers, each yielded when it is finished. See ``Engine.generate``."""
+        encoded = await self._encode(prompts)
+        for index, ids in enumerate(encoded):
+            needed = len(ids) + sampling.max_new_tokens
+            if needed > self._max_context:
+                raise ContextTooLongError(index, needed, self._max_context)
+        seeded = sampling.seed is not None or any(prompt.seed is not None for prompt in prompts)
+        call = _Call(sampling, seeded, asyncio.get_running_loop(), on_text=on_text)
+
+        def row(prompt_index: int, sample_index: int) -> Row:
+            seed = sampling.sample_seed(prompts[prompt_index], prompt_index, sample_index)
+            generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+            return Row(encoded[prompt_index], lambda: not (call.cancelled or self._stopping), generator)
+
+        tasks = [
+            _Task(call, prompt_index, sample_index, row(prompt_index, sample_index))
+            for prompt_index in range(len(prompts))
+            for sample_index in range(samples_per_prompt)
+        ]
+        tasks.sort(key=lambda task: len(task.row.prompt_ids), reverse=True)
+        self._waiting += tasks
+        sampling_task = asyncio.create_task(self._sample_waiting(call))
+        try:
+            for _ in tasks:
+                result = await call.done.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+            await sampling_task
+        finally:
+            call.cancelled = True
+            self._waiting = [task for task in self._waiting if task.call is not call]
+
+    async def choice_logprobs(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> list[ChoiceLogprobs | ContextTooLongError]:
+        """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
+        choice_ids = tuple(self._chat.choice_id(choice) for choice in choices)
+        items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
+        results: dict[int, ChoiceLogprobs] = {}
+        fitting = [item for item in items if item.length + 1 <= self._max_context]
+        if fitting:
+            rows = await self._scoring.run(choice_ids, fitting)
+            for item, logprobs in zip(fitting, rows, strict=True):
+                results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
+        return [results.get(item.index) or self._error(item, extra=1) for item in items]
+
+    async def answer_loglikelihoods(
+        self, items: Sequence[tuple[Prompt, str]]
+    ) -> list[AnswerLogLikelihood | ContextTooLongError]:
+        """Log-likelihood of each answer after its prompt. See ``Engine.answer_loglikelihoods``."""
+        encoded = await self._encode([prompt for prompt, _ in items])
+        texts = await asyncio.to_thread(lambda: [self._chat.answer_ids(text) for _, text in items])
+        answers = [Answer(i, ids, text) for i, (ids, text) in enumerate(zip(encoded, texts, strict=True))]
+        fitting = [answer for answer in answers if answer.length <= self._max_context]
+        totals = {answer.index: 0.0 for answer in fitting}  # An empty answer keeps its 0.
+        written = [answer for answer in fitting if answer.answer_ids]
+        if written:
+            sums = await self._scoring.run((), written)
+            totals.update((answer.index, total) for answer, (total,) in zip(written, sums, strict=True))
+        return [
+            AnswerLogLikelihood(totals[answer.index], len(answer.answer_ids), len(answer.prompt_ids))
+            if answer.index in totals
+            else self._error(answer)
+            for answer in answers
+        ]
+
+    async def load_weights(self, path: Path, version: int, digest: str) -> float:
+        """Serve the weights of a file from now on; waits for the batch under way. See ``Engine.load_weights``.
+
+        The file is read while batches go on, so that for a moment main memory holds it, the old weights and the new.
+        """
+        new = await asyncio.to_thread(torch_model.read_weights, self._model, path)
+
+        def swap() -> float:
+            start = time.monotonic()
+            torch_model.swap_weights(self._model, new)
+            self._weights = (version, digest)
+            return time.monotonic() - start
+
+        paused = await self._run(swap)
+        await asyncio.to_thread(trim_freed_memory)
+        return paused
+
+    async def sleep(self) -> None:
+        """Move the model to main memory, after the batch under way. See ``Engine.sleep``."""
+        await self._run(torch_model.move, self._model, torch.device("cpu"))
+
+    async def wake(self) -> None:
+        """Move it back to where it was loaded. See ``Engine.wake``."""
+        await self._run(torch_model.move, self._model, self._home)
+
+    async def _sample_waiting(self, call: _Call) -> None:
+        """Run batches until none of this call's answers waits; they may hold other calls' answers too."""
+        while True:
+            # Batches are put together when the thread is free for them, not before: later calls can still join.
+            async with self._sampling_turn:
+                batch = self._next_batch(call)
+                if not batch:
+                    return
+                try:
+                    await self._run(self._sample_batch, batch)
+                except Exception as error:  # noqa: BLE001 (every call in the batch raises it)
+                    for failed in {task.call for task in batch}:
+                        failed.done.put_nowait(error)
+
+    def _next_batch(self, call: _Call) -> list[_Task]:
+        """Take the oldest waiting answers that can share a batch with this call's; none when it waits for none."""
+        if not any(task.call is call for task in self._waiting):
+            return []
+        batch: list[_Task] = []
+        width = 0
+        for task in self._waiting:
+            shared = not (call.seeded or task.call.seeded) and task.call.sampling == call.sampling
+            if task.call is call or shared:
+                width = max(width, len(task.row.prompt_ids) + call.sampling.max_new_tokens)
+                if batch and (len(batch) + 1) * width > self._max_batch_tokens:
+                    break
+                batch.append(task)
+        taken = set(batch)
+        self._waiting = [task for task in self._waiting if task not in taken]
+        return batch
+
+    def _sample_batch(self, batch: Sequence[_Task]) -> None:
+        """Write the answers of a batch; on the torch thread."""
+        tasks = {task.row: task for task in batch}
+        version, _ = self._weights
+
+        def finished(row: Row) -> None:
+            task = tasks[row]
+            task.call.put(
+                GeneratedSample(
+                    prompt_index=task.prompt_index,
+                    sample_index=task.sample_index,
+                    text=self._chat.decode(row.token_ids[:-1] if row.ended else row.token_ids),
+                    token_ids=tuple(row.token_ids),
+                    logprobs=tuple(row.logprobs),
+                    finish=Finish.EOS if row.ended else Finish.LENGTH,
+                    version_spans=(VersionSpan(0, len(row.token_ids), version),),
+                    prompt_token_ids=tuple(row.prompt_ids),
+                    first_token_time=row.first_token_time,
+                )
+            )
+
+        def grown(row: Row) -> None:
+            task = tasks[row]
+            if task.call.on_text is not None:
+                text = self._chat.decode(row.token_ids)
+                task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text)
+
+        rows = [task.row for task in batch if task.row.wanted()]
+        if rows:
+            sampling, stop_ids = batch[0].call.sampling, self._chat.stop_ids
+            share = self._scorer.shares
+            sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown, share=share)
+        self._require_running()
+
+    async def _score(self, choices: tuple[int, ...], answers: Sequence[Answer]) -> list[tuple[float, ...]]:
+        """The log-probs of the choices as the next token of each prompt; without choices, that of each answer."""
+        if not choices:
+            return [(total,) for total in await self._run(self._scorer.answer_logprobs, answers)]
+        prompts = [answer.prompt_ids for answer in answers]
+        rows = await self._run(self._scorer.next_token_logprobs, prompts, choices)
+        return [tuple(row) for row in rows.tolist()]
+
+    def _new_scorer(self) -> Scorer:
+        return Scorer(self._model, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)
+
+    async def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return await asyncio.to_thread(self._chat.prompts_ids, prompts)
+
+    def _error(self, item: Answer, extra: int = 0) -> ContextTooLongError:
+        return ContextTooLongError(item.index, item.length + extra, self._max_context)
+
+    async def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run on the torch thread, after what was asked for before. Raises ``RuntimeError`` once the engine stops."""
+
+        def work() -> R:
+            self._require_running()
+            return function(*args, **kwargs)
+
+        self._require_running()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _require_running(self) -> None:
+        if self._stopping:
+            raise RuntimeError("the engine is stopping")

@@ -1,0 +1,113 @@
+"""A Hugging Face causal model in this process: loading it, running padded batches, replacing its weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from charter.inference.chat_template import loading
+from charter.inference.local.cpu_attention import use_cpu_attention
+from charter.inference.local.cpu_memory import keep_freed_memory
+from charter.inference.local.packed_linear import PackedLinear, pack, pack_linears
+from charter.inference.weights_file import Shape, check_shapes, read_shapes
+
+
+def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedModel:
+    """Load for inference. Unset ``device`` is CUDA where there is one; unset ``dtype`` is bfloat16 there, else float32.
+
+    Raises ``OSError`` that says what to do when the model cannot be found.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    keep_freed_memory()
+    with loading(model):
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    loaded = loaded.to(device).eval()
+    use_cpu_attention(loaded)
+    pack_linears(loaded)
+    return loaded
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model that is elsewhere, and give the memory that it leaves on a GPU back to other processes."""
+    # One on a CPU may have packed layers, whose weights without data cannot be moved.
+    if next(model.parameters()).device != device:
+        model.to(device)
+        # Does nothing in a process that has not used a GPU.
+        torch.cuda.empty_cache()
+
+
+def max_context_tokens(model: PreTrainedModel) -> int:
+    """Most tokens of prompt and answer together."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pad on the left: token ids and attention mask, both int64 [len(sequences), longest]."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, width - len(sequence) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among its row's real tokens, int64, shape of ``mask``; 0 on padding."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
+    """Logits, float32 [rows, keep, vocabulary], of the last ``keep`` positions of left-padded rows.
+
+    The LM head runs on those positions only, through the model's own forward, so that whatever the
+    architecture does to its logits (soft caps, scales) is in them.
+    """
+    output = model(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=keep)
+    logits: Tensor = output.logits
+    return logits.float()
+
+
+@dataclass(frozen=True, slots=True)
+class NewWeights:
+    """Tensors by name, but for those of which only ``packed`` is kept."""
+
+    tensors: dict[str, Tensor]
+    packed: dict[PackedLinear, Tensor]
+
+
+def read_weights(model: PreTrainedModel, path: Path) -> NewWeights:
+    """The tensors of a safetensors file, each in the type of the model's; the model may go on meanwhile.
+
+    Those of the same type are the file's own pages, not copies: nobody may write to the file any more; its name may go.
+    Beside packed ones they are copies, so that the file's pages go. Raises ``WeightMismatchError`` when names or shapes
+    differ.
+    """
+    check_shapes(read_shapes(path), expected_shapes(model))
+    state = model.state_dict()
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).to(state[name].dtype) for name in file.keys()}  # noqa: SIM118
+    packed = pack(model, tensors)
+    if packed:
+        tensors = {name: tensor.clone() for name, tensor in tensors.items() if not state[name].is_meta}
+    return NewWeights(tensors, packed)
+
+
+def swap_weights(model: PreTrainedModel, new: NewWeights) -> None:
+    """Put what ``read_weights`` gave in the place of the model's own: on a CPU it becomes the model's."""
+    live = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name, tensor in new.tensors.items():
+        live[name].data = tensor.to(live[name].device)
+    for module, packed in new.packed.items():
+        module.packed = packed
+
+
+def expected_shapes(model: PreTrainedModel) -> dict[str, Shape]:
+    """Names and shapes of a model's weights, tied copies left out."""
+    tied = model.all_tied_weights_keys
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}

@@ -1,0 +1,103 @@
+"""The run folder as the worker writes it: files whole or not at all, and logs that lose at most their last line."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from charter.runs import samples
+
+
+class Artifacts:
+    """Paths of a run's folder, and ``run.json``.
+
+    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds and counts.
+    """
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.spec = folder / "spec.json"
+        self.events = folder / "events.jsonl"
+        self.constitution = folder / "constitution.yaml"
+        self.pairs = folder / "pairs.jsonl"
+        self.labels = folder / "labels.jsonl"
+        self.preference_model = folder / "preference_model"
+        self.checkpoints = folder / "checkpoints"
+        self.policy = folder / "policy"
+        self.samples = folder / samples.FILE
+        self.comparisons = folder / "comparisons.parquet"
+        self._record_file = folder / "run.json"
+        self.record: dict[str, Any] = (
+            json.loads(self._record_file.read_text(encoding="utf-8"))
+            if self._record_file.exists()
+            else {
+                "id": run_id,
+                "versions": {},
+                "constitution_digest": "",
+                "started": now(),
+                "finished": None,
+                "phase_seconds": {},
+                "counts": {},
+            }
+        )
+
+    def save_record(self) -> None:
+        """Write ``run.json``."""
+        write_json(self._record_file, self.record)
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        """Add to the time of a phase; attempts of a run that was resumed add up."""
+        times = self.record["phase_seconds"]
+        times[phase] = times.get(phase, 0.0) + seconds
+        self.save_record()
+
+    def count(self, **counts: int) -> None:
+        """State counts, replacing earlier ones of the same name."""
+        self.record["counts"].update(counts)
+        self.save_record()
+
+    def answers(self, name: str) -> Path:
+        """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
+        return self.folder / f"answers_{name}.json"
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append one line and have it on the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a file that ``append_line`` wrote; none when it is not there.
+
+    A last line without its end is what a worker that was killed had begun to write: it is cut off the file.
+    """
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return whole.decode("utf-8").splitlines()

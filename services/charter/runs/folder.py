@@ -1,0 +1,163 @@
+"""Reads back the folder that a run left, whole or in part."""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from google.protobuf import json_format
+from pydantic import TypeAdapter, ValidationError
+
+from charter.runs.results import Evaluation, JudgeCheck, PreferenceFit
+from charter.spec.load import spec_from_json
+from charter.v1 import judge_pb2, run_pb2
+
+T = TypeVar("T")
+
+
+class RunFolderError(ValueError):
+    """A folder is no run folder, or a file in it cannot be read; the text names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """``run.json``: what ran, when, how long each phase took (seconds), and what was counted on the way."""
+
+    id: str
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    constitution_digest: str = ""
+    started: datetime | None = None
+    finished: datetime | None = None
+    phase_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run as its folder tells it. What a run that ended early did not write is None, and named in ``missing``."""
+
+    path: Path
+    spec: run_pb2.RunSpec | None
+    info: RunInfo | None
+    constitution: judge_pb2.Constitution | None
+    # In order, each sequence once.
+    events: tuple[run_pb2.RunEvent, ...]
+    judge_check: JudgeCheck | None
+    preference_fit: PreferenceFit | None
+    evaluation: Evaluation | None
+    # File name and what it would have held.
+    missing: dict[str, str]
+    # What was odd about the files that are there.
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the run, else its id, else the folder's name."""
+        if self.spec is not None and self.spec.name:
+            return self.spec.name
+        return self.info.id if self.info is not None and self.info.id else self.path.name
+
+    @property
+    def fake(self) -> bool:
+        """Whether the policy or the judge was the fake engine, which stands in for a model in tests."""
+        engines = [self.spec.policy.engine, self.spec.judge.engine] if self.spec else []
+        return "fake" in engines or (self.info is not None and "fake" in self.info.versions.values())
+
+    @property
+    def ppo_steps(self) -> dict[int, dict[str, float]]:
+        """Metrics of each PPO step; of a step that ran again after a resume, the last ones."""
+        steps = {e.step: dict(e.metrics) for e in self.events if e.phase == run_pb2.PHASE_PPO and e.HasField("step")}
+        return {step: steps[step] for step in sorted(steps) if steps[step]}
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run has begun to write into this folder."""
+    return (path / "spec.json").is_file() or (path / "run.json").is_file()
+
+
+def read_run_folder(path: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: ``path`` is not a run folder, or a file in it is malformed.
+    """
+    if not is_run_folder(path):
+        raise RunFolderError(f"{path} is not the folder of a run: it holds neither spec.json nor run.json")
+    notes: list[str] = []
+    missing: dict[str, str] = {}
+
+    def result(name: str, holds: str, kind: type[T]) -> T | None:
+        file = path / name
+        if not file.is_file():
+            missing[name] = holds
+            return None
+        try:
+            return TypeAdapter(kind).validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
+
+    return RunFolder(
+        path=path,
+        spec=_spec(path / "spec.json", missing),
+        info=result("run.json", "versions, phase times and counts", RunInfo),
+        constitution=_constitution(path / "constitution.yaml", missing),
+        events=_events(path / "events.jsonl", missing, notes),
+        judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck),
+        preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit),
+        evaluation=result("evaluation.json", "the aligned policy against the one it started from", Evaluation),
+        missing=missing,
+        notes=tuple(notes),
+    )
+
+
+def _spec(file: Path, missing: dict[str, str]) -> run_pb2.RunSpec | None:
+    if not file.is_file():
+        missing[file.name] = "the exact spec"
+        return None
+    try:
+        return spec_from_json(file.read_text(encoding="utf-8"))
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file}: {error}") from error
+
+
+def _constitution(file: Path, missing: dict[str, str]) -> judge_pb2.Constitution | None:
+    if not file.is_file():
+        missing[file.name] = "the constitution that the judge read"
+        return None
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise RunFolderError(f"{file}: expected a mapping with a name and principles")
+        if "version" in fields:
+            # YAML reads an unquoted 1 or 2026-11-23 as a number or a date.
+            fields["version"] = str(fields["version"])
+        for principle in fields.get("principles", []):
+            principle.setdefault("weight", 1.0)
+        return json_format.ParseDict(fields, judge_pb2.Constitution(), ignore_unknown_fields=True)
+    except (yaml.YAMLError, json_format.ParseError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file}: {error}") from error
+
+
+def _events(file: Path, missing: dict[str, str], notes: list[str]) -> tuple[run_pb2.RunEvent, ...]:
+    if not file.is_file():
+        missing[file.name] = "the progress and the numbers of each PPO step"
+        return ()
+    events: dict[int, run_pb2.RunEvent] = {}
+    unreadable = []
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json_format.Parse(line.decode("utf-8"), run_pb2.RunEvent())
+        except (json_format.ParseError, UnicodeDecodeError):
+            # A worker that is killed while it writes leaves half a line, and the next attempt appends to it.
+            unreadable.append(str(number))
+            continue
+        events.setdefault(event.sequence, event)
+    if unreadable:
+        notes.append(f"{file.name}: {len(unreadable)} unreadable, left out: line {', '.join(unreadable)}")
+    return tuple(events[sequence] for sequence in sorted(events))

@@ -1,1 +1,0 @@
-"""What PPO and its kin compute: batches, log-probs, losses, updates."""

@@ -1,1 +1,0 @@
-"""Many ranks as one worker."""

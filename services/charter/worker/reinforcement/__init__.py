@@ -1,0 +1,1 @@
+"""What PPO and its kin compute: rollouts, advantages, losses, updates."""

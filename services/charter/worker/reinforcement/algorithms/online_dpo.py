@@ -1,0 +1,51 @@
+"""Online DPO: two fresh answers to each prompt are compared by the judge, and the policy learns from the pair.
+
+Guo et al. 2024 ("Direct Language Model Alignment from Online AI Feedback", arXiv 2402.04792), with the loss of Rafailov
+et al. 2023 ("Direct Preference Optimization", arXiv 2305.18290), equation 7, on soft labels: the cross-entropy of the
+judge's P(A is better) and the policy's, sigmoid(margin).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from charter.worker.reinforcement.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
+from charter.worker.training.models import ValueHead
+
+
+class OnlineDpo(Algorithm):
+    """The score of an answer is P(it is the better one of its pair); ``dpo_beta`` is the pull to the reference."""
+
+    together = 2
+
+    def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
+        """The soft labels. Nothing is weighted: the loss holds for pairs from any policy."""
+        mask = experience.mask
+        labels = experience.episodes.scores.unsqueeze(1) * mask
+        return Targets(labels, mask.to(labels))
+
+    def terms(self, rows: Rows) -> Terms:
+        """The loss of each pair, [rows / 2]; even rows are A, odd ones B."""
+        log_ratios = (rows.logprobs - rows.reference_logprobs).masked_fill(~rows.mask, 0.0).sum(dim=1)
+        labels = rows.advantages[::2, 0]
+        margins = self.spec.dpo_beta * (log_ratios[::2] - log_ratios[1::2])
+        decided = labels != 0.5
+        right = (margins > 0) == (labels > 0.5)
+        return Terms(
+            dpo_loss(margins, labels),
+            {"dpo_margin": _towards_better(margins.detach(), labels), "dpo_accuracy": right[decided].to(margins)},
+        )
+
+    def count(self, mask: Tensor) -> int:
+        """The mean is over pairs."""
+        return len(mask) // 2
+
+
+def dpo_loss(margins: Tensor, labels: Tensor) -> Tensor:
+    """``-p log sigmoid(m) - (1 - p) log sigmoid(-m)`` in nats; margins, labels P(A is better) -> loss, all [pairs]."""
+    return -labels * logsigmoid(margins) - (1 - labels) * logsigmoid(-margins)
+
+
+def _towards_better(margins: Tensor, labels: Tensor) -> Tensor:
+    """Margin of the answer that the label prefers; 0 for a tie, [pairs]."""
+    return margins * torch.sign(labels - 0.5)

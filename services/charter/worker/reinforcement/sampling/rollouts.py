@@ -1,0 +1,137 @@
+"""Rollouts: the policy's answers to prompts, with their scores.
+
+A failed call, a missing answer or a missing score raises ``ServiceError`` or ``RunError``; none becomes a reward.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+
+from charter.rpc import tracing
+from charter.runs.samples import Sample
+from charter.v1 import run_pb2
+from charter.worker.clients.clients import Answer
+from charter.worker.context import Run
+from charter.worker.errors import RunError
+from charter.worker.prompts import TaskPrompt
+from charter.worker.reinforcement.metrics import BY_DIMENSION, TOKEN_AGE
+from charter.worker.reinforcement.sampling import rewards
+from charter.worker.training.batches import Episodes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The answers of a step, [prompts][samples], and the seconds that it took to sample them."""
+
+    groups: list[list[Answer]]
+    seconds: float
+
+
+def sample(
+    run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int, broken_off: threading.Event
+) -> list[list[Answer]]:
+    """A step's answers to each prompt, [prompts][samples]; versions and errors as ``Services.generate``."""
+    return run.services.generate(
+        [prompt.messages for prompt in prompts],
+        run.spec.sampling,
+        version=version,
+        seed=seed,
+        samples_per_prompt=run.spec.ppo.samples_per_prompt,
+        broken_off=broken_off,
+    )
+
+
+def score(
+    run: Run,
+    prompts: Sequence[TaskPrompt],
+    groups: Sequence[Sequence[Answer]],
+    seed: int,
+    *,
+    version: int,
+    preference_version: int,
+) -> Episodes:
+    """The answers with their scores, those to the same prompt side by side.
+
+    For online DPO the score is P(the answer is the better one of its pair). ``seed`` draws the judge's principles,
+    ``version`` is that of the weights that will learn from the answers.
+    """
+    answers = [answer for group in groups for answer in group]
+    if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
+        scores = rewards.compare(run, prompts, groups, seed)
+    else:
+        asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+        scores = rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
+    for answer in answers:
+        for written_by in set(answer.versions):
+            TOKEN_AGE.observe(version - written_by)
+    return episodes_of(answers, scores, version)
+
+
+def scores_by_dimension(
+    run: Run, prompts: Sequence[TaskPrompt], groups: Sequence[Sequence[Answer]], episodes: Episodes
+) -> dict[str, float]:
+    """Mean score by dimension of the prompts; ``other`` for those that the constitution, which bounds them, lacks."""
+    scores: dict[str, list[float]] = {}
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    for prompt, score in zip(asked, episodes.scores.tolist(), strict=True):
+        scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
+    return {f"{BY_DIMENSION}{name}": fmean(values) for name, values in scores.items()}
+
+
+def samples_of(
+    run: Run,
+    step: int,
+    prompts: Sequence[TaskPrompt],
+    groups: Sequence[Sequence[Answer]],
+    episodes: Episodes,
+    *,
+    preference_version: int,
+) -> list[Sample]:
+    """The step's answers as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
+    asked = [(prompt, answer) for prompt, group in zip(prompts, groups, strict=True) for answer in group]
+    return [
+        Sample(
+            id=f"{step}.{number}",
+            prompt=[{"role": turn.role, "content": turn.content} for turn in prompt.messages],
+            dimension=prompt.dimension,
+            answer=answer.text,
+            tokens=len(answer.token_ids),
+            ended=answer.ended,
+            score=score,
+            weight_version=answer.versions[-1],
+            preference_version=preference_version if run.needs_preference_model else 0,
+            trace_id=tracing.log_fields().get("trace_id", ""),
+        )
+        for number, ((prompt, answer), score) in enumerate(zip(asked, episodes.scores.tolist(), strict=True))
+    ]
+
+
+def episodes_of(answers: Sequence[Answer], scores: Sequence[float], version: int) -> Episodes:
+    """Put answers and scores together; weights ``version`` will learn from them.
+
+    Raises ``RunError`` for an answer without tokens, or whose tokens do not all have a log-prob and a version.
+    """
+    longest = max(len(answer.token_ids) for answer in answers)
+    logprobs = torch.zeros(len(answers), longest)
+    ages = torch.zeros(len(answers), longest, dtype=torch.int64)
+    for row, answer in enumerate(answers):
+        tokens = len(answer.token_ids)
+        if not answer.prompt_token_ids or not tokens or {len(answer.logprobs), len(answer.versions)} != {tokens}:
+            raise RunError(
+                f"the policy service sent an answer of {tokens} tokens with {len(answer.logprobs)} log-probs and "
+                f"{len(answer.versions)} weight versions to a prompt of {len(answer.prompt_token_ids)} tokens; see its "
+                "log"
+            )
+        logprobs[row, :tokens] = torch.from_numpy(answer.logprobs)
+        ages[row, :tokens] = version - torch.tensor(answer.versions)
+    return Episodes(
+        prompts=tuple(answer.prompt_token_ids for answer in answers),
+        answers=tuple(answer.token_ids for answer in answers),
+        ended=torch.tensor([answer.ended for answer in answers]),
+        scores=torch.tensor(scores, dtype=torch.float32),
+        sampler_logprobs=logprobs,
+        ages=ages,
+    )

@@ -1,0 +1,1 @@
+"""What any training loop needs: models, batches, packing, log-probs, LoRA, ranks, checkpoints."""

@@ -1,0 +1,100 @@
+"""Episodes, and the micro-batches that the models read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from charter.inference.local.prefix_tree import Segment, Wanted, side_by_side, whole_tree
+from charter.worker.reinforcement.formulas import token_mask
+
+
+def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows so that the tokens of a group stay within ``budget``: longest first, each where there is room first.
+
+    A row longer than the budget is a group of its own.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = next((place for place, free in enumerate(room) if free >= lengths[row]), None)
+        if place is None:
+            groups.append([row])
+            room.append(budget - lengths[row])
+        else:
+            groups[place].append(row)
+            room[place] -= lengths[row]
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Sampled and scored answers of one PPO step.
+
+    ``prompts`` and ``answers`` are token ids; an answer ends with EOS where the model ended it (``ended``).
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[int, ...], ...]
+    # Bool [episodes].
+    ended: Tensor
+    # Preference score, float32 [episodes].
+    scores: Tensor
+    # Float32 [episodes, longest answer], 0 on padding.
+    sampler_logprobs: Tensor
+    # Versions between the weights that wrote each token and those that learn from it, int64 [episodes, longest answer].
+    ages: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """True on answer tokens, bool [episodes, longest answer]."""
+        lengths = torch.tensor([len(answer) for answer in self.answers])
+        return token_mask(lengths, int(lengths.max()))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that a model reads for each episode."""
+        return [len(prompt) + len(answer) - 1 for prompt, answer in zip(self.prompts, self.answers, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Some answers after their prompts as a model reads them: packed, on a CPU what several begin with only once."""
+
+    # Int64 [1, tokens].
+    input_ids: Tensor
+    # Of each token in its sequence, int64 [1, tokens].
+    positions: Tensor
+    # Which of these tokens see which.
+    segments: Sequence[Segment]
+    # Places whose hidden state predicts an answer token, answer after answer; int64 [answer tokens].
+    states: Tensor
+    # The answers' tokens, answer after answer; int64 [answer tokens].
+    targets: Tensor
+
+
+def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> MicroBatch:
+    """Put prompts with their answers, token ids, one behind the other; the last token of an answer is not read."""
+    sequences = [
+        Wanted(place, [*prompt, *answer[:-1]], len(prompt) - 1) for place, (prompt, answer) in enumerate(pairs)
+    ]
+    # The kernels of GPUs are fast without a mask only, which what is shared would need.
+    tree = whole_tree(sequences) if device.type == "cpu" else side_by_side(sequences)
+    states = [place for index in range(len(pairs)) for place in tree.places[index]]
+    targets = [token for _, answer in pairs for token in answer]
+    input_ids, positions = (torch.tensor([values], device=device) for values in (tree.ids, tree.depths))
+    places, wanted = (torch.tensor(values, device=device) for values in (states, targets))
+    return MicroBatch(input_ids, positions, tree.segments, places, wanted)
+
+
+def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:
+    """The chosen episodes as a micro-batch."""
+    return pack([(episodes.prompts[row], episodes.answers[row]) for row in rows], device)
+
+
+def scatter(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of answer tokens, row after row, put back in their places: [answer tokens] -> [rows, longest answer]."""
+    padded = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
+    padded[mask] = flat
+    return padded

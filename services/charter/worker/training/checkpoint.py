@@ -1,0 +1,299 @@
+"""Checkpoints of PPO: whole or not at all, in safetensors and JSON.
+
+A checkpoint is a folder ``step-000012``. It is written under a temporary name, its files are synced to the disk, it is
+renamed, and only then marked with ``COMPLETE``, which holds the sha256 of every file.
+
+Weights and moments are written by torch.distributed.checkpoint, a file of shards from each rank, and can be read on any
+number of ranks. All ranks call ``save`` and ``restore``; the rest is for rank 0.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from charter.worker.errors import RunError
+from charter.worker.reinforcement import overoptimisation
+from charter.worker.reinforcement.formulas import Moments
+from charter.worker.reinforcement.overoptimisation import Measurement
+from charter.worker.reinforcement.sampling.rollouts import Batch
+from charter.worker.reinforcement.sampling.unconsumed import read_batches, write_batches
+from charter.worker.reinforcement.step import Controls
+from charter.worker.reinforcement.update import Learner
+from charter.worker.training import ranks
+from charter.worker.training.models import named_tensors
+
+logger = logging.getLogger("charter.worker")
+
+_COMPLETE = "COMPLETE"
+_STATE = "state.json"
+_TORCH_RNG = "torch_rng.safetensors"
+_UNCONSUMED = "unconsumed.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where PPO stands, besides the tensors."""
+
+    # PPO steps that are done.
+    step: int
+    # Prompts that were taken from the endless stream.
+    prompt_cursor: int
+    # Version that the policy service has, or will be sent, for the actor's weights.
+    weight_version: int
+    controls: Controls
+    # What the judge thought in the course of the run, oldest first.
+    measured: tuple[Measurement, ...] = ()
+
+
+def save(learner: Learner, folder: Path, progress: Progress, unconsumed: Mapping[int, Batch], keep: int) -> Path:
+    """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
+
+    ``unconsumed`` are answers of coming steps, by step, that older weights may have written. Raises ``RunError`` when
+    the checkpoint cannot be written (disk full); older ones are untouched then.
+    """
+    final = folder_of(folder, progress.step)
+    temporary = folder / f".{final.name}.tmp"
+    ranks.led(lambda: _make_room(temporary, final))
+    steps = {}
+    with _no_room_explained(temporary, final):
+        for name, (module, optimizer) in _learning(learner).items():
+            _write(temporary / name, named_tensors(module))
+            _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
+            steps[name] = _optimizer_steps(module, optimizer)
+    digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
+    ranks.led(lambda: _finish(temporary, final, progress, unconsumed, steps, digests))
+    ranks.led(lambda: _prune(folder, progress, keep))
+    return final
+
+
+@contextmanager
+def _no_room_explained(temporary: Path, final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(
+            f"cannot write checkpoint {final}: {error}. Free space there; older checkpoints are kept"
+        ) from error
+
+
+def _make_room(temporary: Path, final: Path) -> None:
+    with _no_room_explained(temporary, final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        clean(final.parent)
+        temporary.mkdir()
+
+
+def _finish(
+    temporary: Path,
+    final: Path,
+    progress: Progress,
+    unconsumed: Mapping[int, Batch],
+    steps: dict[str, dict[str, int]],
+    digests: dict[str, str],
+) -> None:
+    """Add what is not sharded, and give the checkpoint its name and its mark."""
+    with _no_room_explained(temporary, final):
+        write_batches(temporary / _UNCONSUMED, unconsumed)
+        _add_state(temporary, progress, steps)
+        digests = digests | {name: _digest(temporary / name) for name in (_TORCH_RNG, _STATE, _UNCONSUMED)}
+        _sync(temporary)
+        # Left from an attempt that died between the rename and the mark.
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(final.parent)
+        marker = final / f".{_COMPLETE}.tmp"
+        marker.write_text(json.dumps(digests, indent=2))
+        _sync(marker)
+        marker.rename(final / _COMPLETE)
+        _sync(final)
+
+
+def _add_state(temporary: Path, progress: Progress, steps: dict[str, dict[str, int]]) -> None:
+    save_file({"state": torch.get_rng_state()}, temporary / _TORCH_RNG)
+    state = {"progress": asdict(progress), "optimizer_steps": steps, "rng": _python_rng()}
+    (temporary / _STATE).write_text(json.dumps(state))
+    for part in temporary.iterdir():
+        _sync(part)
+
+
+def _prune(folder: Path, progress: Progress, keep: int) -> None:
+    best = folder_of(folder, overoptimisation.best(progress.measured).step) if progress.measured else None
+    for old in complete(folder)[:-keep]:
+        if old == best:
+            continue
+        # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
+        (old / _COMPLETE).unlink()
+        shutil.rmtree(old)
+
+
+def folder_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps is."""
+    return folder / f"step-{step:06d}"
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints that are marked complete, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / _COMPLETE).is_file())
+
+
+def clean(folder: Path) -> None:
+    """Delete what attempts that died have left half-written."""
+    for path in [*folder.glob(".step-*.tmp"), *folder.glob("step-*")]:
+        if not (path / _COMPLETE).is_file():
+            logger.warning("deleting a half-written checkpoint", extra={"path": str(path)})
+            shutil.rmtree(path)
+
+
+def newest(folder: Path) -> tuple[Path, Progress] | None:
+    """The newest checkpoint that is complete and undamaged, or None. Damaged ones are named in the log and left."""
+    for path in reversed(complete(folder)):
+        files = [one for one in path.rglob("*") if one.is_file() and _COMPLETE not in one.name]
+        if json.loads((path / _COMPLETE).read_text()) == _digests(path, files):
+            return path, _progress(json.loads((path / _STATE).read_text())["progress"])
+        logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
+    return None
+
+
+def restore(learner: Learner, path: Path) -> None:
+    """Put a checkpoint's weights, optimizers and random states back, whatever the number of ranks that wrote it."""
+    state = json.loads((path / _STATE).read_text())
+    for name, (module, optimizer) in _learning(learner).items():
+        _read(path / name, named_tensors(module))
+        for key, parameter in module.named_parameters():
+            if key in state["optimizer_steps"][name]:
+                optimizer.state[parameter] = {
+                    # Fused Adam wants it beside the parameter.
+                    "step": torch.tensor(float(state["optimizer_steps"][name][key]), device=parameter.device),
+                    "exp_avg": torch.empty_like(parameter),
+                    "exp_avg_sq": torch.empty_like(parameter),
+                }
+        _read(path / f"{name}_optimizer", _moments(module, optimizer))
+    torch.set_rng_state(load_file(path / _TORCH_RNG)["state"])
+    version, numbers, gaussian = state["rng"]["python"]
+    random.setstate((version, tuple(numbers), gaussian))
+    kind, keys, position, has_gaussian, cached = state["rng"]["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gaussian, cached))
+
+
+def unconsumed(path: Path) -> dict[int, Batch]:
+    """A checkpoint's answers of coming steps, by step."""
+    return read_batches(path / _UNCONSUMED)
+
+
+def _progress(state: dict[str, Any]) -> Progress:
+    kl_coefficient, scores = state.pop("controls")
+    measured = tuple(Measurement(*one) for one in state.pop("measured"))
+    return Progress(**state, controls=Controls(kl_coefficient, Moments(*scores)), measured=measured)
+
+
+def _learning(learner: Learner) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+    learning: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"actor": (learner.actor, learner.actor_optimizer)}
+    if learner.critic is not None and learner.critic_optimizer is not None:
+        learning["critic"] = (learner.critic, learner.critic_optimizer)
+    return learning
+
+
+def _moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments by parameter name; a parameter that never had a gradient has none."""
+    return {
+        f"{name}.{moment}": optimizer.state[parameter][moment]
+        for name, parameter in module.named_parameters()
+        if parameter in optimizer.state
+        for moment in ("exp_avg", "exp_avg_sq")
+    }
+
+
+def _optimizer_steps(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    return {
+        name: int(optimizer.state[parameter]["step"])
+        for name, parameter in module.named_parameters()
+        if parameter in optimizer.state
+    }
+
+
+def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Every rank writes its shards, and syncs them. Raises ``OSError``, whatever rank it happened on."""
+    # In this format the shards' places are in the files' headers, and nothing is pickled.
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        with _in_one_process():
+            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.words())
+    except CheckpointException as error:
+        raise _reason(error) from error
+
+
+def _read(folder: Path, into: dict[str, Tensor]) -> None:
+    """Overwrite tensors with those that ``_write`` wrote. Raises ``OSError`` or ``ValueError``."""
+    try:
+        with _in_one_process():
+            reader = HuggingFaceStorageReader(str(folder))
+            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.words())
+    except CheckpointException as error:
+        raise _reason(error) from error
+
+
+def _reason(error: CheckpointException) -> Exception:
+    reason = next(iter(error.failures.values()))[0]
+    if isinstance(reason, (SafetensorError, RuntimeError)):
+        return OSError(str(reason))
+    return reason if isinstance(reason, Exception) else OSError(str(reason))
+
+
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """Without the warning that there is only one: it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _python_rng() -> dict[str, Any]:
+    kind, keys, position, has_gaussian, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gaussian, cached],
+    }
+
+
+def _own_digests(folder: Path) -> dict[str, str]:
+    """sha256 of the files that this rank has written."""
+    return _digests(folder, sorted(folder.glob(f"*/shard-{ranks.rank() + 1:05d}-*")))
+
+
+def _digests(folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    # Hashing leaves the interpreter's lock, so threads help.
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((str(path.relative_to(folder)) for path in files), pool.map(_digest, files), strict=True))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,173 @@
+"""Who does what where several ranks train: rank 0 runs the run, and has the others do with it what needs all of them.
+
+Rank 0 alone speaks to the services, reports, and writes the run's folder. What it has done together is a function that
+every rank calls with the same arguments. An error on any rank ends all of them.
+"""
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from types import FrameType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from charter.worker.errors import RunError
+from charter.worker.reinforcement.update import Learner
+from charter.worker.reporter import Reporter
+from charter.worker.training import ranks
+
+logger = logging.getLogger("charter.worker")
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class _First(Enum):
+    """What comes before the arguments of a call."""
+
+    # Nothing: it makes the learner that the rank keeps.
+    NOTHING = auto()
+    # The rank's learner.
+    LEARNER = auto()
+    # What only rank 0 has; None on the others.
+    OWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every rank is to call, and the random state that it begins with."""
+
+    call: Callable[..., Any]
+    first: _First
+    arguments: tuple[Any, ...]
+    named: Mapping[str, Any]
+    random_state: torch.Tensor
+
+
+class Leader:
+    """Rank 0's hold on all ranks; ``end`` it at the end. ``reporter`` hears of a signal that another rank got."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._learner: Learner | None = None
+        # An error that the others do not know of: they wait in the middle of something.
+        self._lost = False
+
+    def hold(self, make: Callable[P, Learner], *arguments: P.args, **named: P.kwargs) -> Learner:
+        """Have every rank make its learner and keep it for ``together``; returns that of rank 0."""
+        self._learner = self._do((), _Work(make, _First.NOTHING, arguments, named, torch.get_rng_state()))
+        return self._learner
+
+    def together(self, call: Callable[Concatenate[Learner, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Have every rank call this with its learner; returns what it gives on rank 0."""
+        work = _Work(call, _First.LEARNER, arguments, named, torch.get_rng_state())
+        found: T = self._do((self._learner,), work)
+        return found
+
+    def everywhere(
+        self, call: Callable[Concatenate[S | None, P], T], own: S, *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """As ``together``, without the learner; ``own`` is for rank 0 alone, and others call it with None instead."""
+        found: T = self._do((own,), _Work(call, _First.OWN, arguments, named, torch.get_rng_state()))
+        return found
+
+    def end(self, status: int) -> None:
+        """Every rank ends with this exit status."""
+        if ranks.size() == 1 or self._lost:
+            return
+        try:
+            ranks.broadcast(status)
+            ranks.leave()
+        except RuntimeError as error:
+            logger.warning("%s", _words(error))
+
+    def _do(self, first: tuple[Any, ...], work: _Work) -> Any:
+        if ranks.size() == 1:
+            return work.call(*first, *work.arguments, **work.named)
+        try:
+            ranks.broadcast(work)
+            result = work.call(*first, *work.arguments, **work.named)
+            self._hear_of_signals()
+        except ranks.LeaderStopped as stopped:
+            self._hear_of_signals()
+            raise stopped.__cause__ or stopped from None
+        except BaseException as error:
+            self._lost = True
+            own = _words(error)
+            said = _said_first(own)
+            if said != own or _lost_touch(error):
+                raise RunError(said) from error
+            raise
+        return result
+
+    def _hear_of_signals(self) -> None:
+        if any(ranks.collect(False)):
+            self._reporter.stop()
+
+
+def follow() -> int | None:
+    """Do with rank 0 what it has done together, until it ends; its exit status, or None when something went wrong."""
+    asked_to_stop = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+
+    # Rank 0 decides: it saves what there is first.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    learner: Learner | None = None
+    try:
+        while True:
+            order: _Work | int = ranks.broadcast(None)
+            if isinstance(order, int):
+                ranks.leave()
+                return order
+            torch.set_rng_state(order.random_state)
+            try:
+                first: tuple[Any, ...] = {_First.NOTHING: (), _First.LEARNER: (learner,), _First.OWN: (None,)}[
+                    order.first
+                ]
+                result = order.call(*first, *order.arguments, **order.named)
+                if order.first is _First.NOTHING:
+                    learner = result
+            except ranks.LeaderStopped:
+                # Its traceback would keep the models of what was broken off.
+                pass
+            ranks.collect(asked_to_stop)
+    except BaseException as error:
+        own = _words(error)
+        # The others only lose touch with the rank where it went wrong, and need not say so.
+        if _said_first(own) == own:
+            logger.error("%s", own, exc_info=not isinstance(error, RunError))
+        return None
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, RunError):
+        return str(error)
+    if _lost_touch(error):
+        return (
+            f"rank {ranks.rank()} has lost touch with another process of the run, which was killed (out of memory?) "
+            "or whose node is gone; the end of its log says more. Then resume the run from its last checkpoint"
+        )
+    return f"rank {ranks.rank()}: {type(error).__name__}: {error}"
+
+
+def _lost_touch(error: BaseException) -> bool:
+    """Whether it is the connection to another rank that failed."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _said_first(words: str) -> str:
+    """What the rank said that was the first to fail: these words, unless another was faster."""
+    try:
+        return ranks.first_words(words)
+    except dist.DistError:
+        # The node that keeps the words is gone.
+        return words

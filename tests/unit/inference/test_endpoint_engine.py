@@ -1,0 +1,145 @@
+"""The OpenAI engine against a real HTTP server that keeps to the API's wire format."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from charter.chat import ChatMessage
+from charter.inference.endpoint.engine import OpenAIEngine
+from charter.inference.engine import ChoiceLogprobs, Finish, Prompt, RefusedRequestError, Sampling
+
+ASKED = Prompt((ChatMessage("user", "Which is better?"),), assistant_prefix="The better response is (")
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Answers every completion with B at 0.6, A at 0.2 + 0.1; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, Any]] = []
+        self.knows_continuation = True
+        self.gives_logprobs = True
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(asked)
+        status = self.server.status
+        if "continue_final_message" in asked and not self.server.knows_continuation:
+            status = 400
+        top = [("B", 0.6), ("A", 0.2), (" A", 0.1), ("The", 0.05)]
+        listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top]
+        logprobs = {"content": [listed[0] | {"top_logprobs": listed}]} if self.server.gives_logprobs else None
+        body = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": asked["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "length" if asked["max_tokens"] == 1 else "stop",
+                    "message": {"role": "assistant", "content": "B)"},
+                    "logprobs": logprobs if asked.get("logprobs") else None,
+                }
+            ],
+            "usage": {"prompt_tokens": 17, "completion_tokens": 1, "total_tokens": 18},
+        }
+        data = json.dumps(body if status == 200 else {"error": {"message": "no such parameter"}}).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def started(endpoint: Endpoint) -> OpenAIEngine:
+    engine = OpenAIEngine("judge", endpoint=endpoint.url)
+    await engine.start()
+    endpoint.asked.clear()
+    return engine
+
+
+async def test_choice_logprobs_add_up_the_ways_to_write_a_choice(endpoint: Endpoint) -> None:
+    engine = await started(endpoint)
+    (result,) = await engine.choice_logprobs([ASKED], ["A", "B", "C"])
+    assert isinstance(result, ChoiceLogprobs)
+    assert [math.exp(value) for value in result.logprobs] == pytest.approx([0.3, 0.6, 0.0])
+    assert result.prompt_tokens == 17
+    (asked,) = endpoint.asked
+    assert (asked["continue_final_message"], asked["messages"][-1]["role"]) == (True, "assistant")
+    assert (asked["top_logprobs"], asked["max_tokens"]) == (20, 1)
+    await engine.stop()
+
+
+async def test_without_continuation_the_prefix_is_asked_for(endpoint: Endpoint) -> None:
+    endpoint.knows_continuation = False
+    engine = await started(endpoint)
+    await engine.choice_logprobs([ASKED], ["A"])
+    (asked,) = endpoint.asked
+    assert "continue_final_message" not in asked
+    assert [turn["role"] for turn in asked["messages"]] == ["user"]
+    assert "begins with: The better response is (" in asked["messages"][0]["content"]
+    await engine.stop()
+
+
+async def test_text_is_sampled(endpoint: Endpoint) -> None:
+    engine = await started(endpoint)
+    prompt = Prompt(ASKED.messages)
+    samples = [s async for s in engine.generate([prompt, prompt], Sampling(5, temperature=0.5, seed=3), 2)]
+    assert {(s.prompt_index, s.sample_index) for s in samples} == {(p, s) for p in range(2) for s in range(2)}
+    assert {(s.text, s.finish) for s in samples} == {("B)", Finish.EOS)}
+    assert sorted(asked["seed"] for asked in endpoint.asked) == [3, 4, 5, 6]
+    await engine.stop()
+
+
+async def test_what_the_api_cannot_do_is_refused(endpoint: Endpoint) -> None:
+    engine = await started(endpoint)
+    with pytest.raises(RefusedRequestError, match="no log-likelihood"):
+        await engine.answer_loglikelihoods([(ASKED, "Yes.")])
+    endpoint.gives_logprobs = False
+    with pytest.raises(RefusedRequestError, match="gave no log-probs"):
+        await engine.choice_logprobs([ASKED], ["A"])
+    await engine.stop()
+
+
+@pytest.mark.parametrize("status", [401, 404])
+async def test_an_endpoint_that_does_not_serve_is_a_connection_error(endpoint: Endpoint, status: int) -> None:
+    endpoint.status = status
+    engine = OpenAIEngine("judge", endpoint=endpoint.url)
+    with pytest.raises(ConnectionError, match="does not serve judge"):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_an_unreachable_endpoint_is_a_connection_error() -> None:
+    engine = OpenAIEngine("judge", endpoint="http://127.0.0.1:1/v1")
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:1/v1 .*Is it running"):
+        await engine.start()
+    await engine.stop()

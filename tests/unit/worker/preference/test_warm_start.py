@@ -1,0 +1,47 @@
+"""Preference-model pretraining: what imported labels taught is there when the main fit begins."""
+
+from pathlib import Path
+
+import torch
+from charter.inference.preference_model import PreferenceModel
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from charter.worker.preference import fit
+from charter.worker.stages.fit import fit_on_ranks
+
+from tests.unit.worker.preference.test_fit import make_examples
+
+
+def test_the_main_fit_goes_on_from_the_imported_labels(tiny_model: Path) -> None:
+    """The labels of the main fit say nothing, so that what the weights know is of the warm start alone."""
+    spec = fill_defaults(
+        run_pb2.RunSpec(
+            preference_model=run_pb2.PreferenceModelSpec(
+                model=str(tiny_model), epochs=1, warm_start_epochs=4, batch_size=8, learning_rate=3e-3, patience=4
+            )
+        )
+    )
+    imported = (make_examples(48), make_examples(24, seed=1))
+    silent = (make_examples(1, seed=2, label=0.5), make_examples(2, seed=3, label=0.5))
+    asked = make_examples(24, seed=4)
+
+    def right(warm_start: tuple[list[fit.Example], list[fit.Example]] | None) -> tuple[int, list[tuple[int, bool]]]:
+        """Of the asked pairs how many come out right, and the steps that were reported."""
+        steps: list[tuple[int, bool]] = []
+        torch.manual_seed(0)
+        _, _, weights = fit_on_ranks(
+            lambda step, total, warming: steps.append((step.step, warming)), spec, warm_start, *silent
+        )
+        model = PreferenceModel.from_causal_lm(tiny_model, seed=0).eval()
+        model.load_state_dict(weights)
+        found = fit.measure(model, asked, torch.device("cpu")).probabilities
+        return sum((p > 0.5) == (one.probability_a > 0.5) for p, one in zip(found, asked, strict=True)), steps
+
+    warm, steps = right(imported)
+    assert warm >= 20
+    # The probe is the warm start's: it would forget what was learned.
+    assert [step for step, warming in steps if not warming] == [1]
+    assert [step for step, warming in steps if warming] == list(range(25))
+    cold, steps = right(None)
+    assert cold <= 16
+    assert [step for step, _ in steps] == [0, 1]

@@ -1,0 +1,160 @@
+"""The real libraries of the sinks: what a run reports is read back from the files that they write."""
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from charter.runs.artifacts import Artifacts
+from charter.spec.load import SpecError, load_spec
+from charter.v1 import run_pb2
+from charter.worker.errors import RunError
+from charter.worker.reporter import Reporter
+from charter.worker.sinks import TENSORBOARD_FOLDER, open_sinks
+
+TENSORBOARD, WANDB = run_pb2.SINK_TENSORBOARD, run_pb2.SINK_WANDB
+
+
+def report_a_run(folder: Path, sink: "run_pb2.Sink.ValueType") -> None:
+    """Two batches of a fit, and two PPO steps with an announcement between them."""
+    spec = run_pb2.RunSpec(name="r", sinks=[sink, sink], policy=run_pb2.PolicySpec(model="org/model"))
+    reporter = Reporter(Artifacts(folder, "r-1"), "r-1", 1, "")
+    reporter.sinks = open_sinks("r-1", spec, folder)
+    assert len(reporter.sinks) == 1
+    with reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL):
+        reporter.report(1, 2, numbers={"train_loss": 0.7})
+        reporter.report(2, 2, numbers={"train_loss": 0.5})
+    with reporter.in_phase(run_pb2.PHASE_PPO):
+        for step in (1, 2):
+            reporter.report(step - 1, 2, text="sampling")
+            reporter.report(step, 2, step=step, numbers={"reward_mean": 0.25 * step, "score_mean.helpful": -1.5})
+    reporter.close()
+
+
+def test_tensorboard_reads_back_what_was_reported(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    report_a_run(tmp_path, TENSORBOARD)
+    found = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER)).Reload()
+    assert set(found.Tags()["scalars"]) == {
+        "fitting_preference_model/train_loss", "ppo/reward_mean", "ppo/score_mean.helpful",
+    }  # fmt: skip
+    assert [(one.step, one.value) for one in found.Scalars("ppo/reward_mean")] == [(1, 0.25), (2, 0.5)]
+    losses = found.Scalars("fitting_preference_model/train_loss")
+    assert [(one.step, one.value) for one in losses] == [(1, pytest.approx(0.7)), (2, pytest.approx(0.5))]
+    written = [json.loads(line)["time"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert len(written) == 6
+    assert losses[0].wall_time <= losses[1].wall_time <= found.Scalars("ppo/reward_mean")[0].wall_time
+
+
+def test_a_resumed_run_writes_on(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    report_a_run(tmp_path, TENSORBOARD)
+    report_a_run(tmp_path, TENSORBOARD)
+    found = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER)).Reload()
+    # Numbers without a step stand at their event, and events count on.
+    assert [one.step for one in found.Scalars("fitting_preference_model/train_loss")] == [1, 2, 7, 8]
+
+
+@pytest.fixture
+def _wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The library begins anew: it keeps what it once read of the environment."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """What the library keeps of an offline run.
+
+    Its file is a log as LevelDB writes it, behind seven bytes of W&B's own: blocks of 32 KiB of records with checksum,
+    length and type (1 whole, 2 begin, 3 middle, 4 end).
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = (folder / "wandb").glob("offline-run-*/run-r-1.wandb")
+    content, place, data, records = file.read_bytes(), 7, b"", []
+    while place + 7 <= len(content):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        data += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            records.append(record)
+            data = b""
+    return records
+
+
+@pytest.mark.usefixtures("_wandb")
+def test_wandb_keeps_what_was_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    report_a_run(tmp_path, WANDB)
+    # Its own process writes the file, and has when it has ended.
+    wandb.teardown()
+    records = wandb_records(tmp_path)
+    (run,) = [one.run for one in records if one.HasField("run")]
+    assert (run.run_id, run.project) == ("r-1", "charter")
+    rows = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in one.history.item}
+        for one in records
+        if one.HasField("history")
+    ]
+    numbers = [{name: value for name, value in row.items() if not name.startswith("_")} for row in rows]
+    assert numbers == [
+        {"fitting_preference_model/train_loss": 0.7, "event": 1},
+        {"fitting_preference_model/train_loss": 0.5, "event": 2},
+        {"ppo/reward_mean": 0.25, "ppo/score_mean.helpful": -1.5, "event": 4, "step": 1},
+        {"ppo/reward_mean": 0.5, "ppo/score_mean.helpful": -1.5, "event": 6, "step": 2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sink", "module", "name"),
+    [(TENSORBOARD, "torch.utils.tensorboard", "tensorboard"), (WANDB, "wandb", "wandb")],
+)
+def test_a_missing_library_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: "run_pb2.Sink.ValueType", module: str, name: str
+) -> None:
+    # None in sys.modules is Python's own way to say that a module cannot be imported.
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RunError, match=rf"asks for {name}, .* pip install 'charter\[{name}\]'"):
+        open_sinks("r-1", run_pb2.RunSpec(sinks=[sink]), tmp_path)
+
+
+@pytest.mark.usefixtures("_wandb")
+def test_wandb_without_a_key_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    with pytest.raises(RunError, match=r"asks for wandb, .* Set WANDB_API_KEY .* or WANDB_MODE=offline"):
+        open_sinks("r-1", run_pb2.RunSpec(sinks=[WANDB]), tmp_path)
+
+
+def test_one_line_of_the_spec_asks_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    start = (
+        "name: x\npolicy: {model: org/a}\njudge: {model: org/b}\n"
+        "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
+    )
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "Hello"}\n')
+    file.write_text(start + "sinks: [tensorboard, wandb]\n")
+    assert list(load_spec(file).sinks) == [TENSORBOARD, WANDB]
+    file.write_text(start + "sinks: [tensorboad]\n")
+    with pytest.raises(SpecError, match=r"sinks\[0\]: .*tensorboard, wandb"):
+        load_spec(file)
