@@ -24,6 +24,10 @@ class OnlineDpo(Algorithm):
         labels = experience.episodes.scores.unsqueeze(1) * mask
         return Targets(labels, mask.to(labels))
 
+    def score_numbers(self, scores: Tensor) -> dict[str, float]:
+        """The scores of a pair add to 1, so that their mean says nothing: how sure the judge is does."""
+        return {"judge_certainty": torch.maximum(scores, 1 - scores).mean().item()}
+
     def terms(self, rows: Rows) -> Terms:
         """The loss of each pair, [rows / 2]; even rows are A, odd ones B."""
         log_ratios = (rows.logprobs - rows.reference_logprobs).masked_fill(~rows.mask, 0.0).sum(dim=1)
