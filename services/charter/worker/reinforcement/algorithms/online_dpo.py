@@ -49,4 +49,5 @@ def dpo_loss(margins: Tensor, labels: Tensor) -> Tensor:
 
 def _towards_better(margins: Tensor, labels: Tensor) -> Tensor:
     """Margin of the answer that the label prefers; 0 for a tie, [pairs]."""
-    return margins * side(labels)
+    towards: Tensor = margins * side(labels)
+    return towards
