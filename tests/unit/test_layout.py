@@ -15,7 +15,7 @@ MOST_LINES = 400
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
 # What the worker may import besides itself. The generated stubs are charter.v1.
-WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "chat", "evaluation")
+WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "chat", "outcomes", "evaluation")
 # The only file outside a service's room that may import its server.
 SERVE = "cli/local/serve.py"
 

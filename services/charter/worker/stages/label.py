@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import append_line, read_lines
 from charter.storage.comparisons import enum_name
@@ -93,6 +94,7 @@ def _comparison(
     )
     if judgement.HasField("probability_a"):
         comparison.probability_a = judgement.probability_a
+        comparison.outcome = outcome_of(judgement.probability_a)
     return comparison
 
 
