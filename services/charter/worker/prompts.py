@@ -1,7 +1,5 @@
 """Prompt files: JSONL of ``{"prompt": text}`` or ``{"messages": [...]}`` with optional ``id`` and ``dimension``."""
 
-import hashlib
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,8 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from charter.chat import ChatMessage, Role
+from charter.held_out import prompt_key
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
+from charter.jsonl import RowError, read_records
 from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
 
@@ -41,18 +41,13 @@ class PromptSets:
 
 
 def read_prompts(path: Path) -> list[TaskPrompt]:
-    """Read a prompt file. Raises ``SpecError`` that names file and line for a malformed or empty one."""
-    prompts = []
+    """Read a prompt file. Raises ``SpecError`` that names each malformed line, or says that the file is empty."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        prompts.append(_prompt_of(json.loads(line)))
-                    except ValueError as error:
-                        raise SpecError(f"{path}, line {number}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the prompt file {path}: {error}") from error
+        prompts = read_records(path, _prompt_of)
+    except RowError as error:
+        raise SpecError(str(error)) from error
+    except OSError as error:
+        raise SpecError(f"cannot read the prompt file {path}: {error.strerror}") from error
     if not prompts:
         raise SpecError(f"{path} holds no prompts")
     return prompts
@@ -112,9 +107,7 @@ def _fits(prompt: TaskPrompt, tokenizer: ChatTokenizer, limit: int) -> bool:
         raise SpecError(f"prompt {prompt.text[:80]!r}: {error}") from error
 
 
-def _prompt_of(record: Any) -> TaskPrompt:
-    if not isinstance(record, dict):
-        raise ValueError("must be a JSON object")
+def _prompt_of(record: dict[str, Any]) -> TaskPrompt:
     if unknown := sorted(set(record) - _KEYS):
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     if ("prompt" in record) == ("messages" in record):
@@ -128,8 +121,7 @@ def _prompt_of(record: Any) -> TaskPrompt:
     dimension = record.get("dimension", "")
     if not isinstance(dimension, str):
         raise ValueError("dimension must be text")
-    content = json.dumps([[message.role, message.content.strip()] for message in messages], ensure_ascii=False)
-    return TaskPrompt(hashlib.sha256(content.encode()).hexdigest()[:16], messages, dimension)
+    return TaskPrompt(prompt_key(messages), messages, dimension)
 
 
 def _message_of(turn: Any) -> ChatMessage:
