@@ -9,10 +9,10 @@ from charter.chat import ChatMessage
 from charter.inference.engine import Engine, RefusedRequestError
 from charter.judge import metrics
 from charter.judge.calibration import CalibrationSet
-from charter.judge.constitution import Principle
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
 
 METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {

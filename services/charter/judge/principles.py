@@ -5,8 +5,8 @@ import math
 import grpc
 
 from charter.hashing import stable_number
-from charter.judge.constitution import Constitution, Principle
 from charter.rpc.errors import StatusError
+from charter.spec.constitution import Constitution, Principle
 from charter.v1 import judge_pb2
 
 INSTRUCTION_ID = "instruction"

@@ -7,8 +7,9 @@ import pytest
 from charter.inference.chat_template import ChatTokenizer
 from charter.jsonl import append_line, recover_lines
 from charter.runs.artifacts import Artifacts
+from charter.spec.prompts import PromptFileError, read_prompts
 from charter.worker.errors import SpecError
-from charter.worker.prompts import load_prompt_sets, read_prompts, take
+from charter.worker.prompts import load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
 
 
@@ -49,15 +50,15 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
 def test_malformed_lines_are_named(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(SpecError, match="line 2") as error:
+    with pytest.raises(PromptFileError, match="line 2") as error:
         read_prompts(path)
     assert problem in str(error.value)
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot read the prompt file"):
+    with pytest.raises(PromptFileError, match="cannot read the prompt file"):
         read_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(SpecError, match="holds no prompts"):
+    with pytest.raises(PromptFileError, match="holds no prompts"):
         read_prompts(Path(write(tmp_path / "empty.jsonl")))
 
 

@@ -14,8 +14,8 @@ from charter.cli.output import console, fail
 from charter.feedback.app import build
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.feedback.room import FeedbackConfig, Room
-from charter.judge.constitution import load_constitution
 from charter.rpc.errors import ServiceError
+from charter.spec.constitution import load_constitution
 
 LabellerOption = Annotated[
     list[str] | None,

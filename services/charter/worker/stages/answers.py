@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
+from charter.spec.prompts import TaskPrompt
 from charter.worker.context import Run
-from charter.worker.prompts import TaskPrompt, take
+from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
 # Prompts in one call.

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charter.jsonl import append_line, recover_lines
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.preference.mixing import AI, shares
-from charter.worker.prompts import TaskPrompt, take
+from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
 # Prompts in one call, so that progress shows and little is lost when the worker dies.
