@@ -15,7 +15,7 @@ MOST_LINES = 400
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
 # Single files at the bottom, which anyone may import and which import only each other.
-SMALL = ("chat", "jsonl", "hashing", "atomic_files", "held_out")
+SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out")
 # What the worker may import besides itself. The generated stubs are charter.v1.
 WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "evaluation", *SMALL)
 # The only file outside a service's room that may import its server.

@@ -14,6 +14,7 @@ from charter.evaluation.report import plots
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
 from charter.evaluation.statistics import WinRate, win_rate
+from charter.outcomes import side
 from charter.runs.folder import RunFolder, read_run_folder
 from charter.runs.results import Calibration, Evaluation, EvaluationRow
 from charter.spec.load import spec_to_yaml
@@ -100,7 +101,11 @@ def render_report(run: RunFolder) -> str:
         "spec_yaml": spec_to_yaml(run.spec) if run.spec else None,
         "judging_method": _judging_method(run),
     }
-    return fill("report.html", values, {"duration": duration, "readable": _readable, "preview": _preview})
+    return fill(
+        "report.html",
+        values,
+        {"duration": duration, "readable": _readable, "preview": _preview, "preferred": _preferred},
+    )
 
 
 def duration(seconds: float) -> str:
@@ -128,6 +133,13 @@ def _preview(text: str) -> str | None:
     if len(text) <= _PREVIEW * 1.25:
         return None
     return text[:_PREVIEW].rsplit(maxsplit=1)[0].rstrip() + " …"
+
+
+def _preferred(probability_after: float | None) -> str:
+    """Which policy's answer a judgement prefers."""
+    if probability_after is None:
+        return "failed"
+    return {1: "after", 0: "tie", -1: "before"}[side(probability_after)]
 
 
 def _progress(run: RunFolder) -> str | None:
@@ -199,7 +211,7 @@ def _principle_use(rows: Iterable[EvaluationRow]) -> dict[str, tuple[int, int]]:
     for row in rows:
         if row.probability_after is not None:
             asked.update(row.principles)
-            if row.probability_after > 0.5:
+            if side(row.probability_after) > 0:
                 preferred.update(row.principles)
     return {principle: (asked[principle], preferred[principle]) for principle in asked}
 

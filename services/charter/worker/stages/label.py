@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from charter.jsonl import append_line, recover_lines
+from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
@@ -93,6 +94,7 @@ def _comparison(
     )
     if judgement.HasField("probability_a"):
         comparison.probability_a = judgement.probability_a
+        comparison.outcome = outcome_of(judgement.probability_a)
     return comparison
 
 
