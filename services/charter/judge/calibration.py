@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from charter.atomic_files import write_text
 from charter.outcomes import probability_of
 
 
@@ -172,9 +173,7 @@ def load_calibration(path: Path) -> CalibrationFile:
 
 def write_calibration(path: Path, calibration: CalibrationFile) -> None:
     """Write a calibration file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
 
 
 def _methods(where: str, found: Mapping[str, Any], among: Collection[str] = tuple(DEFAULTS)) -> dict[str, Calibration]:
