@@ -139,7 +139,8 @@ def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
     """The prompts of a step that is not done yet."""
     count = run.spec.ppo.episodes_per_step // run.spec.ppo.samples_per_prompt
     cursor = progress.prompt_cursor + (step - progress.step) * count
-    return take(run.prompts.train, cursor, count, run.spec.seed)
+    # Not the order of the labelled pairs: the first scores would be of prompts that the preference model was fitted to.
+    return take(run.prompts.train, cursor, count, derive_seed(run.spec.seed, "rollout prompts"))
 
 
 def rollouts_seed(run: Run, step: int) -> int:
