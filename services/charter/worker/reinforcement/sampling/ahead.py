@@ -18,10 +18,10 @@ from charter.rpc.tracing import start_trace, traced, working_in
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import TaskPrompt, take
+from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.seeds import derive_seed
-from charter.worker.training.checkpoint import Progress
 
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5
