@@ -11,13 +11,14 @@ from charter.chat import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
 from charter.worker.clients.clients import Answer, Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.prompts import PromptSets
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed

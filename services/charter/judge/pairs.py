@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ContextTooLongError
-from charter.judge.constitution import Principle
+from charter.spec.constitution import Principle
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt, RefusedRequestError
-from charter.judge.constitution import Principle
 from charter.judge.options import mass_failure
 from charter.judge.pairs import Usage, too_long, transcript
+from charter.spec.constitution import Principle
 
 _DIGITS = tuple("123456789")
 _TEN = "10"

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, GeneratedSample, Prompt, Sampling
-from charter.judge.constitution import Principle
 from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
 from charter.judge.text_generation import write_each
+from charter.spec.constitution import Principle
 
 LETTERS = ("A", "B")
 _PREFIX = "The better response is ("

@@ -120,9 +120,11 @@ class Learner:
         """
         collected: dict[str, list[float]] = {}
         together = self.algorithm.together
+        units = len(episodes.prompts) // together
         for _ in range(self.spec.epochs):
-            order = torch.randperm(len(episodes.prompts) // together)
-            for minibatch in order.tensor_split(self.spec.minibatches):
+            order = torch.randperm(units)
+            # Answers that were left out may have left fewer.
+            for minibatch in order.tensor_split(min(self.spec.minibatches, units)):
                 rows = [unit * together + place for unit in minibatch.tolist() for place in range(together)]
                 # One after the other, so that the gradients of only one are held.
                 measured = self._actor_step(episodes, prepared, targets, rows) if train_actor else {}

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from charter.atomic_files import replacing
 from charter.worker.errors import RunError
 from charter.worker.training import ranks
 from charter.worker.training.models import named_tensors
@@ -116,10 +117,8 @@ def _finish(
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync(final.parent)
-        marker = final / f".{_COMPLETE}.tmp"
-        marker.write_text(json.dumps(digests, indent=2))
-        _sync(marker)
-        marker.rename(final / _COMPLETE)
+        with replacing(final / _COMPLETE, durable=True) as marker:
+            marker.write_text(json.dumps(digests, indent=2))
         _sync(final)
 
 

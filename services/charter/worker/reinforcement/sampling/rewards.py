@@ -5,11 +5,11 @@ Each source answers for every item or the step ends with an error that names it:
 
 from collections.abc import Sequence
 
+from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
 from charter.worker.clients.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
 
 
