@@ -12,7 +12,8 @@ from charter.runs import samples
 class Artifacts:
     """Paths of a run's folder, and ``run.json``.
 
-    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds and counts.
+    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
+    stage (``left_out``) and where too much of that stopped the run (``stops``).
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -40,6 +41,8 @@ class Artifacts:
                 "finished": None,
                 "phase_seconds": {},
                 "counts": {},
+                "left_out": {},
+                "stops": [],
             }
         )
 

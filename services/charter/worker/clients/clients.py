@@ -31,6 +31,7 @@ from charter.weights.nccl_sender import NcclError, NcclSender
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.weights.shared_folder import SharedFolder
 from charter.worker.clients.busy import BusyClock
+from charter.worker.clients.failed import Failed, failed, unjudged, unsendable
 from charter.worker.clients.preference_client import PreferenceClient, scores_of
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
@@ -244,56 +245,61 @@ class Services:
 
         Raises ``ServiceError`` when the request is refused, ``RunError`` when a judgement is missing.
         """
+        refused = {item.id: unjudged(failure) for item in items if (failure := unsendable(item)) is not None}
+        asked_for = [item for item in items if item.id not in refused]
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.CompareRequest(items=[items[index] for index in chosen], options=options)
+            request = judge_pb2.CompareRequest(items=[asked_for[index] for index in chosen], options=options)
             return judge_pb2_grpc.JudgeServiceStub(channel).Compare(request, timeout=BATCH)
 
-        ids = {item.id: index for index, item in enumerate(items)}
+        ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
             asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
         ) -> tuple[int, int, judge_pb2.Judgement]:
             return ids[response.item_id], 0, response.judgement
 
-        costs = [_tokens(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in items]
+        costs = [
+            _tokens(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in asked_for
+        ]
         self._judges.wake()
         judged = spread(self._judges, Work(costs, 1, ask, read))
-        return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
+        return refused | {item.id: judgement for item, (judgement,) in zip(asked_for, judged, strict=True)}
 
     def score_elsewhere(
         self, address: str, model: str, items: Sequence[tuple[Sequence[ChatMessage], str]]
-    ) -> list[float]:
-        """Score of each (prompt, answer) by a model of any service with ``PreferenceService.Score``.
+    ) -> list[float | Failed]:
+        """Score of each (prompt, answer) by any service with ``PreferenceService.Score``, or why it has none.
 
-        An empty ``model`` is the service's first. Raises as ``rate``.
+        An empty ``model`` is the service's first. Raises ``ServiceError`` when the call fails.
         """
         with connect(address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            return [response.score for response in scores_of("reward", address, stub, items, model=model)]
+            found = scores_of("reward", address, stub, items, model=model)
+            return [one if isinstance(one, Failed) else one.score for one in found]
 
-    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float]:
-        """The judge's rating of each answer, -1 to 1.
-
-        Raises as ``PreferenceClient.score``, also for an answer that was left unrated.
-        """
+    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float | Failed]:
+        """The judge's rating of each answer, -1 to 1, or why it has none; raises as ``compare``."""
+        refused = {item.id: failure for item in items if (failure := unsendable(item)) is not None}
+        asked_for = [item for item in items if item.id not in refused]
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.JudgeServiceScoreRequest(items=[items[index] for index in chosen], options=options)
+            request = judge_pb2.JudgeServiceScoreRequest(items=[asked_for[index] for index in chosen], options=options)
             return judge_pb2_grpc.JudgeServiceStub(channel).Score(request, timeout=BATCH)
 
-        ids = {item.id: index for index, item in enumerate(items)}
+        ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
             asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
-        ) -> tuple[int, int, float]:
-            if not response.rated:
-                raise RunError(f"the judge at {replica.address.main} could not rate an answer: {response.failure}")
-            return ids[response.item_id], 0, response.score
+        ) -> tuple[int, int, float | Failed]:
+            rating = response.score if response.rated else failed(response.failure_kind, response.failure)
+            return ids[response.item_id], 0, rating
 
-        costs = [_tokens(*(message.content for message in item.prompt), item.answer) for item in items]
+        costs = [_tokens(*(message.content for message in item.prompt), item.answer) for item in asked_for]
         self._judges.wake()
-        return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
+        ratings = spread(self._judges, Work(costs, 1, ask, read))
+        rated = {item.id: rating for item, (rating,) in zip(asked_for, ratings, strict=True)}
+        return [refused[item.id] if item.id in refused else rated[item.id] for item in items]
 
     def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""

@@ -1,12 +1,13 @@
 """The preference service as the worker sees it: waited for when it is away, and brought up to date when it is back."""
 
 import logging
+import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grpc
-import numpy as np
 import torch
 
 from charter.chat import ChatMessage
@@ -15,6 +16,7 @@ from charter.rpc.errors import ServiceError, explained
 from charter.rpc.messages import proto_messages
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import WeightUpdate, send_weights
+from charter.worker.clients.failed import Failed, failed, unsendable
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
@@ -97,21 +99,21 @@ class PreferenceClient:
         )
         return int(self._patiently(lambda: self._stub.GetStats(request, timeout=QUICK)).total)
 
-    def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float]:
-        """Preference score of each (prompt, answer). A score that is missing or not finite is an error, never a number.
+    def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float | Failed]:
+        """Preference score of each (prompt, answer), or why there is none.
 
-        Raises ``ServiceError`` when the call fails, ``RunError`` for missing scores or scores of another version.
+        Raises ``ServiceError`` when the call fails, ``RunError`` for scores of another version.
         """
         if self._may_sleep:
             self._patiently(self._wake)
         found = self._patiently(lambda: scores_of("preference", self.address, self._stub, items, version))
-        others = {response.weight_version for response in found} - {version}
+        others = {one.weight_version for one in found if not isinstance(one, Failed)} - {version}
         if others:
             raise RunError(
                 f"the preference service at {self.address} scored with version {sorted(others)}, this run "
                 f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
             )
-        return [response.score for response in found]
+        return [one if isinstance(one, Failed) else one.score for one in found]
 
     def send(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve a preference model, whatever was served before."""
@@ -176,30 +178,60 @@ def scores_of(
     items: Sequence[tuple[Sequence[ChatMessage], str]],
     version: int = 0,
     model: str = "",
-) -> list[preference_pb2.PreferenceServiceScoreResponse]:
-    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``.
+) -> list[preference_pb2.PreferenceServiceScoreResponse | Failed]:
+    """The score of each (prompt, answer), in their order, by a service with ``Score``; or why it has none.
 
-    ``version`` is the least weight version that may score; an empty ``model`` is the service's first.
+    Items that the service refuses by name are left out, and the rest is asked for again. Raises ``ServiceError`` when
+    the call fails.
+
+    Args:
+        service: what it is called in errors, and ``address``, where it is.
+        stub: of the service.
+        items: prompts and answers.
+        version: the least weight version that may score.
+        model: name of the model; empty = the service's first.
     """
-    request = preference_pb2.PreferenceServiceScoreRequest(
-        items=[
-            preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
-            for index, (prompt, answer) in enumerate(items)
-        ],
-        required_weight_version=version,
-        model=model,
-    )
-    scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
-    with explained(service, address):
-        for response in stub.Score(request, timeout=BATCH):
-            if not np.isfinite(response.score):
-                raise RunError(
-                    f"the {service} service at {address} gave the score {response.score}, so that nothing can be "
-                    "learned from it. If it is the preference model's, look at preference_fit.json and lower "
-                    "preference_model.learning_rate"
-                )
-            scores[response.item_id] = response
-    missing = sum(item.id not in scores for item in request.items)
-    if missing:
-        raise RunError(f"the {service} service at {address} left out {missing} of {len(items)} scores; see its log")
-    return [scores[item.id] for item in request.items]
+    asked = [
+        preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
+        for index, (prompt, answer) in enumerate(items)
+    ]
+    found: dict[str, preference_pb2.PreferenceServiceScoreResponse | Failed] = {
+        item.id: failure for item in asked if (failure := unsendable(item)) is not None
+    }
+    while waiting := [item for item in asked if item.id not in found]:
+        request = preference_pb2.PreferenceServiceScoreRequest(
+            items=waiting, required_weight_version=version, model=model
+        )
+        try:
+            with explained(service, address):
+                for response in stub.Score(request, timeout=BATCH):
+                    found[response.item_id] = response if math.isfinite(response.score) else _not_finite(response)
+        except ServiceError as error:
+            refused = _refused(error, waiting)
+            if not refused:
+                raise
+            found |= refused
+        else:
+            missing = failed(types_pb2.FAILURE_KIND_MISSING, f"the {service} service at {address} left it out")
+            for item in waiting:
+                found.setdefault(item.id, missing)
+    return [found[item.id] for item in asked]
+
+
+def _not_finite(response: preference_pb2.PreferenceServiceScoreResponse) -> Failed:
+    return failed(types_pb2.FAILURE_KIND_UNCLEAR, f"its score is {response.score}")
+
+
+def _refused(error: ServiceError, items: Sequence[preference_pb2.ScoreItem]) -> dict[str, Failed]:
+    """The items that were refused, by id; none unless single items are all that is wrong with a request."""
+    if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+        return {}
+    found: dict[str, Failed] = {}
+    for one in error.violations:
+        place = re.match(r"items\[(\d+)\]", one.field)
+        if place is None or int(place[1]) >= len(items):
+            return {}
+        kinds = types_pb2.FailureKind.DESCRIPTOR.values_by_name
+        kind = f"FAILURE_KIND_{one.reason}" if f"FAILURE_KIND_{one.reason}" in kinds else "FAILURE_KIND_REFUSED"
+        found[items[int(place[1])].id] = failed(types_pb2.FailureKind.Value(kind), one.description)
+    return found

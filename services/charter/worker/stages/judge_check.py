@@ -1,5 +1,6 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 
@@ -7,28 +8,38 @@ from charter.evaluation.judge.calibration import calibration_of, position_bias_r
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.rpc.messages import proto_messages
 from charter.runs.results import JudgeCheck, write_result
-from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker.clients.failed import failure_of
 from charter.worker.context import Run
-from charter.worker.errors import RunError
+from charter.worker.failures import Failures
 from charter.worker.seeds import derive_seed, stable_fraction
 
+# The stage of ``Failures``.
+CHECKING = "checking the judge"
 # Pairs in one call, so that progress shows.
 _BATCH = 16
 
 
 def check_judge(run: Run) -> None:
-    """Write ``judge_check.json`` if the spec names labelled pairs. Raises ``RunError`` when every judgement failed."""
+    """Write ``judge_check.json`` if the spec names labelled pairs.
+
+    It is not written when none could be judged in a run that was resumed nevertheless.
+    """
     spec = run.spec.judge
     if not spec.labelled_pairs or (run.artifacts.folder / "judge_check.json").exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
         pairs = _chosen(read_labelled_pairs(Path(spec.labelled_pairs)), spec.labelled_pairs_limit)
         judgements: list[judge_pb2.Judgement] = []
+        failures = Failures(run, CHECKING, len(pairs))
         for start in range(0, len(pairs), _BATCH):
             run.reporter.raise_if_stopped()
             judgements += _judge(run, pairs[start : start + _BATCH], start)
-            run.reporter.report(len(judgements), len(pairs))
+            failures.add([failure_of(one) for one in judgements[start:]])
+            run.reporter.report(len(judgements), len(pairs), text=failures.so_far.in_words())
+        if failures.so_far.failures == len(pairs):
+            run.reporter.report(len(pairs), len(pairs), text="no labelled pair could be judged: no check")
+            return
         result = judge_check_of(pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed)
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
@@ -42,17 +53,9 @@ def check_judge(run: Run) -> None:
 def judge_check_of(
     pairs: list[LabelledPair], judgements: list[judge_pb2.Judgement], *, source: str, seed: int
 ) -> JudgeCheck:
-    """Accuracy, calibration and biases of judgements of labelled pairs. Raises ``RunError`` when all of them failed."""
-    failures: dict[str, int] = {}
-    judged = []
-    for pair, judgement in zip(pairs, judgements, strict=True):
-        if judgement.HasField("probability_a"):
-            judged.append((pair, judgement))
-        else:
-            name = enum_name("outcome", judgement.outcome)
-            failures[name] = failures.get(name, 0) + 1
-    if not judged:
-        raise RunError(f"the judge could not label any of {len(pairs)} labelled pairs: {failures}. See the judge's log")
+    """Accuracy, calibration and biases of judgements of labelled pairs, at least one of which has a label."""
+    failures = dict(Counter(one.kind for judgement in judgements if (one := failure_of(judgement)) is not None))
+    judged = [pair for pair in zip(pairs, judgements, strict=True) if pair[1].HasField("probability_a")]
     labels = [pair.label for pair, _ in judged]
     both_orders = [orders for _, judgement in judged if (orders := _both_orders(judgement)) is not None]
     return JudgeCheck(

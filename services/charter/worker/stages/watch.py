@@ -7,9 +7,10 @@ import torch
 
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.errors import RunError
+from charter.worker.failures import Failures
 from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.overoptimisation import Measurement
@@ -19,6 +20,8 @@ from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.answers import sample_answers
 
+# The stage of ``Failures``.
+WATCHING = "watching"
 _NAME = "watched"
 
 
@@ -40,10 +43,17 @@ def due(run: Run, step: int) -> bool:
     return spec.HasField("every_steps") and step % spec.every_steps == 0
 
 
-def measure(run: Run, learner: Learner, step: int, version: int, preference_version: int) -> Measurement:
-    """Measure the policy that is served as ``version``, after ``step`` steps.
+def measurements(spec: run_pb2.RunSpec) -> int:
+    """How often the policy is measured in the whole run."""
+    return spec.ppo.steps // spec.evaluation.every_steps if spec.evaluation.HasField("every_steps") else 0
 
-    Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
+
+def measure(
+    run: Run, learner: Learner, step: int, version: int, preference_version: int, failures: Failures
+) -> Measurement | None:
+    """Measure the policy that is served as ``version``, after ``step`` steps; None when no pair could be judged.
+
+    Raises as ``rewards.score`` and ``failures.add``.
     """
     prompts = watched_prompts(run)
     before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
@@ -58,23 +68,30 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
     texts = [answer.text for answer in answers]
     score = None
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
-        score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
+        seed = derive_seed(run.spec.seed, "watched")
+        scores = rewards.score(run, prompts, texts, seed, preference_version)
+        known = [one for one in scores if not isinstance(one, Failed)]
+        score = mean(known) if known else None
+    preferred = _judged(run, prompts, before, texts)
+    failures.add(preferred)
+    if not (decided := [one for one in preferred if not isinstance(one, Failed)]):
+        return None
     episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
         old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
-    return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
+    return Measurement(step, mean(decided), score, float(torch.mean(kl)))
 
 
-def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]) -> float:
-    """Mean P(the new answer is better); answers that are equal are even."""
+def _judged(
+    run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]
+) -> list[float | Failed]:
+    """P(the new answer is better) of each prompt, or why it could not be judged; answers that are equal are even."""
     items = [
         run.comparison_item(f"watched-{place}", prompt, new, old)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
         if old != new
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
-    known = [one.probability_a for one in judged.values() if one.HasField("probability_a")]
-    if items and not known:
-        raise RunError(f"the judge could not compare any of {len(items)} watched pairs; see its log")
-    return mean(known + [0.5] * (len(prompts) - len(items)))
+    found: list[float | Failed] = [failure_of(one) or one.probability_a for one in judged.values()]
+    return found + [0.5] * (len(prompts) - len(items))
