@@ -151,7 +151,7 @@ def _probability_chosen(row: Mapping[str, Any]) -> float:
         return float(stated)
     for names in _RATINGS:
         chosen, rejected = (row.get(name) for name in names)
-        if type(chosen) in (int, float) and type(rejected) in (int, float):
+        if isinstance(chosen, int | float) and isinstance(rejected, int | float):
             if chosen < rejected:
                 raise LeftOutError("rated against the choice", f"{names[0]} is below {names[1]}")
             return 0.5 if chosen == rejected else 1.0

@@ -126,7 +126,8 @@ def test_our_own_pairs_come_back_with_label_split_and_dimension(
     assert row is not None
     back = read_comparison(row, PairDefaults("f", "", held_out_fraction))
     probability = back.probability_a if back.answer_a.text == "yes" else 1 - back.probability_a
-    assert (probability, back.split, back.dimension) == (pytest.approx(0.7), split, "helpful")
+    assert probability == pytest.approx(0.7)
+    assert (back.split, back.dimension) == (split, "helpful")
 
 
 def test_a_split_is_drawn_by_the_content_of_the_prompt() -> None:
