@@ -19,10 +19,10 @@ from charter.spec.prompts import TaskPrompt
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import take
+from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.seeds import derive_seed
-from charter.worker.training.checkpoint import Progress
 
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5
