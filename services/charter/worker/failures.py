@@ -14,10 +14,10 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from charter.runs.results import LeftOut
+from charter.worker import metrics
 from charter.worker.clients.failed import UNAVAILABLE, Failed
 from charter.worker.context import Run
 from charter.worker.errors import RunError, TooManyFailuresError
-from charter.worker.reinforcement import metrics
 
 logger = logging.getLogger("charter.worker")
 

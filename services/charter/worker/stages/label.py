@@ -14,10 +14,10 @@ from charter.rpc.validation import violations
 from charter.runs.results import LeftOut
 from charter.storage.comparisons import LABELLED, enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import metrics
 from charter.worker.clients.failed import failure_of
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.failures import Failures, draws
-from charter.worker.reinforcement import metrics
 from charter.worker.seeds import derive_seed, stable_fraction
 from charter.worker.stages.fit import is_fitted
 from charter.worker.stages.sample_pairs import Pair, pair_prompts

@@ -18,6 +18,7 @@ from charter.runs.results import LeftOut
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.gpu_turn import gpu_turn
@@ -25,7 +26,6 @@ from charter.worker.clients.served import check_served, policy_serves, serve_lea
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled, TooManyFailuresError
 from charter.worker.failures import Failures
-from charter.worker.reinforcement import metrics
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.overoptimisation import best, parted

@@ -19,7 +19,7 @@ from charter.worker.clients.clients import Answer
 from charter.worker.clients.failed import Failed
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.metrics import BY_DIMENSION, TOKEN_AGE
+from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.training.batches import Episodes
 
