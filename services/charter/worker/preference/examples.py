@@ -16,9 +16,6 @@ from charter.worker.context import STARTING_VERSION
 from charter.worker.errors import RunError
 from charter.worker.preference.fit import Example
 
-# With fewer labels than this share, the failures say more than the labels.
-_LEAST_LABELLED_SHARE = 0.5
-
 
 class Reads(Protocol):
     """What reads comparisons: a preference model, or ``Reader``."""
@@ -54,7 +51,8 @@ def split_examples(
     ``UNAVAILABLE``), of two equal answers (``IDENTICAL``), that do not fit the model's context (``TOO_LONG``), and of
     the prompts in ``evaluated`` (``EVALUATED``), on which the run is judged in the end.
 
-    Raises ``RunError`` when too few have a label.
+    Raises ``RunError`` when none is left to fit, or to hold out. Whether too many have no label is for the stage to say
+    that had them judged (``failures.max_share``).
     """
     examples: list[Example] = []
     held_out_groups: set[str] = set()
@@ -72,8 +70,7 @@ def split_examples(
             held_out_groups.add(example.group)
     train = [example for example in examples if example.group not in held_out_groups]
     held_out = [example for example in examples if example.group in held_out_groups]
-    failed = left_out["INVALID"] + left_out["UNAVAILABLE"]
-    if failed > (1 - _LEAST_LABELLED_SHARE) * stored or not train or not held_out:
+    if not train or not held_out:
         raise RunError(
             f"only {len(examples)} of {stored} comparisons can be used ({len(train)} to fit, {len(held_out)} held out; "
             f"left out: {dict(left_out)}), too few for a preference model. If labels failed, the judge's log says why; "
