@@ -1,6 +1,5 @@
 """The chosen/rejected layouts that others use for comparisons, and their conversion from and to ours."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from charter.hashing import stable_number
 from charter.outcomes import outcome_of
 from charter.storage.comparisons import LABELLED, Row, comparison_from_row, comparison_to_row, messages_from
 from charter.v1 import types_pb2
@@ -128,5 +128,4 @@ def split_of(prompt: list[types_pb2.Message], held_out_fraction: float) -> types
 
 def _number(prompt: list[types_pb2.Message], *parts: str) -> int:
     """A number in [0, 2^64) that only the content decides."""
-    content = json.dumps([[(turn.role, turn.content) for turn in prompt], *parts])
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
+    return stable_number(json.dumps([[(turn.role, turn.content) for turn in prompt], *parts]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from charter.atomic_files import write_text
 from charter.evaluation.report import plots
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
@@ -71,9 +72,7 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
     """
     html = render_report(read_run_folder(run_folder))
     target = output if output is not None else run_folder / "report.html"
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(target)
+    write_text(target, html)
     return target
 
 
