@@ -24,8 +24,8 @@ class CalibrationFile:
     """Calibrations by method, what they were fitted for, and the conditions of the fit.
 
     ``dimensions`` holds, by dimension and method, those that differ from the method's own. ``fitted_prompts`` are the
-    keys (``charter.held_out.prompt_key``) of the prompts that it was fitted on, ``ensemble_size`` the number of principles
-    asked about each pair; None in a file that does not say.
+    keys (``charter.held_out.prompt_key``) of the prompts that it was fitted on, ``ensemble_size`` the number of
+    principles asked about each pair; None in a file that does not say.
     """
 
     model: str

@@ -241,9 +241,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         if fitted.ensemble_size not in (None, asked):
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"the judge's calibration was fitted for {fitted.ensemble_size} principles a pair, and this request asks "
-                f"for {asked}: ask for as many (judge.ensemble_size of a spec, --ensemble), or start the judge with a "
-                f"calibration for {asked}",
+                f"the judge's calibration was fitted for {fitted.ensemble_size} principles a pair, and this request "
+                f"asks for {asked}: ask for as many (judge.ensemble_size of a spec, --ensemble), or start the judge "
+                f"without it, and fit one for {asked}",
             )
         return found
 

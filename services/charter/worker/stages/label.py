@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.storage.comparisons import enum_name
+from charter.storage.comparisons import enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
@@ -86,7 +86,7 @@ def _comparison(
         labeller=judgement.model,
         outcome=judgement.outcome,
         judgements=judgement.principles,
-        method=judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower(),
+        method=method_name(judgement),
         constitution_digest=judgement.constitution_digest,
         run_id=run.id,
         split=types_pb2.SPLIT_HELD_OUT if held_out else types_pb2.SPLIT_TRAIN,

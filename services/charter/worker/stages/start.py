@@ -12,6 +12,7 @@ from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
 from charter.spec.load import spec_to_json
+from charter.spec.paths import same_model
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.clients import Services, servers_sleep
