@@ -14,7 +14,7 @@ MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
-# Single files at the bottom, which anyone may import and which import only each other.
+# Single files at the bottom, which anyone may import and which import only each other and the stubs.
 SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out")
 # What the worker may import besides itself. The generated stubs are charter.v1.
 WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "evaluation", *SMALL)
@@ -115,8 +115,8 @@ def test_foundations_do_not_know_the_services(room: str) -> None:
 
 def test_small_files_are_at_the_bottom() -> None:
     small = {f"{name}.py" for name in SMALL}
-    broken = [one for one in all_imports() if one.file in small and one.target_room not in SMALL]
-    refuse(broken, "small files at the root of charter import only each other")
+    broken = [one for one in all_imports() if one.file in small and one.target_room not in ("v1", *SMALL)]
+    refuse(broken, "small files at the root of charter import only each other and the stubs")
 
 
 def test_rpc_needs_no_engine() -> None:
