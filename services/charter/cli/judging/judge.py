@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from charter.chat import ChatMessage
@@ -30,10 +29,21 @@ app = typer.Typer(
 AddressOption = Annotated[
     str, typer.Option(help="The judge service, host:port. Default: that of `charter up`, port 50052.")
 ]
+# The others are said by --reason.
+_NAMES = tuple(name for name, method in METHODS.items() if not method.reasons)
+
+
+def _known(method: str | None) -> str | None:
+    if method is not None and method not in _NAMES:
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(_NAMES)}.")
+    return method
+
+
 MethodOption = Annotated[
     str | None,
     typer.Option(
-        click_type=click.Choice([name for name, method in METHODS.items() if not method.reasons]),
+        callback=_known,
+        metavar=f"[{'|'.join(_NAMES)}]",
         help="Default: the method that the judge was started with.",
     ),
 ]

@@ -189,7 +189,8 @@ def _minimum_of_weights(
     low, high = bounds
     box = [(low and low * one, high and high * one) for one in size]
     found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", bounds=box, options={"gtol": 1e-9})
-    return np.asarray(found.x, dtype=np.float64) / size
+    weights: Array = np.asarray(found.x, dtype=np.float64) / size
+    return weights
 
 
 def _minimum(loss: Callable[[float], float], low: float, high: float) -> float:

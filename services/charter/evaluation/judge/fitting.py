@@ -37,7 +37,7 @@ _PARAMETERS: Mapping[Evidence, tuple[str, ...]] = {
     Evidence.MIX: (*MixCalibration().weights, "lapse"),
 }
 # Resamples of the prompts behind the interval of a parameter.
-RESAMPLES = 200
+RESAMPLES = 100
 
 Intervals = Mapping[str, tuple[float, float]]
 
@@ -184,7 +184,7 @@ def _penalty(samples: _Samples, lapse: float) -> float:
 def _fitted(samples: _Samples, lapse: float, penalty: float) -> Calibration:
     targets = _targets(samples)
     if samples.method.evidence is Evidence.MIX:
-        return MixCalibration(*fit_weights(samples.evidence, targets, penalty, lapse), lapse=lapse)
+        return replace(MixCalibration(*fit_weights(samples.evidence, targets, penalty, lapse)), lapse=lapse)
     first, second = samples.evidence.T
     if samples.method.evidence is Evidence.ORDERS:
         temperature, position_bias = fit_temperature_and_position_bias(first, second, targets, lapse)

@@ -6,7 +6,7 @@ from charter.judge.methods import choice, contrast, mix, verdict
 from charter.judge.methods.method import Method
 from charter.v1 import judge_pb2
 
-_ALL = (choice.METHOD, choice.REASONED, verdict.METHOD, contrast.METHOD, mix.METHOD)
+_ALL = (choice.METHOD, verdict.METHOD, contrast.METHOD, mix.METHOD, choice.REASONED)
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
