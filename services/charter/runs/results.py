@@ -109,6 +109,9 @@ class EvaluationRow:
     # P(the aligned policy's answer is better), both orders averaged; None for a failed judgement.
     probability_after: float | None
     principles: tuple[str, ...]
+    # Whether the token limit ended the answer; None in files of older runs.
+    before_cut_off: bool | None = None
+    after_cut_off: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

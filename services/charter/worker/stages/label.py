@@ -14,7 +14,7 @@ from charter.worker import metrics
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed, stable_fraction
-from charter.worker.stages.sample_pairs import Pair, pair_prompts
+from charter.worker.stages.sample_pairs import Pair, Written, pair_prompts
 
 
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
@@ -56,7 +56,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
     if not pairs:
         return {}
     items = [
-        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a, pair.answer_b)
+        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a.text, pair.answer_b.text)
         for place, pair in enumerate(pairs)
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
@@ -98,5 +98,7 @@ def _comparison(
     return comparison
 
 
-def _written(run: Run, text: str, version: int) -> types_pb2.Answer:
-    return types_pb2.Answer(text=text, model=run.spec.policy.model, weight_version=version)
+def _written(run: Run, answer: Written, version: int) -> types_pb2.Answer:
+    return types_pb2.Answer(
+        text=answer.text, model=run.spec.policy.model, weight_version=version, cut_off=answer.cut_off
+    )
