@@ -33,6 +33,7 @@ _OUTCOMES = {
     "missing": "the service gave no result",
     "identical": "both answers are the same text: there is nothing to prefer",
     "too long": "it does not fit the context of the model that reads it",
+    "fitted": "the judge's calibration was fitted on the prompt: it would be measured too well",
     "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
 
@@ -238,8 +239,9 @@ def _left_out(run: RunFolder) -> list[LeftOut]:
         # There by their kinds.
         unused = {name: count for name, count in unused.items() if name not in ("INVALID", "UNAVAILABLE")}
     sources = [("comparisons", unused), *stages.items()]
-    if run.judge_check and "checking the judge" not in stages:
-        sources.append(("checking the judge", run.judge_check.failures))
+    if judge := run.judge_check:
+        failures = {} if "checking the judge" in stages else judge.failures
+        sources.append(("checking the judge", failures | {"fitted": judge.left_out}))
     if run.evaluation and "evaluation" not in stages:
         sources.append(("evaluation", run.evaluation.failures))
     return [

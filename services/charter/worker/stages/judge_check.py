@@ -1,16 +1,15 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
-from collections import Counter
 from pathlib import Path
-from statistics import mean
 
-from charter.evaluation.judge.calibration import calibration_of, position_bias_rate, shorter_is_better_accuracy
+from charter.evaluation.judge.check import judge_check_of, without_fitted
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.rpc.messages import proto_messages
-from charter.runs.results import JudgeCheck, write_result
+from charter.runs.results import write_result
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of
 from charter.worker.context import Run
+from charter.worker.errors import RunError
 from charter.worker.failures import Failures
 from charter.worker.seeds import derive_seed, stable_fraction
 
@@ -23,13 +22,20 @@ _BATCH = 16
 def check_judge(run: Run) -> None:
     """Write ``judge_check.json`` if the spec names labelled pairs.
 
-    It is not written when none could be judged in a run that was resumed nevertheless.
+    It is not written when none could be judged in a run that was resumed nevertheless. Raises ``RunError`` when the
+    calibration was fitted on all of them.
     """
     spec = run.spec.judge
     if not spec.labelled_pairs or (run.artifacts.folder / "judge_check.json").exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
-        pairs = _chosen(read_labelled_pairs(Path(spec.labelled_pairs)), spec.labelled_pairs_limit)
+        every = read_labelled_pairs(Path(spec.labelled_pairs))
+        try:
+            unseen = without_fitted(every, run.services.judge_info().calibration.fitted_prompts)
+        except ValueError as error:
+            raise RunError(f"{error}: name others as judge.labelled_pairs, or none") from error
+        left_out = len(every) - len(unseen)
+        pairs = _chosen(unseen, spec.labelled_pairs_limit)
         judgements: list[judge_pb2.Judgement] = []
         failures = Failures(run, CHECKING, len(pairs))
         for start in range(0, len(pairs), _BATCH):
@@ -40,41 +46,17 @@ def check_judge(run: Run) -> None:
         if failures.so_far.failures == len(pairs):
             run.reporter.report(len(pairs), len(pairs), text="no labelled pair could be judged: no check")
             return
-        result = judge_check_of(pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed)
+        result = judge_check_of(
+            pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
+        )
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),
             len(pairs),
             numbers={"judge_accuracy": result.calibration.accuracy, "judge_failures": sum(result.failures.values())},
-            text=f"judge agrees with {result.calibration.accuracy:.0%} of {result.calibration.pairs} labelled pairs",
+            text=f"judge agrees with {result.calibration.accuracy:.0%} of {result.calibration.pairs} labelled pairs"
+            + (f"; {left_out} are left out, on whose prompts its calibration was fitted" if left_out else ""),
         )
-
-
-def judge_check_of(
-    pairs: list[LabelledPair], judgements: list[judge_pb2.Judgement], *, source: str, seed: int
-) -> JudgeCheck:
-    """Accuracy, calibration and biases of judgements of labelled pairs, at least one of which has a label."""
-    failures = dict(Counter(one.kind for judgement in judgements if (one := failure_of(judgement)) is not None))
-    judged = [pair for pair in zip(pairs, judgements, strict=True) if pair[1].HasField("probability_a")]
-    labels = [pair.label for pair, _ in judged]
-    both_orders = [orders for _, judgement in judged if (orders := _both_orders(judgement)) is not None]
-    return JudgeCheck(
-        model=judged[0][1].model,
-        method=judge_pb2.JudgingMethod.Name(judged[0][1].method).removeprefix("JUDGING_METHOD_").lower(),
-        source=source,
-        calibration=calibration_of(
-            [judgement.probability_a for _, judgement in judged], labels, [pair.group for pair, _ in judged], seed=seed
-        ),
-        position_bias_rate=(
-            position_bias_rate([first for first, _ in both_orders], [second for _, second in both_orders])
-            if both_orders
-            else None
-        ),
-        shorter_is_better_accuracy=shorter_is_better_accuracy(
-            [len(pair.answer_a) for pair, _ in judged], [len(pair.answer_b) for pair, _ in judged], labels
-        ),
-        failures=failures,
-    )
 
 
 def _chosen(pairs: list[LabelledPair], limit: int) -> list[LabelledPair]:
@@ -95,11 +77,3 @@ def _judge(run: Run, pairs: list[LabelledPair], start: int) -> list[judge_pb2.Ju
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
     return [judged[item.id] for item in items]
-
-
-def _both_orders(judgement: judge_pb2.Judgement) -> tuple[float, float] | None:
-    """P(A) when A was shown first and when it was shown second, means over principles; None without positions."""
-    shown = [one for one in judgement.principles if one.HasField("probability_a_shown_first")]
-    if not shown:
-        return None
-    return mean(one.probability_a_shown_first for one in shown), mean(one.probability_a_shown_second for one in shown)

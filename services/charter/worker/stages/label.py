@@ -12,7 +12,7 @@ from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages, proto_messages
 from charter.rpc.validation import violations
 from charter.runs.results import LeftOut
-from charter.storage.comparisons import LABELLED, enum_name
+from charter.storage.comparisons import LABELLED, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import failure_of
@@ -20,7 +20,7 @@ from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.failures import Failures, draws
 from charter.worker.seeds import derive_seed, stable_fraction
 from charter.worker.stages.fit import is_fitted
-from charter.worker.stages.sample_pairs import Pair, pair_prompts
+from charter.worker.stages.sample_pairs import Pair, Written, pair_prompts
 
 # Stages of ``Failures``.
 LABELLING, REFRESHING = "labelling", "refreshing"
@@ -90,7 +90,10 @@ class Labelling:
         waiting = {f"pair-{name}-{place}": pair for place, pair in enumerate(pairs) if not self._take(pair)}
         if not waiting:
             return
-        items = [run.comparison_item(item, pair.prompt, pair.answer_a, pair.answer_b) for item, pair in waiting.items()]
+        items = [
+            run.comparison_item(item, pair.prompt, pair.answer_a.text, pair.answer_b.text)
+            for item, pair in waiting.items()
+        ]
         seed = derive_seed(run.spec.seed, "labels", *([self._again] if self._again else []))
         judged = run.services.compare(items, run.judging_options(seed))
         comparisons = [
@@ -116,7 +119,7 @@ class Labelling:
 
     def _take(self, pair: Pair) -> bool:
         """Whether the store holds this pair, once for each time that it is asked about."""
-        key = prompt_key(pair.prompt.messages), pair.answer_a, pair.answer_b
+        key = prompt_key(pair.prompt.messages), pair.answer_a.text, pair.answer_b.text
         held = self._stored[key] > 0
         self._stored[key] -= held
         return held
@@ -130,7 +133,7 @@ class Labelling:
             labeller=judgement.model,
             outcome=judgement.outcome,
             judgements=judgement.principles,
-            method=judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower(),
+            method=method_name(judgement),
             constitution_digest=judgement.constitution_digest,
             run_id=self._run.id,
             split=types_pb2.SPLIT_HELD_OUT if pair.prompt.key in self._held_out else types_pb2.SPLIT_TRAIN,
@@ -141,5 +144,10 @@ class Labelling:
             comparison.outcome = outcome_of(judgement.probability_a)
         return comparison
 
-    def _written(self, text: str) -> types_pb2.Answer:
-        return types_pb2.Answer(text=text, model=self._run.spec.policy.model, weight_version=self._version)
+    def _written(self, answer: Written) -> types_pb2.Answer:
+        return types_pb2.Answer(
+            text=answer.text,
+            model=self._run.spec.policy.model,
+            weight_version=self._version,
+            cut_off=answer.cut_off,
+        )
