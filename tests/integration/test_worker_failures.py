@@ -69,3 +69,12 @@ def test_a_step_without_any_score_stops_and_is_drawn_anew(stage: Stage, caplog: 
     first, second, third, fourth, *_ = asked
     assert first != second != third != fourth != second
     assert set(stage.ppo_steps("broken")) == {1, 2, 3}
+
+
+def test_the_context_holds_the_eos_of_an_answer_that_was_cut_off(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """448 and 64 tokens fill the tiny model's 512; the preference model reads one more."""
+    spec = stage.spec(prompts={"max_prompt_tokens": 448}, sampling={"max_new_tokens": 64})
+    assert stage.work("context", spec) == 1
+    assert "sampling.max_new_tokens + 1 for EOS is 513" in caplog.messages[-1]
