@@ -48,7 +48,7 @@ def test_answers_without_a_score_are_left_out(stage: Stage, algorithm: str) -> N
         assert (numbers["left_out.missing"], numbers["left_out.unclear"]) == (1, 1)
     assert left_out(stage, run)["training"] == {"items": 16, "kinds": {"missing": 2, "unclear": 2}}
     assert "2 of 8 left out: 1 missing, 1 unclear" in [event.text for event in stage.events(run)]
-    assert "left out" in (stage.run_folder(run) / "report.html").read_text()
+    assert "<td>training</td><td>missing</td>" in (stage.run_folder(run) / "report.html").read_text()
 
 
 def test_a_step_without_any_score_stops_and_is_drawn_anew(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
