@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from charter.chat import ChatMessage
+from charter.held_out import prompt_key
 from charter.inference.preference_model import PreferenceModel
 from charter.runs.results import FitStep
 from charter.spec.defaults import fill_defaults
@@ -320,7 +322,8 @@ def test_what_cannot_teach_is_left_out_and_counted(tiny_model: Path) -> None:
     tested.prompt[0].content = "Evaluated?"
     kept.prompt[0].content = "Another?"
     stored = [same, long, tested, kept, comparison(good, train), comparison(good, held_out)]
-    fitted, held, left_out = split_examples(make_model(tiny_model), stored, {"Evaluated?"})
+    evaluated = {prompt_key([ChatMessage("user", "Evaluated? ")])}
+    fitted, held, left_out = split_examples(make_model(tiny_model), stored, evaluated)
     assert left_out == {"IDENTICAL": 1, "TOO_LONG": 1, "EVALUATED": 1}
     assert (len(fitted), len(held)) == (2, 1)
 
@@ -331,7 +334,8 @@ def test_a_prompt_that_anybody_holds_out_is_held_out(tiny_model: Path) -> None:
     again = comparison(good, types_pb2.SPLIT_TRAIN)
     again.prompt[0].content = stored[1].prompt[0].content
     fitted, held, _ = split_examples(make_model(tiny_model), [again, *stored])
-    assert ([one.group for one in fitted], len(held)) == (["Hi SPLIT_TRAIN"], 2)
+    assert [one.group for one in fitted] == [prompt_key([ChatMessage("user", "Hi SPLIT_TRAIN")])]
+    assert len(held) == 2
 
 
 def test_length_logits_are_the_logistic_regression_on_the_difference_in_tokens() -> None:
@@ -364,3 +368,43 @@ def test_a_debiased_fit_does_not_learn_to_count(tiny_model: Path) -> None:
         leads[debias] = sum(sign * (a - b) for a, b, sign in scores) / len(pairs)
     assert leads[False] < -0.5
     assert abs(leads[True]) < 0.5 * abs(leads[False])
+
+
+def test_a_debiased_fit_is_chosen_by_the_loss_that_is_trained(tiny_model: Path) -> None:
+    """Held-out labels follow length, so that scores which count look better than those that the loss asks for."""
+    pairs = [
+        replace(one, probability_a=0.1 if len(one.ids_a) > len(one.ids_b) else 0.9)
+        for one in make_examples(48)
+        if len(one.ids_a) != len(one.ids_b)
+    ]
+    counting, silent = make_model(tiny_model), make_model(tiny_model)
+    torch.manual_seed(0)
+    fit.fit(counting, pairs, ONCE.expand(len(pairs), 1), make_spec(epochs=2, learning_rate=3e-3), CPU, go_on)
+    with torch.no_grad():
+        silent.head.weight.zero_()
+    explained, spec = debiased(pairs), make_spec(length_debiased=True)
+    found = {name: fit.measure(model, explained, CPU, spec) for name, model in (("c", counting), ("s", silent))}
+    assert found["c"].loss < found["s"].loss
+    assert found["c"].trained_loss > found["s"].trained_loss
+    best = Best()
+    for step, name in enumerate("sc"):
+        best.offer(counting, found[name], step)
+    assert best.step == 0
+
+
+def test_a_fit_is_measured_by_the_loss_that_it_descends(tiny_model: Path) -> None:
+    """With smoothing, margin and lengths' log-odds: what is measured on a batch is what its step reports."""
+    pairs = debiased(make_examples(12))
+    assert any(abs(one.length_logit) > 0.01 for one in pairs)
+    spec = make_spec(label_smoothing=0.2, margin=0.5, batch_size=12, length_debiased=True)
+    model = make_model(tiny_model)
+    measured = fit.measure(model, pairs, CPU, spec)
+    descended: list[float] = []
+
+    def note(step: int, total: int, loss: float) -> bool:
+        descended.append(loss)
+        return True
+
+    fit.fit(model, pairs, ONCE.expand(12, 1), spec, CPU, note)
+    assert descended == [pytest.approx(measured.trained_loss, abs=1e-4)]
+    assert measured.trained_loss != pytest.approx(measured.loss, abs=1e-3)
