@@ -64,6 +64,14 @@ class Labels:
     # The others, counted by why.
     left_out: dict[str, int]
 
+    def told(self) -> str:
+        """How many of them can be used, and why not the others."""
+        stored = len(self.examples) + sum(self.left_out.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"only {len(self.examples)} of {stored} comparisons can be used" + (
+            f" (left out: {reasons})" if reasons else ""
+        )
+
 
 def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()) -> Labels:
     """Read comparisons.
@@ -87,13 +95,10 @@ def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evalu
             left_out[reason] += 1
         else:
             examples.append(example)
-    labelled = stored - left_out["INVALID"] - left_out["UNAVAILABLE"]
-    if labelled < _LEAST_LABELLED_SHARE * stored:
-        raise RunError(
-            f"only {labelled} of {stored} comparisons have a label, too few for a preference model: the judge's log "
-            "says why"
-        )
-    return Labels(examples, held_out, dict(left_out))
+    labels = Labels(examples, held_out, dict(left_out))
+    if left_out["INVALID"] + left_out["UNAVAILABLE"] > (1 - _LEAST_LABELLED_SHARE) * stored:
+        raise RunError(f"{labels.told()}, too few for a preference model: the judge's log says why labels failed")
+    return labels
 
 
 def divide_labels(
@@ -115,7 +120,7 @@ def divide_labels(
         RunError: as ``divide``.
     """
     everywhere = labels.held_out | set(held_out) | (warm_start.held_out if warm_start is not None else set())
-    main = divide(with_share(labels.examples, feedback), everywhere, fraction)
+    main = divide(labels, with_share(labels.examples, feedback), everywhere, fraction)
     if warm_start is None:
         return main, None
     everywhere |= {example.group for example in main[1]}
@@ -129,11 +134,12 @@ def divide_labels(
     return main, (train, [example for example in warm_start.examples if example.group in everywhere] or main[1])
 
 
-def divide(examples: Sequence[Example], held_out: Collection[str], fraction: float) -> Divided:
+def divide(labels: Labels, examples: Sequence[Example], held_out: Collection[str], fraction: float) -> Divided:
     """Pairs to fit to, and pairs held out; no prompt is in both.
 
     Args:
-        examples: usable labels of one fit, whatever their source.
+        labels: what was read, for the errors.
+        examples: those of its examples that are used.
         held_out: keys of the prompts that are held out.
         fraction: share of the prompts to hold out where ``held_out`` has none of them.
 
@@ -145,8 +151,8 @@ def divide(examples: Sequence[Example], held_out: Collection[str], fraction: flo
     train = [example for example in examples if example.group not in chosen]
     if len(prompts) < 2:
         raise RunError(
-            f"the {len(examples)} labels that can be used are of {len(prompts)} prompts, too few for a preference model"
-            ": it needs one prompt to fit to and one to hold out: give prompts.train more prompts, raise "
+            f"{labels.told()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a preference "
+            "model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, raise "
             "comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
         )
     if not train:
@@ -162,7 +168,7 @@ def split_examples(
 ) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Pairs to fit to, pairs held out, and what was left out, of comparisons that are all used. Raises ``RunError``."""
     labels = read_labels(model, comparisons, evaluated)
-    return *divide(labels.examples, labels.held_out, _HELD_OUT_FRACTION), labels.left_out
+    return *divide(labels, labels.examples, labels.held_out, _HELD_OUT_FRACTION), labels.left_out
 
 
 def _example(model: Reads, comparison: types_pb2.Comparison) -> Example:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from charter.chat import ChatMessage
+from charter.chat import ChatMessage, Role
 from charter.held_out import held_out_of, prompt_key
 from charter.rpc.messages import proto_messages
 from charter.spec.defaults import fill_defaults
@@ -15,7 +15,8 @@ from charter.worker.preference.fit import Example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-AI, HUMAN, IMPORTED = (types_pb2.LabelSource.Value(f"LABEL_SOURCE_{name}") for name in ("AI", "HUMAN", "IMPORTED"))
+AI, HUMAN = types_pb2.LABEL_SOURCE_AI, types_pb2.LABEL_SOURCE_HUMAN
+IMPORTED = types_pb2.LABEL_SOURCE_IMPORTED
 TRAIN, HELD_OUT = types_pb2.SPLIT_TRAIN, types_pb2.SPLIT_HELD_OUT
 PROMPTS = [
     ("What is tea?",),
@@ -28,20 +29,20 @@ VARIANTS = ("{}", " {}\n", "\u00a0{}\u200b", "{}\r\n\u2028")
 
 
 def messages(prompt: int, variant: int = 0) -> list[ChatMessage]:
-    roles = ("system", "user") if len(PROMPTS[prompt]) == 2 else ("user", "assistant", "user")
+    roles: tuple[Role, ...] = ("system", "user") if len(PROMPTS[prompt]) == 2 else ("user", "assistant", "user")
     texts = (VARIANTS[variant].format(text.replace(" ", "  " if variant else " ")) for text in PROMPTS[prompt])
     return [ChatMessage(role, text) for role, text in zip(roles, texts, strict=False)]
 
 
 @st.composite
-def stored(draw: st.DrawFn, sources: Sequence[int]) -> tuple[int, types_pb2.Comparison]:
+def stored(draw: st.DrawFn, sources: Sequence[types_pb2.LabelSource.ValueType]) -> tuple[int, types_pb2.Comparison]:
     """A comparison with the place of its prompt."""
     prompt = draw(st.integers(0, len(PROMPTS) - 1))
     one = types_pb2.Comparison(
         prompt=proto_messages(messages(prompt, draw(st.integers(0, len(VARIANTS) - 1)))),
         answer_a=types_pb2.Answer(text=f"a{draw(st.integers(0, 99))}", weight_version=draw(st.sampled_from([1, 7]))),
         answer_b=types_pb2.Answer(text="b"),
-        source=types_pb2.LabelSource.Name(draw(st.sampled_from(sources))),
+        source=draw(st.sampled_from(sources)),
         outcome=draw(st.sampled_from([types_pb2.OUTCOME_PREFERRED_A] * 4 + [types_pb2.OUTCOME_INVALID])),
         split=draw(st.sampled_from([TRAIN, TRAIN, HELD_OUT])),
         dimension=draw(st.sampled_from(["helpful", "harmless", ""])),
@@ -133,9 +134,12 @@ def test_answers_are_counted_without_their_prompt(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        (["A"] * 16, "the 16 labels that can be used are of 1 prompts, too few .* give prompts.train more prompts"),
+        (
+            ["A"] * 16,
+            r"only 16 of 16 comparisons can be used, .* of 1 prompts, too few .* Give prompts\.train more prompts",
+        ),
         (["A", " A\n"], "are of 1 prompts"),
-        ([], "the 0 labels that can be used are of 0 prompts"),
+        ([], "only 0 of 0 comparisons can be used, .* of 0 prompts"),
     ],
 )
 def test_one_prompt_is_too_few_and_the_advice_is_of_use(reader: Reader, prompts: list[str], words: str) -> None:
