@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,23 +13,33 @@ from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 
 
+class State(Enum):
+    """What a replica is good for at the moment."""
+
+    # It was not looked at yet.
+    UNTRIED = auto()
+    # It answers, and waits for weights or is being brought to the newest.
+    UPDATING = auto()
+    # It holds the newest weights and takes calls.
+    READY = auto()
+    # ``Replica.problem`` says why it cannot be used.
+    OUT = auto()
+
+
 @dataclass(eq=False)
 class Replica:
     """One replica. Everything is guarded by the condition of its ``Replicas``."""
 
     address: ReplicaAddress
     channel: grpc.Channel
-    # It holds the newest weights and takes calls.
-    ready: bool = False
-    # Why not, for a person; empty while that is unknown or being changed.
+    state: State = State.UNTRIED
+    # Why it is OUT, for a person.
     problem: str = ""
     info: types_pb2.ModelInfo | None = None
     # It has so many ranks in a NCCL group; 0 where it has no GPU.
     nccl_ranks: int = 0
     # It asked not to be called before this time (monotonic).
     paused_until: float = 0.0
-    # It was looked at: it is usable, or ``problem`` says why not.
-    tried: bool = False
     # Failed looks since the last one that went well, and failed calls since the last one that did.
     failed_looks: int = 0
     failed_calls: int = 0
@@ -36,8 +47,27 @@ class Replica:
     relay: str = ""
     # This run has sent it weights, so that weights of others on it are an intrusion.
     ours: bool = False
-    gone: bool = False
     wake: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes calls."""
+        return self.state is State.READY
+
+    def put_out(self, problem: str) -> None:
+        """It cannot be used."""
+        self.state, self.problem = State.OUT, problem
+
+    def begin_update(self) -> None:
+        """It is being brought to other weights; one that was never looked at stays so until that has gone well."""
+        self.problem = ""
+        if self.state is not State.UNTRIED:
+            self.state = State.UPDATING
+
+    def found_well(self, *, newest: bool) -> None:
+        """It answers; with ``newest`` it holds what it should, and takes calls."""
+        self.state, self.problem = State.READY if newest else State.UPDATING, ""
+        self.failed_looks = 0
 
     def weight_version(self, service: str) -> weights_pb2.GetWeightVersionResponse:
         """What it serves and keeps. Raises ``ServiceError``, which names it as a replica of ``service``."""

@@ -90,7 +90,7 @@ def _judge(run: Run, pairs: list[LabelledPair], start: int) -> list[judge_pb2.Ju
         )
         for place, pair in enumerate(pairs)
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
     return [judged[item.id] for item in items]
 
 

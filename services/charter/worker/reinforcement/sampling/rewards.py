@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed
@@ -35,7 +35,7 @@ def score(
         parts.append((spec.preference_weight, services.preference.score(items, preference_version)))
     if spec.judge_weight > 0:
         options = run.judging_options(derive_seed(seed, "rating"))
-        parts.append((spec.judge_weight, services.rate(items, options)))
+        parts.append((spec.judge_weight, services.judge.rate(items, options)))
     if spec.service_weight > 0:
         parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
     return [sum(weight * scores[place] for weight, scores in parts) for place in range(len(answers))]
@@ -52,7 +52,7 @@ def compare(run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[An
         for place, (prompt, (one, other)) in enumerate(zip(prompts, pairs, strict=True))
         if one.text != other.text
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
     for judgement in judged.values():
         if not judgement.HasField("probability_a"):
             raise RunError(
