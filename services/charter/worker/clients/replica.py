@@ -1,8 +1,12 @@
 """One replica of a service, as the worker sees it."""
 
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,6 +15,8 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.discovery import ReplicaAddress
 from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
+
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -83,3 +89,19 @@ class Replica:
             status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=QUICK).status
         if status != health_pb2.HealthCheckResponse.SERVING:
             raise ServiceError(service, self.address.main, grpc.StatusCode.UNAVAILABLE, "it is not serving yet")
+
+
+def ask_all(
+    replicas: Sequence[Replica], ask: Callable[[Replica], T]
+) -> tuple[list[T], list[tuple[Replica, ServiceError]]]:
+    """Ask all at the same time: the answers, and who failed how."""
+    answers: list[T] = []
+    failed: list[tuple[Replica, ServiceError]] = []
+    with ThreadPoolExecutor(max_workers=max(1, len(replicas))) as threads:
+        asked = [(replica, threads.submit(copy_context().run, ask, replica)) for replica in replicas]
+        for replica, future in asked:
+            try:
+                answers.append(future.result())
+            except ServiceError as error:
+                failed.append((replica, error))
+    return answers, failed

@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -19,15 +18,16 @@ from typing import TypeVar
 import grpc
 
 from charter.rpc.channel import QUICK, connect
-from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
+from charter.rpc.discovery import ReplicaAddress, all_addresses, stands_for_many
 from charter.rpc.errors import ServiceError
 from charter.weights.relay_tree import relays
-from charter.weights.sender import PackedWeights, send_packed
+from charter.weights.sender import PackedWeights
+from charter.worker import metrics
+from charter.worker.clients.own_weights import Held, OwnWeights
 from charter.worker.clients.patience import Patience
-from charter.worker.clients.replica import Replica, State
+from charter.worker.clients.replica import Replica, State, ask_all
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 
 T = TypeVar("T")
@@ -85,11 +85,7 @@ class Replicas:
         # Held while memory changes hands, so that no keeper wakes what has just been put to sleep.
         self._memory = threading.Lock()
         self._replicas: dict[ReplicaAddress, Replica] = {}
-        self._weights: PackedWeights | None = None
-        # Of the step that made them: sending them is part of its trace, whichever thread does it.
-        self._sending = copy_context()
-        # (version, digest) of all weights that this run has sent.
-        self._sent: set[tuple[int, str]] = set()
+        self._weights = OwnWeights(service)
         self._fault: Exception | None = None
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -169,10 +165,7 @@ class Replicas:
         """
         start = time.monotonic()
         with self.changed:
-            self._weights, self._sending = weights, copy_context()
-            self._sent.add((weights.version, weights.sha256))
-            if weights.base is not None:
-                self._sent.add((weights.base.version, weights.base.sha256))
+            self._weights.add(weights)
             # Adapters are small, what lies in a folder or is broadcast need not be passed on, one GPU loads in turn.
             whole = weights.base is None and not (weights.path or self._sleeps or broadcast)
             well = [one.address.control for one in self._replicas.values() if one.state is not State.OUT]
@@ -198,7 +191,7 @@ class Replicas:
     @property
     def version(self) -> int | None:
         """What this process has sent last; None before that."""
-        return self._weights.version if self._weights is not None else None
+        return self._weights.newest.version if self._weights.newest is not None else None
 
     def break_off(self, event: threading.Event) -> None:
         """Set the event that a ``spread`` or a ``wait_ready`` on another thread was given, and wake it up."""
@@ -263,28 +256,15 @@ class Replicas:
 
     def _each(self, ask: Callable[[Replica], T]) -> tuple[list[T], list[ServiceError]]:
         """The answers, and what became of those that gave none."""
-        answers: list[T] = []
-        errors: list[ServiceError] = []
-
-        def safely(replica: Replica) -> None:
-            try:
-                answer = ask(replica)
-            except ServiceError as error:
-                if error.code in _FINAL:
-                    raise
-                with self.changed:
-                    errors.append(error)
-                    self.failed(replica, error)
-            else:
-                with self.changed:
-                    answers.append(answer)
-
         with self.changed:
             ready = self.ready()
-        with ThreadPoolExecutor(max_workers=max(1, len(ready))) as threads:
-            for one in [threads.submit(copy_context().run, safely, replica) for replica in ready]:
-                one.result()
-        return answers, errors
+        answers, failed = ask_all(ready, ask)
+        with self.changed:
+            for replica, error in failed:
+                if error.code in _FINAL:
+                    raise error
+                self.failed(replica, error)
+        return answers, [error for _, error in failed]
 
     def check_own(self) -> None:
         """Look at every ready replica again. Raises ``RunError`` when one holds weights that this run never sent.
@@ -294,31 +274,23 @@ class Replicas:
 
         def check(replica: Replica) -> None:
             held, _ = self._held(replica)
-            if held not in self._sent:
+            if not self._weights.sent(held):
                 with self.changed:
                     self._put_out(replica, f"the {self.service} service at {replica.address.main} has restarted.")
                     replica.wake.set()
-                self._require_own(replica, held)
+                self._weights.require(replica, held)
 
         self.each(check)
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: dict[ReplicaAddress, None] = {}
-        unknown = False
-        for main, control in self._addresses:
-            try:
-                listed.update(dict.fromkeys(replica_addresses(main, control)))
-            except OSError as error:
-                # A name without ready addresses; what is known stays.
-                unknown = True
-                logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
+        listed, complete = all_addresses(self._addresses)
         with self.changed:
             for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed.keys():
+            for address in self._replicas.keys() - listed if complete else ():
                 replica = self._replicas[address]
                 if not replica.ready:
                     # Its keeper ends when it sees that.
@@ -360,27 +332,18 @@ class Replicas:
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
         with self.changed:
-            weights, relay = self._weights, replica.relay
+            weights, relay = self._weights.newest, replica.relay
             # Whatever goes wrong, the next attempt asks nobody else.
             replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
                 if replica.ours:
-                    self._require_own(replica, held)
+                    self._weights.require(replica, held)
                 with self.changed:
                     replica.begin_update()
-                missing = [weights]
-                if weights.base is not None and base != weights.base.sha256:
-                    missing = [weights.base, weights]
-                send = partial(send_packed, replica.address.control, service=self.service, force=True, peer=relay)
-                try:
-                    for one in missing:
-                        self._sending.copy().run(send, one)
-                except ServiceError:
-                    if weights is self._weights:
-                        raise
-                    # The next weights are there already, and have woken this keeper.
+                if not self._weights.send(weights, replica, base, relay):
+                    # The next weights have woken this keeper.
                     return
             replica.ours = weights is not None
         if self._sleeps:
@@ -392,25 +355,17 @@ class Replicas:
                 replica.channel.close()
                 replica.channel = connect(replica.address.main)
             # Weights that came meanwhile have woken this keeper already.
-            newest = weights is self._weights and (weights is not None or not self._takes_weights)
+            newest = weights is self._weights.newest and (weights is not None or not self._takes_weights)
             replica.found_well(newest=newest)
             self._count()
             self.changed.notify_all()
 
-    def _held(self, replica: Replica) -> tuple[tuple[int, str], str]:
+    def _held(self, replica: Replica) -> tuple[Held, str]:
         """Version and digest that a replica serves, and the digest of what it keeps for adapters."""
         found = replica.weight_version(self.service)
         with self.changed:
             replica.info, replica.nccl_ranks = found.model, found.nccl_ranks
         return (found.model.weight_version, found.model.weight_digest), found.base_sha256
-
-    def _require_own(self, replica: Replica, held: tuple[int, str]) -> None:
-        """Raise unless a replica that this run sends weights to holds its weights, or none because it restarted."""
-        if held not in self._sent and held[0] != 0:
-            raise RunError(
-                f"the {self.service} service at {replica.address.main} does not serve this run's weights any more, but "
-                f"version {held[0]} of somebody else. See to it that this run has it alone, then resume the run"
-            )
 
     def _put_out(self, replica: Replica, problem: str) -> None:
         replica.put_out(problem)
@@ -425,9 +380,7 @@ class Replicas:
         if len(self._replicas) == 1:
             return problem
         count = len(self._replicas)
-        return (
-            f"none of {count} replicas of the {self.service} service can be used, the first of them because {problem}"
-        )
+        return f"none of {count} replicas of the {self.service} service can be used, for example {problem}"
 
     def _count(self) -> None:
         ready = sum(one.ready for one in self._replicas.values())

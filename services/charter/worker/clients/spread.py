@@ -19,11 +19,11 @@ import grpc
 from charter.rpc.channel import BATCH
 from charter.rpc.errors import ServiceError, explained
 from charter.rpc.stalled import unless_stalled
+from charter.worker import metrics
 from charter.worker.clients.patience import AWAY, MOST_FAULTS
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.reinforcement import metrics
 
 T = TypeVar("T")
 
