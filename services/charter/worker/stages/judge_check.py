@@ -23,7 +23,7 @@ def check_judge(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
         every = read_labelled_pairs(Path(spec.labelled_pairs))
         try:
-            unseen = without_fitted(every, run.services.judge_info().calibration.fitted_prompts)
+            unseen = without_fitted(every, run.services.judge.info().calibration.fitted_prompts)
         except ValueError as error:
             raise RunError(f"{error}: name others as judge.labelled_pairs, or none") from error
         left_out = len(every) - len(unseen)
