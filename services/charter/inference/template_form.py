@@ -13,11 +13,13 @@ import jinja2
 # Renders a conversation up to the start of the assistant's turn; raises ``jinja2.TemplateError`` when it is refused.
 Render = Callable[[Sequence[Mapping[str, str]]], str]
 
-_USER = ("user",)
-_TURNS = ("user", "assistant", "user")
-_SYSTEM = ("system", "user")
-_SYSTEM_AND_TURNS = ("system", *_TURNS)
-_LATER_SYSTEM = ("user", "assistant", "system", "user")
+Roles = tuple[str, ...]
+
+_USER: Roles = ("user",)
+_TURNS: Roles = ("user", "assistant", "user")
+_SYSTEM: Roles = ("system", "user")
+_SYSTEM_AND_TURNS: Roles = ("system", *_TURNS)
+_LATER_SYSTEM: Roles = ("user", "assistant", "system", "user")
 # A word of the template such as [INST] or <<SYS>>.
 _BRACKETED = re.compile(r"(?<!\S)[<\[＜【]\S+[>\]＞】](?!\S)")
 
@@ -103,7 +105,7 @@ def has_symbol(text: str) -> bool:
     return any(not (character.isalnum() or character.isspace()) for character in text)
 
 
-def _around_messages(render: Render, roles: Sequence[str]) -> list[str] | None:
+def _around_messages(render: Render, roles: Roles) -> list[str] | None:
     """The texts before, between and behind the messages; empty where one is missing, None where it is refused."""
     marks = [f"Qz{place}zQ" for place in range(len(roles))]
     try:
@@ -132,7 +134,7 @@ def _phrases(text: str, tokens: Collection[str], *, before_all: bool) -> set[str
     return bracketed | {piece for piece in whole if len(piece) > 1 and has_symbol(piece)}
 
 
-def _gap(shown: Mapping[tuple[str, ...], Sequence[str]], opening: str) -> str:
+def _gap(shown: Mapping[Roles, Sequence[str]], opening: str) -> str:
     for roles in (_TURNS, _SYSTEM_AND_TURNS):
         if roles in shown and opening:
             before_answer = shown[roles][roles.index("assistant")]

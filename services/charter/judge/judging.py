@@ -1,5 +1,6 @@
 """Labels pairs: asks a judging method about each pair and each of its principles, and averages what it finds."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,10 @@ from charter.judge.constitution import Principle
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.judge.rating import RatedAnswer, rate
 from charter.v1 import judge_pb2, types_pb2
+
+logger = logging.getLogger("charter.judge")
 
 METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
     "choice": judge_pb2.JUDGING_METHOD_CHOICE,
@@ -59,17 +63,43 @@ _PROBE = Question(
 
 
 async def unsupported_methods(engine: Engine) -> dict[str, str]:
-    """The methods, mix aside, that this model or engine cannot do, and why: an option of two tokens, for example.
+    """The methods, mix aside, that this model or engine cannot do, and why.
 
-    Raises ``ConnectionError`` when the model cannot be reached.
+    For example an option that is two tokens, or a model that answers an easy question with none of the options. What an
+    endpoint answers is only logged: it may have a bad moment, and each label says what was wrong with it. Raises
+    ``ConnectionError`` when the model cannot be reached.
     """
     reasons = {}
     for method, find in PARTS.items():
         try:
-            await find(engine, [_PROBE])
+            (finding,) = await find(engine, [_PROBE])
         except (ValueError, NotImplementedError) as error:
             reasons[method] = str(error)
+        else:
+            if _is_lasting(engine, finding.failure, method):
+                reasons[method] = finding.failure
     return reasons
+
+
+async def why_unable_to_rate(engine: Engine) -> str:
+    """Why this model cannot rate answers; empty when it can. As ``unsupported_methods``."""
+    pair, principle = _PROBE.pair, _PROBE.principle
+    try:
+        (rating,) = await rate(engine, [RatedAnswer(pair.prompt, pair.answer_a, principle)])
+    except (ValueError, NotImplementedError) as error:
+        return str(error)
+    return rating.failure if _is_lasting(engine, rating.failure, "rating") else ""
+
+
+def _is_lasting(engine: Engine, failure: str, method: str) -> bool:
+    info = engine.info()
+    if failure and info.engine == "openai":
+        logger.warning(
+            "the endpoint's model failed at an easy question: expect labels that are INVALID",
+            extra={"model": info.model, "method": method, "failure": failure},
+        )
+        return False
+    return bool(failure)
 
 
 async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_pb2.Judgement]:

@@ -12,7 +12,7 @@ import grpc
 from charter.inference.load import create_engine
 from charter.judge import metrics
 from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, CalibrationSet, load_calibration
-from charter.judge.judging import METHODS, unsupported_methods
+from charter.judge.judging import METHODS, unsupported_methods, why_unable_to_rate
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
@@ -101,6 +101,7 @@ class JudgeRoom:
         """
         await self.engine.start()
         self._servicer.unsupported = await self._unsupported()
+        self._servicer.rating_problem = await why_unable_to_rate(self.engine)
         if self._method in self._servicer.unsupported:
             reason = self._servicer.unsupported[self._method]
             raise ValueError(f"{self.engine.info().model} cannot judge by {self._method}: {reason}")

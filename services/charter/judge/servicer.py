@@ -54,8 +54,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     def __init__(self, judge: Judge, gate: Gate) -> None:
         self._judge = judge
         self._gate = gate
-        # Methods that the model cannot do, and why; known when it is ready.
+        # Methods that the model cannot do, and why, and why it cannot rate; known when it is ready.
         self.unsupported: dict[str, str] = {}
+        self.rating_problem = ""
 
     async def Compare(
         self, request: judge_pb2.CompareRequest, context: grpc.aio.ServicerContext
@@ -99,6 +100,8 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     ) -> AsyncGenerator[judge_pb2.JudgeServiceScoreResponse, None]:
         """Rate answers."""
         self._admit([item.id for item in request.items])
+        if self.rating_problem:
+            raise self._unable(f"rate answers: {self.rating_problem}")
         constitution = self._judge.constitution.current
         _one_principle(request.options)
         answers = [
@@ -182,7 +185,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     ) -> judge_pb2.JudgeServiceGetModelInfoResponse:
         """Which model judges, and how unless told otherwise."""
         return judge_pb2.JudgeServiceGetModelInfoResponse(
-            model=model_info(self._judge.engine.info()), default_method=METHODS[self._judge.default_method]
+            model=model_info(self._judge.engine.info()),
+            default_method=METHODS[self._judge.default_method],
+            rating_problem=self.rating_problem,
         )
 
     def _admit(self, ids: Sequence[str]) -> None:
@@ -202,12 +207,14 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                 [Violation("options.chain_of_thought", f"needs the method CHOICE, not {method.upper()}")]
             )
         if method in self.unsupported:
-            info = self._judge.engine.info()
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"{info.model} on engine {info.engine} cannot judge by {method}: {self.unsupported[method]}",
-            )
+            raise self._unable(f"judge by {method}: {self.unsupported[method]}")
         return Way(method, self._judge.calibrations[method], options.chain_of_thought)
+
+    def _unable(self, to_what: str) -> StatusError:
+        info = self._judge.engine.info()
+        return StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION, f"{info.model} on engine {info.engine} cannot {to_what}"
+        )
 
     def _drafts(
         self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions

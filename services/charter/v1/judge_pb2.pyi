@@ -712,8 +712,11 @@ class JudgeServiceGetModelInfoResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     DEFAULT_METHOD_FIELD_NUMBER: _builtins.int
+    RATING_PROBLEM_FIELD_NUMBER: _builtins.int
     default_method: Global___JudgingMethod.ValueType
     """What UNSPECIFIED means here."""
+    rating_problem: _builtins.str
+    """Why Score is refused: the model was asked at the start. Empty when it is not."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
     def __init__(
@@ -721,10 +724,11 @@ class JudgeServiceGetModelInfoResponse(_message.Message):
         *,
         model: _types_pb2.ModelInfo | None = ...,
         default_method: Global___JudgingMethod.ValueType = ...,
+        rating_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_method", b"default_method", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_method", b"default_method", "model", b"model", "rating_problem", b"rating_problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

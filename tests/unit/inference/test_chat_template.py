@@ -201,9 +201,7 @@ def test_a_system_text_reaches_the_model(name: str) -> None:
 def test_a_system_text_without_a_turn_of_its_own_stands_before_the_first_user_text() -> None:
     messages = [ChatMessage("system", "Rule"), *turns("", "Hi", "Yes", "Go on")[1:]]
     assert "<s>[INST] <<SYS>>\nRule\n<</SYS>>\n\nHi [/INST] Yes </s>" in CHATS["llama-2"].render(messages)
-    assert "<start_of_turn>user\nRule\n\nHi<end_of_turn>\n<start_of_turn>model\nYes" in CHATS["gemma"].render(
-        messages
-    )
+    assert "<start_of_turn>user\nRule\n\nHi<end_of_turn>\n<start_of_turn>model\nYes" in CHATS["gemma"].render(messages)
     assert "### Instruction:\nRule\n\nHi\n\n### Response:\nYes" in CHATS["alpaca"].render(messages)
 
 
