@@ -41,7 +41,7 @@ principles:
 def assert_every_ppo_metric(numbers: Mapping[str, float]) -> None:
     """A step reports what ``metrics.PPO`` lists, and nothing that it does not list."""
     # Only with online DPO, or only where evaluation.every_steps asks for them.
-    elsewhere = {"dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
+    elsewhere = {"judge_certainty", "dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
     # Absent where they are not defined: no target, and answers that are all equally long.
     optional = {"kl_target", "length_reward_correlation"}
     by_dimension = {"score_mean.helpful", "score_mean.harmless"}

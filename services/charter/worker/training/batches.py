@@ -32,14 +32,17 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
 class Episodes:
     """Sampled and scored answers of one PPO step.
 
-    ``prompts`` and ``answers`` are token ids; an answer ends with EOS where the model ended it (``ended``).
+    ``prompts`` and ``answers`` are token ids; an answer ends with EOS where the model ended it (``ended``). Answers to
+    the same prompt are neighbours.
     """
 
     prompts: tuple[tuple[int, ...], ...]
     answers: tuple[tuple[int, ...], ...]
+    # Number of the prompt in its step that each answers, from 0; int64 [episodes].
+    groups: Tensor
     # Bool [episodes].
     ended: Tensor
-    # Preference score, float32 [episodes].
+    # Of the step's reward, or of online DPO P(it is the better one of its pair); float32 [episodes].
     scores: Tensor
     # Float32 [episodes, longest answer], 0 on padding.
     sampler_logprobs: Tensor
