@@ -7,11 +7,11 @@ import pytest
 from charter.chat import ChatMessage
 from charter.inference.engine import ChoiceLogprobs, Prompt
 from charter.inference.local.engine import TransformersEngine
-from charter.judge.constitution import Principle
 from charter.judge.judging import unsupported_methods, why_unable_to_rate
 from charter.judge.methods import choice, contrast, verdict
 from charter.judge.pairs import Pair, Question
 from charter.judge.rating import RatedAnswer, rate
+from charter.spec.constitution import Principle
 
 from tests.support.chat_templates import ALL, GEMMA, LLAMA_2, ZEPHYR, sentencepiece_tokenizer
 from tests.support.tiny import make_talkative_model
