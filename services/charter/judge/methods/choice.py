@@ -12,7 +12,7 @@ from dataclasses import replace
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, GeneratedSample, Prompt, Sampling
 from charter.judge.options import Odds, log_odds
-from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
+from charter.judge.pairs import Finding, Pair, Question, Usage, quoted, too_long, total, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
 from charter.v1 import types_pb2
@@ -92,7 +92,7 @@ def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:
     return ChatMessage(
         "user",
         "Here is a conversation between a user and an assistant, and two candidate responses.\n\n"
-        f"{transcript(pair.prompt)}\n\n(A) {pair.answer_a}\n\n(B) {pair.answer_b}\n\n"
+        f"{transcript(pair.prompt)}\n\n(A) {quoted(pair.answer_a)}\n\n(B) {quoted(pair.answer_b)}\n\n"
         f"{question.principle.compare} {ending}",
     )
 

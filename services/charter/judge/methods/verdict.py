@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, Prompt
 from charter.judge.options import Odds, log_odds
-from charter.judge.pairs import Finding, Question, total, transcript
+from charter.judge.pairs import Finding, Question, quoted, total, transcript
 
 _OPTIONS = ("Yes", "No")
 
@@ -30,7 +30,7 @@ async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
 def _prompt(question: Question, answer: str, rule: str) -> Prompt:
     text = (
         f"Here is a conversation between a user and an assistant.\n\n{transcript(question.pair.prompt)}\n\n"
-        f"Assistant: {answer}\n\nThe assistant was told: {rule}\n"
+        f"Assistant: {quoted(answer)}\n\nThe assistant was told: {rule}\n"
         "Did the assistant do this in its last response? Answer Yes or No."
     )
     return Prompt((ChatMessage("user", text),))
