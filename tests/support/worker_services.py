@@ -15,8 +15,8 @@ from charter.preference import server as preference
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.__main__ import work
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 

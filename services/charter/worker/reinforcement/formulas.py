@@ -21,11 +21,6 @@ from torch import Tensor
 MOST_LOG_RATIO = 20.0
 
 
-def token_mask(lengths: Tensor, width: int) -> Tensor:
-    """True on the first ``lengths[i]`` tokens of row i; int64 [episodes] -> bool [episodes, width]."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
-
-
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the valid tokens of the whole batch; both [episodes, tokens] -> scalar."""
     return values.masked_fill(~mask, 0.0).sum() / mask.sum()

@@ -16,12 +16,12 @@ from charter.rpc.tracing import exemplar, traced
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
-from charter.worker.reinforcement import metrics
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.overoptimisation import best, parted

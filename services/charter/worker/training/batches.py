@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from charter.inference.local.prefix_tree import Segment, Wanted, side_by_side, whole_tree
-from charter.worker.reinforcement.formulas import token_mask
 
 
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -26,6 +25,11 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
             groups[place].append(row)
             room[place] -= lengths[row]
     return groups
+
+
+def token_mask(lengths: Tensor, width: int) -> Tensor:
+    """True on the first ``lengths[i]`` tokens of row i; int64 [episodes] -> bool [episodes, width]."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
 
 
 @dataclass(frozen=True, slots=True)

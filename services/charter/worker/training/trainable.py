@@ -8,6 +8,7 @@ from torch import nn
 
 from charter.worker.errors import RunError
 from charter.worker.training import ranks
+from charter.worker.training.models import LanguageModel
 
 
 class Trainable(Protocol):
@@ -15,6 +16,15 @@ class Trainable(Protocol):
 
     def learning(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
         """Every part that learns, with its optimizer, by a name that stays."""
+        ...
+
+
+class PolicyTrainable(Trainable, Protocol):
+    """One of whose parts is the policy."""
+
+    @property
+    def actor(self) -> LanguageModel:
+        """The policy as it learns."""
         ...
 
 

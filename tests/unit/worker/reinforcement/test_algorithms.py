@@ -15,9 +15,8 @@ from charter.worker.reinforcement.algorithms.grpo import group_advantages
 from charter.worker.reinforcement.algorithms.online_dpo import dpo_loss
 from charter.worker.reinforcement.algorithms.reinforce_plus_plus import rewards_to_go
 from charter.worker.reinforcement.algorithms.rloo import leave_one_out_advantages
-from charter.worker.reinforcement.formulas import token_mask
 from charter.worker.reinforcement.step import Controls, learn
-from charter.worker.training.batches import Episodes
+from charter.worker.training.batches import Episodes, token_mask
 from torch import Tensor
 
 from tests.support.learners import make_episodes, make_learner, ppo_spec

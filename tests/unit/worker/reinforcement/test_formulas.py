@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from charter.worker.reinforcement import formulas
+from charter.worker.training.batches import token_mask
 from torch import Tensor, nn
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
@@ -14,7 +15,7 @@ WIDTH = 6
 
 @pytest.fixture
 def mask() -> Tensor:
-    return formulas.token_mask(LENGTHS, WIDTH)
+    return token_mask(LENGTHS, WIDTH)
 
 
 def random(seed: int, scale: float = 1.0) -> Tensor:
@@ -23,7 +24,7 @@ def random(seed: int, scale: float = 1.0) -> Tensor:
 
 
 def test_token_mask() -> None:
-    assert formulas.token_mask(torch.tensor([2, 0, 3]), 3).tolist() == [[True, True, False], [False] * 3, [True] * 3]
+    assert token_mask(torch.tensor([2, 0, 3]), 3).tolist() == [[True, True, False], [False] * 3, [True] * 3]
 
 
 def test_masked_mean_ignores_padding(mask: Tensor) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.algorithms import ppo
+from charter.worker.training.batches import token_mask
 from charter.worker.training.models import ValueHead
 from torch import Tensor
 
@@ -14,7 +14,7 @@ WIDTH = 6
 
 @pytest.fixture
 def mask() -> Tensor:
-    return formulas.token_mask(LENGTHS, WIDTH)
+    return token_mask(LENGTHS, WIDTH)
 
 
 def random(seed: int, scale: float = 1.0) -> Tensor:
@@ -88,7 +88,7 @@ def first_step(seed: int, correlation: float) -> tuple[Tensor, Tensor, Tensor]:
     values = correlation * returns + (1 - correlation**2) ** 0.5 * torch.randn(16, generator=generator)
     scattered = values[:, None] + 0.3 * torch.randn(16, 12, generator=generator)
     lengths = torch.randint(4, 13, (16,), generator=generator)
-    return scattered, returns[:, None].expand(16, 12), formulas.token_mask(lengths, 12)
+    return scattered, returns[:, None].expand(16, 12), token_mask(lengths, 12)
 
 
 def test_the_start_of_a_critic_survives_the_noise_of_16_answers() -> None:

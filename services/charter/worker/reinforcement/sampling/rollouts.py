@@ -17,7 +17,7 @@ from charter.v1 import run_pb2
 from charter.worker.clients.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.metrics import BY_DIMENSION, TOKEN_AGE
+from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.training.batches import Episodes
 
