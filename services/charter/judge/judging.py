@@ -12,7 +12,7 @@ from charter.judge.calibration import CalibrationSet
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
-from charter.judge.rating import RatedAnswer, rate
+from charter.judge.rating import RatedAnswer, Rating, rate
 from charter.outcomes import held_between, mean_probability, outcome_of
 from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
@@ -47,6 +47,8 @@ class Way:
     reasoning: bool = False
 
 
+# Of a model that gives its options less than this after an easy question, they are not what it writes.
+_NEVER = 1e-3
 # Asked once at the start, to warm the model and to see which methods it can do.
 _PROBE = Question(
     Pair((ChatMessage("user", "How are you?"),), "Fine, thank you.", "Go away."),
@@ -65,9 +67,9 @@ _PROBE = Question(
 async def unsupported_methods(engine: Engine) -> dict[str, str]:
     """The methods, mix aside, that this model or engine cannot do, and why.
 
-    For example an option that is two tokens, or a model that answers an easy question with none of the options. What an
-    endpoint answers is only logged: it may have a bad moment, and each label says what was wrong with it. Raises
-    ``ConnectionError`` when the model cannot be reached.
+    An option that is two tokens, for example, or a model that writes none of the options after an easy question. Where
+    it only did badly, or an endpoint's reply is to blame, a line in the log says so: other questions may go better.
+    Raises ``ConnectionError`` when the model cannot be reached.
     """
     reasons = {}
     for method, find in PARTS.items():
@@ -76,7 +78,7 @@ async def unsupported_methods(engine: Engine) -> dict[str, str]:
         except (ValueError, NotImplementedError) as error:
             reasons[method] = str(error)
         else:
-            if _is_lasting(engine, finding.failure, method):
+            if _fails_always(engine, finding, method):
                 reasons[method] = finding.failure
     return reasons
 
@@ -88,18 +90,20 @@ async def why_unable_to_rate(engine: Engine) -> str:
         (rating,) = await rate(engine, [RatedAnswer(pair.prompt, pair.answer_a, principle)])
     except (ValueError, NotImplementedError) as error:
         return str(error)
-    return rating.failure if _is_lasting(engine, rating.failure, "rating") else ""
+    return rating.failure if _fails_always(engine, rating, "rating") else ""
 
 
-def _is_lasting(engine: Engine, failure: str, method: str) -> bool:
-    info = engine.info()
-    if failure and info.engine == "openai":
-        logger.warning(
-            "the endpoint's model failed at an easy question: expect labels that are INVALID",
-            extra={"model": info.model, "method": method, "failure": failure},
-        )
+def _fails_always(engine: Engine, found: Finding | Rating, method: str) -> bool:
+    if not found.failure:
         return False
-    return bool(failure)
+    info = engine.info()
+    if info.engine != "openai" and (found.kind != types_pb2.FAILURE_KIND_UNCLEAR or found.mass < _NEVER):
+        return True
+    logger.warning(
+        "the judge's model failed at an easy question: expect labels that are INVALID",
+        extra={"model": info.model, "method": method, "failure": found.failure},
+    )
+    return False
 
 
 async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_pb2.Judgement]:

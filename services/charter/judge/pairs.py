@@ -55,8 +55,8 @@ class Finding:
     ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
     From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. From ``mix``: that
     of all three, in this order. It is empty when ``failure`` says why there is none, and for identical answers.
-    ``kind`` is that of the failure. ``written`` is true when the model gave no log-probs and was read by the options
-    that it wrote.
+    ``kind`` is that of the failure, ``mass`` the probability of the options where that was too little. ``written`` is
+    true when the model gave no log-probs and was read by the options that it wrote.
     """
 
     evidence: tuple[float, ...] = ()
@@ -66,6 +66,7 @@ class Finding:
     rationale_swapped: str = ""
     usage: Usage = field(default_factory=Usage)
     written: bool = False
+    mass: float = 1.0
 
 
 def transcript(messages: tuple[ChatMessage, ...]) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt, RefusedRequestError
-from charter.judge.options import mass_failure
+from charter.judge.options import mass_failure, options_mass
 from charter.judge.pairs import Usage, quoted, too_long, total, transcript
 from charter.spec.constitution import Principle
 from charter.v1 import types_pb2
@@ -45,6 +45,8 @@ class Rating:
     usage: Usage = field(default_factory=Usage)
     # The model wrote a rating, and gave no log-probs: the distribution is that one number.
     written: bool = False
+    # Probability of the ratings in all, where that was too little.
+    mass: float = 1.0
 
     @property
     def score(self) -> float:
@@ -149,7 +151,7 @@ def _rating(result: Result) -> Rating:
         return Rating(failure=too_long(result), kind=types_pb2.FAILURE_KIND_TOO_LONG)
     usage = Usage(result.prompt_tokens, result.completion_tokens)
     if failure := mass_failure(result, (*_DIGITS, _TEN)):
-        return Rating(failure=failure, kind=types_pb2.FAILURE_KIND_UNCLEAR, usage=usage)
+        return Rating(failure=failure, kind=types_pb2.FAILURE_KIND_UNCLEAR, usage=usage, mass=options_mass(result))
     weights = [math.exp(logprob) for logprob in result.logprobs]
     mass = math.fsum(weights)
     return Rating(tuple(weight / mass for weight in weights), usage=usage, written=result.written)

@@ -101,7 +101,7 @@ def _finding(straight: Odds, swapped: Odds) -> Finding:
     usage = total(straight.usage, swapped.usage)
     for one in (straight, swapped):
         if one.failure:
-            return Finding(failure=one.failure, kind=one.kind, usage=usage)
+            return Finding(failure=one.failure, kind=one.kind, usage=usage, mass=one.mass)
     written = straight.written or swapped.written
     # In the swapped order A stands second, so its log-odds are those of the letter B.
     return Finding(evidence=(straight.logit, -swapped.logit), usage=usage, written=written)
