@@ -15,14 +15,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 
+from charter.atomic_files import write_text
 from charter.chat import ChatMessage
-from charter.runs.artifacts import Artifacts, write_text
+from charter.runs.artifacts import Artifacts
 from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.clients import Services
 from charter.worker.context import Run
-from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
 from charter.worker.stages.ppo import run_ppo
 from charter.worker.training.lead import Leader

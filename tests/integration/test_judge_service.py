@@ -11,12 +11,12 @@ import pytest
 import torch
 from charter.chat import ChatMessage
 from charter.judge.calibration import CalibrationFile, MethodCalibration, write_calibration
-from charter.judge.constitution import Principle, load_constitution, parse_constitution
 from charter.judge.metrics import observe_judgement
 from charter.judge.server import JudgeConfig, JudgeRoom, build
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.messages import proto_messages
+from charter.spec.constitution import Principle, load_constitution, parse_constitution
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 from prometheus_client import REGISTRY
 from transformers import AutoModelForCausalLM, AutoTokenizer

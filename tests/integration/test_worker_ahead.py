@@ -13,17 +13,18 @@ from charter.policy import server
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.weights.sender import send_weights
 from charter.worker.clients.clients import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.prompts import PromptSets
+from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling.ahead import Ahead, sampling_ahead
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls
 from charter.worker.reporter import Reporter
-from charter.worker.training.checkpoint import Progress
 from charter.worker.training.lead import Leader
 
 from tests.support.harness import running

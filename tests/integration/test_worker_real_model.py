@@ -7,9 +7,9 @@ import torch
 from charter.policy import server as policy
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
+from charter.spec.prompts import read_prompts
 from charter.v1 import run_pb2
 from charter.worker.clients.clients import Services
-from charter.worker.prompts import read_prompts
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reporter import Reporter
 from charter.worker.training.batches import collate, scatter

@@ -13,12 +13,12 @@ import uvicorn
 from charter.feedback.app import build
 from charter.feedback.labellers import Labellers
 from charter.feedback.room import FeedbackConfig, Room
-from charter.judge.constitution import load_constitution
 from charter.policy.server import PolicyConfig
 from charter.policy.server import build as build_policy
 from charter.preference.server import PreferenceConfig
 from charter.preference.server import build as build_preference
 from charter.rpc.channel import QUICK, connect
+from charter.spec.constitution import load_constitution
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
 from tests.support.harness import running

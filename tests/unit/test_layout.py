@@ -14,8 +14,10 @@ MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
+# Single files at the bottom, which anyone may import and which import only each other and the stubs.
+SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out")
 # What the worker may import besides itself. The generated stubs are charter.v1.
-WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "chat", "evaluation")
+WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "evaluation", *SMALL)
 # The only file outside a service's room that may import its server.
 SERVE = "cli/local/serve.py"
 
@@ -109,6 +111,12 @@ def test_foundations_do_not_know_the_services(room: str) -> None:
     refuse(broken, f"charter/{room} serves every service and must not know any of them")
 
 
+def test_small_files_are_at_the_bottom() -> None:
+    small = {f"{name}.py" for name in SMALL}
+    broken = [one for one in all_imports() if one.file in small and one.target_room not in ("v1", *SMALL)]
+    refuse(broken, "small files at the root of charter import only each other and the stubs")
+
+
 def test_rpc_needs_no_engine() -> None:
     broken = [one for one in all_imports() if one.room == "rpc" and one.target_room == "inference"]
     refuse(broken, "charter/rpc carries messages (charter.chat) and must not know an engine")
@@ -165,6 +173,33 @@ def test_nobody_imports_the_cli() -> None:
 def test_files_are_short(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines < MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it by concept (limit {MOST_LINES})"
+
+
+def rooms_tied() -> list[str]:
+    """Sibling folders that need each other, each pair with one import of either direction."""
+    needs: dict[tuple[str, str], Import] = {}
+    for one in all_imports():
+        here, there = one.file.split("/")[:-1], one.target.split(".")[1:]
+        if one.room == "cli":
+            continue
+        common = 0
+        while common < min(len(here), len(there)) and here[common] == there[common]:
+            common += 1
+        if common < len(here) and CHARTER.joinpath(*there[: common + 1]).is_dir():
+            parent = "/".join(here[:common])
+            needs.setdefault((f"{parent}/{here[common]}", f"{parent}/{there[common]}"), one)
+    rooms = {room for pair in needs for room in pair}
+    # Every room that can be reached from each, by whatever way.
+    reached = {room: {b for a, b in needs if a == room} for room in rooms}
+    while any(reached[b] - reached[a] for a in rooms for b in set(reached[a])):
+        for a in rooms:
+            reached[a] |= {c for b in set(reached[a]) for c in reached[b]}
+    return [str(one) for (a, b), one in sorted(needs.items()) if a in reached[b]]
+
+
+def test_no_circle_between_rooms() -> None:
+    tied = rooms_tied()
+    assert not tied, "rooms beside each other must not need each other:\n" + "\n".join(f"  {one}" for one in tied)
 
 
 def test_generated_code_is_marked() -> None:

@@ -13,8 +13,8 @@ from charter.cli.preferences import curve as preference_curve
 from charter.cli.preferences import feedback, preferences
 from charter.cli.runs import plan, report, run, runs, samples, top
 from charter.cli.runs.run import INTERRUPTED
-from charter.judge.constitution import ConstitutionError
 from charter.rpc.errors import ServiceError
+from charter.spec.constitution import ConstitutionError
 from charter.spec.load import SpecError
 
 # Of the overlays in deploy/.

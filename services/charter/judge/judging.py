@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import fmean
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, RefusedRequestError
 from charter.judge import metrics
 from charter.judge.calibration import CalibrationSet
-from charter.judge.constitution import Principle
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.outcomes import held_between, mean_probability, outcome_of
+from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
 
 METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
@@ -21,9 +21,9 @@ METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
     "contrast": judge_pb2.JUDGING_METHOD_CONTRAST,
     "mix": judge_pb2.JUDGING_METHOD_MIX,
 }
-# After a rationale the letter is nearly certain whatever it is; as a label it is held between these (Bai et al. 2022,
-# section 4.1).
-_REASONED = (0.4, 0.6)
+# After a rationale the letter is nearly certain whatever it is; as a label it is held between this and its complement
+# (Bai et al. 2022, section 4.1).
+_REASONED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ def _without_model(pair: Pair) -> Finding | None:
     """What can be said without asking: an empty answer cannot be judged, identical answers are equally good."""
     empty = [name for name, answer in (("A", pair.answer_a), ("B", pair.answer_b)) if not answer.strip()]
     if empty:
-        return Finding(failure=f"answer {' and '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+        failure = f"answer {' and '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty"
+        return Finding(failure=failure, kind=types_pb2.FAILURE_KIND_EMPTY)
     return Finding() if pair.answer_a == pair.answer_b else None
 
 
@@ -135,11 +136,11 @@ async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> li
     try:
         return await find(engine, questions)
     except ConnectionError as error:
-        return [Finding(failure=str(error), unavailable=True) for _ in questions]
+        return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in questions]
     except RefusedRequestError as error:
         # One conversation that the model's template refuses must not take the others with it.
         if len(questions) == 1:
-            return [Finding(failure=str(error))]
+            return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
         return [(await _find(find, engine, [question]))[0] for question in questions]
 
 
@@ -157,12 +158,13 @@ def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2
     )
     probabilities = [one.probability_a for one in by_principle if one.HasField("probability_a")]
     if probabilities:
-        judgement.probability_a = fmean(probabilities)
-        judgement.outcome = _outcome(judgement.probability_a)
-    elif any(finding.unavailable for finding in findings):
-        judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE
+        judgement.probability_a = mean_probability(probabilities)
+        judgement.outcome = outcome_of(judgement.probability_a)
     else:
-        judgement.outcome = types_pb2.OUTCOME_INVALID
+        kinds = [finding.kind for finding in findings]
+        unavailable = types_pb2.FAILURE_KIND_UNAVAILABLE in kinds
+        judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
+        judgement.failure_kind = types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else kinds[0]
     metrics.observe_judgement(judgement, way.method)
     return judgement
 
@@ -180,24 +182,18 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
         without_logprobs=finding.written,
     )
     if finding.failure:
-        judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if finding.unavailable else types_pb2.OUTCOME_INVALID
+        unavailable = finding.kind == types_pb2.FAILURE_KIND_UNAVAILABLE
+        judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
         return judged
     calibration = way.calibration.of(principle.dimension)
     probabilities = calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
     if way.reasoning:
-        low, high = _REASONED
-        probabilities = tuple(min(max(probability, low), high) for probability in probabilities)
-    judged.probability_a = fmean(probabilities)
-    judged.outcome = _outcome(judged.probability_a)
+        probabilities = tuple(held_between(probability, _REASONED) for probability in probabilities)
+    judged.probability_a = mean_probability(probabilities)
+    judged.outcome = outcome_of(judged.probability_a)
     if len(probabilities) == 2:
         judged.probability_a_shown_first, judged.probability_a_shown_second = probabilities
     return judged
-
-
-def _outcome(probability_a: float) -> types_pb2.Outcome.ValueType:
-    if probability_a == 0.5:
-        return types_pb2.OUTCOME_TIE
-    return types_pb2.OUTCOME_PREFERRED_A if probability_a > 0.5 else types_pb2.OUTCOME_PREFERRED_B
 
 
 def usage_proto(usage: Usage) -> judge_pb2.TokenUsage:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from charter.judge import metrics
-from charter.judge.constitution import Constitution, ConstitutionError, load_constitution
+from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 
 logger = logging.getLogger("charter.judge")
 

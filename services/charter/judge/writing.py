@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ContextTooLongError, Engine, GeneratedSample, Prompt, RefusedRequestError, Sampling
-from charter.judge.constitution import Principle
 from charter.judge.pairs import Usage, too_long, transcript
 from charter.judge.text_generation import write_each
+from charter.spec.constitution import Principle
 
 
 @dataclass(frozen=True, slots=True)

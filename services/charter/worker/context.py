@@ -7,9 +7,10 @@ import torch
 from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.clients import Services
-from charter.worker.prompts import PromptSets, TaskPrompt
+from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
 from charter.worker.training import ranks
 from charter.worker.training.lead import Leader
@@ -63,6 +64,16 @@ class Run:
             answer_a=answer_a,
             answer_b=answer_b,
             dimension=self.judged_dimension(prompt.dimension),
+        )
+
+    def answer_item(self, name: str, prompt: TaskPrompt, answer: str) -> judge_pb2.AnswerItem:
+        """An answer as the judge is asked to rate it: answers to one prompt are rated by the same principles."""
+        return judge_pb2.AnswerItem(
+            id=name,
+            prompt=proto_messages(prompt.messages),
+            answer=answer,
+            dimension=self.judged_dimension(prompt.dimension),
+            group=prompt.key,
         )
 
     def judged_dimension(self, dimension: str) -> str:

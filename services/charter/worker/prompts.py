@@ -1,34 +1,15 @@
-"""Prompt files: JSONL of ``{"prompt": text}`` or ``{"messages": [...]}`` with optional ``id`` and ``dimension``."""
+"""The prompts of a run: those that it trains on and those that it holds out, and the order in which they are taken."""
 
-import hashlib
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
-from charter.chat import ChatMessage, Role
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
+from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
-
-_KEYS = {"prompt", "messages", "id", "dimension"}
-
-
-@dataclass(frozen=True, slots=True)
-class TaskPrompt:
-    """A conversation to answer. ``key`` is a digest of its content: the same prompt has the same key everywhere."""
-
-    key: str
-    messages: tuple[ChatMessage, ...]
-    dimension: str
-
-    @property
-    def text(self) -> str:
-        """The last message, to show."""
-        return self.messages[-1].content
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +21,6 @@ class PromptSets:
     too_long: int
 
 
-def read_prompts(path: Path) -> list[TaskPrompt]:
-    """Read a prompt file. Raises ``SpecError`` that names file and line for a malformed or empty one."""
-    prompts = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        prompts.append(_prompt_of(json.loads(line)))
-                    except ValueError as error:
-                        raise SpecError(f"{path}, line {number}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the prompt file {path}: {error}") from error
-    if not prompts:
-        raise SpecError(f"{path} holds no prompts")
-    return prompts
-
-
 def load_prompt_sets(
     train: Iterable[str], held_out: Iterable[str], tokenizer: ChatTokenizer, max_prompt_tokens: int
 ) -> PromptSets:
@@ -65,8 +28,11 @@ def load_prompt_sets(
 
     Raises ``SpecError`` when a held-out prompt is also trained on, or nothing is left of a set.
     """
-    train_prompts = _unique(prompt for path in train for prompt in read_prompts(Path(path)))
-    held_prompts = _unique(prompt for path in held_out for prompt in read_prompts(Path(path)))
+    try:
+        train_prompts = _unique(prompt for path in train for prompt in read_prompts(Path(path)))
+        held_prompts = _unique(prompt for path in held_out for prompt in read_prompts(Path(path)))
+    except PromptFileError as error:
+        raise SpecError(str(error)) from error
     if shared := train_prompts.keys() & held_prompts.keys():
         example = next(train_prompts[key] for key in train_prompts if key in shared)
         raise SpecError(
@@ -110,31 +76,3 @@ def _fits(prompt: TaskPrompt, tokenizer: ChatTokenizer, limit: int) -> bool:
         return len(tokenizer.prompt_ids(Prompt(prompt.messages))) <= limit
     except ValueError as error:
         raise SpecError(f"prompt {prompt.text[:80]!r}: {error}") from error
-
-
-def _prompt_of(record: Any) -> TaskPrompt:
-    if not isinstance(record, dict):
-        raise ValueError("must be a JSON object")
-    if unknown := sorted(set(record) - _KEYS):
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
-    if ("prompt" in record) == ("messages" in record):
-        raise ValueError("needs either prompt or messages")
-    turns = record["messages"] if "messages" in record else [{"role": "user", "content": record["prompt"]}]
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("messages must be a list with at least one turn")
-    messages = tuple(_message_of(turn) for turn in turns)
-    if messages[-1].role != "user":
-        raise ValueError(f"the last message must be the user's, not the {messages[-1].role}'s")
-    dimension = record.get("dimension", "")
-    if not isinstance(dimension, str):
-        raise ValueError("dimension must be text")
-    content = json.dumps([[message.role, message.content.strip()] for message in messages], ensure_ascii=False)
-    return TaskPrompt(hashlib.sha256(content.encode()).hexdigest()[:16], messages, dimension)
-
-
-def _message_of(turn: Any) -> ChatMessage:
-    if not isinstance(turn, dict) or set(turn) != {"role", "content"} or turn["role"] not in get_args(Role):
-        raise ValueError(f"a message needs role ({', '.join(get_args(Role))}) and content")
-    if not isinstance(turn["content"], str) or not turn["content"].strip():
-        raise ValueError("prompt and content must be text that is not empty")
-    return ChatMessage(turn["role"], turn["content"])

@@ -1,4 +1,4 @@
-"""Asks the judge about the labelled pairs of docs/judge.md, by every method, into a file that survives a kill.
+"""Asks the judge about the labelled pairs of docs/measurements/judge.md by every method, into a file that is kept.
 
     python -m tests.benchmarks.judge.ask_figures --model FOLDER --pairs FOLDER --output FINDINGS.jsonl [--part 0/2]
 
@@ -22,10 +22,10 @@ from typing import IO
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.inference.engine import Engine
 from charter.inference.local.engine import TransformersEngine
-from charter.judge.constitution import Constitution, Example, Principle, load_constitution
 from charter.judge.methods import choice, contrast, verdict
 from charter.judge.pairs import Finding, Pair, Question
 from charter.judge.principles import draw
+from charter.spec.constitution import Constitution, Example, Principle, load_constitution
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""The tables of docs/judge.md from what `ask_figures` has found.
+"""The tables of docs/measurements/judge.md from what `ask_figures` has found.
 
     python -m tests.benchmarks.judge.figures --pairs FOLDER [--output FIGURES.json] FINDINGS.jsonl ...
 
@@ -18,11 +18,11 @@ from charter.cli.judging.calibration import JudgedPair, as_served, figures, fit,
 from charter.evaluation.judge.calibration import position_bias_rate
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.judge.calibration import DEFAULTS, CalibrationSet
-from charter.judge.constitution import Constitution, load_constitution
 from charter.judge.judging import Task, Way, judgement_of
 from charter.judge.methods.mix import PARTS, combined
 from charter.judge.pairs import Finding, Pair
 from charter.judge.principles import draw
+from charter.spec.constitution import Constitution, load_constitution
 from charter.v1 import judge_pb2
 from rich.console import Console
 

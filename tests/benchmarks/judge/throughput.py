@@ -21,13 +21,13 @@ from pathlib import Path
 
 from charter.chat import ChatMessage
 from charter.inference.local.engine import TransformersEngine
-from charter.judge.constitution import Constitution, Principle, load_constitution
 from charter.judge.methods import choice, contrast
 from charter.judge.pairs import Pair, Question
 from charter.judge.principles import draw
 from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.messages import proto_messages
+from charter.spec.constitution import Constitution, Principle, load_constitution
 from charter.v1 import judge_pb2, judge_pb2_grpc
 from rich.console import Console
 

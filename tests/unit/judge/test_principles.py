@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from charter.judge.constitution import load_constitution
 from charter.judge.principles import INSTRUCTION_ID, draw, principles_for
 from charter.rpc.errors import StatusError
+from charter.spec.constitution import load_constitution
 from charter.v1 import judge_pb2
 
 GENERAL = load_constitution(Path(__file__).parents[3] / "examples" / "constitutions" / "general.yaml")

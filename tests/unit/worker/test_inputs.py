@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from charter.inference.chat_template import ChatTokenizer
-from charter.runs.artifacts import Artifacts, append_line, read_lines
+from charter.jsonl import append_line, recover_lines
+from charter.runs.artifacts import Artifacts
+from charter.spec.prompts import PromptFileError, read_prompts
 from charter.worker.errors import SpecError
-from charter.worker.prompts import load_prompt_sets, read_prompts, take
+from charter.worker.prompts import load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
 
 
@@ -48,15 +50,15 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
 def test_malformed_lines_are_named(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(SpecError, match="line 2") as error:
+    with pytest.raises(PromptFileError, match="line 2") as error:
         read_prompts(path)
     assert problem in str(error.value)
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot read the prompt file"):
+    with pytest.raises(PromptFileError, match="cannot read the prompt file"):
         read_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(SpecError, match="holds no prompts"):
+    with pytest.raises(PromptFileError, match="holds no prompts"):
         read_prompts(Path(write(tmp_path / "empty.jsonl")))
 
 
@@ -111,9 +113,9 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_one_is_whole(tmp_path: 
     append_line(path, '{"a": 1}')
     with path.open("a") as file:
         file.write('{"b": ')
-    assert read_lines(path) == ['{"a": 1}']
+    assert recover_lines(path) == ['{"a": 1}']
     append_line(path, '{"c": 3}')
-    assert read_lines(path) == ['{"a": 1}', '{"c": 3}']
+    assert recover_lines(path) == ['{"a": 1}', '{"c": 3}']
 
 
 def test_times_of_attempts_add_up(tmp_path: Path) -> None:

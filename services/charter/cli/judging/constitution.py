@@ -11,8 +11,8 @@ from rich.table import Table
 
 from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.judge.constitution import Constitution, ConstitutionError, from_proto, load_constitution
 from charter.rpc.channel import QUICK
+from charter.spec.constitution import Constitution, ConstitutionError, from_proto, load_constitution
 from charter.v1 import judge_pb2, judge_pb2_grpc
 
 app = typer.Typer(help="Check, compare and show constitutions.", no_args_is_help=True)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from charter.atomic_files import write_text
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 from charter.spec import defaults
@@ -98,9 +99,7 @@ def remember(services: dict[str, Started]) -> None:
     if not services:
         file.unlink(missing_ok=True)
         return
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({name: asdict(one) for name, one in services.items()}, indent=2, default=str))
-    temporary.replace(file)
+    write_text(file, json.dumps({name: asdict(one) for name, one in services.items()}, indent=2, default=str))
 
 
 def launch(

@@ -14,9 +14,8 @@ from charter.cli.output import console, fail
 from charter.feedback.app import build
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.feedback.room import FeedbackConfig, Room
-from charter.judge.constitution import load_constitution
 from charter.rpc.errors import ServiceError
-from charter.storage.comparison_files import RowError
+from charter.spec.constitution import load_constitution
 
 LabellerOption = Annotated[
     list[str] | None,
@@ -86,7 +85,7 @@ async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
     room = Room(config)
     try:
         await room.start()
-    except (ServiceError, RowError, OSError, ValueError) as error:
+    except (ServiceError, OSError, ValueError) as error:
         await room.stop()
         fail(str(error))
     try:

@@ -6,13 +6,14 @@ from statistics import mean
 import torch
 
 from charter.evaluation.statistics import win_rate
+from charter.outcomes import outcome_of
 from charter.runs.results import Evaluation, EvaluationRow, write_result
+from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.served import policy_serves, serve_policy
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import TaskPrompt
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.answers import HeldOutAnswer, held_out_prompts, sample_held_out
 from charter.worker.training.models import LanguageModel, named_tensors
@@ -105,7 +106,7 @@ def _evaluation(
                 dimension=prompt.dimension,
                 before=old.text,
                 after=new.text,
-                outcome=enum_name("outcome", judgement.outcome),
+                outcome=enum_name("outcome", judgement.outcome if probability is None else outcome_of(probability)),
                 probability_after=probability,
                 principles=tuple(one.principle_id for one in judgement.principles),
             )

@@ -5,11 +5,12 @@ from statistics import mean
 
 import torch
 
+from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import TaskPrompt, take
+from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.overoptimisation import Measurement
 from charter.worker.reinforcement.sampling import rewards

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from charter.outcomes import side
 from charter.worker.reinforcement.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.training.models import ValueHead
 
@@ -24,13 +25,18 @@ class OnlineDpo(Algorithm):
         labels = experience.episodes.scores.unsqueeze(1) * mask
         return Targets(labels, mask.to(labels))
 
+    def score_numbers(self, scores: Tensor) -> dict[str, float]:
+        """The scores of a pair add to 1, so that their mean says nothing: how sure the judge is does."""
+        return {"judge_certainty": torch.maximum(scores, 1 - scores).mean().item()}
+
     def terms(self, rows: Rows) -> Terms:
         """The loss of each pair, [rows / 2]; even rows are A, odd ones B."""
         log_ratios = (rows.logprobs - rows.reference_logprobs).masked_fill(~rows.mask, 0.0).sum(dim=1)
         labels = rows.advantages[::2, 0]
         margins = self.spec.dpo_beta * (log_ratios[::2] - log_ratios[1::2])
-        decided = labels != 0.5
-        right = (margins > 0) == (labels > 0.5)
+        preferred = side(labels)
+        decided = preferred != 0
+        right = (margins > 0) == (preferred > 0)
         return Terms(
             dpo_loss(margins, labels),
             {"dpo_margin": _towards_better(margins.detach(), labels), "dpo_accuracy": right[decided].to(margins)},
@@ -48,4 +54,5 @@ def dpo_loss(margins: Tensor, labels: Tensor) -> Tensor:
 
 def _towards_better(margins: Tensor, labels: Tensor) -> Tensor:
     """Margin of the answer that the label prefers; 0 for a tie, [pairs]."""
-    return margins * torch.sign(labels - 0.5)
+    towards: Tensor = margins * side(labels)
+    return towards

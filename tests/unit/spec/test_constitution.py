@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from charter.cli.judging import constitution as constitution_cli
-from charter.judge.constitution import ConstitutionError, from_proto, load_constitution, parse_constitution
+from charter.spec.constitution import ConstitutionError, from_proto, load_constitution, parse_constitution
 from typer.testing import CliRunner
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "constitutions"
