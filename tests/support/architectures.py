@@ -22,18 +22,15 @@ _HEADS = _LLAMA | {"head_dim": 8}
 _WINDOWED = _HEADS | {"sliding_window": WINDOW}
 _MIXED = _WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]}
 _EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 
 # By the library's name of the architecture; behind a colon what is special.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "llama:dynamic": _LLAMA
     | {"max_position_embeddings": FIRST_CONTEXT, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
-    "qwen2": _LLAMA,
     "qwen3": _HEADS,
-    "mistral": _WINDOWED,
+    "starcoder2": _LLAMA | {"sliding_window": WINDOW},
     "gemma2": _MIXED | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 2.0},
-    "gemma3_text": _MIXED | {"query_pre_attn_scalar": 8},
     "gemma3": {
         "text_config": _MIXED | {"query_pre_attn_scalar": 8},
         "vision_config": _SHAPE | {"intermediate_size": 64, "image_size": 16, "patch_size": 8},
@@ -43,23 +40,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "phi3": _LLAMA
     | {"original_max_position_embeddings": FIRST_CONTEXT}
     | {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 8.0}},
-    "phi": _LLAMA,
-    "cohere": _LLAMA,
     "granite": _LLAMA | {"logits_scaling": 2.0},
     "gpt_oss": _MIXED | _EXPERTS | {"rope_scaling": None},
     "mixtral": _HEADS | _EXPERTS,
-    "qwen3_moe": _HEADS | _EXPERTS | {"decoder_sparse_step": 1},
     "llama4_text": _HEADS
     | _EXPERTS
     | {"intermediate_size_mlp": 64, "attention_chunk_size": WINDOW}
     | {"layer_types": ["chunked_attention", "full_attention"]},
     "gpt2": _GPT2,
     "gptj": _GPT2 | {"rotary_dim": 4},
-    "codegen": _GPT2 | {"rotary_dim": 4, "n_ctx": CONTEXT_TOKENS},
-    "gpt_neo": _TOKENS
-    | {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": WINDOW}
-    | _CONTEXT
-    | {"attention_types": [[["global", "local"], 1]]},
     "gpt_neox": _LLAMA,
     "opt": _LLAMA | {"ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
     "biogpt": _LLAMA,
@@ -67,14 +56,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     | _CONTEXT
     | {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4},
     "falcon": _LLAMA,
-    "falcon:alibi": _LLAMA | {"alibi": True, "parallel_attn": False},
     "stablelm": _LLAMA,
     "nemotron": _LLAMA,
     "mamba": _TOKENS | _CONTEXT | {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2},
     "jamba": _LLAMA
     | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
     | {"num_experts": 2, "num_experts_per_tok": 1, "mamba_d_state": 8, "mamba_dt_rank": 4},
-    "falcon_h1": _HEADS | _MAMBA | {"mamba_d_ssm": 64},
     "lfm2": _LLAMA | {"layer_types": ["conv", "full_attention"]},
     "qwen3_next": _HEADS
     | _EXPERTS

@@ -24,6 +24,7 @@ from charter.v1 import run_pb2
 from charter.worker.reinforcement import update
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
+from charter.inference.local.model_check import UNLIMITED
 from charter.worker.training.batches import Episodes, collate, packs
 from charter.worker.training.models import Critic, LanguageModel
 from charter.worker.training.packing import packed_hidden
@@ -115,7 +116,7 @@ def main() -> None:
         trunk.zero_grad()
 
     def packed(rows: list[int]) -> torch.Tensor:
-        return packed_hidden(trunk, collate(episodes, rows, CPU), torch.float32)
+        return packed_hidden(trunk, collate(episodes, rows, CPU), torch.float32, UNLIMITED)
 
     with torch.no_grad():
         packed([0])  # The first call allocates.

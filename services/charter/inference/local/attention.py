@@ -75,10 +75,11 @@ def _attention(
     With ``segments`` the one row is a tree, and the mask is not looked at. Raises ``UnsupportedAttentionError`` for an
     argument that is not known.
     """
-    unknown = sorted(name for name in others.keys() - _WITHOUT_EFFECT if others[name] not in (None, False))
+    asked = {name for name, given in others.items() if given is not None and given is not False}
+    unknown = sorted(asked - _WITHOUT_EFFECT)
     if unknown or dropout:
-        asked = ", ".join([*unknown, *(["dropout"] if dropout else [])])
-        raise UnsupportedAttentionError(f"{type(module).__name__} asks of attention what is not known here: {asked}")
+        names = ", ".join([*unknown, *(["dropout"] if dropout else [])])
+        raise UnsupportedAttentionError(f"{type(module).__name__} asks of attention what is not known here: {names}")
     rule = Rule(scaling, softcap, s_aux, sliding_window)
     if segments is not None:
         attended = attend_in_tree(query, key, value, segments, rule)

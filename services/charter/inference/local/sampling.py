@@ -20,7 +20,7 @@ from charter.inference.local.model import left_padded, positions
 from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Wanted, whole_tree
 from charter.inference.local.roomy_cache import roomy_cache
-from charter.inference.local.tree_model import tree_arguments
+from charter.inference.local.tree_model import tree_arguments, windows
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +77,8 @@ def _is_right(way: Way, model: PreTrainedModel, pad_id: int) -> bool:
     what = f"sampling in rows that are {way.name.lower()}"
     if not agrees(model, sampled, own, what):
         return False
+    if not windows(model.config):
+        return True
     with narrowed(model):
         return agrees(model, sampled, own, f"{what}, past its window")
 

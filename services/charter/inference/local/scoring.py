@@ -11,7 +11,7 @@ from charter.inference import scoring_metrics as metrics
 from charter.inference.local.model import LoadedModel, final_logits, left_padded
 from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Tree, Wanted, trees_of
-from charter.inference.local.tree_model import tree_arguments
+from charter.inference.local.tree_model import tree_arguments, windows
 
 # Rows times positions whose logits are held at once: 1024 of a 50,000-token vocabulary are 200 MB.
 _LOGIT_POSITIONS = 1024
@@ -68,8 +68,10 @@ class Scorer:
 
         if not agrees(self._model, scored, own, f"scoring {way}"):
             return False
+        if self.shares or not windows(self._model.config):
+            return True
         with narrowed(self._model):
-            return self.shares or agrees(self._model, scored, own, f"scoring {way}, past its window")
+            return agrees(self._model, scored, own, f"scoring {way}, past its window")
 
     @torch.inference_mode()
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> Tensor:
