@@ -19,12 +19,12 @@ import torch
 from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
+from charter.inference.local.model_check import UNLIMITED
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.reinforcement import update
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
-from charter.inference.local.model_check import UNLIMITED
 from charter.worker.training.batches import Episodes, collate, packs
 from charter.worker.training.models import Critic, LanguageModel
 from charter.worker.training.packing import packed_hidden
