@@ -62,7 +62,7 @@ async def test_what_a_model_cannot_be_asked_is_known_at_the_start(tmp_path: Path
     engine = TransformersEngine(str(tmp_path))
     await engine.start()
     reasons = await unsupported_methods(engine)
-    assert reasons.keys() == {"choice", "verdict"}
+    assert reasons.keys() == {"choice", "choice+reasoning", "verdict"}
     assert "choice 'A' is no token of its own" in reasons["choice"]
     assert "behind 'The better response is ('" in reasons["choice"]
     assert "the model gives the options Yes, No a probability of" in reasons["verdict"]
