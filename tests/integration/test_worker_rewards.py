@@ -18,8 +18,10 @@ from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
-from charter.worker.clients.clients import Answer, Services
 from charter.worker.clients.failed import Failed
+from charter.worker.clients.patience import WaitedTooLongError
+from charter.worker.clients.policy import Answer
+from charter.worker.clients.services import Services
 from charter.worker.context import Run
 from charter.worker.prompts import PromptSets
 from charter.worker.reinforcement.sampling import rewards
@@ -72,7 +74,7 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
             reporter,
             Leader(reporter),
             prompts,
-            services.constitution(),
+            services.judge.constitution(),
         )
     finally:
         reporter.close()
@@ -146,11 +148,13 @@ def test_a_service_that_refuses_the_request_is_an_error(stage: Stage) -> None:
             rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 
-def test_a_service_that_is_not_there_is_an_error(stage: Stage) -> None:
+def test_a_service_that_is_not_there_is_waited_for_and_then_an_error(stage: Stage) -> None:
     with reward_service(lambda _: []) as address:
         pass
     reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
-    with a_run(stage, reward=reward) as run, pytest.raises(ServiceError, match="reward service"):
+    waiting = {"max_wait_seconds": 1}
+    error = pytest.raises(WaitedTooLongError, match=r"max_wait_seconds.*reward service at .* cannot be reached")
+    with a_run(stage, reward=reward, services=waiting) as run, error:
         rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 

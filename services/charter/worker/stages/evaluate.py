@@ -78,7 +78,7 @@ def _judge(
     ]
     again = draws(run, EVALUATING, 0)
     seed = derive_seed(run.spec.seed, "evaluation", *([again] if again else []))
-    judged = run.services.compare(items, run.judging_options(seed))
+    judged = run.services.judge.compare(items, run.judging_options(seed))
     return [judged[item.id] for item in items]
 
 

@@ -1,10 +1,13 @@
 """The judge's opinion of the policy in the course of training, on held-out prompts that nothing else uses."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 
 import torch
 
+from charter.atomic_files import write_json
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed, failure_of
@@ -13,7 +16,7 @@ from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.failures import Failures
 from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
-from charter.worker.reinforcement.overoptimisation import Measurement
+from charter.worker.reinforcement.overoptimisation import Measurement, best
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reinforcement.update import Learner
@@ -49,16 +52,22 @@ def measurements(spec: run_pb2.RunSpec) -> int:
 
 
 def measure(
-    run: Run, learner: Learner, step: int, version: int, preference_version: int, failures: Failures
+    run: Run,
+    learner: Learner,
+    step: int,
+    version: int,
+    preference_version: int,
+    earlier: Sequence[Measurement],
+    failures: Failures,
 ) -> Measurement | None:
     """Measure the policy that is served as ``version``, after ``step`` steps; None when no pair could be judged.
 
-    Raises as ``rewards.score`` and ``failures.add``.
+    ``earlier`` is what was measured before. Raises as ``rewards.score`` and ``failures.add``.
     """
     prompts = watched_prompts(run)
     before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
     # The draws of every measurement are the same, so that only the policy differs.
-    sampled = run.services.generate(
+    sampled = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,
@@ -66,12 +75,11 @@ def measure(
     )
     answers = [answer for (answer,) in sampled]
     texts = [answer.text for answer in answers]
-    score = None
+    write_json(_texts_file(run, step), texts)
+    score = best_score = None
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
-        seed = derive_seed(run.spec.seed, "watched")
-        scores = rewards.score(run, prompts, texts, seed, preference_version)
-        known = [one for one in scores if not isinstance(one, Failed)]
-        score = mean(known) if known else None
+        score = _score(run, texts, preference_version)
+        best_score = _score_of_best(run, earlier, preference_version)
     preferred = _judged(run, prompts, before, texts)
     failures.add(preferred)
     if not (decided := [one for one in preferred if not isinstance(one, Failed)]):
@@ -80,7 +88,30 @@ def measure(
     with gpu_turn(run, learner):
         old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
-    return Measurement(step, mean(decided), score, float(torch.mean(kl)))
+    return Measurement(step, mean(decided), score, float(torch.mean(kl)), preference_version, best_score)
+
+
+def _score(run: Run, texts: Sequence[str], preference_version: int) -> float | None:
+    """Mean score of answers to the watched prompts; None when none of them has one."""
+    seed = derive_seed(run.spec.seed, "watched")
+    scores = rewards.score(run, watched_prompts(run), texts, seed, preference_version)
+    known = [one for one in scores if not isinstance(one, Failed)]
+    return mean(known) if known else None
+
+
+def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version: int) -> float | None:
+    """The score of the best answers so far by this preference model, which need not be the one that scored them."""
+    if not earlier:
+        return None
+    top = best(earlier)
+    if top.preference_version == preference_version:
+        return top.score
+    return _score(run, json.loads(_texts_file(run, top.step).read_text(encoding="utf-8")), preference_version)
+
+
+def _texts_file(run: Run, step: int) -> Path:
+    """Answers of the policy after ``step`` steps to the watched prompts, to be scored again after a refresh."""
+    return run.artifacts.answers(f"{_NAME}-{step}")
 
 
 def _judged(
@@ -92,6 +123,8 @@ def _judged(
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
         if old != new
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
+    judged = (
+        run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
+    )
     found: list[float | Failed] = [failure_of(one) or one.probability_a for one in judged.values()]
     return found + [0.5] * (len(prompts) - len(items))

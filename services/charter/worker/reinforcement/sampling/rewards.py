@@ -6,8 +6,8 @@ A source that cannot score an answer says why, and the answer has no score: a fa
 from collections.abc import Sequence
 
 from charter.spec.prompts import TaskPrompt
-from charter.worker.clients.clients import Answer
 from charter.worker.clients.failed import Failed, failure_of
+from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
 from charter.worker.seeds import derive_seed
 
@@ -38,7 +38,7 @@ def score(
             run.answer_item(str(place), prompt, answer)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
-        parts.append((spec.judge_weight, services.rate(rated, options)))
+        parts.append((spec.judge_weight, services.judge.rate(rated, options)))
     if spec.service_weight > 0:
         parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
     return [_weighted([(weight, scores[place]) for weight, scores in parts]) for place in range(len(answers))]
@@ -59,14 +59,14 @@ def compare(
     """The judge's P(better of its pair) of each answer, pair after pair: ``p`` for A, ``1 - p`` for B.
 
     Two answers that are the same have 0.5 and are not asked about. A pair that cannot be judged has no number, twice.
-    Raises ``ServiceError`` and ``RunError`` as ``Services.compare``.
+    Raises ``ServiceError`` and ``RunError`` as ``JudgeClient.compare``.
     """
     items = [
         run.comparison_item(str(place), prompt, one.text, other.text)
         for place, (prompt, (one, other)) in enumerate(zip(prompts, pairs, strict=True))
         if one.text != other.text
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
     scores: list[float | Failed] = []
     for place in range(len(pairs)):
         judgement = judged.get(str(place))
