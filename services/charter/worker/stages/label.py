@@ -19,7 +19,6 @@ from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.fit import is_fitted
 from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts
 
 # Stages of ``Failures``.
@@ -31,8 +30,6 @@ _Key = tuple[str, str, str]
 
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
     """Judge and store each pair that the store holds no label of."""
-    if is_fitted(run, 0):
-        return
     labelling = Labelling(run, LABELLING, sum(len(batch) for batch in batches), STARTING_VERSION)
     with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
         for index, batch in enumerate(batches):
