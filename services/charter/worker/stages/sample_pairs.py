@@ -44,7 +44,7 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
         enough = len(judged_prompts(run)) > 1
         advice = "raise comparisons.pairs to 2 or more" if enough else "give prompts.train a second, different one"
         raise RunError(
-            "all pairs would be of one prompt, and a preference model needs one to fit to and one to hold out: " + advice
+            f"all pairs would be of one prompt, and a preference model needs one to fit and one to hold out: {advice}"
         )
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
     finished = [
