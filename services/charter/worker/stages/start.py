@@ -132,7 +132,13 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
     policies = services.policy_info()
-    judge = services.judge_info().model
+    judge_info = services.judge_info()
+    judge = judge_info.model
+    if spec.reward.judge_weight > 0 and judge_info.rating_problem:
+        raise RunError(
+            f"reward.judge_weight asks the judge for ratings, and {judge.model} cannot rate: "
+            f"{judge_info.rating_problem}. Leave it out, or take another judge.model"
+        )
     preference = services.preference.info()
     services.preference.check_control_port()
     _check_labels(spec, services)
