@@ -133,6 +133,11 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     """
     policies = services.policy_info()
     judge = services.judge_info()
+    if spec.reward.judge_weight > 0 and judge.rating_problem:
+        raise RunError(
+            f"reward.judge_weight asks the judge for ratings, and {judge.model.model} cannot rate: "
+            f"{judge.rating_problem}. Leave it out, or take another judge.model"
+        )
     preference = services.preference.info()
     services.preference.check_control_port()
     _check_labels(spec, services)
