@@ -4,7 +4,7 @@ PyYAML reads YAML 1.1, where `1e3` is text, `010` is eight and `1:30` is ninety.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -20,12 +20,11 @@ _NUMBERS = {
 class Loader(yaml.SafeLoader):
     """``yaml.SafeLoader`` with the numbers of YAML 1.2's core schema (section 10.3.2)."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _tag, (_pattern, _first) in _NUMBERS.items():
     Loader.add_implicit_resolver(_tag, _pattern, list(_first))
 Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))

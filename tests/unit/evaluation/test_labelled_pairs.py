@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,7 +78,7 @@ TURNS = [{"role": "user", "content": "Hi"}]
 ANSWERED = {
     name: [*TURNS, {"role": "assistant", "content": text}] for name, text in (("chosen", "x"), ("rejected", "y"))
 }
-IMPORTED = {
+IMPORTED: dict[str, dict[str, Any]] = {
     "ultrafeedback": ANSWERED,
     "hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: x", "rejected": "\n\nHuman: Hi\n\nAssistant: y"},
     "prompt and answers": {"prompt": "Hi", "chosen": "x", "rejected": "y"},

@@ -40,7 +40,7 @@ def check_judge(run: Run) -> None:
             )
         except ValueError as error:
             raise RunError(f"{error}. See the judge's log") from error
-        result = replace(result, failures=result.failures | every.left_out)
+        result = replace(result, failures=result.failures | dict(every.left_out))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),
