@@ -38,7 +38,9 @@ def step(side: "subprocess.Popen[str]") -> dict[str, float]:
 def main() -> None:
     """Measure, and print a line for each step and the ratios."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--trl", type=Path, required=True, help="folder that requirements/benchmarks.txt is installed in")
+    parser.add_argument(
+        "--trl", type=Path, required=True, help="folder that requirements/benchmarks.txt is installed in"
+    )
     options = parser.parse_args()
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(options.trl), os.environ.get("PYTHONPATH", "")]),
