@@ -45,6 +45,8 @@ class JudgeCheck:
     shorter_is_better_accuracy: float
     # Pairs without a label, by outcome name; they are not in the figures above.
     failures: dict[str, int]
+    # Pairs that were not judged: the judge's calibration was fitted on their prompts.
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
 
 Row = dict[str, Any]
 
@@ -86,6 +86,12 @@ _ENUMS: dict[str, Any] = {
 _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assistant": types_pb2.ROLE_ASSISTANT}
 
 LABELLED = (types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_TIE)
+
+
+def method_name(judgement: judge_pb2.Judgement) -> str:
+    """The method of a label: choice, verdict, contrast, mix; with ``+reasoning`` when the judge reasoned first."""
+    name = judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower()
+    return f"{name}+reasoning" if judgement.chain_of_thought else name
 
 
 def enum_name(kind: str, number: int) -> str:

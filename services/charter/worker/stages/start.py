@@ -12,6 +12,7 @@ from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
 from charter.spec.load import spec_to_json
+from charter.spec.paths import same_model
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.clients import Services, servers_sleep
@@ -131,7 +132,13 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
     policies = services.policy_info()
-    judge = services.judge_info().model
+    judge_info = services.judge_info()
+    judge = judge_info.model
+    if spec.reward.judge_weight > 0 and judge_info.rating_problem:
+        raise RunError(
+            f"reward.judge_weight asks the judge for ratings, and {judge.model} cannot rate: "
+            f"{judge_info.rating_problem}. Leave it out, or take another judge.model"
+        )
     preference = services.preference.info()
     services.preference.check_control_port()
     _check_labels(spec, services)
@@ -188,16 +195,11 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
 
 
 def _same_model(service: str, address: str, info: types_pb2.ModelInfo, wanted: str, field: str) -> None:
-    if info.model != wanted and _folder(info.model) != _folder(wanted):
+    if not same_model(info.model, wanted):
         raise RunError(
             f"the {service} service at {address} serves {info.model}, the spec's {field} is {wanted}: start the "
             "services with this spec (`charter up`), or change the spec"
         )
-
-
-def _folder(model: str) -> Path | str:
-    path = Path(model).expanduser()
-    return path.resolve() if path.is_dir() else model
 
 
 def _same_constitution(spec: run_pb2.RunSpec, served: judge_pb2.Constitution, artifacts: Artifacts) -> None:
