@@ -100,7 +100,7 @@ def test_empty_answer_is_scored_at_its_eos(model: PreferenceModel) -> None:
 def test_score_is_read_at_the_last_token_whatever_else_is_scored(model: PreferenceModel, shares: bool) -> None:
     """Texts that share a conversation, a part of it, or nothing, against Transformers' own pass over each alone."""
     assert model.shares
-    model.__dict__["shares"] = shares
+    model.longest_in_row = model.longest_in_row if shares else 0
     other = (HELLO[0], ChatMessage("user", "Good morning"), ChatMessage("assistant", "Hi!"), *HELLO[1:])
     stranger = (ChatMessage("user", "?"),)
     answers = ["Yes", "Yes, and a much longer answer.", "", "Yes"]

@@ -28,7 +28,7 @@ from charter.inference.engine import (
     Sampling,
     VersionSpan,
 )
-from charter.inference.local.model import expected_shapes
+from charter.inference.local.model import expected_shapes, max_context_tokens
 from charter.inference.vllm.launch import launch
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.vllm.preparation import prepare
@@ -307,7 +307,8 @@ class VllmEngine:
             skeleton = AutoModelForCausalLM.from_config(config)
         self._shapes = expected_shapes(skeleton)
         self._parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-        self._max_context = self._max_context or int(config.get_text_config().max_position_embeddings)
+        # Of LongRoPE models that in which vLLM turns positions as the trainer does.
+        self._max_context = self._max_context or max_context_tokens(config)
 
     async def _sample(
         self,

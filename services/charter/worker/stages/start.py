@@ -15,7 +15,7 @@ from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.clients import Services, servers_sleep
+from charter.worker.clients.services import Services, servers_sleep
 from charter.worker.errors import RunError, SpecError
 from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
@@ -131,8 +131,8 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
-    policies = services.policy_info()
-    judge = services.judge_info()
+    policies = services.policy.info()
+    judge = services.judge.info()
     if spec.reward.judge_weight > 0 and judge.rating_problem:
         raise RunError(
             f"reward.judge_weight asks the judge for ratings, and {judge.model.model} cannot rate: "
@@ -149,7 +149,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     if others:
         raise RunError("\n".join(others))
     if spec.services.weights_nccl:
-        services.check_nccl()
+        services.policy.check_nccl()
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
     for info in (*(info for _, info in policies), preference):
         if needed > info.max_context_tokens:
@@ -157,7 +157,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
                 f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
                 f"{info.max_context_tokens} tokens: lower one of them"
             )
-    constitution = services.constitution()
+    constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
     artifacts.record["constitution_digest"] = constitution.digest
     artifacts.record["versions"] = {
