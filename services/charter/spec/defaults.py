@@ -16,8 +16,7 @@ TRAINER_CONTROL = "127.0.0.1:50064"
 MAX_WAIT_SECONDS = 7200
 
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
-# ppo.score_clip (none),
-# ppo.lora_rank and preference_model.lora_rank (every weight is trained),
+# ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
 # judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
