@@ -234,14 +234,19 @@ def _phases(run: RunFolder) -> list[PhaseTime]:
 def _left_out(run: RunFolder) -> list[LeftOut]:
     """Everything that was counted instead of used, zero counts left away."""
     stages = {stage: counted.kinds for stage, counted in run.info.left_out.items()} if run.info else {}
-    unused = dict(run.preference_fit.left_out) if run.preference_fit else {}
-    if stages.get("labelling"):
-        # There by their kinds.
-        unused = {name: count for name, count in unused.items() if name not in ("INVALID", "UNAVAILABLE")}
-    sources = [("comparisons", unused), *stages.items()]
+
+    def besides(counts: dict[str, int], stage: str) -> dict[str, int]:
+        """Without what the stage has counted by kind."""
+        failed = ("INVALID", "UNAVAILABLE") if stages.get(stage) else ()
+        return {name: count for name, count in counts.items() if name not in failed}
+
+    sources = list(stages.items())
+    if run.preference_fit:
+        sources.append(("comparisons", besides(run.preference_fit.left_out, "labelling")))
     if judge := run.judge_check:
-        failures = {} if "checking the judge" in stages else judge.failures
-        sources.append(("checking the judge", failures | {"fitted": judge.left_out}))
+        sources.append(
+            ("checking the judge", besides(judge.failures, "checking the judge") | {"fitted": judge.left_out})
+        )
     if run.evaluation and "evaluation" not in stages:
         sources.append(("evaluation", run.evaluation.failures))
     return [

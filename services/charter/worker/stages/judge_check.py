@@ -1,5 +1,6 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from charter.evaluation.judge.check import judge_check_of, without_fitted
@@ -49,6 +50,7 @@ def check_judge(run: Run) -> None:
         result = judge_check_of(
             pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
         )
+        result = replace(result, failures=result.failures | dict(every.left_out))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),
