@@ -6,7 +6,8 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from charter.cli.local.services import SERVICES, channel_to, endpoint, health, started
+from charter.cli.calls import channel_to, health
+from charter.cli.local.services import SERVICES, endpoint, started
 from charter.cli.output import JsonOption, console, emit_json
 from charter.rpc.channel import QUICK
 from charter.v1 import (

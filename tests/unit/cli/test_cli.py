@@ -14,6 +14,8 @@ import pytest
 import typer.main
 from charter.cli.local import services
 from charter.cli.local.services import SERVICES, Endpoint, Started, endpoint, remember, started
+from charter.cli.commands import COMMANDS
+from charter.cli.lazy import LazyCommand
 from charter.cli.main import app
 from charter.cli.runs.progress import RunProgress
 from charter.trainer.processes import ProcessId
@@ -48,7 +50,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield path, group
+    yield path, group.load() if isinstance(group, LazyCommand) else group
     for name, command in getattr(group, "commands", {}).items():
         yield from commands(command, (*path, name))
 
@@ -69,6 +71,12 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     command = ALL[path]
     assert command.help
     assert [option.name for option in command.params if not getattr(option, "help", None)] == []
+
+
+@pytest.mark.parametrize(("path", "target", "line"), [row for row in COMMANDS if row[1]], ids=lambda part: part)
+def test_the_line_of_help_is_the_beginning_of_the_docstring(path: str, target: str, line: str) -> None:
+    """The list of commands shows it without importing the function."""
+    assert ALL[tuple(path.split())].help.partition("\n")[0] == line
 
 
 # What prints a result can print it as JSON; what acts, serves or only writes a file need not.

@@ -11,8 +11,8 @@ import grpc
 from google.protobuf import json_format
 from rich.progress import Progress
 
+from charter.cli.calls import channel_to
 from charter.cli.judging.calibration import JudgedPair
-from charter.cli.local.services import channel_to
 from charter.cli.output import errors
 from charter.evaluation.judge.labelled_pairs import LabelledPair
 from charter.rpc.channel import BATCH

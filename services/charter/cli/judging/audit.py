@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import grpc
 import typer
 
+from charter.cli.calls import channel_to
 from charter.cli.judging.audit_summary import summary_of
 from charter.cli.judging.audit_tables import print_comparison, print_comparisons, print_summary
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, emit_json, fail
 from charter.cli.preferences.preferences import AddressOption
 from charter.rpc.channel import BATCH, QUICK
@@ -36,7 +36,7 @@ def audit(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show which principle each label of a run came from, with the probabilities, the reasoning and the model.
+    """Show which principle each label of a run came from, with probabilities, reasoning and model.
 
     Without an option the labels are listed. Everything is read from the comparison store as it was written when the
     label was made.

@@ -8,20 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from charter.chat import ChatMessage
+from charter.cli.calls import channel_to
 from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.calibration import JudgedPair, measurement
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.evaluation.judge.labelled_pairs import LabelledPair, LabelledPairError, read_labelled_pairs
 from charter.judge.calibration import DEFAULTS, CalibrationFile, write_calibration
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc
-
-app = typer.Typer(
-    help="Compare and rate answers by the constitution; measure and calibrate the judge.", no_args_is_help=True
-)
 
 
 class Method(StrEnum):
@@ -46,7 +42,6 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the draw of princi
 PromptOption = Annotated[str, typer.Option(help="The user's request.")]
 
 
-@app.command()
 def compare(
     prompt: PromptOption = "",
     a: Annotated[str, typer.Option("--a", help="First answer.")] = "",
@@ -80,7 +75,6 @@ def compare(
         raise typer.Exit(1)
 
 
-@app.command()
 def score(
     prompt: PromptOption,
     answer: Annotated[str, typer.Option(help="The answer to rate.")],
@@ -91,7 +85,10 @@ def score(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Rate one answer from 1 to 10 by a principle; the score is the expected rating, mapped to -1 .. 1."""
+    """Rate one answer from 1 to 10 by a principle.
+
+    The score is the expected rating, mapped to -1 .. 1.
+    """
     item = judge_pb2.AnswerItem(id="0", prompt=proto_messages([ChatMessage("user", prompt)]), answer=answer)
     options = _options(None, principle, 1, dimension, instruction, False, seed)
     request = judge_pb2.JudgeServiceScoreRequest(items=[item], options=options)
@@ -115,7 +112,6 @@ def score(
         fail(f"the answer could not be rated: {found.failure}")
 
 
-@app.command()
 def calibrate(
     files: Annotated[list[Path], typer.Argument(help="JSONL of labelled pairs.", metavar="LABELLED.jsonl...")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the calibration file here.")] = None,

@@ -19,8 +19,6 @@ from charter.rpc.tracing import configure_tracing
 if TYPE_CHECKING:
     from charter.trainer.launcher import Launcher
 
-app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
-
 # Name of a preference model that was given none.
 DEFAULT_MODEL = "default"
 
@@ -52,7 +50,6 @@ MigrateOption = Annotated[
 ]
 
 
-@app.command()
 def policy(
     model: ModelOption,
     engine: Annotated[str, typer.Option(help="transformers, vllm or fake.")] = "transformers",
@@ -74,7 +71,6 @@ def policy(
     _run("policy", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def judge(
     model: ModelOption,
     constitution: Annotated[Path, typer.Option(help="YAML file of the constitution.")],
@@ -110,7 +106,6 @@ def judge(
     _run("judge", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def preference(
     model: Annotated[
         list[str],
@@ -139,7 +134,6 @@ def preference(
     _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def trainer(
     database: DatabaseOption = "",
     migrate: MigrateOption = True,

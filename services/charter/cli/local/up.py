@@ -17,6 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from charter.cli.calls import health
 from charter.cli.local.monitoring import start_monitoring
 from charter.cli.local.services import (
     DEFAULTS,
@@ -24,7 +25,6 @@ from charter.cli.local.services import (
     JUDGE_CONTROL,
     Endpoint,
     Started,
-    health,
     launch,
     remember,
     sharing_name,

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.local.services import channel_to
+from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.preferences import (
     AddressOption,
@@ -53,10 +53,10 @@ def curve(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit preference models to 10, 30 and 100 % of the labels, and measure each on the same held-out labels.
+    """Fit preference models to 10, 30 and 100 % of the labels, and measure each.
 
-    The fits run in this process and change nothing that is served. If accuracy still rises at the end, more labels
-    would help.
+    All are measured on the same held-out labels. The fits run in this process and change nothing that is served. If
+    accuracy still rises at the end, more labels would help.
     """
     percents = percent or [10.0, 30.0, 100.0]
     if not all(0 < one <= 100 for one in percents):

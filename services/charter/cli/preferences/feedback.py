@@ -58,10 +58,10 @@ def feedback(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8600,
 ) -> None:
-    """Serve the page where people chat with the policy and compare answers, until Ctrl-C.
+    """Serve the page where people chat with the policy and compare answers.
 
-    Prints a sign-in link for each labeller. Labels go to the preference service; what was not sent stays in the browser
-    and is sent later.
+    It runs until Ctrl-C. Prints a sign-in link for each labeller. Labels go to the preference service; what was not
+    sent stays in the browser and is sent later.
     """
     if guided and constitution is None:
         fail("--guided needs --constitution, the file whose principles are shown")

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.local.services import channel_to
+from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
@@ -20,8 +20,6 @@ from charter.storage.comparison_files import RowError, read_rows, write_comparis
 from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
 from charter.storage.comparisons import Row, enum_number, label_problem
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
-
-app = typer.Typer(help="Count, export and import the stored comparisons.", no_args_is_help=True)
 
 # An import request stays well below the 64 MiB that a message may hold.
 _REQUEST_COMPARISONS = 1000
@@ -63,7 +61,6 @@ DimensionOption = Annotated[str, typer.Option(help="Only prompts of this dimensi
 LabelledOption = Annotated[bool, typer.Option("--labelled-only", help="Leave out INVALID and UNAVAILABLE.")]
 
 
-@app.command()
 def stats(
     address: AddressOption = "",
     run: RunOption = "",
@@ -88,7 +85,6 @@ def stats(
         _print_stats(found)
 
 
-@app.command("export")
 def export_file(
     file: Annotated[Path, typer.Argument(help="File to write, .jsonl or .parquet.")],
     address: AddressOption = "",
@@ -103,9 +99,10 @@ def export_file(
     labelled_only: LabelledOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the stored comparisons to a file; an existing one is replaced when the new one is complete.
+    """Write the stored comparisons to a file.
 
-    The chosen-rejected layout leaves out ties and comparisons without a label, and says how many.
+    An existing file is replaced when the new one is complete. The chosen-rejected layout leaves out ties and
+    comparisons without a label, and says how many.
     """
     chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
     try:
@@ -127,7 +124,6 @@ def export_file(
         console.print(f"{left_out} ties and comparisons without a label were left out")
 
 
-@app.command("import")
 def import_files(
     files: Annotated[list[Path], typer.Argument(help="Files to read, .jsonl or .parquet.")],
     address: AddressOption = "",

@@ -32,7 +32,7 @@ GpuOption = Annotated[
 
 
 def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = False) -> None:
-    """Show how one GPU is shared by policy, judge, preference model and worker, and what to change if it is too small.
+    """Show how services and worker share one GPU, and what to change if it is too small.
 
     Computed from the models' configs; nothing is loaded. `charter up` does so on a machine with a GPU. Exit code 1
     when it does not fit.

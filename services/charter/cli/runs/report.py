@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import grpc
 import typer
 
-from charter.cli.local.services import channel_to, home
+from charter.cli.calls import channel_to
+from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.evaluation.report.verdict import verdict
 from charter.rpc.channel import QUICK

@@ -9,18 +9,18 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.markup import escape
 
+from charter.cli.calls import channel_to
 from charter.cli.cluster.remote import remote
 from charter.cli.local import checks
 from charter.cli.local.fetch import fetch
-from charter.cli.local.services import channel_to, gpu_sharing, service_addresses
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.local.services import gpu_sharing, service_addresses
+from charter.cli.output import INTERRUPTED, JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.progress import RunProgress, watch
 from charter.rpc.channel import QUICK
 from charter.spec.defaults import with_addresses
 from charter.spec.load import load_spec
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
-INTERRUPTED = 130
 # One message carries them (charter.rpc.channel.MAX_MESSAGE_BYTES).
 MOST_FILE_BYTES = 48 * 1024 * 1024
 

@@ -10,16 +10,14 @@ from google.protobuf import json_format
 from rich.markup import escape
 from rich.table import Table
 
+from charter.cli.calls import channel_to
 from charter.cli.local.checks import problems
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
 from charter.cli.runs.run import DetachOption, as_dict, bring, follow
 from charter.rpc.channel import QUICK
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
-
-app = typer.Typer(help="List, show, watch, cancel and resume runs.", no_args_is_help=True)
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest run with that name.")
@@ -29,7 +27,6 @@ LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Most runs to li
 STYLES = {"running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
 
-@app.command("list")
 def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
     """List runs, newest first."""
     with _trainer() as stub:
@@ -48,7 +45,6 @@ def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
     console.print(table)
 
 
-@app.command()
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show one run: its state, newest numbers and spec."""
     with _trainer() as stub:
@@ -73,7 +69,6 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     console.print(escape(spec_to_yaml(found.spec)), end="")
 
 
-@app.command("watch")
 def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show a run's progress until it ends. Leaving with Ctrl-C does not stop the run.
 
@@ -92,7 +87,6 @@ def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
 def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
     """Stop a run after its current operation, and wait until it has stopped."""
     with _trainer() as stub:
@@ -103,7 +97,6 @@ def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
         console.print(f"Run {stopped.id} is {_state(stopped)}. `charter runs resume {stopped.id}` continues it.")
 
 
-@app.command()
 def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption = False) -> None:
     """Continue a failed or cancelled run from its newest checkpoint."""
     with _trainer() as stub:
@@ -114,9 +107,11 @@ def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption =
     follow(resumed, detach, as_json)
 
 
-@app.command("fetch")
 def fetch_run(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs; checkpoints stay there."""
+    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs.
+
+    Checkpoints stay there.
+    """
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
     folder = bring(found.id, errors if as_json else console)

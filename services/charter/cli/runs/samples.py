@@ -45,11 +45,11 @@ def samples(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the answers that a run scored lowest, of all steps or of one, and the labels that taught it to.
+    """Show the answers that a run scored lowest, and the labels that taught it to.
 
-    Each step keeps a few answers at either end of its scores. With --sample the run's labels are ranked by how much
-    they pushed that answer's score down and up; `charter audit RUN --comparison ID` then says which principle each
-    came from.
+    Those of all steps, or of one. Each step keeps a few answers at either end of its scores. With --sample the run's
+    labels are ranked by how much they pushed that answer's score down and up; `charter audit RUN --comparison ID` then
+    says which principle each came from.
     """
     folder = folder_of(run)
     try:
