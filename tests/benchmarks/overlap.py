@@ -15,8 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import mean, median
 
+from charter.atomic_files import write_text
 from charter.chat import ChatMessage
-from charter.runs.artifacts import Artifacts, write_text
+from charter.runs.artifacts import Artifacts
 from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
 from charter.spec.prompts import TaskPrompt

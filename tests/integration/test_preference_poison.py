@@ -8,9 +8,10 @@ import grpc
 import pytest
 import torch
 from charter.inference.preference_model import PreferenceModel
+from charter.jsonl import RowError
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
-from charter.storage.comparison_files import RowError, read_rows
+from charter.storage.comparison_files import read_rows
 from charter.storage.comparison_layouts import PairDefaults, read_comparison
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights

@@ -14,8 +14,10 @@ MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "spec", "runs")
+# Single files at the bottom, which anyone may import and which import only each other and the stubs.
+SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out")
 # What the worker may import besides itself. The generated stubs are charter.v1.
-WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "chat", "evaluation")
+WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "spec", "runs", "evaluation", *SMALL)
 # The only file outside a service's room that may import its server.
 SERVE = "cli/local/serve.py"
 
@@ -107,6 +109,12 @@ def test_foundations_do_not_know_the_services(room: str) -> None:
     above = (*SERVICES, "worker", "cli", "feedback")
     broken = [one for one in all_imports() if one.room == room and one.target_room in above]
     refuse(broken, f"charter/{room} serves every service and must not know any of them")
+
+
+def test_small_files_are_at_the_bottom() -> None:
+    small = {f"{name}.py" for name in SMALL}
+    broken = [one for one in all_imports() if one.file in small and one.target_room not in ("v1", *SMALL)]
+    refuse(broken, "small files at the root of charter import only each other and the stubs")
 
 
 def test_rpc_needs_no_engine() -> None:

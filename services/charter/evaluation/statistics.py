@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from charter.outcomes import win
+
 # Most resampling counts held at once (float64, so 32 MiB).
 _BLOCK = 4_000_000
+# Means that differ by less are equal but for rounding.
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,16 @@ def bootstrap_interval(
     samples: int,
     seed: int,
     level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13).
 
     With ``groups``, whole groups are resampled (the cluster bootstrap, Davison and Hinkley 1997, section 3.8),
     so that pairs that share a prompt do not count as independent. The mean stays that of all drawn values.
-    One group, or values that are all equal, give an interval of no width: state their number beside it.
+    Groups whose means are all equal resample to an interval of no width. Where the values are known to lie within
+    ``bounds`` it is then as wide as what was not seen allows: a share u of groups at the one or the other bound, where
+    u is the exact binomial limit of a share of which n groups show none, ``1 - ((1 - level) / 2)^(1 / n)`` (Clopper and
+    Pearson 1934). For values that are all 1 within (0, 1), this is their interval of a proportion.
 
     Args:
         values: [n], finite.
@@ -50,6 +58,7 @@ def bootstrap_interval(
         samples: resamples to draw.
         seed: of the resampling; the same seed gives the same interval.
         level: share of the resampled means inside the interval.
+        bounds: least and greatest value that there can be; None where nobody knows.
 
     Raises:
         ValueError: no values, a value that is not finite, lengths that differ, or a level outside (0, 1).
@@ -64,6 +73,10 @@ def bootstrap_interval(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     sums, sizes = _by_group(array, groups)
+    if bounds is not None and np.ptp(sums / sizes) < _EQUAL:
+        unseen = 1 - ((1 - level) / 2) ** (1 / len(sums))
+        mean = float(array.mean())
+        return mean - unseen * (mean - bounds[0]), mean + unseen * (bounds[1] - mean)
     means = _resampled_means(sums, sizes, samples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -95,7 +108,7 @@ def win_rate(
     samples: int,
     seed: int,
 ) -> WinRate:
-    """Wins, ties and losses of judgements, ties as half a win; exactly 0.5 is a tie.
+    """Wins, ties and losses of judgements, ties as half a win.
 
     Args:
         probabilities: [n], P(the new policy's answer is better), None for a failed judgement.
@@ -116,9 +129,9 @@ def win_rate(
         wrong = next(p for p in soft if not 0 <= p <= 1)
         raise ValueError(f"a probability must lie between 0 and 1, got {wrong}")
     of_judged = None if groups is None else [groups[i] for i, _ in judged]
-    points = np.where(soft > 0.5, 1.0, np.where(soft < 0.5, 0.0, 0.5))
-    rate_low, rate_high = bootstrap_interval(points, of_judged, samples=samples, seed=seed)
-    soft_low, soft_high = bootstrap_interval(soft, of_judged, samples=samples, seed=seed)
+    points = win(soft)
+    rate_low, rate_high = bootstrap_interval(points, of_judged, samples=samples, seed=seed, bounds=(0, 1))
+    soft_low, soft_high = bootstrap_interval(soft, of_judged, samples=samples, seed=seed, bounds=(0, 1))
     return WinRate(
         wins=int((points == 1).sum()),
         ties=int((points == 0.5).sum()),

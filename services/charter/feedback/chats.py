@@ -1,11 +1,11 @@
 """Pairs that people draw from the served policy by chatting with it, kept until they are labelled and after."""
 
 import json
-import os
 import uuid
 from pathlib import Path
 
 from charter.feedback.pairs import Pair
+from charter.jsonl import append_line, recover_lines
 from charter.storage.comparison_layouts import split_of
 from charter.storage.comparisons import comparison_from_row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
@@ -20,12 +20,11 @@ class Chats:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._pairs: dict[str, Pair] = {}
-        if file.exists():
-            # What is behind the last line's end was being written when the page was killed: nobody has seen that pair.
-            for line in file.read_text(encoding="utf-8").split("\n")[:-1]:
-                row = json.loads(line)
-                pair_id = row.pop("id")
-                self._pairs[pair_id] = Pair(pair_id, comparison_from_row(row))
+        # What is behind the last line's end was being written when the page was killed: nobody has seen that pair.
+        for line in recover_lines(file):
+            row = json.loads(line)
+            pair_id = row.pop("id")
+            self._pairs[pair_id] = Pair(pair_id, comparison_from_row(row))
 
     def get(self, pair_id: str) -> Pair | None:
         """A pair by its id."""
@@ -46,9 +45,6 @@ class Chats:
             split=split_of(messages, _HELD_OUT_FRACTION),
         )
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(row_to_json({**comparison_to_row(comparison), "id": pair_id}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._file, row_to_json({**comparison_to_row(comparison), "id": pair_id}))
         self._pairs[pair_id] = Pair(pair_id, comparison)
         return self._pairs[pair_id]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
 
+from charter.atomic_files import replacing
+
 _NAME = re.compile(r"[\w][\w.@ -]{0,99}")
 # Bytes of randomness in a token.
 _TOKEN_BYTES = 24
@@ -56,11 +58,9 @@ def add_labeller(file: Path, name: str) -> Labellers:
         return known
     labellers = Labellers({**known.tokens, name: secrets.token_urlsafe(_TOKEN_BYTES)})
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(labellers.tokens, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    with replacing(file) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(labellers.tokens, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return labellers
 
 

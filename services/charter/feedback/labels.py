@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from charter.feedback.pairs import LEFT, TIE, Pair
+from charter.outcomes import outcome_of
 from charter.v1 import judge_pb2, types_pb2
 
 METHOD = "feedback"
@@ -56,12 +57,8 @@ def comparison_of(
     )
     comparison.answer_a.rating = _RATINGS[label.left_rating]
     comparison.answer_b.rating = _RATINGS[label.right_rating]
-    if label.choice == TIE:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_TIE, 0.5
-    elif label.choice == LEFT:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_PREFERRED_A, 1.0
-    else:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_PREFERRED_B, 0.0
+    comparison.probability_a = 0.5 if label.choice == TIE else float(label.choice == LEFT)
+    comparison.outcome = outcome_of(comparison.probability_a)
     if label.principle:
         _name_principle(comparison, label.principle, constitution)
     return comparison

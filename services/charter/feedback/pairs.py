@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charter.hashing import stable_fraction
+from charter.jsonl import RowError
 from charter.rpc.validation import violations
-from charter.storage.comparison_files import RowError, read_rows
+from charter.storage.comparison_files import read_rows
 from charter.storage.comparison_layouts import PairDefaults, read_comparison, split_of
 from charter.storage.comparisons import LABELLED
 from charter.v1 import types_pb2
@@ -37,7 +39,7 @@ class Pair:
 
     def swapped(self, labeller: str) -> bool:
         """Whether B is shown left to this labeller: as good as random, and the same after a restart."""
-        return fraction("order", self.id, labeller) < 0.5
+        return stable_fraction("order", self.id, labeller) < 0.5
 
     def shown(self, labeller: str) -> tuple[types_pb2.Answer, types_pb2.Answer]:
         """The left and the right answer on this labeller's page."""
@@ -74,28 +76,30 @@ def read_pairs(file: Path) -> Iterator[Pair]:
     """Pairs of a JSONL or Parquet file, streaming.
 
     A row is ``prompt`` (text or messages), ``answer_a`` and ``answer_b``, with the optional columns of an export, or
-    any layout that ``charter preferences import`` reads. Raises ``RowError`` that names the row, ``ValueError`` for
-    another ending, ``OSError`` when the file cannot be read.
+    any layout that ``charter preferences import`` reads. Raises ``RowError`` behind the last one, which names all bad
+    rows; ``ValueError`` for another ending, ``OSError`` when the file cannot be read.
     """
-    for place, row in read_rows(file):
-        try:
-            comparison = _comparison(row, file.name)
-        except ValueError as error:
-            raise RowError(file, place, str(error)) from error
-        if found := violations(comparison):
-            raise RowError(file, place, "; ".join(f"{one.field} {one.description}" for one in found))
-        yield pair_of(comparison)
+    problems: list[str] = []
+    try:
+        for place, row in read_rows(file):
+            try:
+                comparison = _comparison(row, file.name)
+            except ValueError as error:
+                problems.append(f"{file}, {place}: {error}")
+                continue
+            if found := violations(comparison):
+                problems.append(f"{file}, {place}: " + "; ".join(f"{one.field} {one.description}" for one in found))
+            else:
+                yield pair_of(comparison)
+    except RowError as error:
+        problems += error.problems
+    if problems:
+        raise RowError(problems)
 
 
 def unique(pairs: Iterable[Pair]) -> list[Pair]:
     """Each pair once, in order; those of identical answers are left out."""
     return list({pair.id: pair for pair in pairs if not pair.identical}.values())
-
-
-def fraction(*parts: str) -> float:
-    """A number in [0, 1) that only ``parts`` decide."""
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _comparison(row: Mapping[str, Any], file: str) -> types_pb2.Comparison:

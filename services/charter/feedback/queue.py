@@ -9,7 +9,8 @@ from typing import Any
 
 from charter.evaluation.statistics import cohen_kappa
 from charter.feedback.labels import METHOD
-from charter.feedback.pairs import Pair, content_id, fraction, prefers_first
+from charter.feedback.pairs import Pair, content_id, prefers_first
+from charter.hashing import stable_fraction
 from charter.storage.comparisons import enum_name
 from charter.v1 import types_pb2
 
@@ -35,7 +36,9 @@ class Queue:
 
     def __init__(self, pairs: Sequence[Pair], second_share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._pairs = {pair.id: pair for pair in pairs}
-        self._wanted = {pair.id: 2 if fraction("second labeller", pair.id) < second_share else 1 for pair in pairs}
+        self._wanted = {
+            pair.id: 2 if stable_fraction("second labeller", pair.id) < second_share else 1 for pair in pairs
+        }
         self._clock = clock
         # By the id of the stored comparison.
         self._said: dict[str, _Said] = {}

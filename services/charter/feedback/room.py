@@ -11,8 +11,9 @@ from charter.feedback.chats import Chats
 from charter.feedback.clients import Services
 from charter.feedback.labellers import Labellers
 from charter.feedback.labels import Label, LabelError, comparison_of
-from charter.feedback.pairs import LEFT, RIGHT, Pair, fraction, pair_of, read_pairs, unique
+from charter.feedback.pairs import LEFT, RIGHT, Pair, pair_of, read_pairs, unique
 from charter.feedback.queue import Queue
+from charter.hashing import stable_fraction
 from charter.rpc.messages import chat_messages
 from charter.v1 import judge_pb2, policy_pb2, preference_pb2, types_pb2
 
@@ -169,5 +170,5 @@ class Room:
             return None
         every = list(self.config.constitution.principles)
         fitting = [one for one in every if one.dimension == pair.comparison.dimension] or every
-        drawn = fitting[int(fraction("principle", pair.id) * len(fitting))]
+        drawn = fitting[int(stable_fraction("principle", pair.id) * len(fitting))]
         return {"id": drawn.id, "text": drawn.compare}

@@ -4,13 +4,13 @@ Its tokens are the UTF-8 bytes of its text; everything it says is drawn from dig
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from charter.hashing import stable_number
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
@@ -210,5 +210,4 @@ def _prompt_ids(prompt: Prompt) -> bytes:
 
 def _uniform(*parts: object) -> float:
     """A number in (0, 1) that depends on nothing but ``parts``."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return (int.from_bytes(digest[:6], "big") + 1) / (2**48 + 2)
+    return ((stable_number(repr(parts)) >> 16) + 1) / (2**48 + 2)

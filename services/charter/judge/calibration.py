@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from charter.atomic_files import write_text
+from charter.outcomes import probability_of
+
 
 class CalibrationError(ValueError):
     """A calibration file is malformed, or made for another model; the message says where and what."""
@@ -38,7 +41,7 @@ class MethodCalibration:
             logits: tuple[float, ...] = (one - self.position_bias, two + self.position_bias)
         else:
             logits = (one - self.oppose_weight * two,)
-        return tuple(_probability(logit / self.temperature, self.lapse) for logit in logits)
+        return tuple(probability_of(logit / self.temperature, self.lapse) for logit in logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class MixCalibration:
     def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
         """P(A is better) from the six numbers of the mix."""
         weighed = zip(self.weights.values(), mix_features(evidence), strict=True)
-        return (_probability(math.fsum(weight * feature for weight, feature in weighed), self.lapse),)
+        return (probability_of(math.fsum(weight * feature for weight, feature in weighed), self.lapse),)
 
 
 def mix_features(evidence: Sequence[float]) -> tuple[float, ...]:
@@ -170,9 +173,7 @@ def load_calibration(path: Path) -> CalibrationFile:
 
 def write_calibration(path: Path, calibration: CalibrationFile) -> None:
     """Write a calibration file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
 
 
 def _methods(where: str, found: Mapping[str, Any], among: Collection[str] = tuple(DEFAULTS)) -> dict[str, Calibration]:
@@ -203,13 +204,3 @@ def _method(where: str, name: str, values: Mapping[str, float]) -> Calibration:
 
 def _method_of(weight: str) -> str:
     return weight.partition("_")[0]
-
-
-def _probability(logit: float, lapse: float) -> float:
-    return lapse + (1.0 - 2.0 * lapse) * _sigmoid(logit)
-
-
-def _sigmoid(logit: float) -> float:
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    return math.exp(logit) / (1.0 + math.exp(logit))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import fmean
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, RefusedRequestError
@@ -12,6 +11,7 @@ from charter.judge.calibration import CalibrationSet
 from charter.judge.methods import choice, mix
 from charter.judge.methods.mix import PARTS, Find
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.outcomes import held_between, mean_probability, outcome_of
 from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
 
@@ -21,9 +21,9 @@ METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
     "contrast": judge_pb2.JUDGING_METHOD_CONTRAST,
     "mix": judge_pb2.JUDGING_METHOD_MIX,
 }
-# After a rationale the letter is nearly certain whatever it is; as a label it is held between these (Bai et al. 2022,
-# section 4.1).
-_REASONED = (0.4, 0.6)
+# After a rationale the letter is nearly certain whatever it is; as a label it is held between this and its complement
+# (Bai et al. 2022, section 4.1).
+_REASONED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2
     )
     probabilities = [one.probability_a for one in by_principle if one.HasField("probability_a")]
     if probabilities:
-        judgement.probability_a = fmean(probabilities)
-        judgement.outcome = _outcome(judgement.probability_a)
+        judgement.probability_a = mean_probability(probabilities)
+        judgement.outcome = outcome_of(judgement.probability_a)
     elif any(finding.unavailable for finding in findings):
         judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE
     else:
@@ -185,19 +185,12 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
     calibration = way.calibration.of(principle.dimension)
     probabilities = calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
     if way.reasoning:
-        low, high = _REASONED
-        probabilities = tuple(min(max(probability, low), high) for probability in probabilities)
-    judged.probability_a = fmean(probabilities)
-    judged.outcome = _outcome(judged.probability_a)
+        probabilities = tuple(held_between(probability, _REASONED) for probability in probabilities)
+    judged.probability_a = mean_probability(probabilities)
+    judged.outcome = outcome_of(judged.probability_a)
     if len(probabilities) == 2:
         judged.probability_a_shown_first, judged.probability_a_shown_second = probabilities
     return judged
-
-
-def _outcome(probability_a: float) -> types_pb2.Outcome.ValueType:
-    if probability_a == 0.5:
-        return types_pb2.OUTCOME_TIE
-    return types_pb2.OUTCOME_PREFERRED_A if probability_a > 0.5 else types_pb2.OUTCOME_PREFERRED_B
 
 
 def usage_proto(usage: Usage) -> judge_pb2.TokenUsage:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from charter.storage.comparisons import enum_name, same_position_wins
+from charter.outcomes import same_position_wins
+from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, types_pb2
 
 JUDGEMENTS = Counter("charter_judge_judgements_total", "Pairs judged, by method and outcome.", ["method", "outcome"])

@@ -1,10 +1,10 @@
 """Which principles a label is judged by."""
 
-import hashlib
 import math
 
 import grpc
 
+from charter.hashing import stable_number
 from charter.rpc.errors import StatusError
 from charter.spec.constitution import Constitution, Principle
 from charter.v1 import judge_pb2
@@ -55,7 +55,7 @@ def draw(principles: tuple[Principle, ...], count: int, seed: int, item_id: str)
     """
 
     def key(principle: Principle) -> float:
-        return math.log(_uniform(f"{seed}\x00{item_id}\x00{principle.id}")) / principle.weight
+        return math.log(_uniform(str(seed), item_id, principle.id)) / principle.weight
 
     return tuple(sorted(principles, key=key, reverse=True)[:count])
 
@@ -73,6 +73,6 @@ def from_instruction(instruction: str) -> Principle:
     )
 
 
-def _uniform(text: str) -> float:
-    """A number in (0, 1) that depends on nothing but the text."""
-    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") + 0.5) / 2**64
+def _uniform(*parts: str) -> float:
+    """A number above 0 and at most 1, of which there is a logarithm."""
+    return (stable_number(*parts) + 0.5) / 2**64

@@ -1,6 +1,9 @@
 """Client channels: keepalive, message limits, and retries of idempotent calls, all in one place."""
 
 import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
 
 import grpc
 
@@ -18,8 +21,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_SECONDS = 60
 KEEPALIVE_TIMEOUT_SECONDS = 20
 
-# Generate is left out: it draws random numbers. ReportEvents and the rest are idempotent by their contracts.
-_NOT_RETRIED = [{"service": "charter.v1.PolicyService", "method": "Generate"}]
+# Idempotent by their contracts. Generate is left out: it draws random numbers.
 _RETRIED = [
     {"service": f"charter.v1.{name}"}
     for name in ("JudgeService", "PreferenceService", "TrainerService", "RunReportService")
@@ -29,7 +31,6 @@ _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
-            {"name": _NOT_RETRIED, "waitForReady": False},
             {
                 "name": _RETRIED,
                 "retryPolicy": {
@@ -39,7 +40,7 @@ _SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 2.5,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            },
+            }
         ],
     }
 )
@@ -64,19 +65,72 @@ _OPTIONS = [
 def connect(address: str) -> grpc.Channel:
     """A channel to ``host:port``, with mutual TLS where it is on. The caller closes it.
 
-    Connecting happens with the first call. Raises ``ValueError`` when the certificates cannot be read.
+    Connecting happens with the first call. Unary calls are retried while the service is UNAVAILABLE, calls that stream
+    end with that status at once. Raises ``ValueError`` when the certificates cannot be read.
     """
-    credentials = client_credentials()
-    channel = (
-        grpc.secure_channel(address, credentials, options=_OPTIONS)
-        if credentials
-        else grpc.insecure_channel(address, options=_OPTIONS)
-    )
-    return grpc.intercept_channel(channel, ClientCalls())
+    return grpc.intercept_channel(_Channel(address), ClientCalls())
 
 
 def connect_async(address: str) -> grpc.aio.Channel:
-    """As ``connect``, for an event loop."""
+    """As ``connect``, for an event loop; here calls that stream are retried too, until their first response."""
     if credentials := client_credentials():
         return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+class _Channel(grpc.Channel):
+    """Two connections, each made when it is needed: unary calls are retried, calls that stream are not.
+
+    In grpcio 1.85 a call that streams its responses never ends when its connection breaks before the first of them and
+    the next attempt finds no server: its deadline and ``cancel`` do nothing. gRPC itself attempts a call again that no
+    server has seen, as in a rolling update, so it takes more than a policy without retries to be safe of it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._unary = _open(address, _OPTIONS)
+        self._streams = _open(address, [*_OPTIONS, ("grpc.enable_retries", 0)])
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> grpc.UnaryUnaryMultiCallable:
+        """As ``grpc.Channel``."""
+        return self._unary.unary_unary(*arguments, **options)
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> grpc.UnaryStreamMultiCallable:
+        """As ``grpc.Channel``."""
+        return self._streams.unary_stream(*arguments, **options)
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> grpc.StreamUnaryMultiCallable:
+        """As ``grpc.Channel``."""
+        return self._streams.stream_unary(*arguments, **options)
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> grpc.StreamStreamMultiCallable:
+        """As ``grpc.Channel``."""
+        return self._streams.stream_stream(*arguments, **options)
+
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
+        """As ``grpc.Channel``, of the connection for unary calls."""
+        self._unary.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        """As ``grpc.Channel``."""
+        self._unary.unsubscribe(callback)
+
+    def close(self) -> None:
+        """Close both connections; calls under way end."""
+        self._unary.close()
+        self._streams.close()
+
+    def __enter__(self) -> "_Channel":
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both connections."""
+        self.close()
+
+
+def _open(address: str, options: list[tuple[str, Any]]) -> grpc.Channel:
+    if credentials := client_credentials():
+        return grpc.secure_channel(address, credentials, options=options)
+    return grpc.insecure_channel(address, options=options)

@@ -1,11 +1,11 @@
 """The run folder as the worker writes it: files whole or not at all, and logs that lose at most their last line."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from charter.atomic_files import write_json
 from charter.runs import samples
 
 
@@ -66,38 +66,3 @@ class Artifacts:
 def now() -> str:
     """This moment in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def append_line(path: Path, text: str) -> None:
-    """Append one line and have it on the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a file that ``append_line`` wrote; none when it is not there.
-
-    A last line without its end is what a worker that was killed had begun to write: it is cut off the file.
-    """
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return whole.decode("utf-8").splitlines()

@@ -1,9 +1,10 @@
 """The results that a run writes as JSON into its folder and that the report reads back."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from charter.atomic_files import write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,4 @@ class Evaluation:
 
 def write_result(folder: Path, name: str, result: Any) -> None:
     """Write one of the above as ``folder/name.json``, whole or not at all."""
-    temporary = folder / f".{name}.json.tmp"
-    temporary.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False, allow_nan=False))
-    temporary.replace(folder / f"{name}.json")
+    write_json(folder / f"{name}.json", asdict(result))

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from charter.jsonl import whole_lines
+
 FILE = "samples.jsonl"
 # Answers kept at either end of a step's scores.
 KEPT = 4
@@ -58,8 +60,7 @@ def read_samples(folder: Path) -> list[Sample]:
     is still being written, and left out.
     """
     steps: dict[int, list[Sample]] = {}
-    content = (folder / FILE).read_text(encoding="utf-8")
-    for number, line in enumerate(content[: content.rfind("\n") + 1].split("\n")[:-1], start=1):
+    for number, line in enumerate(whole_lines(folder / FILE), start=1):
         try:
             records: list[dict[str, Any]] = json.loads(line)
             samples = [Sample(**record) for record in records]

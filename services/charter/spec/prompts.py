@@ -1,12 +1,12 @@
 """Prompt files: JSONL of ``{"prompt": text}`` or ``{"messages": [...]}`` with optional ``id`` and ``dimension``."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from charter.chat import ChatMessage, Role
+from charter.held_out import prompt_key
+from charter.jsonl import RowError, read_records
 
 _KEYS = {"prompt", "messages", "id", "dimension"}
 
@@ -17,7 +17,7 @@ class PromptFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TaskPrompt:
-    """A conversation to answer. ``key`` is a digest of its content: the same prompt has the same key everywhere."""
+    """A conversation to answer. ``key`` is that of ``charter.held_out.prompt_key``."""
 
     key: str
     messages: tuple[ChatMessage, ...]
@@ -30,26 +30,19 @@ class TaskPrompt:
 
 
 def read_prompts(path: Path) -> list[TaskPrompt]:
-    """Read a prompt file. Raises ``PromptFileError`` that names file and line for a malformed or empty one."""
-    prompts = []
+    """Read a prompt file. Raises ``PromptFileError`` that names each malformed line, or says that the file is empty."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        prompts.append(_prompt_of(json.loads(line)))
-                    except ValueError as error:
-                        raise PromptFileError(f"{path}, line {number}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"cannot read the prompt file {path}: {error}") from error
+        prompts = read_records(path, _prompt_of)
+    except RowError as error:
+        raise PromptFileError(str(error)) from error
+    except OSError as error:
+        raise PromptFileError(f"cannot read the prompt file {path}: {error.strerror}") from error
     if not prompts:
         raise PromptFileError(f"{path} holds no prompts")
     return prompts
 
 
-def _prompt_of(record: Any) -> TaskPrompt:
-    if not isinstance(record, dict):
-        raise ValueError("must be a JSON object")
+def _prompt_of(record: dict[str, Any]) -> TaskPrompt:
     if unknown := sorted(set(record) - _KEYS):
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     if ("prompt" in record) == ("messages" in record):
@@ -63,8 +56,7 @@ def _prompt_of(record: Any) -> TaskPrompt:
     dimension = record.get("dimension", "")
     if not isinstance(dimension, str):
         raise ValueError("dimension must be text")
-    content = json.dumps([[message.role, message.content.strip()] for message in messages], ensure_ascii=False)
-    return TaskPrompt(hashlib.sha256(content.encode()).hexdigest()[:16], messages, dimension)
+    return TaskPrompt(prompt_key(messages), messages, dimension)
 
 
 def _message_of(turn: Any) -> ChatMessage:

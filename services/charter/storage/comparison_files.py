@@ -1,26 +1,21 @@
 """Files of rows: written whole or not at all, read row by row with the place of each; JSONL or Parquet by ending."""
 
-import json
-import os
+import gzip
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from charter.atomic_files import replacing
+from charter.jsonl import RowError, lines
 from charter.storage.comparisons import SCHEMA, Row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
 
 # Rows that are in memory at a time, and in one row group of a Parquet file.
 _ROWS = 1000
-
-
-class RowError(ValueError):
-    """A row of a file is malformed; the message names the file and the line (Parquet: the row)."""
-
-    def __init__(self, path: Path, place: str, problem: str) -> None:
-        super().__init__(f"{path}, {place}: {problem}")
 
 
 def write_comparisons(path: Path, comparisons: Iterable[types_pb2.Comparison]) -> int:
@@ -29,42 +24,40 @@ def write_comparisons(path: Path, comparisons: Iterable[types_pb2.Comparison]) -
 
 
 def write_rows(path: Path, rows: Iterable[Row], schema: pa.Schema) -> int:
-    """Write rows to ``.jsonl`` or ``.parquet``, streaming, and return how many.
+    """Write rows to ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, streaming, and return how many.
 
     The file appears under its name only when it is complete. Raises ``ValueError`` for another ending, ``OSError`` when
     the file cannot be written, and whatever ``rows`` raises.
     """
-    write = _write_parquet if _is_parquet(path) else _write_jsonl
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        count = write(temporary, iter(rows), schema)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+    if _is_parquet(path):
+        with replacing(path) as temporary:
+            return _write_parquet(temporary, iter(rows), schema)
+    open_file = gzip.open if path.name.lower().endswith(".gz") else open
+    with replacing(path) as temporary, open_file(temporary, "wt", encoding="utf-8", newline="\n") as file:
+        return _write_jsonl(file, rows)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Each row with its place (``line 3`` or ``row 3``), streaming. Blank lines of JSONL are skipped.
 
-    Raises ``RowError`` for a malformed line, ``ValueError`` for another ending or a broken Parquet file, ``OSError``
-    when the file cannot be read.
+    Raises ``RowError`` behind the last row, which names all malformed lines; ``ValueError`` for another ending or a
+    broken Parquet file, ``OSError`` when the file cannot be read.
     """
     return _read_parquet(path) if _is_parquet(path) else _read_jsonl(path)
 
 
 def _is_parquet(path: Path) -> bool:
-    if path.suffix.lower() not in (".jsonl", ".parquet"):
-        raise ValueError(f"{path}: the name must end in .jsonl or .parquet")
-    return path.suffix.lower() == ".parquet"
+    name = path.name.lower()
+    if not name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise ValueError(f"{path}: the name must end in .jsonl or .parquet, or .jsonl.gz")
+    return name.endswith(".parquet")
 
 
-def _write_jsonl(path: Path, rows: Iterator[Row], schema: pa.Schema) -> int:
+def _write_jsonl(file: IO[str], rows: Iterable[Row]) -> int:
     count = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(row_to_json(row) + "\n")
-            count += 1
+    for row in rows:
+        file.write(row_to_json(row) + "\n")
+        count += 1
     return count
 
 
@@ -78,17 +71,16 @@ def _write_parquet(path: Path, rows: Iterator[Row], schema: pa.Schema) -> int:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode(), parse_constant=_refuse_constant)
-            except (ValueError, RecursionError) as error:
-                raise RowError(path, f"line {number}", f"not valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise RowError(path, f"line {number}", "must be a JSON object")
-            yield f"line {number}", row
+    problems: list[str] = []
+    for line in lines(path):
+        try:
+            row = line.record()
+        except RowError as error:
+            problems += error.problems
+        else:
+            yield f"line {line.number}", row
+    if problems:
+        raise RowError(problems)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
@@ -101,7 +93,3 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
                     yield f"row {number}", row
     except pa.ArrowException as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

@@ -1,6 +1,5 @@
 """The chosen/rejected layouts that others use for comparisons, and their conversion from and to ours."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from charter.hashing import stable_number
+from charter.outcomes import outcome_of
 from charter.storage.comparisons import LABELLED, Row, comparison_from_row, comparison_to_row, messages_from
 from charter.v1 import types_pb2
 
@@ -66,12 +67,8 @@ def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2
     # Which answer is A says nothing about which was chosen, and stays the same when the file is read again.
     chosen_is_a = _number(prompt, chosen, rejected) % 2 == 0
     comparison.answer_a.text, comparison.answer_b.text = (chosen, rejected) if chosen_is_a else (rejected, chosen)
-    if chosen == rejected:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_TIE, 0.5
-    elif chosen_is_a:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_PREFERRED_A, 1.0
-    else:
-        comparison.outcome, comparison.probability_a = types_pb2.OUTCOME_PREFERRED_B, 0.0
+    comparison.probability_a = 0.5 if chosen == rejected else float(chosen_is_a)
+    comparison.outcome = outcome_of(comparison.probability_a)
     return comparison
 
 
@@ -131,5 +128,4 @@ def split_of(prompt: list[types_pb2.Message], held_out_fraction: float) -> types
 
 def _number(prompt: list[types_pb2.Message], *parts: str) -> int:
     """A number in [0, 2^64) that only the content decides."""
-    content = json.dumps([[(turn.role, turn.content) for turn in prompt], *parts])
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
+    return stable_number(json.dumps([[(turn.role, turn.content) for turn in prompt], *parts]))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages
 from charter.v1 import types_pb2
 
@@ -85,15 +86,6 @@ _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assista
 LABELLED = (types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_TIE)
 
 
-def same_position_wins(shown_first: float, shown_second: float) -> bool:
-    """Whether a judge chose the same position in both orders, so by the position and not by the answer.
-
-    ``shown_first`` is P(A is better) when A was shown first, ``shown_second`` when it was shown second: they lie on
-    opposite sides of 0.5.
-    """
-    return (shown_first - 0.5) * (shown_second - 0.5) < 0.0
-
-
 def enum_name(kind: str, number: int) -> str:
     """Name of an ``outcome``, ``source``, ``split`` or ``rating`` without its prefix."""
     name: str = _ENUMS[kind].Name(number)
@@ -111,23 +103,17 @@ def enum_number(kind: str, name: str) -> int:
 
 
 def label_problem(comparison: types_pb2.Comparison) -> str | None:
-    """Why the soft label contradicts the outcome, or None: A needs more than 0.5, B less, TIE exactly 0.5."""
+    """Why the soft label contradicts the outcome, or None: ``charter.outcomes`` says which belongs to which."""
     outcome = enum_name("outcome", comparison.outcome)
     if comparison.outcome not in LABELLED:
         return f"probability_a must be unset for {outcome}" if comparison.HasField("probability_a") else None
     if not comparison.HasField("probability_a"):
         return f"probability_a is required for {outcome}"
     probability = comparison.probability_a
-    if outcome != outcome_of(probability):
-        return f"probability_a {probability:g} contradicts the outcome {outcome}"
+    meant = enum_name("outcome", outcome_of(probability))
+    if outcome != meant:
+        return f"probability_a {probability:.9g} contradicts the outcome {outcome}: it means {meant}"
     return None
-
-
-def outcome_of(probability_a: float) -> str:
-    """The outcome that a soft label stands for."""
-    if probability_a == 0.5:
-        return "TIE"
-    return "PREFERRED_A" if probability_a > 0.5 else "PREFERRED_B"
 
 
 def content_digest(row: Row) -> str:

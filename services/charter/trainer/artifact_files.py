@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 
+from charter.atomic_files import write_bytes
 from charter.rpc.errors import StatusError
 from charter.v1 import run_pb2, trainer_pb2
 
@@ -34,9 +35,7 @@ def with_stored_files(
         target = folder / Path(file.path).name
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            temporary.write_bytes(file.content)
-            temporary.replace(target)
+            write_bytes(target, file.content)
         copies[file.path] = str(target)
     stored = run_pb2.RunSpec()
     stored.CopyFrom(spec)

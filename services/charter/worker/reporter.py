@@ -12,9 +12,10 @@ from types import FrameType
 import grpc
 from google.protobuf import json_format
 
+from charter.jsonl import append_line, recover_lines
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
-from charter.runs.artifacts import Artifacts, append_line, read_lines
+from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from charter.worker.errors import Cancelled, RunError, Superseded
 from charter.worker.reinforcement import metrics
@@ -50,7 +51,7 @@ class Reporter:
         self.terminated = False
         self.phase: run_pb2.Phase.ValueType = run_pb2.PHASE_STARTING
         self._inside = False
-        earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in read_lines(artifacts.events)]
+        earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in recover_lines(artifacts.events)]
         self._sequence = earlier[-1].sequence if earlier else 0
         # What an attempt that died wrote to the file may never have reached the trainer; it ignores repeated ones.
         self._waiting = earlier

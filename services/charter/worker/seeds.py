@@ -1,6 +1,6 @@
 """Seeds for every random draw, derived from the run's seed, so that none depends on what was drawn before."""
 
-import hashlib
+from charter.hashing import stable_number
 
 
 def derive_seed(seed: int, *parts: str | int) -> int:
@@ -14,5 +14,4 @@ def stable_fraction(*parts: str | int) -> float:
 
 
 def _digest(*parts: str | int) -> int:
-    text = "\x00".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return stable_number(*(f"{type(part).__name__}:{part}" for part in parts))

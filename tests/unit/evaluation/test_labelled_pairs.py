@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from charter.chat import ChatMessage
 from charter.evaluation.judge.labelled_pairs import (
-    LabelledPairError,
     harmlessness_pairs,
     helpfulness_pairs,
     read_labelled_pairs,
     split_by_group,
     write_labelled_pairs,
 )
+from charter.jsonl import RowError
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
 
@@ -45,7 +45,7 @@ GOOD = {"prompt": "Hi", "answer_a": "x", "answer_b": "y", "label": "b"}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: Expecting"),
+        ("{", "line 2: not valid JSON: Expecting"),
         ("[1]", "line 2: must be a JSON object"),
         (json.dumps(GOOD | {"lable": 1}), "line 2: unknown field 'lable'; known are answer_a"),
         (json.dumps(GOOD | {"label": 1.5}), r"line 2: label must be \"a\", \"b\" or P\(A is better\)"),
@@ -59,19 +59,19 @@ GOOD = {"prompt": "Hi", "answer_a": "x", "answer_b": "y", "label": "b"}
             json.dumps({k: v for k, v in GOOD.items() if k != "prompt"} | {"messages": [{"role": "boss"}]}),
             "line 2: a message needs role",
         ),
-        ("\udcff", "line 2: 'utf-8' codec"),
+        ("\udcff", "line 2: not valid JSON: 'utf-8' codec"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_bytes((json.dumps(GOOD) + "\n").encode() + line.encode(errors="surrogateescape"))
-    with pytest.raises(LabelledPairError, match=message):
+    with pytest.raises(RowError, match=message):
         read_labelled_pairs(file)
 
 
 def test_a_file_without_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(LabelledPairError, match="no labelled pairs"):
+    with pytest.raises(RowError, match="no labelled pairs"):
         read_labelled_pairs(tmp_path / "empty.jsonl")
 
 

@@ -102,6 +102,20 @@ def test_win_rate_intervals_are_those_of_the_judged_prompts_only() -> None:
     assert (with_failures.mean_probability_low, with_failures.mean_probability_high) == soft
 
 
+@pytest.mark.parametrize(("wins", "losses"), [(20, 0), (0, 20)])
+def test_a_win_rate_without_an_exception_has_the_exact_interval_of_a_proportion(wins: int, losses: int) -> None:
+    found = win_rate([0.9] * wins + [0.1] * losses, samples=100, seed=0)
+    exact = stats.binomtest(wins, wins + losses).proportion_ci(0.95, method="exact")
+    assert (found.win_rate_low, found.win_rate_high) == pytest.approx((exact.low, exact.high))
+
+
+def test_nothing_but_ties_is_half_a_win_rate_with_an_interval_of_some_width() -> None:
+    found = win_rate([0.49999999999999994, 0.5, 0.5 + 1e-9] * 15, [f"{i // 3}" for i in range(45)], samples=100, seed=0)
+    assert (found.wins, found.ties, found.losses, found.win_rate) == (0, 45, 0, 0.5)
+    # 15 prompts show no win, so that up to 22 % may be one.
+    assert (found.win_rate_low, found.win_rate_high) == pytest.approx((0.5 - 0.1090, 0.5 + 0.1090), abs=1e-4)
+
+
 def test_win_rate_without_a_single_judgement_is_an_error() -> None:
     with pytest.raises(ValueError, match="all 2 judgements failed"):
         win_rate([None, None], samples=100, seed=0)
@@ -116,10 +130,8 @@ def test_win_rate_refuses_what_is_no_probability(wrong: float) -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_swapping_the_policies_mirrors_the_win_rate(probabilities: list[float]) -> None:
-    # Powers of two make 1 - p exact, so that a tie stays a tie.
-    grid = [round(p * 64) / 64 for p in probabilities]
-    there = win_rate(grid, samples=200, seed=3)
-    back = win_rate([1 - p for p in grid], samples=200, seed=3)
+    there = win_rate(probabilities, samples=200, seed=3)
+    back = win_rate([1 - p for p in probabilities], samples=200, seed=3)
     assert (there.wins, there.ties, there.losses) == (back.losses, back.ties, back.wins)
     assert there.win_rate == pytest.approx(1 - back.win_rate)
     assert there.win_rate_low == pytest.approx(1 - back.win_rate_high)

@@ -9,7 +9,8 @@ from charter.feedback.labellers import LabellersError, add_labeller, load_labell
 from charter.feedback.labels import Label, LabelError, comparison_of
 from charter.feedback.pairs import Pair, content_id, pair_of, prefers_first, read_pairs, unique
 from charter.feedback.queue import LEASE_SECONDS, Queue
-from charter.storage.comparison_files import RowError, write_comparisons
+from charter.jsonl import RowError
+from charter.storage.comparison_files import write_comparisons
 from charter.v1 import judge_pb2, types_pb2
 
 from tests.support.comparisons import comparison

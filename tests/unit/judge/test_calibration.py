@@ -15,6 +15,8 @@ from charter.judge.calibration import (
     load_calibration,
     write_calibration,
 )
+from charter.outcomes import mean_probability, outcome_of
+from charter.v1 import types_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,10 +47,10 @@ def test_exchanging_the_answers_gives_the_complement(one: float, two: float, cal
     straight = calibration.probabilities("choice", (one, two))
     # With A and B exchanged, A first is what was B second.
     exchanged = calibration.probabilities("choice", (-two, -one))
-    assert sum(straight) / 2 == pytest.approx(1 - sum(exchanged) / 2, abs=1e-12)
+    assert mean_probability(exchanged) == 1 - mean_probability(straight)
     for method in ("verdict", "contrast"):
         (p,), (q,) = calibration.probabilities(method, (one, two)), calibration.probabilities(method, (-one, -two))
-        assert p == pytest.approx(1 - q, abs=1e-12)
+        assert p == 1 - q
         assert 0 <= p <= 1
 
 
@@ -61,7 +63,16 @@ def test_a_mix_of_exchanged_answers_gives_the_complement(evidence: list[float], 
     first, second, *others = evidence
     (p,) = mix.probabilities("mix", tuple(evidence))
     (q,) = mix.probabilities("mix", (-second, -first, *(-number for number in others)))
-    assert p == pytest.approx(1 - q, abs=1e-12)
+    assert p == 1 - q
+
+
+@given(EVIDENCE, CALIBRATION, MIX)
+def test_opposite_evidence_in_both_orders_is_a_tie(
+    one: float, calibration: MethodCalibration, mix: MixCalibration
+) -> None:
+    """A judge that sees nothing but positions, whatever it is calibrated by."""
+    assert outcome_of(mean_probability(calibration.probabilities("choice", (one, -one)))) == types_pb2.OUTCOME_TIE
+    assert mix.probabilities("mix", (one, -one, 0.0, 0.0, 0.0, 0.0)) == (0.5,)
 
 
 def test_a_mix_by_hand() -> None:

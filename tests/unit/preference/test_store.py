@@ -107,6 +107,8 @@ def test_contradicting_labels_are_both_kept(store: ComparisonStore) -> None:
         ("PREFERRED_B", 0.5, "contradicts the outcome PREFERRED_B"),
         ("PREFERRED_B", 0.51, "contradicts the outcome PREFERRED_B"),
         ("TIE", 0.51, "contradicts the outcome TIE"),
+        # What rounding leaves of exactly opposite evidence.
+        ("PREFERRED_B", 0.49999999999999994, "contradicts the outcome PREFERRED_B: it means TIE"),
         ("INVALID", 0.5, "unset for INVALID"),
         ("UNAVAILABLE", 0.9, "unset for UNAVAILABLE"),
     ],

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from charter.storage.comparison_files import RowError, read_rows, write_comparisons, write_rows
+from charter.jsonl import RowError
+from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
 from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
 from charter.storage.comparisons import SCHEMA, comparison_from_row, comparison_to_row, content_digest, label_problem
 from charter.v1 import types_pb2

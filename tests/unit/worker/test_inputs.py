@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from charter.inference.chat_template import ChatTokenizer
-from charter.runs.artifacts import Artifacts, append_line, read_lines
+from charter.jsonl import append_line, recover_lines
+from charter.runs.artifacts import Artifacts
 from charter.spec.prompts import PromptFileError, read_prompts
 from charter.worker.errors import SpecError
 from charter.worker.prompts import load_prompt_sets, take
@@ -112,9 +113,9 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_one_is_whole(tmp_path: 
     append_line(path, '{"a": 1}')
     with path.open("a") as file:
         file.write('{"b": ')
-    assert read_lines(path) == ['{"a": 1}']
+    assert recover_lines(path) == ['{"a": 1}']
     append_line(path, '{"c": 3}')
-    assert read_lines(path) == ['{"a": 1}', '{"c": 3}']
+    assert recover_lines(path) == ['{"a": 1}', '{"c": 3}']
 
 
 def test_times_of_attempts_add_up(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from charter.cli.calls import channel_to
 from charter.cli.judging.calibration import JudgedPair
 from charter.cli.output import errors
 from charter.evaluation.judge.labelled_pairs import LabelledPair
+from charter.jsonl import recover_lines
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
@@ -102,14 +103,8 @@ def _read(path: Path) -> dict[str, judge_pb2.Judgement]:
 
     A last line that was cut off when it was written is removed.
     """
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
     known = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(recover_lines(path), start=1):
         try:
             row: dict[str, Any] = json.loads(line)
             judgement = json_format.ParseDict(row["judgement"], judge_pb2.Judgement())

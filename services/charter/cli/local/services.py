@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from charter.atomic_files import write_text
 from charter.spec import defaults
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
@@ -85,9 +86,7 @@ def remember(services: dict[str, Started]) -> None:
     if not services:
         file.unlink(missing_ok=True)
         return
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({name: asdict(one) for name, one in services.items()}, indent=2, default=str))
-    temporary.replace(file)
+    write_text(file, json.dumps({name: asdict(one) for name, one in services.items()}, indent=2, default=str))
 
 
 def launch(

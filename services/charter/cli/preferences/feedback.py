@@ -16,7 +16,6 @@ from charter.feedback.labellers import Labellers, LabellersError, add_labeller, 
 from charter.feedback.room import FeedbackConfig, Room
 from charter.rpc.errors import ServiceError
 from charter.spec.constitution import load_constitution
-from charter.storage.comparison_files import RowError
 
 LabellerOption = Annotated[
     list[str] | None,
@@ -86,7 +85,7 @@ async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
     room = Room(config)
     try:
         await room.start()
-    except (ServiceError, RowError, OSError, ValueError) as error:
+    except (ServiceError, OSError, ValueError) as error:
         await room.stop()
         fail(str(error))
     try:

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
 from charter.rpc.validation import violations
-from charter.storage.comparison_files import RowError, read_rows, write_comparisons, write_rows
+from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
 from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
 from charter.storage.comparisons import Row, enum_number, label_problem
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
@@ -213,10 +214,10 @@ def _check_all(sources: list[tuple[Path, PairDefaults]]) -> None:
                     try:
                         _comparison(file, place, row, defaults)
                     except RowError as error:
-                        problems.append(str(error))
+                        problems += error.problems
             except RowError as error:
                 # Not JSON: the rest of this file is not read.
-                problems.append(str(error))
+                problems += error.problems
             else:
                 if count == 0:
                     problems.append(f"{file} holds no comparisons")
@@ -235,13 +236,15 @@ def _comparison(file: Path, place: str, row: Row, defaults: PairDefaults) -> typ
     try:
         comparison = read_comparison(row, defaults)
     except ValueError as error:
-        raise RowError(file, place, str(error)) from error
+        raise RowError([f"{file}, {place}: {error}"]) from error
     if found := violations(comparison):
-        raise RowError(file, place, "; ".join(f"{one.field} {one.description}" for one in found))
+        raise RowError([f"{file}, {place}: " + "; ".join(f"{one.field} {one.description}" for one in found)])
     if problem := label_problem(comparison):
-        raise RowError(file, place, problem)
+        raise RowError([f"{file}, {place}: {problem}"])
     if comparison.ByteSize() > _COMPARISON_BYTES:
-        raise RowError(file, place, f"holds {comparison.ByteSize()} bytes, at most {_COMPARISON_BYTES} are possible")
+        raise RowError(
+            [f"{file}, {place}: " + f"holds {comparison.ByteSize()} bytes, at most {_COMPARISON_BYTES} are possible"]
+        )
     return comparison
 
 

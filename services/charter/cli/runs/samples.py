@@ -14,6 +14,7 @@ from charter.cli.judging.audit_tables import PREVIEW, SHORT_ID, print_text
 from charter.cli.output import JsonOption, console, emit_json, fail, printable, shortened
 from charter.cli.preferences.preferences import AddressOption
 from charter.cli.runs.report import RunArgument, folder_of
+from charter.outcomes import side
 from charter.rpc.messages import chat_messages
 from charter.runs.folder import RunFolderError, read_run_folder
 from charter.runs.samples import FILE, Sample, read_samples
@@ -188,13 +189,13 @@ def _print_pushes(title: str, found: Sequence[Push]) -> None:
     table = Table("comparison", "push", "P(A)", "principles", "preferred", title=f"Labels that {title}", box=None)
     for entry in found:
         label = entry.comparison
-        better = label.answer_a if label.probability_a > 0.5 else label.answer_b
+        preferred = {1: label.answer_a.text, 0: "neither", -1: label.answer_b.text}[side(label.probability_a)]
         table.add_row(
             label.id[:SHORT_ID],
             f"{entry.push:+.3g}",
             f"{label.probability_a:.3f}",
             escape(printable(", ".join(one.principle_id for one in label.judgements))),
-            escape(shortened(better.text, PREVIEW)),
+            escape(shortened(preferred, PREVIEW)),
         )
     console.print()
     console.print(table)

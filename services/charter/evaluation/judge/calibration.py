@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charter.evaluation.statistics import bootstrap_interval
+from charter.outcomes import lead, same_position_wins, side
 from charter.runs.results import Calibration, ReliabilityBin
-from charter.storage.comparisons import same_position_wins
 
 Array = NDArray[np.float64]
 
@@ -37,15 +37,15 @@ def calibration_of(
     """Accuracy with a 95 % interval, Brier score and expected calibration error of predicted preferences.
 
     ``groups`` names the prompt of each pair: the bootstrap resamples prompts, because the pairs of one prompt are not
-    independent. Accuracy is the share of pairs whose label lies on the predicted side; a prediction or a label of
-    exactly 0.5 counts half. All three sequences have shape [pairs]. Raises ``ValueError`` when they are empty, differ
+    independent. Accuracy is the share of pairs whose label lies on the predicted side; where prediction or label is a
+    tie, a pair counts half. All three sequences have shape [pairs]. Raises ``ValueError`` when they are empty, differ
     in length or leave [0, 1].
     """
     predicted, observed = _checked(probabilities, labels)
     if len(groups) != len(predicted):
         raise ValueError(f"{len(predicted)} probabilities but {len(groups)} groups")
     right = correctness(predicted, observed)
-    low, high = bootstrap_interval(right, groups, samples=bootstrap_samples, seed=seed)
+    low, high = bootstrap_interval(right, groups, samples=bootstrap_samples, seed=seed, bounds=(0, 1))
     table = reliability_bins(predicted, observed, bins=bins)
     return Calibration(
         pairs=len(predicted),
@@ -59,12 +59,12 @@ def calibration_of(
 
 
 def correctness(probabilities: Sequence[float] | Array, labels: Sequence[float] | Array) -> Array:
-    """1 where prediction and label lie on the same side of 0.5, 0 where on opposite sides, 0.5 where either is 0.5.
+    """1 where prediction and label prefer the same answer, 0 where opposite ones, 0.5 where either is a tie.
 
     Shapes: [pairs], [pairs] -> [pairs].
     """
     predicted, observed = _checked(probabilities, labels)
-    return np.asarray((1.0 + np.sign(predicted - 0.5) * np.sign(observed - 0.5)) / 2.0, dtype=np.float64)
+    return np.asarray((1.0 + side(predicted) * side(observed)) / 2.0, dtype=np.float64)
 
 
 def reliability_bins(
@@ -77,8 +77,8 @@ def reliability_bins(
     """
     predicted, observed = _checked(probabilities, labels)
     confidence, place = _confidence(predicted, bins)
-    # At exactly 0.5 no answer is predicted: either would be right half of the time.
-    share_right = np.where(predicted == 0.5, 0.5, np.where(predicted > 0.5, observed, 1.0 - observed))
+    # A tie predicts no answer: either would be right half of the time.
+    share_right = 0.5 + side(predicted) * lead(observed)
     edges = _edges(bins)
     table = []
     for index in range(bins):

@@ -13,15 +13,13 @@ from statistics import mean
 from typing import Any, get_args
 
 from charter.chat import ChatMessage, Role
+from charter.hashing import stable_number
+from charter.jsonl import RowError, read_records
 
 _KEYS = {"prompt", "messages", "answer_a", "answer_b", "label", "group", "dimension", "source"}
 _LABELS = {"a": 1.0, "b": 0.0}
 # Folder of the harm CSVs inside the unpacked pyrit package (MIT licence, 1.1.0).
 PYRIT_FOLDER = Path("pyrit/datasets/scorer_evals/harm")
-
-
-class LabelledPairError(ValueError):
-    """A file of labelled pairs is malformed; the message names the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +43,12 @@ def read_labelled_pairs(path: Path, *, default_label: float | None = None) -> li
     """Read JSONL: ``prompt`` (text) or ``messages``, ``answer_a``, ``answer_b``, ``label`` (P(A is better), a or b).
 
     ``group`` (default: a digest of the prompt), ``dimension`` and ``source`` are optional, and with a
-    ``default_label`` the label is too. Raises ``LabelledPairError`` for a malformed line or a file without pairs,
+    ``default_label`` the label is too. Raises ``RowError`` for malformed lines and a file without pairs,
     ``OSError`` when the file cannot be read.
     """
-    pairs = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                pairs.append(_pair_of(json.loads(line), default_label))
-            except ValueError as error:
-                raise LabelledPairError(f"{path}, line {number}: {error}") from error
+    pairs = read_records(path, lambda record: _pair_of(record, default_label))
     if not pairs:
-        raise LabelledPairError(f"{path}: no labelled pairs")
+        raise RowError([f"{path}: no labelled pairs"])
     return pairs
 
 
@@ -80,7 +72,7 @@ def split_by_group(pairs: Iterable[LabelledPair]) -> tuple[list[LabelledPair], l
     """Halve the pairs by their group, by a hash that never changes: one half to choose on, one to report on."""
     halves: tuple[list[LabelledPair], list[LabelledPair]] = ([], [])
     for pair in pairs:
-        halves[_stable_number("split", pair.group) % 2].append(pair)
+        halves[stable_number("split", pair.group) % 2].append(pair)
     return halves
 
 
@@ -116,7 +108,7 @@ def harmlessness_pairs(
             for first, second in itertools.combinations(answers, 2)
             if abs(first[1] - second[1]) >= least_difference
         ]
-        differing.sort(key=lambda pair: _stable_number(prompt, pair[0][0], pair[1][0]))
+        differing.sort(key=lambda pair: stable_number(prompt, pair[0][0], pair[1][0]))
         for first, second in differing[:most_per_prompt]:
             better, worse = (first, second) if first[1] < second[1] else (second, first)
             pairs.append(_placed(prompt, better[0], worse[0], "harmless", "people scored the harm"))
@@ -126,21 +118,14 @@ def harmlessness_pairs(
 def helpfulness_pairs(answers: Path, *, seed: int = 0) -> list[LabelledPair]:
     """Pairs of a good answer and one made worse on purpose, from JSONL of ``{"prompt", "answer"}``.
 
-    Each prompt gives one pair for every way of ``_WORSENED``; ``source`` names the way. Raises ``LabelledPairError``
-    for a malformed line.
+    Each prompt gives one pair for every way of ``_WORSENED``; ``source`` names the way. Raises ``RowError`` for
+    malformed lines.
     """
-    good = []
-    with answers.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                good.append((str(record["prompt"]), str(record["answer"])))
-            except (ValueError, KeyError, TypeError) as error:
-                raise LabelledPairError(f"{answers}, line {number}: needs prompt and answer ({error})") from error
+    good = read_records(answers, lambda record: (_text(record, "prompt"), _text(record, "answer")))
     pairs = []
     for index, (prompt, answer) in enumerate(good):
         for name, worsened in _WORSENED.items():
-            draw = random.Random(_stable_number(str(seed), prompt, name))
+            draw = random.Random(stable_number(str(seed), prompt, name))
             other = good[(index + draw.randrange(1, len(good))) % len(good)][1]
             pairs.append(_placed(prompt, answer, worsened(answer, other, draw), "helpful", name))
     return pairs
@@ -215,7 +200,7 @@ _WORSENED: dict[str, Callable[[str, str, random.Random], str]] = {
 
 def _placed(prompt: str, better: str, worse: str, dimension: str, source: str) -> LabelledPair:
     """Put the better answer first or second by a hash of the pair."""
-    better_first = _stable_number("place", prompt, better, worse) % 2 == 0
+    better_first = stable_number("place", prompt, better, worse) % 2 == 0
     return LabelledPair(
         prompt=(ChatMessage("user", prompt),),
         answer_a=better if better_first else worse,
@@ -227,9 +212,7 @@ def _placed(prompt: str, better: str, worse: str, dimension: str, source: str) -
     )
 
 
-def _pair_of(record: Any, default_label: float | None) -> LabelledPair:
-    if not isinstance(record, dict):
-        raise ValueError("must be a JSON object")
+def _pair_of(record: dict[str, Any], default_label: float | None) -> LabelledPair:
     unknown = sorted(set(record) - _KEYS)
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
@@ -268,7 +251,3 @@ def _text(record: dict[str, Any], name: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _stable_number(*parts: str) -> int:
-    return int.from_bytes(hashlib.sha256("\x00".join(parts).encode()).digest()[:8], "big")

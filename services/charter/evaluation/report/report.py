@@ -9,10 +9,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from charter.atomic_files import write_text
 from charter.evaluation.report import plots
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
 from charter.evaluation.statistics import WinRate, win_rate
+from charter.outcomes import side
 from charter.runs.folder import RunFolder, read_run_folder
 from charter.runs.results import Calibration, Evaluation, EvaluationRow
 from charter.spec.load import spec_to_yaml
@@ -70,9 +72,7 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
     """
     html = render_report(read_run_folder(run_folder))
     target = output if output is not None else run_folder / "report.html"
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(target)
+    write_text(target, html)
     return target
 
 
@@ -101,7 +101,11 @@ def render_report(run: RunFolder) -> str:
         "spec_yaml": spec_to_yaml(run.spec) if run.spec else None,
         "judging_method": _judging_method(run),
     }
-    return fill("report.html", values, {"duration": duration, "readable": _readable, "preview": _preview})
+    return fill(
+        "report.html",
+        values,
+        {"duration": duration, "readable": _readable, "preview": _preview, "preferred": _preferred},
+    )
 
 
 def duration(seconds: float) -> str:
@@ -129,6 +133,13 @@ def _preview(text: str) -> str | None:
     if len(text) <= _PREVIEW * 1.25:
         return None
     return text[:_PREVIEW].rsplit(maxsplit=1)[0].rstrip() + " …"
+
+
+def _preferred(probability_after: float | None) -> str:
+    """Which policy's answer a judgement prefers."""
+    if probability_after is None:
+        return "failed"
+    return {1: "after", 0: "tie", -1: "before"}[side(probability_after)]
 
 
 def _progress(run: RunFolder) -> str | None:
@@ -200,7 +211,7 @@ def _principle_use(rows: Iterable[EvaluationRow]) -> dict[str, tuple[int, int]]:
     for row in rows:
         if row.probability_after is not None:
             asked.update(row.principles)
-            if row.probability_after > 0.5:
+            if side(row.probability_after) > 0:
                 preferred.update(row.principles)
     return {principle: (asked[principle], preferred[principle]) for principle in asked}
 

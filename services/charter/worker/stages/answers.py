@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from charter.runs.artifacts import write_json
+from charter.atomic_files import write_json
 from charter.spec.prompts import TaskPrompt
 from charter.worker.context import Run
 from charter.worker.prompts import take

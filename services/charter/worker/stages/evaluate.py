@@ -6,6 +6,7 @@ from statistics import mean
 import torch
 
 from charter.evaluation.statistics import win_rate
+from charter.outcomes import outcome_of
 from charter.runs.results import Evaluation, EvaluationRow, write_result
 from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
@@ -105,7 +106,7 @@ def _evaluation(
                 dimension=prompt.dimension,
                 before=old.text,
                 after=new.text,
-                outcome=enum_name("outcome", judgement.outcome),
+                outcome=enum_name("outcome", judgement.outcome if probability is None else outcome_of(probability)),
                 probability_after=probability,
                 principles=tuple(one.principle_id for one in judgement.principles),
             )

@@ -5,8 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from charter.jsonl import append_line, recover_lines
+from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.runs.artifacts import append_line, read_lines
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.context import STARTING_VERSION, Run
@@ -19,7 +20,7 @@ from charter.worker.stages.sample_pairs import Pair, pair_prompts
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
     """Judge and store each batch. Its request id is the same in every attempt, so that nothing is stored twice."""
     total = sum(len(batch) for batch in batches)
-    finished = [json.loads(line) for line in read_lines(run.artifacts.labels)]
+    finished = [json.loads(line) for line in recover_lines(run.artifacts.labels)]
     if len(finished) < len(batches):
         held_out = held_out_keys(run)
         with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
@@ -93,6 +94,7 @@ def _comparison(
     )
     if judgement.HasField("probability_a"):
         comparison.probability_a = judgement.probability_a
+        comparison.outcome = outcome_of(judgement.probability_a)
     return comparison
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
-from charter.runs.artifacts import append_line
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2

@@ -1,8 +1,9 @@
 """Completes the artifacts: the comparisons as Parquet, the policy's model card, the report."""
 
+from charter.atomic_files import write_text
 from charter.evaluation.report.model_card import model_card
 from charter.evaluation.report.report import write_report
-from charter.runs.artifacts import now, write_text
+from charter.runs.artifacts import now
 from charter.storage.comparison_files import write_comparisons
 from charter.v1 import run_pb2
 from charter.worker.context import Run

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from charter.runs.artifacts import append_line, read_lines
+from charter.jsonl import append_line, recover_lines
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
@@ -29,7 +29,7 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
     """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted."""
     prompts = pair_prompts(run)
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    finished = [json.loads(line) for line in read_lines(run.artifacts.pairs)]
+    finished = [json.loads(line) for line in recover_lines(run.artifacts.pairs)]
     if len(finished) < len(batches):
         with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
             for index in range(len(finished), len(batches)):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from charter.atomic_files import write_text
 from charter.inference.chat_template import ChatTokenizer
-from charter.runs.artifacts import Artifacts, write_text
+from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
 from charter.spec.load import spec_to_json
 from charter.storage.comparisons import enum_name

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from charter.atomic_files import replacing
 from charter.worker.errors import RunError
 from charter.worker.reinforcement import overoptimisation
 from charter.worker.reinforcement.formulas import Moments
@@ -121,10 +122,8 @@ def _finish(
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync(final.parent)
-        marker = final / f".{_COMPLETE}.tmp"
-        marker.write_text(json.dumps(digests, indent=2))
-        _sync(marker)
-        marker.rename(final / _COMPLETE)
+        with replacing(final / _COMPLETE, durable=True) as marker:
+            marker.write_text(json.dumps(digests, indent=2))
         _sync(final)
 
 

@@ -5,10 +5,10 @@ et al. 2023 ("Direct Preference Optimization", arXiv 2305.18290), equation 7, on
 judge's P(A is better) and the policy's, sigmoid(margin).
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from charter.outcomes import side
 from charter.worker.reinforcement.algorithms.base import Algorithm, Experience, Rows, Targets, Terms
 from charter.worker.training.models import ValueHead
 
@@ -29,8 +29,9 @@ class OnlineDpo(Algorithm):
         log_ratios = (rows.logprobs - rows.reference_logprobs).masked_fill(~rows.mask, 0.0).sum(dim=1)
         labels = rows.advantages[::2, 0]
         margins = self.spec.dpo_beta * (log_ratios[::2] - log_ratios[1::2])
-        decided = labels != 0.5
-        right = (margins > 0) == (labels > 0.5)
+        preferred = side(labels)
+        decided = preferred != 0
+        right = (margins > 0) == (preferred > 0)
         return Terms(
             dpo_loss(margins, labels),
             {"dpo_margin": _towards_better(margins.detach(), labels), "dpo_accuracy": right[decided].to(margins)},
@@ -48,4 +49,5 @@ def dpo_loss(margins: Tensor, labels: Tensor) -> Tensor:
 
 def _towards_better(margins: Tensor, labels: Tensor) -> Tensor:
     """Margin of the answer that the label prefers; 0 for a tie, [pairs]."""
-    return margins * torch.sign(labels - 0.5)
+    towards: Tensor = margins * side(labels)
+    return towards
