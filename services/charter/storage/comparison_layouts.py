@@ -6,24 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from charter.hashing import stable_number
 from charter.outcomes import outcome_of
 from charter.storage.comparisons import LABELLED, Row, comparison_from_row, comparison_to_row, messages_from
 from charter.v1 import types_pb2
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-PAIR_SCHEMA = pa.schema(
-    [
-        ("chosen", _MESSAGES),
-        ("rejected", _MESSAGES),
-        ("probability_chosen", pa.float64()),
-        ("source", pa.string()),
-        ("dimension", pa.string()),
-        ("split", pa.string()),
-    ]
-)
+# As ``charter.storage.comparisons.COLUMNS``.
+PAIR_COLUMNS = {
+    "chosen": "messages",
+    "rejected": "messages",
+    "probability_chosen": "number",
+    "source": "text",
+    "dimension": "text",
+    "split": "text",
+}
 
 _DIALOGUE_TURN = re.compile(r"\n\n(Human|Assistant):")
 _DIALOGUE_ROLES = {"Human": types_pb2.ROLE_USER, "Assistant": types_pb2.ROLE_ASSISTANT}
@@ -42,7 +38,7 @@ class PairDefaults:
 def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2.Comparison:
     """A comparison from a row in any layout; the layout is told by the row's fields.
 
-    - ours: the columns of ``charter.storage.comparisons.SCHEMA``;
+    - ours: the columns of ``charter.storage.comparisons.COLUMNS``;
     - ``chosen`` and ``rejected`` as message lists that share all but their last turn (UltraFeedback), or as the last
       turn alone behind a ``prompt`` of messages;
     - ``chosen`` and ``rejected`` as dialogues in one text, each turn after ``\\n\\nHuman:`` or ``\\n\\nAssistant:``
@@ -73,7 +69,7 @@ def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2
 
 
 def pair_row(comparison: types_pb2.Comparison) -> Row | None:
-    """A row with the columns of ``PAIR_SCHEMA``; None for a tie and for a comparison without a label."""
+    """A row with the columns of ``PAIR_COLUMNS``; None for a tie and for a comparison without a label."""
     if comparison.outcome not in LABELLED or comparison.outcome == types_pb2.OUTCOME_TIE:
         return None
     row = comparison_to_row(comparison)

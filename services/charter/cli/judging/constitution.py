@@ -9,11 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.rpc.channel import QUICK
 from charter.spec.constitution import Constitution, ConstitutionError, from_proto, load_constitution
-from charter.v1 import judge_pb2, judge_pb2_grpc
 
 FileArgument = Annotated[Path, typer.Argument(help="YAML file of a constitution.")]
 
@@ -108,6 +105,11 @@ def _load(file: Path) -> Constitution:
 
 
 def _served(address: str) -> Constitution:
+    # Here, not at the top: a file is checked without calling anyone.
+    from charter.cli.calls import channel_to
+    from charter.rpc.channel import QUICK
+    from charter.v1 import judge_pb2, judge_pb2_grpc
+
     with channel_to("judge", address) as channel:
         stub = judge_pb2_grpc.JudgeServiceStub(channel)
         return from_proto(stub.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution)

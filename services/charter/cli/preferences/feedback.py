@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from rich.markup import escape
 
 from charter.cli.local.services import endpoint, home
 from charter.cli.output import console, fail
-from charter.feedback.app import build
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.feedback.room import FeedbackConfig, Room
 from charter.rpc.errors import ServiceError
@@ -82,6 +80,11 @@ def feedback(
 
 
 async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
+    # Here, not at the top: who asks for help waits for no web server.
+    import uvicorn
+
+    from charter.feedback.app import build
+
     room = Room(config)
     try:
         await room.start()

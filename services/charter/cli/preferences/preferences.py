@@ -18,7 +18,7 @@ from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
 from charter.rpc.validation import violations
 from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
+from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row, read_comparison
 from charter.storage.comparisons import Row, enum_number, label_problem
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
@@ -113,7 +113,7 @@ def export_file(
                 written, left_out = write_comparisons(file, comparisons), 0
             else:
                 pairs = _Pairs(comparisons)
-                written = write_rows(file, pairs.rows(), PAIR_SCHEMA)
+                written = write_rows(file, pairs.rows(), PAIR_COLUMNS)
                 left_out = pairs.left_out
     except (ServiceError, ValueError, OSError) as error:
         fail(str(error))
