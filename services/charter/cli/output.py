@@ -16,7 +16,7 @@ INTERRUPTED = 130
 # `--help` needs none of them.
 _FOR_A_PERSON = (
     ("charter.rpc.errors", "ServiceError"),
-    ("charter.spec.load", "SpecError"),
+    ("charter.spec.problems", "SpecError"),
     ("charter.spec.constitution", "ConstitutionError"),
 )
 

@@ -8,7 +8,8 @@ import pytest
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.rpc.validation import violations
 from charter.spec.defaults import DEFAULTS, fill_defaults
-from charter.spec.load import SpecError, load_spec, spec_from_json, spec_to_json, spec_to_yaml
+from charter.spec.load import load_spec, spec_from_json, spec_to_json, spec_to_yaml
+from charter.spec.problems import SpecError
 from charter.v1 import judge_pb2, run_pb2
 
 RUN_PROTO = Path(__file__).resolve().parents[3] / "protos" / "charter" / "v1" / "run.proto"
