@@ -19,7 +19,7 @@ MODULES = {
     "charter.inference.endpoint.metrics": "judge, with engine openai",
     "charter.preference.metrics": "preference",
     "charter.trainer.metrics": "trainer",
-    "charter.worker.reinforcement.metrics": "worker",
+    "charter.worker.metrics": "worker",
 }
 
 HEAD = """\

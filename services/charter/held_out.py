@@ -21,8 +21,10 @@ def normalised(text: str) -> str:
     Characters of the class Cf (zero-width spaces and joiners, soft hyphens, byte order marks) are left out. Letters
     keep their case.
     """
-    visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
-    return " ".join(unicodedata.normalize("NFKC", visible).split())
+    if not text.isascii():
+        invisible = {ord(one): None for one in set(text) if unicodedata.category(one) == "Cf"}
+        text = unicodedata.normalize("NFKC", text.translate(invisible))
+    return " ".join(text.split())
 
 
 def prompt_key(messages: Iterable[ChatMessage]) -> str:

@@ -43,6 +43,7 @@ def _episodes() -> Episodes:
     return Episodes(
         prompts=tuple(ids(_PROMPT_TOKENS) for _ in range(count)),
         answers=tuple(ids(_ANSWER_TOKENS) for _ in range(count)),
+        groups=torch.arange(count),
         ended=torch.ones(count, dtype=torch.bool),
         scores=torch.randn(count, generator=generator),
         sampler_logprobs=torch.full((count, _ANSWER_TOKENS), -2.0),

@@ -248,7 +248,7 @@ def scrape_configuration(file: Path) -> dict[str, Any]:
 
 
 def test_local_scrape_covers_what_charter_up_starts() -> None:
-    from charter.worker.reinforcement.metrics import _DEFAULT_PORT
+    from charter.worker.metrics import _DEFAULT_PORT
 
     targets = {entry["labels"]["app"]: entry["targets"] for entry in scrape_configuration(LOCAL)["static_configs"]}
     expected = {name: [endpoint.metrics] for name, endpoint in DEFAULTS.items()}

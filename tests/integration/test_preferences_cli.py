@@ -1,7 +1,8 @@
 """``charter preferences`` against a running service."""
 
+import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,49 @@ def test_malformed_lines_are_named_and_nothing_is_imported(address: str, tmp_pat
     assert result(address, "stats")["total"] == 0
 
 
+def write_real(path: Path, rows: int, different: Sequence[int], empty: Sequence[int]) -> Path:
+    """As HH-RLHF comes: compressed, some conversations that part before the last turn, some answers without a word."""
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for number in range(1, rows + 1):
+            other = "\n\nAssistant: Hm?\n\nHuman: So?" if number in different else ""
+            said = "" if number in empty else "Of course."
+            row = {
+                "chosen": f"\n\nHuman: Question {number}?\n\nAssistant: {said}",
+                "rejected": f"\n\nHuman: Question {number}?{other}\n\nAssistant: No.",
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_rows_of_no_use_are_left_out_counted_and_named(address: str, tmp_path: Path) -> None:
+    file = write_real(tmp_path / "harmless [1].jsonl.gz", 60, different=(7, 31), empty=(9,))
+    done = call(address, "import", file, "--dimension", "harmless")
+    assert done.exit_code == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "57 comparisons added" in told
+    assert f"left out of {file}: 2 different before the last turn (line 7, line 31)" in told
+    assert "1 with an empty answer (line 9)" in told
+    assert "Question" not in done.stdout
+    assert result(address, "import", file, "--dimension", "harmless") == {
+        "files": [str(file)],
+        "added": 0,
+        "duplicates": 57,
+        "left_out": {"different before the last turn": 2, "with an empty answer": 1},
+    }
+
+
+def test_too_many_rows_of_no_use_stop_the_import(address: str, tmp_path: Path) -> None:
+    file = write_real(tmp_path / "f.jsonl.gz", 60, different=range(1, 20), empty=())
+    done = call(address, "import", file)
+    assert done.exit_code == 1
+    told = " ".join(done.stderr.split())
+    assert "nothing was imported" in told
+    assert "19 different before the last turn (line 1, line 2" in told
+    assert "more than 10% of its 60 rows. Mend the file, or raise --most-left-out" in told
+    assert result(address, "stats")["total"] == 0
+    assert result(address, "import", file, "--most-left-out", "0.4")["added"] == 41
+
+
 def test_a_contradicting_label_is_named(address: str, tmp_path: Path) -> None:
     file = tmp_path / "c.jsonl"
     write_comparisons(file, [comparison(), comparison("x", 0.3)])
@@ -134,7 +178,8 @@ def test_a_contradicting_label_is_named(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["import", "missing.jsonl"], "missing.jsonl"),
+        (["import", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["import", "."], "must end in .jsonl or .parquet"),
         (["import", "empty.jsonl"], "empty.jsonl holds no comparisons"),
         (["import", "data.csv"], "must end in .jsonl or .parquet"),
         (["export", "data.csv"], "must end in .jsonl or .parquet"),

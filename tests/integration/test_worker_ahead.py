@@ -20,11 +20,11 @@ from charter.worker.clients.clients import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
 from charter.worker.prompts import PromptSets
+from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling.ahead import Ahead, sampling_ahead
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls
 from charter.worker.reporter import Reporter
-from charter.worker.training.checkpoint import Progress
 from charter.worker.training.lead import Leader
 
 from tests.support.harness import running

@@ -11,6 +11,7 @@ import pytest
 import torch
 from charter.v1 import run_pb2
 from charter.worker.reinforcement.overoptimisation import best
+from charter.worker.reinforcement.progress import newest_progress
 from charter.worker.training import checkpoint
 from safetensors.torch import load_file
 
@@ -63,7 +64,7 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
     for numbers in steps.values():
         assert 0 < numbers["held_out_judge"] < 1
         assert numbers["held_out_kl"] > 0
-    found = checkpoint.newest(stage.run_folder(unbroken) / "checkpoints")
+    found = newest_progress(stage.run_folder(unbroken) / "checkpoints")
     assert found is not None
     measured = found[1].measured
     assert [(one.step, one.judge, one.score) for one in measured] == [

@@ -13,7 +13,7 @@ from charter.judge import server as judge
 from charter.v1 import run_pb2
 from charter.weights.sender import send_weights
 from charter.worker.__main__ import STOPPED
-from charter.worker.training import checkpoint
+from charter.worker.reinforcement.progress import newest_progress
 from safetensors.torch import load_file
 
 from tests.support.harness import running
@@ -112,7 +112,7 @@ UPDATING = [
     ("the batch ahead is there, the weights not sent", "charter.worker.stages.ppo:serve_learner", 1, 0),
     (
         "the batch ahead is half written to the second checkpoint",
-        "charter.worker.training.checkpoint:write_batches",
+        "charter.worker.reinforcement.progress:write_batches",
         2,
         1,
     ),
@@ -140,7 +140,7 @@ def test_killed_at_every_instant_of_a_step(
         with stage.process(run, spec_of(stage), "", (place, times)) as worker:
             assert exit_status(worker, 600) == -signal.SIGKILL, what
         # What was not saved is done again; nothing that was not marked complete is taken for a checkpoint.
-        found = checkpoint.newest(stage.run_folder(run) / "checkpoints")
+        found = newest_progress(stage.run_folder(run) / "checkpoints")
         assert (found[1].step if found else 0) == newest, what
     assert stage.work(run, spec_of(stage), attempt=len(instants) + 1) == 0
     assert_equal_to(stage, unbroken, run)

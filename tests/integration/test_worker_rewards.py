@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from charter.chat import ChatMessage
 from charter.judge import server as judge
+from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError
+from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import Artifacts
 from charter.spec.prompts import TaskPrompt
-from charter.v1 import judge_pb2, run_pb2
+from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
 from charter.worker.clients.clients import Answer, Services
@@ -78,16 +80,15 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
 
 def direct_ratings(stage: Stage, seed: int) -> list[float]:
     """The judge's own answers, without the worker's rewards in between."""
-    reporter = Reporter(Artifacts(stage.run_folder("direct"), "direct"), "direct", 1, "")
-    services = Services(stage.addresses, reporter)
-    try:
-        options = judge_pb2.JudgingOptions(
-            method=judge_pb2.JUDGING_METHOD_CONTRAST, ensemble_size=1, seed=derive_seed(seed, "rating")
-        )
-        return services.rate([(p.messages, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)], options)
-    finally:
-        reporter.close()
-        services.close()
+    options = judge_pb2.JudgingOptions(seed=derive_seed(seed, "rating"))
+    items = [
+        judge_pb2.AnswerItem(id=str(n), prompt=proto_messages(p.messages), answer=a, dimension=p.dimension, group=p.key)
+        for n, (p, a) in enumerate(zip(PROMPTS, ANSWERS, strict=True))
+    ]
+    with connect(stage.addresses.judge) as channel:
+        request = judge_pb2.JudgeServiceScoreRequest(items=items, options=options)
+        found = {one.item_id: one.score for one in judge_pb2_grpc.JudgeServiceStub(channel).Score(request)}
+    return [found[item.id] for item in items]
 
 
 def test_a_weighted_sum_of_judge_and_own_service(rating: Stage) -> None:

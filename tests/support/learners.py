@@ -60,7 +60,8 @@ def critic_of(learner: Learner) -> Critic:
 def make_episodes(seed: int = 0, count: int = 7, shared: int = 0) -> Episodes:
     """Random prompts, answers, ends, scores and log-probs of unequal lengths.
 
-    With ``shared`` all prompts begin with so many tokens, and two are the same with answers that begin alike.
+    With ``shared`` all prompts begin with so many tokens, and two are the same with answers that begin alike. Two
+    neighbours count as answers to one prompt.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -79,6 +80,7 @@ def make_episodes(seed: int = 0, count: int = 7, shared: int = 0) -> Episodes:
     return Episodes(
         prompts=tuple(prompts),
         answers=tuple(answers),
+        groups=torch.arange(count) // 2,
         ended=torch.rand(count, generator=generator) < 0.5,
         scores=torch.randn(count, generator=generator),
         sampler_logprobs=-6 * torch.rand(count, max(map(len, answers)), generator=generator),
@@ -116,6 +118,7 @@ def sample_episodes(
     return Episodes(
         prompts=tuple(tuple(prompt) for prompt in prompts),
         answers=tuple(tuple(row) for row in answers.tolist()),
+        groups=torch.arange(len(answers)) // learner.spec.samples_per_prompt,
         ended=torch.ones(len(answers), dtype=torch.bool),
         scores=reward(answers),
         sampler_logprobs=torch.cat(logprobs, dim=1),

@@ -13,8 +13,8 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+from charter.worker import metrics
 from charter.worker.__main__ import main
-from charter.worker.reinforcement import metrics
 
 
 def run(arguments: Sequence[str], kill_at: tuple[str, int] | None) -> None:

@@ -15,8 +15,8 @@ from charter.preference import server as preference
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.__main__ import work
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 from google.protobuf import json_format
 
@@ -41,7 +41,7 @@ principles:
 def assert_every_ppo_metric(numbers: Mapping[str, float]) -> None:
     """A step reports what ``metrics.PPO`` lists, and nothing that it does not list."""
     # Only with online DPO, or only where evaluation.every_steps asks for them.
-    elsewhere = {"dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
+    elsewhere = {"judge_certainty", "dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
     # Absent where they are not defined: no target, and answers that are all equally long.
     optional = {"kl_target", "length_reward_correlation"}
     by_dimension = {"score_mean.helpful", "score_mean.harmless"}

@@ -175,6 +175,33 @@ def test_files_are_short(path: Path) -> None:
     assert lines < MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it by concept (limit {MOST_LINES})"
 
 
+def rooms_tied() -> list[str]:
+    """Sibling folders that need each other, each pair with one import of either direction."""
+    needs: dict[tuple[str, str], Import] = {}
+    for one in all_imports():
+        here, there = one.file.split("/")[:-1], one.target.split(".")[1:]
+        if one.room == "cli":
+            continue
+        common = 0
+        while common < min(len(here), len(there)) and here[common] == there[common]:
+            common += 1
+        if common < len(here) and CHARTER.joinpath(*there[: common + 1]).is_dir():
+            parent = "/".join(here[:common])
+            needs.setdefault((f"{parent}/{here[common]}", f"{parent}/{there[common]}"), one)
+    rooms = {room for pair in needs for room in pair}
+    # Every room that can be reached from each, by whatever way.
+    reached = {room: {b for a, b in needs if a == room} for room in rooms}
+    while any(reached[b] - reached[a] for a in rooms for b in set(reached[a])):
+        for a in rooms:
+            reached[a] |= {c for b in set(reached[a]) for c in reached[b]}
+    return [str(one) for (a, b), one in sorted(needs.items()) if a in reached[b]]
+
+
+def test_no_circle_between_rooms() -> None:
+    tied = rooms_tied()
+    assert not tied, "rooms beside each other must not need each other:\n" + "\n".join(f"  {one}" for one in tied)
+
+
 def test_generated_code_is_marked() -> None:
     written = [path for path in GENERATED.glob("*_pb2*.py*") if "enerated" not in path.read_text()[:400]]
     assert not written, f"services/charter/v1 is generated and nobody edits it: {[path.name for path in written]}"

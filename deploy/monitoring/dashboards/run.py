@@ -199,9 +199,9 @@ POLICY = (
     Panel(
         "Online DPO: agreement",
         "percentunit",
-        "Share of the judged pairs in which the policy leans as the judge does. It should rise above 50 %. Empty for "
-        "other algorithms.",
-        runs(("charter_ppo_dpo_accuracy", "accuracy")),
+        "Share of the judged pairs in which the policy leans as the judge does: it should rise above 50 %. How sure "
+        "the judge is of the better answer: near 50 % there is nothing to learn. Empty for other algorithms.",
+        runs(("charter_ppo_dpo_accuracy", "accuracy"), ("charter_ppo_judge_certainty", "judge's certainty")),
     ),
     Panel(
         "Online DPO: margin",

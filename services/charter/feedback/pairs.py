@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from charter.hashing import stable_fraction
 from charter.jsonl import RowError
 from charter.rpc.validation import violations
 from charter.storage.comparison_files import read_rows
-from charter.storage.comparison_layouts import PairDefaults, read_comparison, split_of
+from charter.storage.comparison_layouts import LeftOutError, PairDefaults, read_comparison, split_of
 from charter.storage.comparisons import LABELLED
 from charter.v1 import types_pb2
+
+logger = logging.getLogger("charter.feedback")
 
 # Share of the prompts of a file that are held out from fits, where its rows do not say.
 _HELD_OUT_FRACTION = 0.2
@@ -76,7 +79,8 @@ def read_pairs(file: Path) -> Iterator[Pair]:
     """Pairs of a JSONL or Parquet file, streaming.
 
     A row is ``prompt`` (text or messages), ``answer_a`` and ``answer_b``, with the optional columns of an export, or
-    any layout that ``charter preferences import`` reads. Raises ``RowError`` behind the last one, which names all bad
+    any layout that ``charter preferences import`` reads. Rows that it would leave out are left out here, with a line in
+    the log. Raises ``RowError`` behind the last one, which names all bad
     rows; ``ValueError`` for another ending, ``OSError`` when the file cannot be read.
     """
     problems: list[str] = []
@@ -84,6 +88,9 @@ def read_pairs(file: Path) -> Iterator[Pair]:
         for place, row in read_rows(file):
             try:
                 comparison = _comparison(row, file.name)
+            except LeftOutError as error:
+                logger.warning("%s, %s is left out: %s", file, place, error)
+                continue
             except ValueError as error:
                 problems.append(f"{file}, {place}: {error}")
                 continue

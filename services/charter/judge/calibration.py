@@ -95,7 +95,7 @@ Calibration = MethodCalibration | MixCalibration
 DEFAULT_MIX = MixCalibration(1 / 3, 1 / 3, -1 / 3, 10 / 3, -3.0)
 # Without a calibration file. Differences of mean log-likelihoods per token are small numbers: at temperature 1 every
 # label would be 0.5. The values for contrast are rounded from those fitted for a model of 135 M parameters
-# (docs/judge.md).
+# (docs/measurements/judge.md).
 DEFAULTS: Mapping[str, Calibration] = {
     "choice": MethodCalibration(),
     "verdict": MethodCalibration(),

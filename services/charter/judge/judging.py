@@ -109,7 +109,8 @@ def _without_model(pair: Pair) -> Finding | None:
     """What can be said without asking: an empty answer cannot be judged, identical answers are equally good."""
     empty = [name for name, answer in (("A", pair.answer_a), ("B", pair.answer_b)) if not answer.strip()]
     if empty:
-        return Finding(failure=f"answer {' and '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+        failure = f"answer {' and '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty"
+        return Finding(failure=failure, kind=types_pb2.FAILURE_KIND_EMPTY)
     return Finding() if pair.answer_a == pair.answer_b else None
 
 
@@ -135,11 +136,11 @@ async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> li
     try:
         return await find(engine, questions)
     except ConnectionError as error:
-        return [Finding(failure=str(error), unavailable=True) for _ in questions]
+        return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in questions]
     except RefusedRequestError as error:
         # One conversation that the model's template refuses must not take the others with it.
         if len(questions) == 1:
-            return [Finding(failure=str(error))]
+            return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
         return [(await _find(find, engine, [question]))[0] for question in questions]
 
 
@@ -159,10 +160,11 @@ def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2
     if probabilities:
         judgement.probability_a = mean_probability(probabilities)
         judgement.outcome = outcome_of(judgement.probability_a)
-    elif any(finding.unavailable for finding in findings):
-        judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE
     else:
-        judgement.outcome = types_pb2.OUTCOME_INVALID
+        kinds = [finding.kind for finding in findings]
+        unavailable = types_pb2.FAILURE_KIND_UNAVAILABLE in kinds
+        judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
+        judgement.failure_kind = types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else kinds[0]
     metrics.observe_judgement(judgement, way.method)
     return judgement
 
@@ -180,7 +182,8 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
         without_logprobs=finding.written,
     )
     if finding.failure:
-        judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if finding.unavailable else types_pb2.OUTCOME_INVALID
+        unavailable = finding.kind == types_pb2.FAILURE_KIND_UNAVAILABLE
+        judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
         return judged
     calibration = way.calibration.of(principle.dimension)
     probabilities = calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)

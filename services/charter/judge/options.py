@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt
 from charter.judge.pairs import Usage, too_long
+from charter.v1 import types_pb2
 
 # Below this mass the model would have said something else than one of the options; reading it would be noise.
 LEAST_MASS = 0.05
@@ -20,6 +21,7 @@ class Odds:
 
     logit: float = 0.0
     failure: str = ""
+    kind: types_pb2.FailureKind.ValueType = types_pb2.FAILURE_KIND_UNSPECIFIED
     usage: Usage = field(default_factory=Usage)
     # The model wrote an option, and gave no log-probs.
     written: bool = False
@@ -44,9 +46,9 @@ def mass_failure(found: ChoiceLogprobs, options: Sequence[str]) -> str:
 
 def _odds(result: ChoiceLogprobs | ContextTooLongError, options: tuple[str, str]) -> Odds:
     if isinstance(result, ContextTooLongError):
-        return Odds(failure=too_long(result))
+        return Odds(failure=too_long(result), kind=types_pb2.FAILURE_KIND_TOO_LONG)
     usage = Usage(result.prompt_tokens, result.completion_tokens)
     if failure := mass_failure(result, options):
-        return Odds(failure=failure, usage=usage, written=result.written)
+        return Odds(failure=failure, kind=types_pb2.FAILURE_KIND_UNCLEAR, usage=usage, written=result.written)
     first, second = (max(logprob, _UNLISTED) for logprob in result.logprobs)
     return Odds(logit=first - second, usage=usage, written=result.written)

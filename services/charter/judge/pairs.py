@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from charter.chat import ChatMessage
 from charter.inference.engine import ContextTooLongError
 from charter.spec.constitution import Principle
+from charter.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,13 @@ class Finding:
     ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
     From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. From ``mix``: that
     of all three, in this order. It is empty when ``failure`` says why there is none, and for identical answers.
-    ``unavailable`` is true when the model could not be reached, ``written`` when it gave no log-probs and was read by
-    the options that it wrote.
+    ``kind`` is that of the failure. ``written`` is true when the model gave no log-probs and was read by the options
+    that it wrote.
     """
 
     evidence: tuple[float, ...] = ()
     failure: str = ""
-    unavailable: bool = False
+    kind: types_pb2.FailureKind.ValueType = types_pb2.FAILURE_KIND_UNSPECIFIED
     rationale: str = ""
     rationale_swapped: str = ""
     usage: Usage = field(default_factory=Usage)

@@ -100,23 +100,27 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         """Rate answers."""
         self._admit([item.id for item in request.items])
         constitution = self._judge.constitution.current
-        _one_principle(request.options)
         answers = [
             (
                 item.id,
-                rating.RatedAnswer(
-                    chat_messages(item.prompt),
-                    item.answer,
-                    principles_for(item.id, "", request.options, constitution)[0],
-                ),
+                [
+                    rating.RatedAnswer(chat_messages(item.prompt), item.answer, principle)
+                    for principle in principles_for(
+                        item.group or item.id, item.dimension, request.options, constitution
+                    )
+                ],
             )
             for item in request.items
         ]
 
-        async def rate(piece: Sequence[tuple[str, rating.RatedAnswer]]) -> list[judge_pb2.JudgeServiceScoreResponse]:
-            ratings = await rating.rate(self._judge.engine, [answer for _, answer in piece])
+        async def rate(
+            piece: Sequence[tuple[str, list[rating.RatedAnswer]]],
+        ) -> list[judge_pb2.JudgeServiceScoreResponse]:
+            asked = [answer for _, by_principle in piece for answer in by_principle]
+            ratings = iter(await rating.rate(self._judge.engine, asked))
             return [
-                _score_response(item_id, answer, found) for (item_id, answer), found in zip(piece, ratings, strict=True)
+                _score_response(item_id, by_principle, rating.mean_rating([next(ratings) for _ in by_principle]))
+                for item_id, by_principle in piece
             ]
 
         async with aclosing(self._streamed("Score", answers, rate)) as responses:
@@ -221,7 +225,7 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                 writing.Draft(
                     chat_messages(item.prompt),
                     item.answer,
-                    principles_for(item.id, "", options, constitution)[0],
+                    principles_for(item.group or item.id, item.dimension, options, constitution)[0],
                     item.critique,
                 ),
             )
@@ -262,7 +266,7 @@ def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _one_principle(options: judge_pb2.JudgingOptions) -> None:
     if options.ensemble_size > 1:
-        raise invalid_fields([Violation("options.ensemble_size", "only Compare averages over principles")])
+        raise invalid_fields([Violation("options.ensemble_size", "only Compare and Score average over principles")])
 
 
 def _sampling(limits: judge_pb2.SamplingLimits, options: judge_pb2.JudgingOptions) -> Sampling:
@@ -281,7 +285,7 @@ def _counted(kind: str, written: writing.Written) -> judge_pb2.TokenUsage:
 
 
 def _score_response(
-    item_id: str, answer: rating.RatedAnswer, found: rating.Rating
+    item_id: str, by_principle: Sequence[rating.RatedAnswer], found: rating.Rating
 ) -> judge_pb2.JudgeServiceScoreResponse:
     usage = usage_proto(found.usage)
     metrics.RATINGS.labels("false" if found.failure else "true").inc()
@@ -291,8 +295,10 @@ def _score_response(
         rated=not found.failure,
         score=None if found.failure else found.score,
         distribution=found.distribution,
-        principle_id=answer.principle.id,
+        principle_id=by_principle[0].principle.id,
+        principle_ids=[one.principle.id for one in by_principle],
         failure=found.failure,
+        failure_kind=found.kind,
         usage=usage,
         without_logprobs=found.written,
     )

@@ -69,7 +69,7 @@ class JudgingOptions(_message.Message):
     principle_id: _builtins.str
     """A named principle. Empty = drawn at random from the constitution, one for each item."""
     ensemble_size: _builtins.int
-    """Average over this many principles drawn without replacement. Unset = 1."""
+    """Average over this many principles drawn without replacement (Compare and Score). Unset = 1."""
     dimension: _builtins.str
     """Draw only from principles of this dimension. Empty = from all."""
     instruction: _builtins.str
@@ -77,7 +77,7 @@ class JudgingOptions(_message.Message):
     chain_of_thought: _builtins.bool
     """Reason first, then answer (CHOICE only)."""
     seed: _builtins.int
-    """Seed of the drawing of principles; item i of a request draws from (seed, its id)."""
+    """Seed of the drawing of principles; an item draws from (seed, its id), an answer with a group from (seed, its group)."""
     def __init__(
         self,
         *,
@@ -174,12 +174,15 @@ class Judgement(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CONSTITUTION_DIGEST_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     probability_a: _builtins.float
     """P(A is better): mean over principles and orders. Unset for INVALID and UNAVAILABLE."""
     method: Global___JudgingMethod.ValueType
     model: _builtins.str
     constitution_digest: _builtins.str
+    failure_kind: _types_pb2.FailureKind.ValueType
+    """Set for INVALID and UNAVAILABLE."""
     @_builtins.property
     def principles(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PrincipleJudgement]:
         """One for each principle that was asked, failed ones included."""
@@ -196,10 +199,11 @@ class Judgement(_message.Message):
         model: _builtins.str = ...,
         constitution_digest: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
+        failure_kind: _types_pb2.FailureKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "constitution_digest", b"constitution_digest", "method", b"method", "model", b"model", "outcome", b"outcome", "principles", b"principles", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "constitution_digest", b"constitution_digest", "failure_kind", b"failure_kind", "method", b"method", "model", b"model", "outcome", b"outcome", "principles", b"principles", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probability_a: _TypeAlias = _typing.Literal["probability_a"]  # noqa: Y015
     _WhichOneofArgType__probability_a: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a"]  # noqa: Y015
@@ -266,11 +270,19 @@ class AnswerItem(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     CRITIQUE_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, returned with the result, unique in the request."""
     answer: _builtins.str
     critique: _builtins.str
     """Revise only: the critique to follow."""
+    dimension: _builtins.str
+    """Overrides the dimension of the options for this item. Empty = that of the options."""
+    group: _builtins.str
+    """Items of a group draw the same principles, so that their ratings compare: give all answers to a prompt one group.
+    Empty = the item's id, a draw of its own.
+    """
     @_builtins.property
     def prompt(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]: ...
     def __init__(
@@ -280,10 +292,12 @@ class AnswerItem(_message.Message):
         prompt: _abc.Iterable[_types_pb2.Message] | None = ...,
         answer: _builtins.str = ...,
         critique: _builtins.str = ...,
+        dimension: _builtins.str = ...,
+        group: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "critique", b"critique", "id", b"id", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "critique", b"critique", "dimension", b"dimension", "group", b"group", "id", b"id", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,21 +343,30 @@ class JudgeServiceScoreResponse(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     WITHOUT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
+    PRINCIPLE_IDS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     rated: _builtins.bool
     """False when the answer could not be rated; then failure says why and score is unset."""
     score: _builtins.float
-    """Expectation over the ratings 1 to 10, mapped to [-1, 1] (Lee et al. 2023, d-RLAIF)."""
+    """Expectation over the ratings 1 to 10, mapped to [-1, 1] (Lee et al. 2023, d-RLAIF); mean over the principles."""
     principle_id: _builtins.str
+    """The first of principle_ids."""
     failure: _builtins.str
     without_logprobs: _builtins.bool
     """The judge's model gave no log-probs: the distribution is the one rating that it wrote."""
+    failure_kind: _types_pb2.FailureKind.ValueType
+    """Set when not rated."""
     @_builtins.property
     def distribution(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """P(rating = i + 1), ten numbers that add to 1; float64 [10]."""
+        """P(rating = i + 1), ten numbers that add to 1, mean over the principles; float64 [10]."""
 
     @_builtins.property
     def usage(self) -> Global___TokenUsage: ...
+    @_builtins.property
+    def principle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rated by all of these. An answer that one of them cannot rate is not rated: a mean over others would not compare."""
+
     def __init__(
         self,
         *,
@@ -355,10 +378,12 @@ class JudgeServiceScoreResponse(_message.Message):
         failure: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
         without_logprobs: _builtins.bool = ...,
+        failure_kind: _types_pb2.FailureKind.ValueType = ...,
+        principle_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "distribution", b"distribution", "failure", b"failure", "item_id", b"item_id", "principle_id", b"principle_id", "rated", b"rated", "score", b"score", "usage", b"usage", "without_logprobs", b"without_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "distribution", b"distribution", "failure", b"failure", "failure_kind", b"failure_kind", "item_id", b"item_id", "principle_id", b"principle_id", "principle_ids", b"principle_ids", "rated", b"rated", "score", b"score", "usage", b"usage", "without_logprobs", b"without_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015

@@ -1213,7 +1213,7 @@ Global___ServiceAddresses: _TypeAlias = ServiceAddresses  # noqa: Y015
 
 @_typing.final
 class RunEvent(_message.Message):
-    """One observation of a run. Numbers are by name, in base units (charter.worker.reinforcement.metrics lists them)."""
+    """One observation of a run. Numbers are by name, in base units (charter.worker.metrics lists them)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

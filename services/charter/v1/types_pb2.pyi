@@ -70,6 +70,44 @@ OUTCOME_UNAVAILABLE: Outcome.ValueType  # 5
 """The judge could not be reached. Counted, never a label."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _FailureKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILURE_KIND_UNSPECIFIED: _FailureKind.ValueType  # 0
+    FAILURE_KIND_EMPTY: _FailureKind.ValueType  # 1
+    """An answer without text."""
+    FAILURE_KIND_TOO_LONG: _FailureKind.ValueType  # 2
+    """It does not fit the context of the model that reads it."""
+    FAILURE_KIND_REFUSED: _FailureKind.ValueType  # 3
+    """The model's chat template, or its endpoint, refuses the text."""
+    FAILURE_KIND_UNCLEAR: _FailureKind.ValueType  # 4
+    """The model gave none of the options, or the number is not finite."""
+    FAILURE_KIND_UNAVAILABLE: _FailureKind.ValueType  # 5
+    """The model could not be reached, or its endpoint's reply could not be read. May pass: ask again."""
+    FAILURE_KIND_MISSING: _FailureKind.ValueType  # 6
+    """The service gave no result."""
+
+class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper):
+    """Why an answer has no rating or score, or a pair no label. All are counted, none becomes a number."""
+
+FAILURE_KIND_UNSPECIFIED: FailureKind.ValueType  # 0
+FAILURE_KIND_EMPTY: FailureKind.ValueType  # 1
+"""An answer without text."""
+FAILURE_KIND_TOO_LONG: FailureKind.ValueType  # 2
+"""It does not fit the context of the model that reads it."""
+FAILURE_KIND_REFUSED: FailureKind.ValueType  # 3
+"""The model's chat template, or its endpoint, refuses the text."""
+FAILURE_KIND_UNCLEAR: FailureKind.ValueType  # 4
+"""The model gave none of the options, or the number is not finite."""
+FAILURE_KIND_UNAVAILABLE: FailureKind.ValueType  # 5
+"""The model could not be reached, or its endpoint's reply could not be read. May pass: ask again."""
+FAILURE_KIND_MISSING: FailureKind.ValueType  # 6
+"""The service gave no result."""
+Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
+
 class _LabelSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

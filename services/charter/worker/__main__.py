@@ -26,9 +26,9 @@ from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 from charter.worker.training import ranks, torchrun

@@ -66,6 +66,16 @@ class Run:
             dimension=self.judged_dimension(prompt.dimension),
         )
 
+    def answer_item(self, name: str, prompt: TaskPrompt, answer: str) -> judge_pb2.AnswerItem:
+        """An answer as the judge is asked to rate it: answers to one prompt are rated by the same principles."""
+        return judge_pb2.AnswerItem(
+            id=name,
+            prompt=proto_messages(prompt.messages),
+            answer=answer,
+            dimension=self.judged_dimension(prompt.dimension),
+            group=prompt.key,
+        )
+
     def judged_dimension(self, dimension: str) -> str:
         """The dimension to judge by: the prompt's own when the constitution has principles of it, else all of them."""
         return dimension if any(one.dimension == dimension for one in self.constitution.principles) else ""

@@ -17,8 +17,8 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
+from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError, Superseded
-from charter.worker.reinforcement import metrics
 from charter.worker.sinks import Sink
 
 logger = logging.getLogger("charter.worker")

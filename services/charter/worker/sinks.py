@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.metrics import phase_name
+from charter.worker.metrics import phase_name
 
 # Folder of the event files, in the run's folder.
 TENSORBOARD_FOLDER = "tensorboard"

@@ -1,4 +1,4 @@
-"""Asks the judge about the labelled pairs of docs/judge.md, by every method, into a file that survives a kill.
+"""Asks the judge about the labelled pairs of docs/measurements/judge.md by every method, into a file that is kept.
 
     python -m tests.benchmarks.judge.ask_figures --model FOLDER --pairs FOLDER --output FINDINGS.jsonl [--part 0/2]
 

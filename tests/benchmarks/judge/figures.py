@@ -1,4 +1,4 @@
-"""The tables of docs/judge.md from what `ask_figures` has found.
+"""The tables of docs/measurements/judge.md from what `ask_figures` has found.
 
     python -m tests.benchmarks.judge.figures --pairs FOLDER [--output FIGURES.json] FINDINGS.jsonl ...
 

@@ -1,4 +1,4 @@
-"""Writes the labelled pairs of docs/judge.md. They hold harmful text: write them outside the repository."""
+"""Writes the labelled pairs of docs/measurements/judge.md. They hold harmful text: write them outside the project."""
 
 import argparse
 from pathlib import Path

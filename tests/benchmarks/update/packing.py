@@ -66,6 +66,7 @@ def make_episodes(model: str, prompts: Path, seed: int = 0) -> Episodes:
     return Episodes(
         prompts=tuple(prompted),
         answers=answers,
+        groups=torch.arange(EPISODES),
         ended=torch.ones(EPISODES, dtype=torch.bool),
         scores=torch.randn(EPISODES, generator=torch.Generator().manual_seed(seed)),
         sampler_logprobs=torch.zeros(EPISODES, max(map(len, answers))),

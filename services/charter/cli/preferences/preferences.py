@@ -1,6 +1,6 @@
 """``charter preferences``: counts, exports and imports comparisons through the preference service."""
 
-import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,20 +13,14 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.preferences.importing import check_files, read_file, requests, told, unreadable
 from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
-from charter.rpc.validation import violations
-from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row, read_comparison
-from charter.storage.comparisons import Row, enum_number, label_problem
+from charter.storage.comparison_files import write_comparisons, write_rows
+from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row
+from charter.storage.comparisons import Row, enum_number
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
-
-# An import request stays well below the 64 MiB that a message may hold.
-_REQUEST_COMPARISONS = 1000
-_REQUEST_BYTES = 8 * 1024 * 1024
-_COMPARISON_BYTES = 32 * 1024 * 1024
-_SHOWN_PROBLEMS = 10
 
 
 class Source(StrEnum):
@@ -87,7 +81,7 @@ def stats(
 
 
 def export_file(
-    file: Annotated[Path, typer.Argument(help="File to write, .jsonl or .parquet.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .jsonl, .jsonl.gz or .parquet.")],
     address: AddressOption = "",
     layout: Annotated[
         Layout, typer.Option(help="charter: everything, as import reads it back. chosen-rejected: for other trainers.")
@@ -126,28 +120,40 @@ def export_file(
 
 
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="Files to read, .jsonl or .parquet.")],
+    files: Annotated[list[Path], typer.Argument(help="Files to read: .jsonl, .jsonl.gz or .parquet.")],
     address: AddressOption = "",
     labeller: Annotated[str, typer.Option(help="Labeller of chosen/rejected rows. Default: the file's name.")] = "",
     dimension: Annotated[str, typer.Option(help="Dimension of chosen/rejected rows: helpful, harmless, …")] = "",
     held_out_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the prompts of chosen/rejected rows to hold out from fits.")
     ] = 0.2,
+    most_left_out: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a file's rows that may be left out before it is refused.")
+    ] = 0.1,
     as_json: JsonOption = False,
 ) -> None:
     """Add comparisons from files; everything is checked before anything is stored.
 
     Reads our own export, chosen/rejected texts (HH-RLHF) and chosen/rejected message lists (UltraFeedback). What is
-    stored already is counted as a duplicate.
+    stored already is counted as a duplicate. Rows whose answers are not to the same conversation, or of which one is
+    empty, are left out and named.
     """
     sources = [(file, PairDefaults(labeller or file.name, dimension, held_out_fraction)) for file in files]
     added = duplicates = 0
     try:
-        _check_all(sources)
+        with errors.status("checking…"):
+            left_out = check_files(sources, most_left_out)
+    except RowError as error:
+        fail(f"nothing was imported\n{error}")
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(unreadable(error))
+    try:
         with channel_to("preference", address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
             for file, defaults in sources:
-                for request in _requests(_read(file, defaults)):
+                for request in requests(read_file(file, defaults)):
                     answer = stub.AddComparisons(request, timeout=BATCH)
                     added += answer.added
                     duplicates += answer.duplicates
@@ -155,9 +161,16 @@ def import_files(
         stored = f" {added} comparisons had been stored before; importing again skips them." if added else ""
         fail(f"{error!s}{stored}")
     if as_json:
-        emit_json({"files": [str(file) for file in files], "added": added, "duplicates": duplicates})
+        counts: Counter[str] = Counter()
+        for found in left_out.values():
+            counts.update({kind: len(places) for kind, places in found.items()})
+        result: dict[str, object] = {"files": [str(file) for file in files], "added": added, "duplicates": duplicates}
+        emit_json(result | ({"left_out": counts} if counts else {}))
         return
     console.print(f"{added} comparisons added, {duplicates} were stored already")
+    for file, found in left_out.items():
+        for what in told(found):
+            console.print(f"left out of {file}: {what}", markup=False)
 
 
 def chosen_comparisons(
@@ -200,66 +213,6 @@ class _Pairs:
                 yield row
             else:
                 self.left_out += 1
-
-
-def _check_all(sources: list[tuple[Path, PairDefaults]]) -> None:
-    """Read every file to its end. Raises ``RowError`` that names the first malformed lines of all files."""
-    problems: list[str] = []
-    with errors.status("checking…"):
-        for file, defaults in sources:
-            count = 0
-            try:
-                for place, row in read_rows(file):
-                    count += 1
-                    try:
-                        _comparison(file, place, row, defaults)
-                    except RowError as error:
-                        problems += error.problems
-            except RowError as error:
-                # Not JSON: the rest of this file is not read.
-                problems += error.problems
-            else:
-                if count == 0:
-                    problems.append(f"{file} holds no comparisons")
-    if problems:
-        more = f"\nand {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
-        raise ValueError("nothing was imported\n" + "\n".join(problems[:_SHOWN_PROBLEMS]) + more)
-
-
-def _read(file: Path, defaults: PairDefaults) -> Iterator[types_pb2.Comparison]:
-    for place, row in read_rows(file):
-        yield _comparison(file, place, row, defaults)
-
-
-def _comparison(file: Path, place: str, row: Row, defaults: PairDefaults) -> types_pb2.Comparison:
-    """A comparison that the service will take. Raises ``RowError``."""
-    try:
-        comparison = read_comparison(row, defaults)
-    except ValueError as error:
-        raise RowError([f"{file}, {place}: {error}"]) from error
-    if found := violations(comparison):
-        raise RowError([f"{file}, {place}: " + "; ".join(f"{one.field} {one.description}" for one in found)])
-    if problem := label_problem(comparison):
-        raise RowError([f"{file}, {place}: {problem}"])
-    if comparison.ByteSize() > _COMPARISON_BYTES:
-        raise RowError(
-            [f"{file}, {place}: " + f"holds {comparison.ByteSize()} bytes, at most {_COMPARISON_BYTES} are possible"]
-        )
-    return comparison
-
-
-def _requests(comparisons: Iterable[types_pb2.Comparison]) -> Iterator[preference_pb2.AddComparisonsRequest]:
-    """Comparisons in requests of bounded size."""
-    request, size = preference_pb2.AddComparisonsRequest(request_id=uuid.uuid4().hex), 0
-    for comparison in comparisons:
-        full = len(request.comparisons) == _REQUEST_COMPARISONS or size + comparison.ByteSize() > _REQUEST_BYTES
-        if request.comparisons and full:
-            yield request
-            request, size = preference_pb2.AddComparisonsRequest(request_id=uuid.uuid4().hex), 0
-        request.comparisons.append(comparison)
-        size += comparison.ByteSize()
-    if request.comparisons:
-        yield request
 
 
 def _stats_result(found: preference_pb2.GetStatsResponse) -> dict[str, object]:

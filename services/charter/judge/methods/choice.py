@@ -15,6 +15,7 @@ from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
+from charter.v1 import types_pb2
 
 LETTERS = ("A", "B")
 _PREFIX = "The better response is ("
@@ -48,9 +49,9 @@ async def find_by_reasoning(engine: Engine, questions: Sequence[Question]) -> li
     for place in range(len(questions)):
         straight, swapped = written[2 * place : 2 * place + 2]
         if not isinstance(straight, GeneratedSample):
-            findings[place] = Finding(failure=too_long(straight))
+            findings[place] = Finding(failure=too_long(straight), kind=types_pb2.FAILURE_KIND_TOO_LONG)
         elif not isinstance(swapped, GeneratedSample):
-            findings[place] = Finding(failure=too_long(swapped))
+            findings[place] = Finding(failure=too_long(swapped), kind=types_pb2.FAILURE_KIND_TOO_LONG)
         else:
             rationales[place] = (straight, swapped)
             prompts += [decision(asked[2 * place], straight), decision(asked[2 * place + 1], swapped)]
@@ -98,8 +99,9 @@ def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:
 
 def _finding(straight: Odds, swapped: Odds) -> Finding:
     usage = total(straight.usage, swapped.usage)
-    if failure := straight.failure or swapped.failure:
-        return Finding(failure=failure, usage=usage)
+    for one in (straight, swapped):
+        if one.failure:
+            return Finding(failure=one.failure, kind=one.kind, usage=usage)
     written = straight.written or swapped.written
     # In the swapped order A stands second, so its log-odds are those of the letter B.
     return Finding(evidence=(straight.logit, -swapped.logit), usage=usage, written=written)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from charter.chat import ChatMessage
 from charter.inference.engine import AnswerLogLikelihood, ContextTooLongError, Engine, Prompt
 from charter.judge.pairs import Finding, Question, Usage, too_long
+from charter.v1 import types_pb2
 
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
@@ -44,8 +45,8 @@ def _finding(results: Sequence[AnswerLogLikelihood | ContextTooLongError]) -> Fi
     usage = Usage(prompt_tokens=sum(result.prompt_tokens + result.tokens for result in likelihoods))
     for result in results:
         if isinstance(result, ContextTooLongError):
-            return Finding(failure=too_long(result), usage=usage)
+            return Finding(failure=too_long(result), kind=types_pb2.FAILURE_KIND_TOO_LONG, usage=usage)
     if any(result.tokens == 0 for result in likelihoods):
-        return Finding(failure="an answer has no tokens", usage=usage)
+        return Finding(failure="an answer has no tokens", kind=types_pb2.FAILURE_KIND_EMPTY, usage=usage)
     follow_a, follow_b, oppose_a, oppose_b = (result.total / result.tokens for result in likelihoods)
     return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage)

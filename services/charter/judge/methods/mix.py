@@ -28,7 +28,7 @@ def combined(by_method: Mapping[str, Finding]) -> Finding:
     usage = total(*(one.usage for one in by_method.values()))
     for name, one in by_method.items():
         if one.failure:
-            return Finding(failure=f"{name}: {one.failure}", usage=usage)
+            return Finding(failure=f"{name}: {one.failure}", kind=one.kind, usage=usage)
     evidence = tuple(
         number for name in PARTS for number in (by_method[name].evidence if name in by_method else (0.0, 0.0))
     )

@@ -40,7 +40,7 @@ def _finding(odds: Sequence[Odds]) -> Finding:
     usage = total(*(one.usage for one in odds))
     for one in odds:
         if one.failure:
-            return Finding(failure=one.failure, usage=usage)
+            return Finding(failure=one.failure, kind=one.kind, usage=usage)
     follow_a, follow_b, oppose_a, oppose_b = (one.logit for one in odds)
     written = any(one.written for one in odds)
     return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage, written=written)

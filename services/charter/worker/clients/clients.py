@@ -272,32 +272,26 @@ class Services:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
             return [response.score for response in scores_of("reward", address, stub, items, model=model)]
 
-    def rate(
-        self, items: Sequence[tuple[Sequence[ChatMessage], str]], options: judge_pb2.JudgingOptions
-    ) -> list[float]:
-        """The judge's rating of each (prompt, answer), -1 to 1.
+    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float]:
+        """The judge's rating of each answer, -1 to 1.
 
         Raises as ``PreferenceClient.score``, also for an answer that was left unrated.
         """
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.JudgeServiceScoreRequest(
-                items=[
-                    judge_pb2.AnswerItem(id=str(index), prompt=proto_messages(items[index][0]), answer=items[index][1])
-                    for index in chosen
-                ],
-                options=options,
-            )
+            request = judge_pb2.JudgeServiceScoreRequest(items=[items[index] for index in chosen], options=options)
             return judge_pb2_grpc.JudgeServiceStub(channel).Score(request, timeout=BATCH)
+
+        ids = {item.id: index for index, item in enumerate(items)}
 
         def read(
             asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
         ) -> tuple[int, int, float]:
             if not response.rated:
                 raise RunError(f"the judge at {replica.address.main} could not rate an answer: {response.failure}")
-            return int(response.item_id), 0, response.score
+            return ids[response.item_id], 0, response.score
 
-        costs = [_tokens(*(message.content for message in prompt), answer) for prompt, answer in items]
+        costs = [_tokens(*(message.content for message in item.prompt), item.answer) for item in items]
         self._judges.wake()
         return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
 

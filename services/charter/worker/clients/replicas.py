@@ -23,10 +23,10 @@ from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_
 from charter.rpc.errors import ServiceError
 from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, send_packed
+from charter.worker import metrics
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.reinforcement import metrics
 from charter.worker.reporter import Reporter
 
 T = TypeVar("T")

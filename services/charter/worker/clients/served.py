@@ -9,10 +9,10 @@ from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.update import Learner
 from charter.worker.training import ranks
 from charter.worker.training.lora import adapter_tensors, frozen_tensors
 from charter.worker.training.models import named_tensors
+from charter.worker.training.trainable import PolicyTrainable
 
 
 def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
@@ -63,13 +63,13 @@ def check_served(run: Run, preference_version: int) -> None:
         )
 
 
-def _policy_tensors(learner: Learner) -> dict[str, Tensor]:
+def _policy_tensors(learner: PolicyTrainable) -> dict[str, Tensor]:
     """Without adapters."""
     model = learner.actor.model
     return ranks.whole(frozen_tensors(model, named_tensors(model)))
 
 
-def _adapter_tensors(learner: Learner) -> dict[str, Tensor]:
+def _adapter_tensors(learner: PolicyTrainable) -> dict[str, Tensor]:
     return ranks.whole(adapter_tensors(learner.actor.model))
 
 

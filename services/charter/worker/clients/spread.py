@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from charter.rpc.errors import ServiceError, explained
+from charter.worker import metrics
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
 from charter.worker.errors import Cancelled, RunError
-from charter.worker.reinforcement import metrics
 
 T = TypeVar("T")
 

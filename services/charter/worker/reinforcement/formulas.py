@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
-def token_mask(lengths: Tensor, width: int) -> Tensor:
-    """True on the first ``lengths[i]`` tokens of row i; int64 [episodes] -> bool [episodes, width]."""
-    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+# Largest log of a probability ratio, in nats. Of a whole answer it can be hundreds, and float32 overflows; verl has the
+# same bound.
+MOST_LOG_RATIO = 20.0
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -38,9 +37,14 @@ def kl_k2(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """``r - 1 - log r`` with ``r = p_ref / p``: unbiased and never negative (Schulman 2020, k3)."""
-    log_ratio = (reference_logprobs - logprobs).masked_fill(~mask, 0.0)
+    """``r - 1 - log r`` with ``r = p_ref / p``: unbiased and never negative (Schulman 2020, k3); r <= e^20."""
+    log_ratio = (reference_logprobs - logprobs).masked_fill(~mask, 0.0).clamp(max=MOST_LOG_RATIO)
     return torch.expm1(log_ratio) - log_ratio
+
+
+def probability_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """``p / p_old``, from e^-20 to e^20; 1 on padding. Log-probs of tokens, or of whole answers."""
+    return (logprobs - old_logprobs).masked_fill(~mask, 0.0).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO).exp()
 
 
 def adapt_kl_coefficient(coefficient: float, kl: float, target: float, gain: float = 0.1) -> float:
@@ -116,6 +120,18 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coefficient: f
     return rewards
 
 
+def sum_in_groups(values: Tensor, groups: Tensor) -> Tensor:
+    """The sum over its group at the place of each value; both [episodes], ``groups`` int64 from 0."""
+    sums = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
+    return sums.index_add(0, groups, values)[groups]
+
+
+def centred_in_groups(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Each value less the mean of its group, and the size of its group; each [episodes], ``groups`` as above."""
+    sizes = sum_in_groups(torch.ones_like(values), groups)
+    return values - sum_in_groups(values, groups) / sizes, sizes
+
+
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale the valid tokens to mean 0 and variance 1 (N+, detail 25: population variance, 1e-8 added)."""
     mean = masked_mean(values, mask)
@@ -136,7 +152,7 @@ def truncated_importance_weights(
         sampler_logprobs: of the same tokens, as the sampler reported them, [episodes, tokens].
         cap: >= 1.
     """
-    ratio = (logprobs - sampler_logprobs).masked_fill(~mask, 0.0).exp().masked_fill(~mask, 0.0)
+    ratio = probability_ratio(logprobs, sampler_logprobs, mask).masked_fill(~mask, 0.0)
     return ratio.clamp(max=cap), ratio
 
 
@@ -161,7 +177,7 @@ def policy_loss(
 ) -> PolicyLoss:
     """Clipped surrogate loss of each token (Schulman et al. 2017, equation 7, negated).
 
-    ``max(-A r, -A clip(r, 1 - c, 1 + c))`` with ``r = exp(log p - log p_old)``, times the importance weight. With a
+    ``max(-A r, -A clip(r, 1 - c, 1 + c))`` with ``r = p / p_old``, times the importance weight. With a
     dual clip d, where A < 0 the loss is at most ``-A d`` (Ye et al. 2020, equation 5, negated): a token whose
     probability has risen far although it was bad does not outweigh all others.
 
@@ -172,7 +188,7 @@ def policy_loss(
         dual_clip: > 1; None = none.
         weights: importance weights, [episodes, tokens]; None = 1.
     """
-    ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0).exp()
+    ratio = probability_ratio(logprobs, old_logprobs, mask)
     unclipped = -advantages * ratio
     limited = -advantages * ratio.clamp(1 - ratio_clip, 1 + ratio_clip)
     loss = torch.maximum(unclipped, limited)

@@ -55,7 +55,7 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
     learner.set_learning_rates(step)
     train_actor = learner.critic is None or step >= spec.critic_warmup_steps
     numbers = learner.update(episodes, old, targets, train_actor=train_actor)
-    numbers |= _numbers(experience, targets, old)
+    numbers |= learner.algorithm.score_numbers(episodes.scores) | _numbers(experience, targets, old)
     kl_coefficient = controls.kl_coefficient
     if spec.HasField("kl_target"):
         numbers["kl_target"] = spec.kl_target
@@ -68,15 +68,15 @@ def _numbers(experience: Experience, targets: Targets, old: Prepared) -> dict[st
     episodes, mask = experience.episodes, experience.mask
     difference = (old.logprobs - episodes.sampler_logprobs)[mask]
     numbers = {
-        "score_mean": episodes.scores.mean().item(),
-        "score_std": episodes.scores.std(correction=0).item(),
         "kl_k1": experience.kl.sum(dim=1).mean().item(),
         "kl_k3": formulas.kl_k3(old.logprobs, old.reference_logprobs, mask).sum(dim=1).mean().item(),
         "kl_coefficient": experience.kl_coefficient,
         "response_tokens_mean": mask.sum(dim=1).to(old.logprobs).mean().item(),
         "eos_share": episodes.ended.to(old.logprobs).mean().item(),
         "entropy": formulas.masked_mean(old.entropies, mask).item(),
-        "importance_ratio_mean": difference.exp().mean().item(),
+        "importance_ratio_mean": formulas.probability_ratio(old.logprobs, episodes.sampler_logprobs, mask)[mask]
+        .mean()
+        .item(),
         "logprob_mismatch_mean": difference.abs().mean().item(),
         "logprob_mismatch_max": difference.abs().max().item(),
         "token_age_mean": formulas.masked_mean(episodes.ages.to(old.logprobs), mask).item(),

@@ -1,6 +1,6 @@
 """One step on the trainer's side: old log-probs, reference, values; then the optimiser steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from charter.inference.local.cpu_memory import trim_freed_memory
 from charter.v1 import run_pb2
-from charter.worker.errors import RunError
 from charter.worker.reinforcement.algorithms import ALGORITHMS
 from charter.worker.reinforcement.algorithms.base import Prepared, Rows, Targets
 from charter.worker.reinforcement.algorithms.ppo import value_loss
@@ -17,6 +16,7 @@ from charter.worker.training import ranks
 from charter.worker.training.batches import Episodes, MicroBatch, collate, packs, scatter
 from charter.worker.training.lora import lora_off
 from charter.worker.training.models import Critic, LanguageModel, ValueHead, checkpoint_gradients
+from charter.worker.training.trainable import adam, move_moments, optimiser_step
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
 FORWARD_TOKENS = 2048
@@ -39,14 +39,14 @@ class Learner:
     device: torch.device
 
     def __post_init__(self) -> None:
-        """Make the optimizers. Adam's epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay."""
+        """Make the optimizers."""
         if self.reference is not None:
             self.reference.requires_grad_(False)
         rates = {self.actor.model: self.spec.learning_rate}
         if self.actor.value_head is not None:
             rates[self.actor.value_head] = self.spec.critic_learning_rate
-        self.actor_optimizer = _adam(rates)
-        self.critic_optimizer = _adam({self.critic: self.spec.critic_learning_rate}) if self.critic else None
+        self.actor_optimizer = adam(rates)
+        self.critic_optimizer = adam({self.critic: self.spec.critic_learning_rate}) if self.critic else None
         precision = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
         for module in (self.actor, self.reference, self.critic):
             if module is not None:
@@ -56,6 +56,13 @@ class Learner:
             if self.critic is not None:
                 checkpoint_gradients(self.critic.backbone)
         self.algorithm = ALGORITHMS[self.spec.algorithm](self.spec)
+
+    def learning(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        """The policy and, where it is a model of its own, the critic, each with its optimizer."""
+        learning: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"actor": (self.actor, self.actor_optimizer)}
+        if self.critic is not None and self.critic_optimizer is not None:
+            learning["critic"] = (self.critic, self.critic_optimizer)
+        return learning
 
     @property
     def value_head(self) -> ValueHead | None:
@@ -68,9 +75,8 @@ class Learner:
             if module is not None:
                 # Between CPU and GPU the parameters stay the objects that the optimizers know.
                 module.to(device)
-        for optimizer in (self.actor_optimizer, self.critic_optimizer):
-            for state in optimizer.state.values() if optimizer is not None else ():
-                state.update({name: tensor.to(device) for name, tensor in state.items()})
+        for _, optimizer in self.learning().values():
+            move_moments(optimizer, device)
 
     @torch.no_grad()
     def prepare(self, episodes: Episodes) -> Prepared:
@@ -101,8 +107,8 @@ class Learner:
     def set_learning_rates(self, step: int) -> None:
         """Linear decay to 0 over the run's steps; ``step`` counts from 0 (N+, PPO's schedule)."""
         share = 1 - step / self.spec.steps
-        for optimizer in (self.actor_optimizer, self.critic_optimizer):
-            for group in optimizer.param_groups if optimizer else ():
+        for _, optimizer in self.learning().values():
+            for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
 
     def update(
@@ -114,9 +120,11 @@ class Learner:
         """
         collected: dict[str, list[float]] = {}
         together = self.algorithm.together
+        units = len(episodes.prompts) // together
         for _ in range(self.spec.epochs):
-            order = torch.randperm(len(episodes.prompts) // together)
-            for minibatch in order.tensor_split(self.spec.minibatches):
+            order = torch.randperm(units)
+            # Answers that were left out may have left fewer.
+            for minibatch in order.tensor_split(min(self.spec.minibatches, units)):
                 rows = [unit * together + place for unit in minibatch.tolist() for place in range(together)]
                 # One after the other, so that the gradients of only one are held.
                 measured = self._actor_step(episodes, prepared, targets, rows) if train_actor else {}
@@ -168,7 +176,13 @@ class Learner:
             for name, numbers in terms.numbers.items():
                 found = torch.tensor([numbers.double().sum().item(), len(numbers)], dtype=torch.double)
                 reported[name] = reported.get(name, 0.0) + found * counts
-        norm = self._step(self.actor, self.actor_optimizer, "policy")
+        norm = optimiser_step(
+            self.actor,
+            self.actor_optimizer,
+            self.spec.max_gradient_norm,
+            name="policy",
+            rates="ppo.learning_rate",
+        )
         means = {name: ranks.total(found).tolist() for name, found in sorted(reported.items())}
         return {
             "policy_loss": ranks.total(loss_sum).item(),
@@ -193,7 +207,8 @@ class Learner:
             found = self._value_loss(critic.values(batch), targets, rows, mask[rows].to(self.device), tokens)
             torch.autograd.backward(self.spec.value_coefficient * found.loss * counts)
             sums += found.numbers() * counts
-        self._step(critic, optimizer, "critic")
+        limit = self.spec.max_gradient_norm
+        optimiser_step(critic, optimizer, limit, name="critic", rates="ppo.critic_learning_rate")
         return _value_numbers(sums)
 
     def _value_loss(
@@ -221,17 +236,6 @@ class Learner:
         for group, counts in ranks.share(budgeted):
             yield [row for place in group for row in units[place]], counts
 
-    def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> float:
-        norm = ranks.clip_gradients(module.parameters(), self.spec.max_gradient_norm)
-        if not norm < float("inf"):
-            raise RunError(
-                f"the {name}'s gradient is not finite ({norm}); nothing was updated. Lower ppo.learning_rate or "
-                "ppo.critic_learning_rate and resume from the last checkpoint"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
 
 class _ValueLoss(NamedTuple):
     """Scalars: the loss, and the share of tokens whose value was clipped."""
@@ -246,13 +250,3 @@ class _ValueLoss(NamedTuple):
 def _value_numbers(sums: Tensor) -> dict[str, float]:
     loss, clipped = ranks.total(sums).tolist()
     return {"value_loss": loss, "value_clip_fraction": clipped}
-
-
-def _adam(rates: Mapping[nn.Module, float]) -> torch.optim.AdamW:
-    """Over what learns of the modules, each at its learning rate."""
-    groups = [
-        {"params": [one for one in module.parameters() if one.requires_grad], "lr": rate, "initial_lr": rate}
-        for module, rate in rates.items()
-    ]
-    # Fused: without the temporary copies of every parameter.
-    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)

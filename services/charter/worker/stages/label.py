@@ -10,9 +10,9 @@ from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import metrics
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.reinforcement import metrics
 from charter.worker.seeds import derive_seed, stable_fraction
 from charter.worker.stages.sample_pairs import Pair, pair_prompts
 

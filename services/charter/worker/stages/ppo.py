@@ -16,15 +16,16 @@ from charter.rpc.tracing import exemplar, traced
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker import metrics
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
-from charter.worker.reinforcement import metrics
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.overoptimisation import best, parted
+from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.ahead import Ahead, prompts_of, rollouts_seed, sampling_ahead
 from charter.worker.reinforcement.sampling.rollouts import Batch
@@ -35,7 +36,6 @@ from charter.worker.stages.refresh import preference_version, refresh_preference
 from charter.worker.stages.watch import due, measure
 from charter.worker.training import checkpoint, ranks
 from charter.worker.training.batches import Episodes
-from charter.worker.training.checkpoint import Progress
 from charter.worker.training.lora import add_lora, merged_tensors
 from charter.worker.training.models import Critic, LanguageModel, named_tensors
 
@@ -129,10 +129,10 @@ def _resume(run: Run, learner: Learner) -> tuple[Progress, dict[int, Batch]]:
     sampled: dict[int, Batch] = {}
     run.artifacts.checkpoints.mkdir(exist_ok=True)
     checkpoint.clean(run.artifacts.checkpoints)
-    if (found := checkpoint.newest(run.artifacts.checkpoints)) is not None:
+    if (found := newest_progress(run.artifacts.checkpoints)) is not None:
         path, progress = found
         run.leader.together(checkpoint.restore, path)
-        sampled = checkpoint.unconsumed(path)
+        sampled = unconsumed_batches(path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
     if not policy_serves(run, progress.weight_version):
@@ -285,7 +285,7 @@ def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
     start = time.monotonic()
     with traced("checkpoint"):
         path = run.leader.together(
-            checkpoint.save,
+            save_progress,
             run.artifacts.checkpoints,
             progress,
             ahead.sampled(progress),

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from charter.inference.local.prefix_tree import Segment, Wanted, side_by_side, whole_tree
-from charter.worker.reinforcement.formulas import token_mask
 
 
 def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -28,18 +27,26 @@ def packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+def token_mask(lengths: Tensor, width: int) -> Tensor:
+    """True on the first ``lengths[i]`` tokens of row i; int64 [episodes] -> bool [episodes, width]."""
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)
+
+
 @dataclass(frozen=True, slots=True)
 class Episodes:
     """Sampled and scored answers of one PPO step.
 
-    ``prompts`` and ``answers`` are token ids; an answer ends with EOS where the model ended it (``ended``).
+    ``prompts`` and ``answers`` are token ids; an answer ends with EOS where the model ended it (``ended``). Answers to
+    the same prompt are neighbours.
     """
 
     prompts: tuple[tuple[int, ...], ...]
     answers: tuple[tuple[int, ...], ...]
+    # Number of the prompt in its step that each answers, from 0; int64 [episodes].
+    groups: Tensor
     # Bool [episodes].
     ended: Tensor
-    # Preference score, float32 [episodes].
+    # Of the step's reward, or of online DPO P(it is the better one of its pair); float32 [episodes].
     scores: Tensor
     # Float32 [episodes, longest answer], 0 on padding.
     sampler_logprobs: Tensor

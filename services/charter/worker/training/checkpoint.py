@@ -1,4 +1,4 @@
-"""Checkpoints of PPO: whole or not at all, in safetensors and JSON.
+"""Checkpoints of what learns: whole or not at all, in safetensors and JSON.
 
 A checkpoint is a folder ``step-000012``. It is written under a temporary name, its files are synced to the disk, it is
 renamed, and only then marked with ``COMPLETE``, which holds the sha256 of every file.
@@ -14,10 +14,9 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,57 +31,53 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 
 from charter.atomic_files import replacing
 from charter.worker.errors import RunError
-from charter.worker.reinforcement import overoptimisation
-from charter.worker.reinforcement.formulas import Moments
-from charter.worker.reinforcement.overoptimisation import Measurement
-from charter.worker.reinforcement.sampling.rollouts import Batch
-from charter.worker.reinforcement.sampling.unconsumed import read_batches, write_batches
-from charter.worker.reinforcement.step import Controls
-from charter.worker.reinforcement.update import Learner
 from charter.worker.training import ranks
 from charter.worker.training.models import named_tensors
+from charter.worker.training.trainable import Trainable
 
 logger = logging.getLogger("charter.worker")
 
 _COMPLETE = "COMPLETE"
 _STATE = "state.json"
 _TORCH_RNG = "torch_rng.safetensors"
-_UNCONSUMED = "unconsumed.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where PPO stands, besides the tensors."""
+def save(
+    learner: Trainable,
+    folder: Path,
+    step: int,
+    progress: Mapping[str, Any],
+    add_files: Callable[[Path], None],
+    *,
+    keep: int,
+    keep_step: int | None,
+) -> Path:
+    """Write the checkpoint after ``step`` steps, then delete all but the newest ``keep`` complete ones.
 
-    # PPO steps that are done.
-    step: int
-    # Prompts that were taken from the endless stream.
-    prompt_cursor: int
-    # Version that the policy service has, or will be sent, for the actor's weights.
-    weight_version: int
-    controls: Controls
-    # What the judge thought in the course of the run, oldest first.
-    measured: tuple[Measurement, ...] = ()
+    Args:
+        learner: what learns; every rank's shards.
+        folder: of the run's checkpoints.
+        step: names the checkpoint.
+        progress: where the loop stands, as JSON; ``newest`` gives it back.
+        add_files: writes what else belongs to it into the folder it is given; rank 0 calls it.
+        keep: how many stay.
+        keep_step: the checkpoint of this step stays too.
 
-
-def save(learner: Learner, folder: Path, progress: Progress, unconsumed: Mapping[int, Batch], keep: int) -> Path:
-    """Write a checkpoint, then delete all but the newest ``keep`` complete ones and the one that the judge liked best.
-
-    ``unconsumed`` are answers of coming steps, by step, that older weights may have written. Raises ``RunError`` when
-    the checkpoint cannot be written (disk full); older ones are untouched then.
+    Raises:
+        RunError: it cannot be written (disk full); older ones are untouched then.
     """
-    final = folder_of(folder, progress.step)
+    final = folder_of(folder, step)
     temporary = folder / f".{final.name}.tmp"
     ranks.led(lambda: _make_room(temporary, final))
     steps = {}
     with _no_room_explained(temporary, final):
-        for name, (module, optimizer) in _learning(learner).items():
+        for name, (module, optimizer) in learner.learning().items():
             _write(temporary / name, named_tensors(module))
             _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
             steps[name] = _optimizer_steps(module, optimizer)
     digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
-    ranks.led(lambda: _finish(temporary, final, progress, unconsumed, steps, digests))
-    ranks.led(lambda: _prune(folder, progress, keep))
+    ranks.led(lambda: _finish(temporary, final, progress, add_files, steps, digests))
+    ranks.led(lambda: _prune(folder, keep, keep_step))
     return final
 
 
@@ -107,16 +102,16 @@ def _make_room(temporary: Path, final: Path) -> None:
 def _finish(
     temporary: Path,
     final: Path,
-    progress: Progress,
-    unconsumed: Mapping[int, Batch],
+    progress: Mapping[str, Any],
+    add_files: Callable[[Path], None],
     steps: dict[str, dict[str, int]],
     digests: dict[str, str],
 ) -> None:
     """Add what is not sharded, and give the checkpoint its name and its mark."""
     with _no_room_explained(temporary, final):
-        write_batches(temporary / _UNCONSUMED, unconsumed)
+        add_files(temporary)
         _add_state(temporary, progress, steps)
-        digests = digests | {name: _digest(temporary / name) for name in (_TORCH_RNG, _STATE, _UNCONSUMED)}
+        digests = digests | _digests(temporary, [one for one in temporary.iterdir() if one.is_file()])
         _sync(temporary)
         # Left from an attempt that died between the rename and the mark.
         shutil.rmtree(final, ignore_errors=True)
@@ -127,18 +122,18 @@ def _finish(
         _sync(final)
 
 
-def _add_state(temporary: Path, progress: Progress, steps: dict[str, dict[str, int]]) -> None:
+def _add_state(temporary: Path, progress: Mapping[str, Any], steps: dict[str, dict[str, int]]) -> None:
     save_file({"state": torch.get_rng_state()}, temporary / _TORCH_RNG)
-    state = {"progress": asdict(progress), "optimizer_steps": steps, "rng": _python_rng()}
+    state = {"progress": progress, "optimizer_steps": steps, "rng": _python_rng()}
     (temporary / _STATE).write_text(json.dumps(state))
     for part in temporary.iterdir():
         _sync(part)
 
 
-def _prune(folder: Path, progress: Progress, keep: int) -> None:
-    best = folder_of(folder, overoptimisation.best(progress.measured).step) if progress.measured else None
+def _prune(folder: Path, keep: int, keep_step: int | None) -> None:
+    kept = folder_of(folder, keep_step) if keep_step is not None else None
     for old in complete(folder)[:-keep]:
-        if old == best:
+        if old == kept:
             continue
         # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
         (old / _COMPLETE).unlink()
@@ -163,20 +158,24 @@ def clean(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def newest(folder: Path) -> tuple[Path, Progress] | None:
-    """The newest checkpoint that is complete and undamaged, or None. Damaged ones are named in the log and left."""
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is complete and undamaged, with its progress, or None.
+
+    Damaged ones are named in the log and left.
+    """
     for path in reversed(complete(folder)):
         files = [one for one in path.rglob("*") if one.is_file() and _COMPLETE not in one.name]
         if json.loads((path / _COMPLETE).read_text()) == _digests(path, files):
-            return path, _progress(json.loads((path / _STATE).read_text())["progress"])
+            progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
+            return path, progress
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
 
 
-def restore(learner: Learner, path: Path) -> None:
+def restore(learner: Trainable, path: Path) -> None:
     """Put a checkpoint's weights, optimizers and random states back, whatever the number of ranks that wrote it."""
     state = json.loads((path / _STATE).read_text())
-    for name, (module, optimizer) in _learning(learner).items():
+    for name, (module, optimizer) in learner.learning().items():
         _read(path / name, named_tensors(module))
         for key, parameter in module.named_parameters():
             if key in state["optimizer_steps"][name]:
@@ -192,24 +191,6 @@ def restore(learner: Learner, path: Path) -> None:
     random.setstate((version, tuple(numbers), gaussian))
     kind, keys, position, has_gaussian, cached = state["rng"]["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gaussian, cached))
-
-
-def unconsumed(path: Path) -> dict[int, Batch]:
-    """A checkpoint's answers of coming steps, by step."""
-    return read_batches(path / _UNCONSUMED)
-
-
-def _progress(state: dict[str, Any]) -> Progress:
-    kl_coefficient, scores = state.pop("controls")
-    measured = tuple(Measurement(*one) for one in state.pop("measured"))
-    return Progress(**state, controls=Controls(kl_coefficient, Moments(*scores)), measured=measured)
-
-
-def _learning(learner: Learner) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-    learning: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {"actor": (learner.actor, learner.actor_optimizer)}
-    if learner.critic is not None and learner.critic_optimizer is not None:
-        learning["critic"] = (learner.critic, learner.critic_optimizer)
-    return learning
 
 
 def _moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

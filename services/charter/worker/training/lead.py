@@ -16,14 +16,15 @@ import torch
 import torch.distributed as dist
 
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.update import Learner
 from charter.worker.reporter import Reporter
 from charter.worker.training import ranks
+from charter.worker.training.trainable import Trainable
 
 logger = logging.getLogger("charter.worker")
 
 P = ParamSpec("P")
 S = TypeVar("S")
+L = TypeVar("L", bound=Trainable)
 T = TypeVar("T")
 
 
@@ -54,16 +55,17 @@ class Leader:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._learner: Learner | None = None
+        self._learner: Trainable | None = None
         # An error that the others do not know of: they wait in the middle of something.
         self._lost = False
 
-    def hold(self, make: Callable[P, Learner], *arguments: P.args, **named: P.kwargs) -> Learner:
+    def hold(self, make: Callable[P, L], *arguments: P.args, **named: P.kwargs) -> L:
         """Have every rank make its learner and keep it for ``together``; returns that of rank 0."""
-        self._learner = self._do((), _Work(make, _First.NOTHING, arguments, named, torch.get_rng_state()))
-        return self._learner
+        learner: L = self._do((), _Work(make, _First.NOTHING, arguments, named, torch.get_rng_state()))
+        self._learner = learner
+        return learner
 
-    def together(self, call: Callable[Concatenate[Learner, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    def together(self, call: Callable[Concatenate[L, P], T], *arguments: P.args, **named: P.kwargs) -> T:
         """Have every rank call this with its learner; returns what it gives on rank 0."""
         work = _Work(call, _First.LEARNER, arguments, named, torch.get_rng_state())
         found: T = self._do((self._learner,), work)
@@ -121,7 +123,7 @@ def follow() -> int | None:
     # Rank 0 decides: it saves what there is first.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)
-    learner: Learner | None = None
+    learner: Trainable | None = None
     try:
         while True:
             order: _Work | int = ranks.broadcast(None)

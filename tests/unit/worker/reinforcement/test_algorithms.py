@@ -15,9 +15,8 @@ from charter.worker.reinforcement.algorithms.grpo import group_advantages
 from charter.worker.reinforcement.algorithms.online_dpo import dpo_loss
 from charter.worker.reinforcement.algorithms.reinforce_plus_plus import rewards_to_go
 from charter.worker.reinforcement.algorithms.rloo import leave_one_out_advantages
-from charter.worker.reinforcement.formulas import token_mask
 from charter.worker.reinforcement.step import Controls, learn
-from charter.worker.training.batches import Episodes
+from charter.worker.training.batches import Episodes, token_mask
 from torch import Tensor
 
 from tests.support.learners import make_episodes, make_learner, ppo_spec
@@ -41,11 +40,20 @@ def clipped(ratio: float, advantage: float) -> float:
 
 
 def test_group_advantages_by_hand() -> None:
-    got = group_advantages(torch.tensor([1.0, 3.0, 2.0, 2.0, 7.0, 7.0]), group=2)
+    got = group_advantages(torch.tensor([1.0, 3.0, 2.0, 2.0, 7.0, 7.0]), torch.tensor([0, 0, 1, 1, 2, 2]))
     spread = math.sqrt(2)
     assert got.tolist() == pytest.approx([-1 / spread, 1 / spread, 0, 0, 0, 0], abs=1e-3)
-    three = group_advantages(torch.tensor([0.0, 1.0, 5.0]), group=3)
+    three = group_advantages(torch.tensor([0.0, 1.0, 5.0]), torch.tensor([0, 0, 0]))
     assert three.tolist() == pytest.approx([-2 / math.sqrt(7), -1 / math.sqrt(7), 3 / math.sqrt(7)], abs=1e-3)
+
+
+def test_a_group_is_without_what_was_left_out() -> None:
+    """Of four answers to a prompt one, of the next three, of the third all were left out."""
+    scores, groups = torch.tensor([0.0, 1.0, 5.0, 9.0, 2.0, 4.0]), torch.tensor([0, 0, 0, 1, 3, 3])
+    whole = group_advantages(torch.tensor([0.0, 1.0, 5.0]), torch.tensor([0, 0, 0])).tolist()
+    pair = group_advantages(torch.tensor([2.0, 4.0]), torch.tensor([0, 0])).tolist()
+    assert group_advantages(scores, groups).tolist() == pytest.approx([*whole, 0.0, *pair])
+    assert leave_one_out_advantages(scores, groups).tolist() == pytest.approx([-3.0, -1.5, 4.5, 0.0, -2.0, 2.0])
 
 
 def test_grpo_is_equation_3_of_its_paper() -> None:
@@ -66,7 +74,7 @@ def test_grpo_is_equation_3_of_its_paper() -> None:
 
 
 def test_leave_one_out_by_hand() -> None:
-    got = leave_one_out_advantages(torch.tensor([1.0, 4.0, 7.0, 2.0, 2.0, 2.0]), group=3)
+    got = leave_one_out_advantages(torch.tensor([1.0, 4.0, 7.0, 2.0, 2.0, 2.0]), torch.tensor([0, 0, 0, 1, 1, 1]))
     assert got.tolist() == [1 - 5.5, 0.0, 7 - 2.5, 0, 0, 0]
 
 
@@ -80,6 +88,33 @@ def test_rloo_weighs_whole_answers() -> None:
         expected -= clipped(ratios[-1], float(batch.advantages[i, 0])) * float(batch.weights[i, 0]) / len(LENGTHS)
     assert float(terms.loss.sum() / algorithm.count(batch.mask)) == pytest.approx(expected, abs=1e-5)
     assert terms.numbers["ratio_mean"].tolist() == pytest.approx(ratios, rel=1e-5)
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("drift", [-0.0056, 0.0056])
+def test_rloo_of_a_long_answer_that_has_drifted_is_finite(advantage: float, drift: float) -> None:
+    """16,000 tokens that each moved a little: e^90 is more than float32 holds."""
+    old = torch.full((1, 16_000), -2.0)
+    new = (old + drift).requires_grad_()
+    ones = torch.ones_like(old)
+    spec = ppo_spec(algorithm="ALGORITHM_RLOO")
+    terms = ALGORITHMS[run_pb2.ALGORITHM_RLOO](spec).terms(Rows(new, old, old, advantage * ones, ones, ones > 0, 0.0))
+    torch.autograd.backward(terms.loss.sum())
+    assert new.grad is not None
+    assert torch.isfinite(terms.loss).all()
+    assert torch.isfinite(new.grad).all()
+    assert all(torch.isfinite(numbers).all() for numbers in terms.numbers.values())
+
+
+def test_rloo_bounds_the_loss_of_a_bad_answer_by_the_dual_clip() -> None:
+    """500 tokens at +0.02 nats: the ratio is e^10 = 22,026, the loss at most 3 times the advantage (Ye et al. 2020)."""
+    old = torch.full((1, 500), -2.0)
+    ones = torch.ones_like(old)
+    batch = Rows(old + 0.02, old, old, -ones, ones, ones > 0, 0.0)
+    for dual_clip, loss in ((None, math.exp(10)), (3.0, 3.0)):
+        spec = ppo_spec(algorithm="ALGORITHM_RLOO", dual_clip=dual_clip)
+        terms = ALGORITHMS[run_pb2.ALGORITHM_RLOO](spec).terms(batch)
+        assert float(terms.loss.sum()) == pytest.approx(loss, rel=1e-3)
 
 
 def test_rloo_gradient_is_the_papers_at_the_start() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from charter.worker.reinforcement import formulas
+from charter.worker.training.batches import token_mask
 from torch import Tensor, nn
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
@@ -14,7 +15,7 @@ WIDTH = 6
 
 @pytest.fixture
 def mask() -> Tensor:
-    return formulas.token_mask(LENGTHS, WIDTH)
+    return token_mask(LENGTHS, WIDTH)
 
 
 def random(seed: int, scale: float = 1.0) -> Tensor:
@@ -23,7 +24,7 @@ def random(seed: int, scale: float = 1.0) -> Tensor:
 
 
 def test_token_mask() -> None:
-    assert formulas.token_mask(torch.tensor([2, 0, 3]), 3).tolist() == [[True, True, False], [False] * 3, [True] * 3]
+    assert token_mask(torch.tensor([2, 0, 3]), 3).tolist() == [[True, True, False], [False] * 3, [True] * 3]
 
 
 def test_masked_mean_ignores_padding(mask: Tensor) -> None:
@@ -46,6 +47,22 @@ def test_kl_estimators_agree_with_the_exact_kl() -> None:
     assert (probabilities * formulas.kl_k1(*arguments)).sum().item() == pytest.approx(exact, abs=1e-6)
     assert (probabilities * formulas.kl_k3(*arguments)).sum().item() == pytest.approx(exact, abs=1e-6)
     assert (probabilities * formulas.kl_k2(*arguments)).sum().item() == pytest.approx(exact, rel=0.15)
+
+
+def test_what_a_policy_that_ran_away_says_is_finite() -> None:
+    """e^90 is more than float32 holds; the ratio is bounded at e^20 and e^-20, and k3 where it grows."""
+    logprobs, other = torch.tensor([[-1.0, -91.0]], requires_grad=True), torch.tensor([[-91.0, -1.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    most = math.exp(20)
+    ratio = formulas.probability_ratio(logprobs, other, mask)
+    assert ratio.tolist()[0] == pytest.approx([most, 1 / most], rel=1e-5)
+    weights, raw = formulas.truncated_importance_weights(logprobs, other, mask, 2.0)
+    assert (weights.tolist()[0], raw.tolist()[0]) == (pytest.approx([2.0, 1 / most]), pytest.approx([most, 1 / most]))
+    k3 = formulas.kl_k3(logprobs, other, mask)
+    assert k3.tolist()[0] == pytest.approx([89.0, most - 21], rel=1e-5)
+    torch.autograd.backward((ratio + k3).sum())
+    assert logprobs.grad is not None
+    assert torch.isfinite(logprobs.grad).all()
 
 
 def test_kl_estimators_by_hand() -> None:

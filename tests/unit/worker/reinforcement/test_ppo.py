@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.algorithms import ppo
+from charter.worker.training.batches import token_mask
+from charter.worker.training.models import ValueHead
 from torch import Tensor
 
 LENGTHS = torch.tensor([4, 1, 6, 3])
@@ -13,7 +14,7 @@ WIDTH = 6
 
 @pytest.fixture
 def mask() -> Tensor:
-    return formulas.token_mask(LENGTHS, WIDTH)
+    return token_mask(LENGTHS, WIDTH)
 
 
 def random(seed: int, scale: float = 1.0) -> Tensor:
@@ -78,6 +79,44 @@ def test_fit_values(mask: Tensor) -> None:
     mean = returns[mask].mean().item()
     assert ppo.fit_values(-values, returns, mask) == pytest.approx((0.0, mean), rel=1e-5)
     assert ppo.fit_values(torch.full_like(values, 3.0), returns, mask) == pytest.approx((0.0, mean), rel=1e-5)
+
+
+def first_step(seed: int, correlation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """16 answers of a few tokens, one return each: values that correlate with it, returns, mask."""
+    generator = torch.Generator().manual_seed(seed)
+    returns = torch.randn(16, generator=generator)
+    values = correlation * returns + (1 - correlation**2) ** 0.5 * torch.randn(16, generator=generator)
+    scattered = values[:, None] + 0.3 * torch.randn(16, 12, generator=generator)
+    lengths = torch.randint(4, 13, (16,), generator=generator)
+    return scattered, returns[:, None].expand(16, 12), token_mask(lengths, 12)
+
+
+def test_the_start_of_a_critic_survives_the_noise_of_16_answers() -> None:
+    """Values that correlate with the returns at 0.3: a slope of 0 would have them learned anew."""
+    slopes = [ppo.fit_values(*first_step(seed, 0.3))[0] for seed in range(300)]
+    assert sum(slope == 0.0 for slope in slopes) <= 3
+    assert min(slopes) >= 0.0
+    # Where the answers say it clearly, they are believed.
+    assert all(ppo.fit_values(*first_step(seed, -0.95))[0] == 0.0 for seed in range(20))
+
+
+def test_one_answer_leaves_the_slope_of_the_critic(mask: Tensor) -> None:
+    only = mask & (torch.arange(len(mask)) == 0)[:, None]
+    values = random(19)
+    assert ppo.fit_values(values, 0.2 * values, only)[0] == 1.0
+
+
+def test_the_critic_is_fitted_to_discounted_returns(mask: Tensor) -> None:
+    head = ValueHead(3)
+    rewards = random(21)
+    values = ppo.calibrate(head, torch.zeros_like(rewards), rewards, mask, gamma=0.5)
+    to_go = [
+        sum(0.5 ** (u - t) * float(rewards[i, u]) for u in range(t, n))
+        for i, n in enumerate(LENGTHS.tolist())
+        for t in range(n)
+    ]
+    assert values[mask].tolist() == pytest.approx([float(np.mean(to_go))] * len(to_go), rel=1e-5)
+    assert head.bias.item() == pytest.approx(float(np.mean(to_go)), rel=1e-5)
 
 
 def test_explained_variance(mask: Tensor) -> None:

@@ -13,10 +13,10 @@ import torch
 from charter.worker.clients.clients import Answer
 from charter.worker.errors import RunError
 from charter.worker.reinforcement.formulas import Moments
+from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.training import checkpoint
-from charter.worker.training.checkpoint import Progress
 
 from tests.support.learners import make_episodes, make_learner
 
@@ -42,13 +42,13 @@ def test_learning_goes_on_exactly_where_it_stopped(tiny_model: Path, tmp_path: P
     torch.manual_seed(1)
     for step in range(2):
         learn(unbroken, make_episodes(step), step, Controls(0.05))
-    checkpoint.save(unbroken, tmp_path, progress(2), {}, keep=1)
+    save_progress(unbroken, tmp_path, progress(2), {}, keep=1)
     draws = random.random(), np.random.rand(), torch.rand(1).item()
     checkpoint.restore(unbroken, tmp_path / "step-000002")
     history = [learn(unbroken, make_episodes(step), step, Controls(0.05)) for step in (2, 3)]
 
     resumed = make_learner(tiny_model, **options)
-    found = checkpoint.newest(tmp_path)
+    found = newest_progress(tmp_path)
     assert found is not None
     path, where = found
     assert where == progress(2)
@@ -67,7 +67,7 @@ def test_tied_weights_are_stored_once_and_stay_tied(tiny_model: Path, tmp_path: 
 
     learner = make_learner(tiny_model)
     learn(learner, make_episodes(), 0, Controls(0.05))
-    path = checkpoint.save(learner, tmp_path, progress(1), {}, keep=1)
+    path = save_progress(learner, tmp_path, progress(1), {}, keep=1)
     assert not any("lm_head" in name for name in load_file(path / "actor" / SHARD))
     other = make_learner(tiny_model)
     checkpoint.restore(other, path)
@@ -78,8 +78,8 @@ def test_answers_of_coming_steps_come_back_bit_for_bit(tiny_model: Path, tmp_pat
     logprobs = np.array([-1e-30, -0.1, -7.123456789], dtype=np.float32)
     answer = Answer("é\n", (3, 4), (5, 6, 7), logprobs, (4, 4, 5), False)
     learner = make_learner(tiny_model)
-    path = checkpoint.save(learner, tmp_path, progress(1), {1: Batch([[answer, answer]], 2.5), 2: Batch([], 0.1)}, 1)
-    found = checkpoint.unconsumed(path)
+    path = save_progress(learner, tmp_path, progress(1), {1: Batch([[answer, answer]], 2.5), 2: Batch([], 0.1)}, 1)
+    found = unconsumed_batches(path)
     assert {step: batch.seconds for step, batch in found.items()} == {1: 2.5, 2: 0.1}
     ((one, other),) = found[1].groups
     for again in (one, other):
@@ -91,20 +91,20 @@ def test_answers_of_coming_steps_come_back_bit_for_bit(tiny_model: Path, tmp_pat
 def test_only_the_newest_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model)
     for step in (1, 2, 3, 10):
-        checkpoint.save(learner, tmp_path, progress(step), {}, keep=2)
+        save_progress(learner, tmp_path, progress(step), {}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000010"]
 
 
 def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: Path) -> None:
     """What a worker leaves that dies before the rename, and what one leaves that dies before the mark."""
     learner = make_learner(tiny_model)
-    good = checkpoint.save(learner, tmp_path, progress(1), {}, keep=3)
-    unmarked = checkpoint.save(learner, tmp_path, progress(2), {}, keep=3)
+    good = save_progress(learner, tmp_path, progress(1), {}, keep=3)
+    unmarked = save_progress(learner, tmp_path, progress(2), {}, keep=3)
     (unmarked / "COMPLETE").unlink()
     unnamed = tmp_path / ".step-000003.tmp"
     unnamed.mkdir()
     (unnamed / "actor.safetensors").write_bytes(b"half")
-    found = checkpoint.newest(tmp_path)
+    found = newest_progress(tmp_path)
     assert found is not None
     assert found[0] == good
     checkpoint.clean(tmp_path)
@@ -115,36 +115,36 @@ def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: P
 def test_a_damaged_one_is_passed_over(tiny_model: Path, tmp_path: Path, name: str) -> None:
     learner = make_learner(tiny_model)
     learn(learner, make_episodes(), 0, Controls(0.05))
-    good = checkpoint.save(learner, tmp_path, progress(1), {}, keep=2)
-    damaged = checkpoint.save(learner, tmp_path, progress(2), {}, keep=2) / name
+    good = save_progress(learner, tmp_path, progress(1), {}, keep=2)
+    damaged = save_progress(learner, tmp_path, progress(2), {}, keep=2) / name
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    found = checkpoint.newest(tmp_path)
+    found = newest_progress(tmp_path)
     assert found is not None
     assert found[0] == good
     damaged.unlink()
-    found = checkpoint.newest(tmp_path)
+    found = newest_progress(tmp_path)
     assert found is not None
     assert found[0] == good
 
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert newest_progress(tmp_path) is None
 
 
 def test_no_room_is_an_error_that_keeps_the_last_one(tiny_model: Path, tmp_path: Path) -> None:
     """Files may not grow beyond 10 kB for a while, which is how the system says that there is no room."""
     learner = make_learner(tiny_model)
-    good = checkpoint.save(learner, tmp_path, progress(1), {}, keep=1)
+    good = save_progress(learner, tmp_path, progress(1), {}, keep=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(RunError, match=r"cannot write checkpoint .*step-000002.*older checkpoints are kept"):
-            checkpoint.save(learner, tmp_path, progress(2), {}, keep=1)
+            save_progress(learner, tmp_path, progress(2), {}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    found = checkpoint.newest(tmp_path)
+    found = newest_progress(tmp_path)
     assert found is not None
     assert found[0] == good
     assert not list(tmp_path.glob(".*"))
@@ -152,7 +152,7 @@ def test_no_room_is_an_error_that_keeps_the_last_one(tiny_model: Path, tmp_path:
 
 def test_the_state_is_plain_json(tiny_model: Path, tmp_path: Path) -> None:
     learner = make_learner(tiny_model)
-    path = checkpoint.save(learner, tmp_path, progress(4), {}, keep=1)
+    path = save_progress(learner, tmp_path, progress(4), {}, keep=1)
     assert json.loads((path / "state.json").read_text())["progress"]["prompt_cursor"] == 64
     files = [file for file in path.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} == {".safetensors", ".json", ""}

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from charter.worker.reinforcement.formulas import Moments
+from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
 from charter.worker.training import checkpoint, ranks
-from charter.worker.training.checkpoint import Progress
 from charter.worker.training.models import named_tensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +71,7 @@ def go(model: Path, folder: Path, resume_from: Path) -> None:
         learner = the_learner(model, case)
         torch.manual_seed(1)
         history = steps(learner, 0)
-        checkpoint.save(learner, folder / case, progress(STEPS), {}, keep=1)
+        save_progress(learner, folder / case, progress(STEPS), {}, keep=1)
         after = weights(learner)
         resumed: list[dict[str, float]] = []
         if resume_from != folder:
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one_and_the_other_way_round(
     histories = {}
     for name, folder in (("one", one), ("two", two)):
         learner = the_learner(tiny_model, case)
-        found = checkpoint.newest(folder / case)
+        found = newest_progress(folder / case)
         assert found is not None
         path, where = found
         assert where == progress(STEPS)

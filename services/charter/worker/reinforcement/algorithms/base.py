@@ -90,7 +90,11 @@ class Algorithm(ABC):
 
     @abstractmethod
     def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
-        """What to aim at. Answers to the same prompt are neighbours, ``spec.samples_per_prompt`` of them."""
+        """What to aim at. Of a prompt's ``spec.samples_per_prompt`` answers those without a score are not there."""
+
+    def score_numbers(self, scores: Tensor) -> dict[str, float]:
+        """What the scores of a step say, by metric name; ``scores`` as in ``Episodes``."""
+        return {"score_mean": scores.mean().item(), "score_std": scores.std(correction=0).item()}
 
     @abstractmethod
     def terms(self, rows: Rows) -> Terms:

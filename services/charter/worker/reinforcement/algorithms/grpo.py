@@ -18,7 +18,7 @@ class Grpo(Algorithm):
     def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """The answer's standing in its group, at each of its tokens. The KL is paid in the loss, not in the reward."""
         mask = experience.mask
-        advantages = group_advantages(experience.scores, self.spec.samples_per_prompt)
+        advantages = group_advantages(experience.scores, experience.episodes.groups)
         return Targets(
             advantages.unsqueeze(1) * mask,
             token_weights(experience, self.spec),
@@ -37,15 +37,18 @@ class Grpo(Algorithm):
         return len(mask)
 
 
-def group_advantages(scores: Tensor, group: int) -> Tensor:
-    """``(r - mean) / (standard deviation + 1e-4)`` within each group, [episodes] (Shao et al. 2024, section 4.1.2).
+def group_advantages(scores: Tensor, groups: Tensor) -> Tensor:
+    """``(r - mean) / (standard deviation + 1e-4)`` within each group (Shao et al. 2024, section 4.1.2).
 
-    The deviation is the unbiased one. In a group of equal scores every advantage is 0.
+    The deviation is the unbiased one. In a group of equal scores, or of one answer, every advantage is 0.
 
     Args:
-        scores: [episodes], the answers to a prompt side by side.
-        group: answers to a prompt, >= 2.
+        scores: [episodes].
+        groups: number of the prompt that each answers, int64 [episodes].
+
+    Returns:
+        [episodes].
     """
-    grouped = scores.view(-1, group)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    return (centred / (grouped.std(dim=1, keepdim=True) + 1e-4)).flatten()
+    centred, sizes = formulas.centred_in_groups(scores, groups)
+    squares = formulas.sum_in_groups(centred.square(), groups)
+    return centred / ((squares / (sizes - 1).clamp(min=1)).sqrt() + 1e-4)

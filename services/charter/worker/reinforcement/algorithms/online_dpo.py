@@ -5,6 +5,7 @@ et al. 2023 ("Direct Preference Optimization", arXiv 2305.18290), equation 7, on
 judge's P(A is better) and the policy's, sigmoid(margin).
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -23,6 +24,10 @@ class OnlineDpo(Algorithm):
         mask = experience.mask
         labels = experience.episodes.scores.unsqueeze(1) * mask
         return Targets(labels, mask.to(labels))
+
+    def score_numbers(self, scores: Tensor) -> dict[str, float]:
+        """The scores of a pair add to 1, so that their mean says nothing: how sure the judge is does."""
+        return {"judge_certainty": torch.maximum(scores, 1 - scores).mean().item()}
 
     def terms(self, rows: Rows) -> Terms:
         """The loss of each pair, [rows / 2]; even rows are A, odd ones B."""

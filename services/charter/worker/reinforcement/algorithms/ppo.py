@@ -4,6 +4,7 @@ Schulman et al. 2017 ("PPO", arXiv 1707.06347), equation 7, on advantages by Sch
 1506.02438); details as in Huang et al. 2024 ("N+", arXiv 2403.17031).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Ppo(Algorithm):
             experience.scores, experience.kl, mask, kl_coefficient=experience.kl_coefficient
         )
         if experience.step == 0:
-            values = _calibrate(value_head, values, rewards, mask)
+            values = calibrate(value_head, values, rewards, mask, gamma=self.spec.gamma)
         advantages, returns = generalised_advantages(
             rewards, values, mask, gamma=self.spec.gamma, gae_lambda=self.spec.gae_lambda
         )
@@ -46,13 +47,13 @@ class Ppo(Algorithm):
         return int(mask.sum())
 
 
-def _calibrate(value_head: ValueHead, values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-    """Fit the critic's scale and level to the first step's undiscounted returns; the values that it has then.
+def calibrate(value_head: ValueHead, values: Tensor, rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Fit the critic's scale and level to the first step's discounted rewards to go; the values that it has then.
 
     The preference model is only read at EOS, so its values elsewhere can be off by more than the returns vary; a run of
     few steps would then follow the critic's noise.
     """
-    _, returns = generalised_advantages(rewards, torch.zeros_like(rewards), mask, gamma=1.0, gae_lambda=1.0)
+    _, returns = generalised_advantages(rewards, torch.zeros_like(rewards), mask, gamma=gamma, gae_lambda=1.0)
     slope, intercept = fit_values(values, returns, mask)
     value_head.rescale(slope, intercept)
     return (slope * values + intercept).masked_fill(~mask, 0.0)
@@ -112,13 +113,32 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
 def fit_values(values: Tensor, returns: Tensor, mask: Tensor) -> tuple[float, float]:
     """Slope >= 0 and intercept of the least-squares line from values to returns, over the valid tokens.
 
-    With them a critic explains no less of these returns than a constant does. A slope below 0 would turn the critic's
-    order around and is held at 0; so is that of values that do not vary.
+    A critic with slope 0 has to learn its head anew, so a few answers must not bring that about by chance: the slope is
+    at least its standard error, clustered by answer because an answer's returns are nearly one number (Liang and Zeger
+    1986, "Longitudinal data analysis using generalized linear models"). It is 0 where it lies more than three standard
+    errors below 0, which turns the critic's order around, and where values do not vary.
     """
     x, y = values[mask].double(), returns[mask].double()
-    spread = (x - x.mean()).square().sum()
-    slope = max(0.0, float(((x - x.mean()) * (y - y.mean())).sum() / spread)) if spread > 1e-12 else 0.0
+    x_centred, y_centred = x - x.mean(), y - y.mean()
+    spread = x_centred.square().sum()
+    slope = 0.0
+    if spread > 1e-12:
+        best = float((x_centred * y_centred).sum() / spread)
+        error = _clustered_error(x_centred, y_centred - best * x_centred, mask)
+        slope = max(best, error) if best > -3 * error else 0.0
     return slope, float(y.mean()) - slope * float(x.mean())
+
+
+def _clustered_error(x: Tensor, residuals: Tensor, mask: Tensor) -> float:
+    """Standard error of a slope, its residuals clustered by answer; ``x`` (of mean 0) and residuals [valid tokens].
+
+    One answer alone tells nothing about it: 1, the slope of a critic that stays as it is.
+    """
+    answers = int(mask.any(dim=1).sum())
+    if answers < 2:
+        return 1.0
+    scores = torch.zeros(len(mask), dtype=x.dtype).index_add(0, mask.nonzero()[:, 0], x * residuals)
+    return math.sqrt(answers / (answers - 1)) * float(scores.norm() / x.square().sum())
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:

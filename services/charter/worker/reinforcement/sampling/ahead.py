@@ -19,10 +19,10 @@ from charter.spec.prompts import TaskPrompt
 from charter.worker.clients.clients import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import take
+from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.seeds import derive_seed
-from charter.worker.training.checkpoint import Progress
 
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5
@@ -139,7 +139,8 @@ def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
     """The prompts of a step that is not done yet."""
     count = run.spec.ppo.episodes_per_step // run.spec.ppo.samples_per_prompt
     cursor = progress.prompt_cursor + (step - progress.step) * count
-    return take(run.prompts.train, cursor, count, run.spec.seed)
+    # Not the order of the labelled pairs: the first scores would be of prompts that the preference model was fitted to.
+    return take(run.prompts.train, cursor, count, derive_seed(run.spec.seed, "rollout prompts"))
 
 
 def rollouts_seed(run: Run, step: int) -> int:

@@ -35,7 +35,11 @@ def score(
         parts.append((spec.preference_weight, services.preference.score(items, preference_version)))
     if spec.judge_weight > 0:
         options = run.judging_options(derive_seed(seed, "rating"))
-        parts.append((spec.judge_weight, services.rate(items, options)))
+        rated = [
+            run.answer_item(str(place), prompt, answer)
+            for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        parts.append((spec.judge_weight, services.rate(rated, options)))
     if spec.service_weight > 0:
         parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
     return [sum(weight * scores[place] for weight, scores in parts) for place in range(len(answers))]

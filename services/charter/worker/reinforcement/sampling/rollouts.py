@@ -17,7 +17,7 @@ from charter.v1 import run_pb2
 from charter.worker.clients.clients import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.reinforcement.metrics import BY_DIMENSION, TOKEN_AGE
+from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.training.batches import Episodes
 
@@ -67,13 +67,18 @@ def score(
     for answer in answers:
         for written_by in set(answer.versions):
             TOKEN_AGE.observe(version - written_by)
-    return episodes_of(answers, scores, version)
+    return episodes_of(answers, scores, version, [number for number, group in enumerate(groups) for _ in group])
 
 
 def scores_by_dimension(
     run: Run, prompts: Sequence[TaskPrompt], groups: Sequence[Sequence[Answer]], episodes: Episodes
 ) -> dict[str, float]:
-    """Mean score by dimension of the prompts; ``other`` for those that the constitution, which bounds them, lacks."""
+    """Mean score by dimension of the prompts; ``other`` for those that the constitution, which bounds them, lacks.
+
+    Nothing with online DPO, whose scores add to 1 within a pair.
+    """
+    if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
+        return {}
     scores: dict[str, list[float]] = {}
     asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     for prompt, score in zip(asked, episodes.scores.tolist(), strict=True):
@@ -109,8 +114,12 @@ def samples_of(
     ]
 
 
-def episodes_of(answers: Sequence[Answer], scores: Sequence[float], version: int) -> Episodes:
+def episodes_of(
+    answers: Sequence[Answer], scores: Sequence[float], version: int, groups: Sequence[int] | None = None
+) -> Episodes:
     """Put answers and scores together; weights ``version`` will learn from them.
+
+    ``groups`` is the number of the prompt that each answers; None where all prompts differ.
 
     Raises ``RunError`` for an answer without tokens, or whose tokens do not all have a log-prob and a version.
     """
@@ -130,6 +139,7 @@ def episodes_of(answers: Sequence[Answer], scores: Sequence[float], version: int
     return Episodes(
         prompts=tuple(answer.prompt_token_ids for answer in answers),
         answers=tuple(answer.token_ids for answer in answers),
+        groups=torch.arange(len(answers)) if groups is None else torch.tensor(groups),
         ended=torch.tensor([answer.ended for answer in answers]),
         scores=torch.tensor(scores, dtype=torch.float32),
         sampler_logprobs=logprobs,

@@ -24,8 +24,10 @@ HOST_VARIABLE = "CHARTER_WORKER_METRICS_HOST"
 _DEFAULT_PORT = 9095
 
 PPO = {
-    "score_mean": "Mean preference score of the step's answers, before any penalty.",
-    "score_std": "Standard deviation of the preference scores.",
+    "score_mean": "Mean score of the step's answers, before any penalty; absent with online DPO.",
+    "score_std": "Standard deviation of these scores; absent with online DPO.",
+    "judge_certainty": "Mean probability that the judge gives the better answer of a pair, 0.5 where it cannot tell "
+    "(online DPO).",
     "reward_mean": "Mean reward of an answer: score, less the missing-EOS penalty, less the KL penalty.",
     "reward_p10": "Reward that a tenth of the answers stay below.",
     "reward_p50": "Median reward of an answer.",

@@ -1,0 +1,66 @@
+"""What every training loop learns with: models, each with its optimizer."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from charter.worker.errors import RunError
+from charter.worker.training import ranks
+from charter.worker.training.models import LanguageModel
+
+
+class Trainable(Protocol):
+    """What a rank holds while it learns; a checkpoint saves its parts, and any number of ranks reads them back."""
+
+    def learning(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
+        """Every part that learns, with its optimizer, by a name that stays."""
+        ...
+
+
+class PolicyTrainable(Trainable, Protocol):
+    """One of whose parts is the policy."""
+
+    @property
+    def actor(self) -> LanguageModel:
+        """The policy as it learns."""
+        ...
+
+
+def adam(rates: Mapping[nn.Module, float]) -> torch.optim.AdamW:
+    """AdamW over what learns of the modules, each at its learning rate.
+
+    Epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay.
+    """
+    groups = [
+        {"params": [one for one in module.parameters() if one.requires_grad], "lr": rate, "initial_lr": rate}
+        for module, rate in rates.items()
+    ]
+    # Fused: without the temporary copies of every parameter.
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
+
+
+def optimiser_step(
+    module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, *, name: str, rates: str
+) -> float:
+    """Clip the gradient to ``max_norm``, update the module with it and drop it; returns its norm before.
+
+    Raises ``RunError`` when it is not finite: nothing is updated then. ``name`` is the module's, ``rates`` the fields
+    of the spec that hold its learning rate.
+    """
+    norm = ranks.clip_gradients(module.parameters(), max_norm)
+    if not norm < float("inf"):
+        raise RunError(
+            f"the {name}'s gradient is not finite ({norm}); nothing was updated. Lower {rates} and resume from the "
+            "last checkpoint"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def move_moments(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Move an optimizer's moments to where its parameters have gone."""
+    for state in optimizer.state.values():
+        state.update({name: tensor.to(device) for name, tensor in state.items()})
