@@ -8,6 +8,7 @@ COMMANDS = (
     ("status", "status:status", "Show health, model and weight version of each service."),
     ("top", "runs.top:top", "Show services, queues, throughput and the reward of the run, live. Ctrl-C ends it."),
     ("doctor", "local.doctor:doctor", "Check a cluster, and say what to do about each failure."),
+    ("check", "runs.check:check", "Find every mistake in a spec and in the files that it names, offline."),
     ("run", "runs.run:run", "Align a model as a spec says, and show how it goes."),
     ("runs", "", "List, show, watch, cancel and resume runs."),
     ("runs list", "runs.runs:list_runs", "List runs, newest first."),
@@ -18,7 +19,7 @@ COMMANDS = (
         "Show a run's progress until it ends. Leaving with Ctrl-C does not stop the run.",
     ),
     ("runs cancel", "runs.runs:cancel", "Stop a run after its current operation, and wait until it has stopped."),
-    ("runs resume", "runs.runs:resume", "Continue a failed or cancelled run from its newest checkpoint."),
+    ("runs resume", "runs.runs:resume", "Continue a failed or cancelled run where it stopped."),
     (
         "runs fetch",
         "runs.runs:fetch_run",

@@ -13,8 +13,8 @@ from charter.cli.output import INTERRUPTED, fail, words_of
 
 # Of the overlays in deploy/.
 DEFAULT_NAMESPACE = "charter"
-# Commands that find the cluster themselves.
-FIND_IT_THEMSELVES = ("doctor",)
+# Commands that find the cluster themselves, or need none.
+FIND_IT_THEMSELVES = ("check", "doctor", "init")
 
 
 class _Commands(TyperGroup):
@@ -22,7 +22,7 @@ class _Commands(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands |= tree(COMMANDS)
+        self.commands.update(tree(COMMANDS))
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:

@@ -39,7 +39,8 @@ def check_file(path: Path, remote: bool = False, to_serve: bool = False) -> Spec
     """
     file = SpecFile(path, remote)
     filled = fill_defaults(file.spec)
-    file.add(problems(filled, absent_files=remote))
+    # The file itself was asked which files are missing.
+    file.add(problems(filled, absent_files=True))
     if to_serve:
         file.add(service_problems(filled))
     return file
@@ -177,11 +178,9 @@ def _judge(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     if openai and not judge.endpoint:
         yield Problem("judge.endpoint", "is required by judge.engine openai: the base URL of the endpoint", engine)
     if judge.endpoint and not openai:
-        yield Problem(
-            "judge.endpoint", f"is for judge.engine openai, and that is {judge.engine}: leave one out", engine
-        )
+        yield Problem("judge.endpoint", f"is for judge.engine openai, and it is {judge.engine}: leave one out", engine)
     if judge.HasField("limits") and not openai:
-        yield Problem("judge.limits", f"bound an endpoint (judge.engine openai), and that is {judge.engine}", engine)
+        yield Problem("judge.limits", f"are for judge.engine openai, and it is {judge.engine}: leave them out", engine)
     if openai and judge.method == judge_pb2.JUDGING_METHOD_CONTRAST:
         yield Problem(
             "judge.method", "contrast reads log-likelihoods, which no endpoint gives: choose choice or verdict", engine
@@ -253,7 +252,7 @@ def _pairs(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
         if count > most:
             yield Problem(
                 field,
-                f"takes every prompt {count / there:,.0f} times: prompts.train holds {there} different ones, and more than "
+                f"takes each prompt {count / there:,.0f} times: prompts.train has {there} different ones, and over "
                 f"{MOST_ANSWERS_TO_A_PROMPT} times is a slip. Lower it, or add prompts",
                 ("prompts.train", "ppo.samples_per_prompt"),
             )

@@ -1,5 +1,6 @@
 """What the files hold that a spec names, and what is wrong in them."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,12 @@ def _prompts(
     found: dict[str, TaskPrompt] = {}
     whole = bool(paths)
     for index, name in enumerate(paths):
-        path = Path(name)
-        if absent_files and not path.exists():
+        if not os.path.isfile(name):
             whole = False
+            problems += [] if absent_files else [Problem(f"{field}[{index}]", f"no such file: {name}")]
             continue
         try:
-            for prompt in read_prompts(path):
+            for prompt in read_prompts(Path(name)):
                 found.setdefault(prompt.key, prompt)
         except PromptFileError as error:
             whole = False
@@ -65,15 +66,18 @@ def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list
 
 
 def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Constitution | None:
-    path = Path(name)
-    if not name or (absent_files and not path.exists()):
+    if not name:
+        return None
+    # Never raises, whatever the name is.
+    if not os.path.isfile(name):
+        problems += [] if absent_files else [Problem("judge.constitution", f"no such file: {name}")]
         return None
     try:
-        return load_constitution(path)
+        return load_constitution(Path(name))
     except ConstitutionError as error:
         more = len(error.problems) - MOST_NAMED
         lines = [*error.problems[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
     except OSError as error:
-        lines = [f"cannot read {path}: {error.strerror}"]
+        lines = [f"cannot read {name}: {error.strerror}"]
     problems += (Problem("judge.constitution", line) for line in lines)
     return None

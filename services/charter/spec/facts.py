@@ -58,7 +58,7 @@ def label_shares(feedback: run_pb2.FeedbackSpec, dimension: str) -> dict[str, fl
     chosen = feedback.by_dimension.get(dimension, feedback)
     given = {AI: chosen.ai, HUMAN: chosen.human, IMPORTED: chosen.imported}
     total = sum(given.values())
-    if not 0 < total < float("inf"):
+    if not 0 < total < float("inf") or min(given.values()) < 0:
         return {}
     return {source: share / total for source, share in given.items() if share > 0}
 

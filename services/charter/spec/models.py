@@ -1,6 +1,7 @@
 """What the files of a model say without loading it: only those that are on this machine are asked."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ def context_tokens(model: str) -> int | None:
 
 
 def _config(model: str) -> dict[str, Any] | None:
-    folder = Path(model)
-    if not folder.is_dir():
+    # Whatever the name is, this and what follows raise nothing.
+    if not os.path.isdir(model):
         file = _cached(model)
         return None if file is None else _read(file)
-    file = folder / "config.json"
+    file = Path(model) / "config.json"
     if not file.is_file():
-        raise ValueError(f"the folder {folder} holds no config.json: it is no model")
+        raise ValueError(f"the folder {model} holds no config.json: it is no model")
     return _read(file)
 
 
@@ -52,7 +53,7 @@ def _cached(hub_id: str) -> Path | None:
 
     folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
     newest = folder / "refs" / "main"
-    if not newest.is_file():
+    if not os.path.isfile(newest):
         return None
     file = folder / "snapshots" / newest.read_text(encoding="utf-8").strip() / "config.json"
     return file if file.is_file() else None

@@ -24,6 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[3]
+STARTER = ROOT / "services" / "charter" / "spec" / "starter"
 
 
 @pytest.fixture(autouse=True)
@@ -150,12 +151,10 @@ def test_status_of_nothing_says_so_for_each_service(nobody: str) -> None:
 
 
 def test_a_run_names_every_service_that_is_missing(nobody: str, tmp_path: Path) -> None:
-    for name in ("c.yaml", "t.jsonl", "h.jsonl"):
-        (tmp_path / name).touch()
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "name: x\npolicy: {model: m}\njudge: {model: j, constitution: c.yaml}\n"
-        "prompts: {train: [t.jsonl], held_out: [h.jsonl]}\n"
+        f"name: x\npolicy: {{model: m}}\njudge: {{model: j, constitution: {STARTER}/constitution.yaml}}\n"
+        f"prompts: {{train: [{STARTER}/train.jsonl], held_out: [{STARTER}/held_out.jsonl]}}\n"
     )
     result = CliRunner().invoke(app, ["run", str(spec)])
     assert result.exit_code == 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,13 +15,16 @@ from charter.cli.calls import channel_to
 from charter.cli.local.checks import problems
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
-from charter.cli.runs.run import DetachOption, as_dict, bring, follow
+from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files
 from charter.rpc.channel import QUICK
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest run with that name.")
+]
+CorrectedOption = Annotated[
+    Path | None, typer.Option("--spec", metavar="SPEC", help="A corrected spec, while there is no checkpoint yet.")
 ]
 LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Most runs to list.")]
 
@@ -97,13 +101,25 @@ def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
         console.print(f"Run {stopped.id} is {_state(stopped)}. `charter runs resume {stopped.id}` continues it.")
 
 
-def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption = False) -> None:
-    """Continue a failed or cancelled run from its newest checkpoint."""
+def resume(
+    run: RunArgument, spec: CorrectedOption = None, detach: DetachOption = False, as_json: JsonOption = False
+) -> None:
+    """Continue a failed or cancelled run where it stopped.
+
+    That is its newest checkpoint, or before the first one the stage that was under way. Until then --spec corrects its
+    spec; what was done already stays, and a change that would make it wrong is refused.
+    """
+    request = trainer_pb2.ResumeRunRequest(run_id=run)
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
-        if wrong := problems(found.spec):
+        wanted = found.spec
+        if spec is not None:
+            wanted, sent, files = spec_and_files(spec)
+            request.spec.CopyFrom(sent)
+            request.files.extend(files)
+        if wrong := problems(wanted):
             fail("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."]))
-        resumed = stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run), timeout=QUICK).run
+        resumed = stub.ResumeRun(request, timeout=QUICK).run
     follow(resumed, detach, as_json)
 
 

@@ -18,6 +18,7 @@ from charter.rpc.channel import BATCH, QUICK, connect
 from charter.rpc.errors import explained
 from charter.rpc.messages import proto_messages
 from charter.rpc.tensors import from_tensor
+from charter.spec.facts import servers_sleep
 from charter.v1 import (
     judge_pb2,
     judge_pb2_grpc,
@@ -60,11 +61,6 @@ class Answer:
     # Version of the weights that wrote each token.
     versions: tuple[int, ...]
     ended: bool
-
-
-def servers_sleep(addresses: run_pb2.ServiceAddresses) -> bool:
-    """Whether the services free their GPU while the worker computes."""
-    return addresses.gpu_sharing in (run_pb2.GPU_SHARING_SERVERS_SLEEP, run_pb2.GPU_SHARING_TAKE_TURNS)
 
 
 class Services:

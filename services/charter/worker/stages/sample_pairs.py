@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charter.jsonl import append_line, recover_lines
+from charter.spec.facts import AI, label_shares
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.preference.mixing import AI, shares
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
@@ -56,7 +56,7 @@ def pair_prompts(run: Run) -> list[TaskPrompt]:
 
 def judged_prompts(run: Run) -> list[TaskPrompt]:
     """The training prompts of the dimensions in which the judge's labels have a share."""
-    return [prompt for prompt in run.prompts.train if AI in shares(run.spec.feedback, prompt.dimension)]
+    return [prompt for prompt in run.prompts.train if AI in label_shares(run.spec.feedback, prompt.dimension)]
 
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[str]]:
