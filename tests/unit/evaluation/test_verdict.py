@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from charter.evaluation.report.verdict import judge_warnings, verdict
-from charter.runs.results import Calibration, JudgeCheck
+from charter.runs.results import Calibration, Evaluation, JudgeCheck, PreferenceFit, ReliabilityBin
 
 from tests.support.report_fixture import made_up_evaluation
 
@@ -40,7 +40,7 @@ def judge_with(**changes: float) -> JudgeCheck:
     ],
 )
 def test_the_interval_decides(low: float, high: float, direction: str, words: str) -> None:
-    found = verdict(replace(EVALUATION, win_rate_low=low, win_rate_high=high), GOOD_JUDGE)
+    found = verdict(replace(EVALUATION, win_rate_low=low, win_rate_high=high), GOOD_JUDGE, None)
     assert found.direction == direction
     assert words in found.sentence
     assert f"(95% interval {100 * low:.1f}% to {100 * high:.1f}%)" in found.sentence
@@ -48,8 +48,8 @@ def test_the_interval_decides(low: float, high: float, direction: str, words: st
 
 
 def test_no_evaluation_is_no_verdict() -> None:
-    assert verdict(None, GOOD_JUDGE).direction == "none"
-    assert "No verdict" in verdict(None, GOOD_JUDGE).sentence
+    assert verdict(None, GOOD_JUDGE, None).direction == "none"
+    assert "No verdict" in verdict(None, GOOD_JUDGE, None).sentence
 
 
 @pytest.mark.parametrize(
@@ -64,20 +64,44 @@ def test_a_weak_judge_is_called_weak(changes: dict[str, float], words: str) -> N
     judge = judge_with(**changes)
     (warning,) = judge_warnings(judge)
     assert words in warning
-    found = verdict(EVALUATION, judge)
+    found = verdict(EVALUATION, judge, None)
     assert found.sentence.startswith("A weak judge preferred")
     assert found.caveats == (warning,)
 
 
 def test_an_unmeasured_judge_is_said_to_be_unmeasured() -> None:
-    found = verdict(EVALUATION, None)
+    found = verdict(EVALUATION, None, None)
     assert found.sentence.startswith("A judge that was not measured preferred")
     assert "not measured" in found.caveats[0]
 
 
 def test_few_prompts_and_many_failures_are_caveats() -> None:
-    few = verdict(replace(EVALUATION, wins=10, ties=0, losses=2), GOOD_JUDGE)
+    few = verdict(replace(EVALUATION, wins=10, ties=0, losses=2), GOOD_JUDGE, None)
     assert "Only 12 prompts" in few.caveats[0]
-    failed = verdict(replace(EVALUATION, failures={"INVALID": 4, "UNAVAILABLE": 1}), GOOD_JUDGE)
+    failed = verdict(replace(EVALUATION, failures={"INVALID": 4, "UNAVAILABLE": 1}), GOOD_JUDGE, None)
     assert failed.caveats == ("5 of 53 judgements failed and are in no figure.",)
-    assert verdict(replace(EVALUATION, failures={"INVALID": 4}), GOOD_JUDGE).caveats == ()
+    assert verdict(replace(EVALUATION, failures={"INVALID": 4}), GOOD_JUDGE, None).caveats == ()
+
+
+def fit_with(accuracy_low: float) -> PreferenceFit:
+    bins = (ReliabilityBin(0.5, 0.55, 30, 0.51, 0.6), ReliabilityBin(0.55, 0.6, 10, 0.57, 0.6))
+    return PreferenceFit(
+        train_pairs=80,
+        held_out_pairs=40,
+        left_out={},
+        labels=(),
+        history=(),
+        held_out=Calibration(40, 0.6, accuracy_low, 0.75, 0.24, 0.08, bins),
+        length_correlation=0.0,
+    )
+
+
+@pytest.mark.parametrize("evaluation", [EVALUATION, None])
+def test_the_reward_is_said_to_be_a_model_so_right_and_so_sure(evaluation: Evaluation | None) -> None:
+    found = verdict(evaluation, GOOD_JUDGE, fit_with(0.51))
+    # (30 * 0.51 + 10 * 0.57) / 40
+    assert "On 40 held-out pairs it agrees with 60.0% of them (51.0% to 75.0%), and is 52.5% sure" in found.reward
+    assert found.caveats == ()
+    (caveat,) = verdict(evaluation, GOOD_JUDGE, fit_with(0.5)).caveats
+    assert "The reward cannot be told from a coin" in caveat
+    assert verdict(evaluation, GOOD_JUDGE, None).reward == ""

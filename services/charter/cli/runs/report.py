@@ -38,7 +38,10 @@ def report(
     if as_json:
         emit_json(headline(contents) | {"report": str(path)})
     else:
-        console.print(verdict(contents.evaluation, contents.judge_check, fake=contents.fake).sentence, markup=False)
+        found = verdict(contents.evaluation, contents.judge_check, contents.preference_fit, fake=contents.fake)
+        console.print(found.sentence, markup=False)
+        if found.reward:
+            console.print(found.reward, markup=False)
         console.print(str(path), markup=False, soft_wrap=True)
     if open_:
         typer.launch(path.as_uri())
@@ -46,11 +49,12 @@ def report(
 
 def headline(run: RunFolder) -> dict[str, Any]:
     """The figures that a run is told by; None for what it did not measure."""
-    found = verdict(run.evaluation, run.judge_check, fake=run.fake)
+    found = verdict(run.evaluation, run.judge_check, run.preference_fit, fake=run.fake)
     evaluation, judge = run.evaluation, run.judge_check
     return {
         "run": run.info.id if run.info else run.name,
         "verdict": found.sentence,
+        "reward": found.reward or None,
         "caveats": list(found.caveats),
         "win_rate": evaluation.win_rate if evaluation else None,
         "win_rate_interval": [evaluation.win_rate_low, evaluation.win_rate_high] if evaluation else None,

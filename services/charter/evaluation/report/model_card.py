@@ -1,16 +1,14 @@
 """The README.md of an aligned policy, as Hugging Face reads it."""
 
-import re
 from pathlib import Path
 
 from huggingface_hub import ModelCardData, metadata_load
 
+from charter.evaluation.report.model_names import model_name, on_hub
 from charter.evaluation.report.verdict import interval, percent, verdict
 from charter.runs.folder import RunFolder, RunFolderError, read_run_folder
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(run_folder: Path) -> str:
@@ -22,9 +20,10 @@ def model_card(run_folder: Path) -> str:
     if run.spec is None:
         raise RunFolderError(f"{run_folder} has no spec.json: nothing says which model was aligned")
     base = run.spec.policy.model
-    name = _shown(base)
+    name = model_name(base)
+    found = verdict(run.evaluation, run.judge_check, run.preference_fit, fake=run.fake)
     data = ModelCardData(
-        base_model=base if _on_hub(base) else None,
+        base_model=base if on_hub(base) else None,
         license=_license(base),
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -37,7 +36,8 @@ def model_card(run_folder: Path) -> str:
         "constitution, the labels trained a preference model, and PPO trained the policy against that model while a KL "
         "penalty held it near its start.",
         "## Result",
-        verdict(run.evaluation, run.judge_check, fake=run.fake).sentence,
+        found.sentence,
+        found.reward,
         _figures(run),
         "## Constitution",
         _constitution(run),
@@ -75,12 +75,12 @@ def _figures(run: RunFolder) -> str:
         measured = judge.calibration
         accuracy = interval(measured.accuracy_low, measured.accuracy_high)
         rows += [
-            ("Judge", f"{_shown(judge.model)}, method {judge.method}"),
+            ("Judge", f"{model_name(judge.model)}, method {judge.method}"),
             ("Judge's accuracy", f"{percent(measured.accuracy)} of {measured.pairs} labelled pairs ({accuracy})"),
             ("Shorter answer is better, same pairs", percent(judge.shorter_is_better_accuracy)),
         ]
     elif run.spec is not None:
-        rows.append(("Judge", f"{_shown(run.spec.judge.model)}, not measured on labelled pairs"))
+        rows.append(("Judge", f"{model_name(run.spec.judge.model)}, not measured on labelled pairs"))
     if fit := run.preference_fit:
         held_out = f"{percent(fit.held_out.accuracy)} of {fit.held_out_pairs} held-out comparisons"
         rows.append(("Preference model agrees with the judge", held_out))
@@ -97,7 +97,7 @@ def _constitution(run: RunFolder) -> str:
 
 
 def _limits(run: RunFolder, base: str) -> str:
-    found = verdict(run.evaluation, run.judge_check, fake=run.fake)
+    found = verdict(run.evaluation, run.judge_check, run.preference_fit, fake=run.fake)
     lines = [
         *found.caveats,
         "The win rate is what one judge model prefers; no person has rated these answers, and nobody has checked the "
@@ -113,8 +113,8 @@ def _published(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     published = run_pb2.RunSpec(
         name=spec.name,
         seed=spec.seed,
-        policy=run_pb2.PolicySpec(model=_shown(spec.policy.model)),
-        judge=run_pb2.JudgeSpec(model=_shown(spec.judge.model), engine=spec.judge.engine, method=spec.judge.method),
+        policy=run_pb2.PolicySpec(model=model_name(spec.policy.model)),
+        judge=run_pb2.JudgeSpec(model=model_name(spec.judge.model), engine=spec.judge.engine, method=spec.judge.method),
         sampling=spec.sampling,
         comparisons=spec.comparisons,
         preference_model=spec.preference_model,
@@ -124,17 +124,8 @@ def _published(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     if spec.judge.HasField("ensemble_size"):
         published.judge.ensemble_size = spec.judge.ensemble_size
     if spec.preference_model.model:
-        published.preference_model.model = _shown(spec.preference_model.model)
+        published.preference_model.model = model_name(spec.preference_model.model)
     return published
-
-
-def _on_hub(model: str) -> bool:
-    return _HUB_ID.fullmatch(model) is not None and not Path(model).exists()
-
-
-def _shown(model: str) -> str:
-    """A hub id as it is; of a folder only its name."""
-    return model if not model or _on_hub(model) else Path(model).name
 
 
 def _license(model: str) -> str | None:

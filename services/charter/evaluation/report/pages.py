@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from charter.evaluation.report.model_names import model_name
 from charter.evaluation.report.verdict import interval, percent
 
 FOLDER = Path(__file__).parent
@@ -21,6 +22,6 @@ def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callabl
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "svg": Markup, **filters}
+    environment.filters |= {"percent": percent, "svg": Markup, "model_name": model_name, **filters}
     style = Markup((FOLDER / "report.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(values, style=style, interval=interval)

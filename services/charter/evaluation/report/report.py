@@ -84,7 +84,7 @@ def render_report(run: RunFolder) -> str:
         "run": run,
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "verdict": verdict(evaluation, run.judge_check, fake=run.fake),
+        "verdict": verdict(evaluation, run.judge_check, run.preference_fit, fake=run.fake),
         "progress": _progress(run),
         "seconds": _total_seconds(run),
         "ppo_plots": plots.ppo_plots(run.ppo_steps),

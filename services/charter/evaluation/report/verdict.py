@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from charter.runs.results import Evaluation, JudgeCheck
+from charter.runs.results import Evaluation, JudgeCheck, PreferenceFit
 
 # Below this many judged prompts a percentile bootstrap is too narrow to take at its word.
 FEW_PROMPTS = 20
@@ -18,6 +18,8 @@ class Verdict:
     # Whether the interval of the win rate lies above 50 %, below it, or includes it; "none" without an evaluation.
     direction: Direction
     sentence: str
+    # What the policy was rewarded by; empty without a fitted preference model.
+    reward: str
     # Each a sentence that says why the one above is worth less than it seems.
     caveats: tuple[str, ...]
 
@@ -32,16 +34,22 @@ def interval(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
-def verdict(evaluation: Evaluation | None, judge: JudgeCheck | None, *, fake: bool = False) -> Verdict:
+def verdict(
+    evaluation: Evaluation | None, judge: JudgeCheck | None, fit: PreferenceFit | None, *, fake: bool = False
+) -> Verdict:
     """Say what the evaluation showed. A win rate whose interval includes 50 % shows no difference.
+
+    ``fit`` is of the preference model that was the reward, None where there was none.
 
     ``fake``: an engine that stands in for a model took part, so that there is nothing to say.
     """
     if fake:
-        return Verdict("none", "No verdict: a fake engine took part, and what it writes or prefers means nothing.", ())
+        return Verdict(
+            "none", "No verdict: a fake engine took part, and what it writes or prefers means nothing.", "", ()
+        )
     if evaluation is None:
         sentence = "No verdict: the aligned policy was not compared with the policy it started from."
-        return Verdict("none", sentence, tuple(judge_warnings(judge)))
+        return Verdict("none", sentence, _reward(fit), (*judge_warnings(judge), *reward_warnings(fit)))
     judged = evaluation.wins + evaluation.ties + evaluation.losses
     caveats = judge_warnings(judge)
     who = "A judge that was not measured" if judge is None else "A weak judge" if caveats else "The judge"
@@ -59,12 +67,13 @@ def verdict(evaluation: Evaluation | None, judge: JudgeCheck | None, *, fake: bo
         sentence = (
             f"{who} preferred the aligned policy on {of_judged}. The interval includes 50%: no difference was shown."
         )
+    caveats += reward_warnings(fit)
     if judged < FEW_PROMPTS:
         caveats.append(f"Only {judged} prompts were judged: with so few, the interval is narrower than the truth.")
     failed = sum(evaluation.failures.values())
     if failed > judged / 10:
         caveats.append(f"{failed} of {failed + judged} judgements failed and are in no figure.")
-    return Verdict(direction, sentence, tuple(caveats))
+    return Verdict(direction, sentence, _reward(fit), tuple(caveats))
 
 
 def judge_warnings(judge: JudgeCheck | None) -> list[str]:
@@ -85,3 +94,29 @@ def judge_warnings(judge: JudgeCheck | None) -> list[str]:
             f"while always preferring the shorter answer agrees with {percent(judge.shorter_is_better_accuracy)}."
         )
     return warnings
+
+
+def reward_warnings(fit: PreferenceFit | None) -> list[str]:
+    """Why the preference model is a poor reward; empty where it agrees with held-out labels more than a coin."""
+    if fit is None or fit.held_out.accuracy_low > 0.5:
+        return []
+    found = fit.held_out
+    return [
+        f"The reward cannot be told from a coin: the preference model agrees with {percent(found.accuracy)} of "
+        f"{found.pairs} held-out labels, and the interval ({interval(found.accuracy_low, found.accuracy_high)}) "
+        "reaches down to 50%."
+    ]
+
+
+def _reward(fit: PreferenceFit | None) -> str:
+    """How right and how sure the preference model is on held-out labels, in one sentence."""
+    if fit is None:
+        return ""
+    found = fit.held_out
+    # Bins hold the confidence in the preferred answer, so that this is its mean over all pairs.
+    sure = sum(entry.count * entry.mean_predicted for entry in found.bins) / found.pairs
+    return (
+        f"The reward is a model of the labels. On {found.pairs} held-out pairs it agrees with "
+        f"{percent(found.accuracy)} of them ({interval(found.accuracy_low, found.accuracy_high)}), and is "
+        f"{percent(sure)} sure on average, where 50% is a coin."
+    )
