@@ -8,6 +8,7 @@ COMMANDS = (
     ("status", "status:status", "Show health, model and weight version of each service."),
     ("top", "runs.top:top", "Show services, queues, throughput and the reward of the run, live. Ctrl-C ends it."),
     ("doctor", "local.doctor:doctor", "Check a cluster, and say what to do about each failure."),
+    ("init", "runs.init:init", "Write a commented run spec, a constitution and a few prompts for a model."),
     ("check", "runs.check:check", "Find every mistake in a spec and in the files that it names, offline."),
     ("run", "runs.run:run", "Align a model as a spec says, and show how it goes."),
     ("runs", "", "List, show, watch, cancel and resume runs."),
@@ -45,6 +46,8 @@ COMMANDS = (
         "Say which of two answers is better, with the probability of each principle and order.",
     ),
     ("judge score", "judging.judge:score", "Rate one answer from 1 to 10 by a principle."),
+    ("judge critique", "judging.writing:critique", "Criticise an answer by a principle."),
+    ("judge revise", "judging.writing:revise", "Rewrite an answer by a principle and a critique of it."),
     ("judge calibrate", "judging.judge:calibrate", "Measure the judge on labelled pairs and fit its calibration."),
     ("constitution", "", "Check, compare and show constitutions."),
     (

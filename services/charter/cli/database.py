@@ -35,7 +35,7 @@ def migrate(database: DatabaseOption = "", as_json: JsonOption = False) -> None:
             found[name] = version(engine, schema)
             engine.dispose()
     except DatabaseError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(found)
     else:

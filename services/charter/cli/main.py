@@ -67,7 +67,7 @@ def on_a_cluster(
     try:
         context.with_resource(connected(Cluster.open(*context.obj)))
     except ClusterError as error:
-        fail(str(error))
+        fail(error)
 
 
 def main() -> None:

@@ -8,6 +8,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.segment import Segments
+from rich.table import Table
 
 # Exit status after Ctrl-C.
 INTERRUPTED = 130
@@ -19,6 +22,9 @@ _FOR_A_PERSON = (
     ("charter.spec.problems", "SpecError"),
     ("charter.spec.constitution", "ConstitutionError"),
 )
+
+# Characters of the widest table.
+_WIDEST = 10_000
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -40,8 +46,16 @@ def shortened(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
+def print_whole(table: Table) -> None:
+    """Print a table as wide as its content: in a narrow terminal lines wrap, and addresses and paths stay whole."""
+    natural = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    lines = console.render(table, console.options.update(width=natural, max_width=natural))
+    console.print(Segments(lines), end="", soft_wrap=True)
+
+
+def fail(problem: str | Exception, code: int = 1) -> NoReturn:
     """Say what went wrong on stderr, as it stands, and end with a non-zero exit code."""
+    message = file_words(problem) if isinstance(problem, OSError) else str(problem)
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
 

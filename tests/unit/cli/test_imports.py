@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from charter.cli.commands import COMMANDS
+from charter.spec.starter import write_starter
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
@@ -53,8 +54,13 @@ def test_help_of_a_command_imports_only_what_calls_need() -> None:
     "command",
     [
         ("constitution", "check", str(EXAMPLES / "constitutions" / "general.yaml")),
+        ("init", "--model", "org/model", "FOLDER"),
+        ("check", "FOLDER/run.yaml"),
     ],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_what_reads_files_calls_no_service(command: tuple[str, ...]) -> None:
+def test_what_reads_files_calls_no_service(command: tuple[str, ...], tmp_path: Path) -> None:
+    if command[0] == "check":
+        write_starter("org/model", tmp_path)
+    command = tuple(word.replace("FOLDER", str(tmp_path)) for word in command)
     assert not imported(command) & {*HEAVY, "grpc", "prometheus_client", "psutil"}

@@ -28,7 +28,7 @@ EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit
         (
             ("pairs.jsonl",),
             {"comparisons": {"pairs": 9}},
-            "its pairs are sampled already, by another comparisons.pairs",
+            "are sampled already, by another comparisons.pairs",
         ),
         (("pairs.jsonl",), {"sampling": {"temperature": 2}}, "by another sampling.temperature"),
         (("pairs.jsonl",), {"feedback": {"ai": 1, "human": 1}}, "by another feedback.human"),

@@ -99,6 +99,8 @@ def test_a_valid_file_is_read() -> None:
             "file.yaml:7: principles[0].examples[0].why: unknown field; known are prompt, better, worse",
         ),
         ("weight: 2", "weight: -1", "file.yaml:7: principles[0].weight: must be a number above 0, not '-1'"),
+        ("weight: 2", "weight: '1e3'", "file.yaml:7: principles[0].weight: must be a number above 0"),
+        ("weight: 2", "weight: 1e999", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("weight: 2", "weight: .inf", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("weight: 2", "weight: much", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("    revise: Make it safe.\n", "", "file.yaml:13: principles[1].revise: is missing"),
@@ -199,3 +201,8 @@ def test_diff_names_each_change(tmp_path: Path) -> None:
     ]
     same = CliRunner().invoke(app, ["constitution", "diff", str(old), str(old)])
     assert (same.exit_code, same.stdout) == (0, "The constitutions say the same.\n")
+
+
+@pytest.mark.parametrize("weight", ["1e3", "1E+3", "1000", "1000.0"])
+def test_a_weight_may_be_written_as_people_do(weight: str) -> None:
+    assert parse_constitution(VALID.replace("weight: 2", f"weight: {weight}"), "f").principles[0].weight == 1000

@@ -145,7 +145,7 @@ def calibrate(
     try:
         found = measurement(judged)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     found = {"files": [file.name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
@@ -165,7 +165,7 @@ def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
     try:
         return read_labelled_pairs(file, default_label=default_label)
     except RowError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}")
 
@@ -196,7 +196,7 @@ def _judge(
     try:
         return judge_pairs(pairs, options, address, own_dimension=own_dimension, details=details)
     except DetailsError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(f"cannot write {details}: {error.strerror}")
 

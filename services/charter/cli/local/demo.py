@@ -64,7 +64,7 @@ def _prepare() -> None:
         prepare_prompts(INPUTS / "demo" / "prompts", console.print)
         prepare_labelled_pairs(INPUTS / "demo" / "labelled_pairs.jsonl", HELPFUL_ANSWERS, console.print)
     except DemoInputError as error:
-        fail(str(error))
+        fail(error)
 
 
 def _timed(work: Callable[[], None]) -> float:

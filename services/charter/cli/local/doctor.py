@@ -31,7 +31,7 @@ def doctor(context: typer.Context, component: ComponentOption = None, as_json: J
     try:
         findings = examine(Cluster.open(*context.obj), component or ())
     except ClusterError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json([finding.as_dict() for finding in findings])
     else:

@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -228,17 +229,27 @@ def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
 
 
 def _wait(services: dict[str, Started], say: Console) -> str:
-    """Show the services until all are serving; the name of one that ended instead, or nothing."""
+    """Show the services until all are serving; the name of one that ended instead, or nothing.
+
+    On a terminal that is a table that changes, elsewhere a line for each service when it serves or has ended.
+    """
     begin = time.monotonic()
     states = dict.fromkeys(services, "starting")
-    with Live(_table(services, states, begin), console=say, refresh_per_second=8) as live:
+    first = _table(services, states, begin)
+    with Live(first, console=say, refresh_per_second=8) if say.is_terminal else nullcontext() as live:
         while True:
+            before = dict(states)
             for name, one in services.items():
                 if not one.process.alive():
                     states[name] = "ended"
                 elif health(name, one.endpoint.main) == "SERVING":
                     states[name] = "serving"
-            live.update(_table(services, states, begin))
+            if live is not None:
+                live.update(_table(services, states, begin))
+            else:
+                for name in (name for name, state in states.items() if state != before[name]):
+                    at = f" at {services[name].endpoint.main}" if states[name] == "serving" else ""
+                    say.print(f"{name}: {states[name]}{at}", soft_wrap=True)
             if failed := next((name for name, state in states.items() if state == "ended"), ""):
                 return failed
             if set(states.values()) == {"serving"}:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from charter.cli.local.services import endpoint, home
 from charter.cli.output import console, fail
+from charter.cli.runs.finding import run_id_of
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.feedback.room import FeedbackConfig, Room
 from charter.rpc.errors import ServiceError
@@ -26,7 +27,9 @@ LabellersOption = Annotated[
 PairsOption = Annotated[
     list[Path] | None, typer.Option("--pairs", help="File of pairs to compare, .jsonl or .parquet. Repeatable.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Compare the pairs of this run (its id), blind to its labels.")]
+RunOption = Annotated[
+    str, typer.Option("--run", help="Compare the pairs of this run (id or name), blind to its labels.")
+]
 SecondOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the pairs that a second person labels too.")]
 ConstitutionOption = Annotated[
     Path | None, typer.Option(help="Constitution whose principles a labeller can name as the one that decided.")
@@ -69,7 +72,7 @@ def feedback(
         labellers=known,
         chats=home() / "feedback" / "chats.jsonl",
         files=tuple(pairs or ()),
-        run=run,
+        run=run_id_of(run, preference),
         second_share=second_share,
         constitution=None if constitution is None else load_constitution(constitution).to_proto(),
         guided=guided,
@@ -90,7 +93,7 @@ async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
         await room.start()
     except (ServiceError, OSError, ValueError) as error:
         await room.stop()
-        fail(str(error))
+        fail(error)
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
@@ -113,7 +116,7 @@ def _labellers(file: Path, names: list[str]) -> Labellers:
         for name in names:
             known = add_labeller(file, name)
     except (LabellersError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if not known.tokens:
         fail("nobody may label yet: name someone with --labeller NAME")
     return known

@@ -14,6 +14,7 @@ from rich.table import Table
 from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.importing import check_files, read_file, requests, told, unreadable
+from charter.cli.runs.finding import run_id_of
 from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
@@ -48,7 +49,7 @@ class Layout(StrEnum):
 AddressOption = Annotated[
     str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id).")]
+RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id or name).")]
 SourceOption = Annotated[Source | None, typer.Option(help="Only labels from here.")]
 SplitOption = Annotated[Split | None, typer.Option(help="Only this part of the data.")]
 PrincipleOption = Annotated[str, typer.Option(help="Only comparisons judged by this principle.")]
@@ -67,13 +68,13 @@ def stats(
     as_json: JsonOption = False,
 ) -> None:
     """Count the stored comparisons by outcome, source, dimension, principle and split."""
-    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run_id_of(run, address), source, split, principle, dimension, labelled_only)
     try:
         with channel_to("preference", address) as channel:
             request = preference_pb2.GetStatsRequest(filter=chosen)
             found = preference_pb2_grpc.PreferenceServiceStub(channel).GetStats(request, timeout=QUICK)
     except ServiceError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(_stats_result(found))
     else:
@@ -99,7 +100,7 @@ def export_file(
     An existing file is replaced when the new one is complete. The chosen-rejected layout leaves out ties and
     comparisons without a label, and says how many.
     """
-    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run_id_of(run, address), source, split, principle, dimension, labelled_only)
     try:
         with channel_to("preference", address) as channel:
             comparisons = stream_comparisons(preference_pb2_grpc.PreferenceServiceStub(channel), chosen, "exporting")
@@ -110,7 +111,7 @@ def export_file(
                 written = write_rows(file, pairs.rows(), PAIR_COLUMNS)
                 left_out = pairs.left_out
     except (ServiceError, ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json({"file": str(file), "layout": layout.value, "written": written, "left_out": left_out})
         return
@@ -146,7 +147,7 @@ def import_files(
     except RowError as error:
         fail(f"nothing was imported\n{error}")
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(unreadable(error))
     try:

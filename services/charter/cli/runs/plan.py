@@ -67,7 +67,7 @@ def planned_for(spec: run_pb2.RunSpec, total: int) -> "tuple[Plan, list[tuple[tu
     try:
         known = {model: model_size(model) for model in set(models_of(spec).values())}
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     sizes = {service: known[model] for service, model in models_of(spec).items()}
     planned = plan(spec, sizes, total)
     return planned, [] if planned.fits else ways_out(spec, sizes, total)

@@ -34,7 +34,7 @@ def report(
         contents = read_run_folder(folder)
         path = write_report(folder, output).resolve()
     except (RunFolderError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(headline(contents) | {"report": str(path)})
     else:

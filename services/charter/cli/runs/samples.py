@@ -58,7 +58,7 @@ def samples(
     except FileNotFoundError:
         fail(f"{folder / FILE} is not there: PPO has not done a step yet, or an older Charter ran it")
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     if sample:
         one = next((one for one in kept if one.id == sample), None)
         if one is None:
@@ -131,7 +131,7 @@ def _run_id(folder: Path) -> str:
     try:
         info = read_run_folder(folder).info
     except RunFolderError as error:
-        fail(str(error))
+        fail(error)
     return info.id if info else folder.name
 
 
