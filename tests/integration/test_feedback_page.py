@@ -218,12 +218,16 @@ def test_pairs_of_a_run_are_blind_and_keep_their_place(browser: Browser, at: Add
         "<b>bold</b> & \u202e\U0001f701", run_id="run-1", split=types_pb2.SPLIT_HELD_OUT, dimension="helpful"
     )
     source.answer_a.model, source.answer_b.model = "secret-model-1", "secret-model-2"
+    source.answer_a.cut_off, source.answer_b.cut_off = True, False
     at.add(source, comparison("other run", run_id="run-2"))
     with served(config(at, tmp_path, run="run-1")) as url:
         page = sign_in(browser, url, "ann")
         page.wait(READY)
         assert "<b>bold</b> &" in page.text("#view-compare .answers")
         assert page.evaluate("document.querySelectorAll('#view-compare .answer b').length") == 0
+        marked = "#view-compare .answer:has(.cut-off:not([hidden]))"
+        assert page.evaluate(f"document.querySelectorAll('{marked}').length") == 1
+        assert "<b>bold</b>" in page.text(marked)
         answer = page.evaluate("fetch('/api/next', {method: 'POST', body: '{}'}).then((answer) => answer.text())")
         assert "secret-model" not in answer
         page.press("ArrowLeft")
@@ -231,6 +235,24 @@ def test_pairs_of_a_run_are_blind_and_keep_their_place(browser: Browser, at: Add
     human = at.labels()[-1]
     assert (human.run_id, human.split, human.dimension) == ("run-1", types_pb2.SPLIT_HELD_OUT, "helpful")
     assert human.answer_a.model.startswith("secret-model")
+    assert {answer.text: answer.cut_off for answer in (human.answer_a, human.answer_b)} == {
+        source.answer_a.text: True,
+        source.answer_b.text: False,
+    }
+
+
+def test_answers_that_the_token_limit_ended_are_marked(browser: Browser, at: Addresses, tmp_path: Path) -> None:
+    with served(config(at, tmp_path, max_new_tokens=4)) as url:
+        page = sign_in(browser, url, "ann")
+        page.write("Hello there")
+        page.press("Enter")
+        page.wait("!document.querySelector('#view-chat [data-choice]').disabled")
+        for side in ("left", "right"):
+            assert "Cut off here by the token limit" in page.text(f"#view-chat [data-side={side}]")
+        page.press("t")
+        page.wait("document.querySelector('#saved').innerText === 'All saved'")
+    (stored,) = at.labels()
+    assert (stored.answer_a.cut_off, stored.answer_b.cut_off) == (True, True)
 
 
 def test_what_a_page_refuses(browser: Browser, at: Addresses, tmp_path: Path) -> None:

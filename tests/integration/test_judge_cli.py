@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from charter.cli.judging import asking
 from charter.cli.main import app
-from charter.judge.calibration import MethodCalibration, MixCalibration, load_calibration
+from charter.judge.calibration import MethodCalibration, MixCalibration
+from charter.judge.calibration_file import load_calibration
 from charter.judge.server import JudgeConfig, build
 from typer.testing import CliRunner, Result
 
@@ -163,7 +164,7 @@ def test_calibrate_measures_and_finds_temperature_and_bias(address: str, tmp_pat
 
 
 def test_an_interrupted_calibration_goes_on_from_its_details(tmp_path: Path) -> None:
-    labelled(tmp_path / "labelled.jsonl", 20)
+    labelled(tmp_path / "labelled.jsonl", 36)
     details = tmp_path / "details.jsonl"
     with endpoint(reply) as served:
         config = JudgeConfig(MODEL, CONSTITUTION, "openai", "choice", engine_settings={"endpoint": served.url})
@@ -192,7 +193,7 @@ def test_an_interrupted_calibration_goes_on_from_its_details(tmp_path: Path) -> 
 
 
 def test_details_of_another_judge_are_refused(address: str, tmp_path: Path) -> None:
-    labelled(tmp_path / "labelled.jsonl", 20)
+    labelled(tmp_path / "labelled.jsonl", 36)
     details = tmp_path / "details.jsonl"
     command = ("judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--details", str(details), "--address", address)
     assert charter(*command).exit_code == 0
@@ -252,10 +253,10 @@ def test_calibrate_fits_the_weights_of_a_mix(address: str, tmp_path: Path) -> No
 
 
 def test_calibrate_prints_a_table(address: str, tmp_path: Path) -> None:
-    labelled(tmp_path / "labelled.jsonl", 20)
+    labelled(tmp_path / "labelled.jsonl", 36)
     result = charter("judge", "calibrate", str(tmp_path / "labelled.jsonl"), "--address", address)
     assert result.exit_code == 0, result.output
-    for expected in ("dimension", "fitted: temperature", "same position wins", "without a label"):
+    for expected in ("dimension", "fitted: temperature", " to ", "same position wins", "without a label"):
         assert expected in result.stdout
 
 

@@ -10,7 +10,8 @@ import grpc
 import pytest
 import torch
 from charter.chat import ChatMessage
-from charter.judge.calibration import CalibrationFile, MethodCalibration, write_calibration
+from charter.judge.calibration import MethodCalibration
+from charter.judge.calibration_file import CalibrationFile, write_calibration
 from charter.judge.metrics import observe_judgement
 from charter.judge.server import JudgeConfig, JudgeRoom, build
 from charter.judge.watch import WatchedConstitution
@@ -61,7 +62,8 @@ def room(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> JudgeRoo
     (folder / "constitution.yaml").write_text(CONSTITUTION)
     methods = {"contrast": MethodCalibration(TEMPERATURE, oppose_weight=OPPOSE_WEIGHT)}
     harmless = {"contrast": MethodCalibration(HARMLESS_TEMPERATURE, oppose_weight=0.5)}
-    calibration = CalibrationFile("tiny", "", methods, {}, {"harmless": harmless})
+    digest = parse_constitution(CONSTITUTION, "c.yaml").digest
+    calibration = CalibrationFile(str(tiny_model), digest, methods, {}, {"harmless": harmless}, ("a1", "b2"))
     write_calibration(folder / "calibration.json", calibration)
     return build(JudgeConfig(str(tiny_model), folder / "constitution.yaml", calibration=folder / "calibration.json"))
 

@@ -65,6 +65,11 @@ def test_every_artifact_is_there(finished: Stage) -> None:
     assert run.info.counts["prompts_train"] == 7
     assert (folder / "report.html").stat().st_size > 10_000
     assert pq.read_table(folder / "comparisons.parquet").num_rows == 8 - run.info.counts["pairs_identical"]
+    rows = pq.read_table(folder / "comparisons.parquet").to_pylist()
+    assert {type(row[f"{name}_cut_off"]) for row in rows for name in ("answer_a", "answer_b")} == {bool}
+    limit = finished.spec().sampling.max_new_tokens
+    answers = json.loads((folder / "answers_after.json").read_text())
+    assert all(one["tokens"] == limit for one in answers if one["cut_off"])
     assert (folder / "policy" / "README.md").read_text().startswith("---\n")
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
 

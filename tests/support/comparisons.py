@@ -42,6 +42,7 @@ def full_comparison() -> types_pb2.Comparison:
     one.answer_a.model, one.answer_a.weight_version = "org/model", 2**63 - 1
     one.answer_a.rating, one.answer_b.rating = types_pb2.RATING_DOWN, types_pb2.RATING_UP
     one.answer_b.model, one.answer_b.weight_version = "org/other", 0
+    one.answer_a.cut_off, one.answer_b.cut_off = True, False
     one.judgements.add(
         principle_id="kind",
         dimension="harmless",

@@ -137,7 +137,10 @@ class Room:
                 text = response.sample.text
                 versions = [span.weight_version for span in response.sample.version_spans]
                 answers[response.sample_index] = types_pb2.Answer(
-                    text=text, model=model, weight_version=versions[-1] if versions else None
+                    text=text,
+                    model=model,
+                    weight_version=versions[-1] if versions else None,
+                    cut_off=response.sample.finish_reason == policy_pb2.FINISH_REASON_LENGTH,
                 )
             yield {"side": sides[response.sample_index], "text": text}
         if set(answers) != {0, 1}:
@@ -161,6 +164,9 @@ class Room:
             "prompt": [{"role": turn.role, "content": turn.content} for turn in chat_messages(pair.comparison.prompt)],
             "left": left.text,
             "right": right.text,
+            # Only where it is known to be so.
+            "left_cut_off": left.cut_off,
+            "right_cut_off": right.cut_off,
             "principle": self._principle(pair),
         }
 

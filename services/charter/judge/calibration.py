@@ -1,28 +1,38 @@
-"""The calibration file: how what a method finds becomes a probability, fitted on labelled pairs."""
+"""How what a method finds becomes P(A is better): the numbers that are fitted on labelled pairs."""
 
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 
-from charter.atomic_files import write_text
 from charter.outcomes import probability_of
 
 
-class CalibrationError(ValueError):
-    """A calibration file is malformed, or made for another model; the message says where and what."""
+class Evidence(Enum):
+    """What the numbers are that a method finds for a pair, in nats."""
+
+    # The log-odds of A when A was shown first and when A was shown second.
+    ORDERS = "orders"
+    # A's lead over B under the principle, and under its opposite.
+    LEADS = "leads"
+    # Orders of `choice`, leads of `verdict`, leads of `contrast`.
+    MIX = "mix"
+
+    def exchanged(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """What would have been found with A and B exchanged."""
+        opposite = tuple(-number for number in numbers)
+        # A shown first is the order in which the other answer was shown second.
+        return opposite if self is Evidence.LEADS else (*opposite[1::-1], *opposite[2:])
 
 
 @dataclass(frozen=True, slots=True)
 class MethodCalibration:
     """Turns evidence into log-odds of A.
 
-    ``choice``, for each order: ``(first - position_bias) / temperature`` and ``(second + position_bias) /
-    temperature``. ``verdict`` and ``contrast``: ``(follow - oppose_weight * oppose) / temperature``. ``lapse`` is the
-    share of labels that are wrong however clear the evidence is. All are odd under an exchange of the answers, so
-    swapped pairs get complementary probabilities whatever the numbers are.
+    Orders: ``(first - position_bias) / temperature`` and ``(second + position_bias) / temperature``. Leads: ``(follow -
+    oppose_weight * oppose) / temperature``. ``lapse`` is the share of labels that are wrong however clear the evidence
+    is. All are odd under an exchange of the answers, so that swapped pairs get complementary probabilities whatever the
+    numbers are.
     """
 
     temperature: float = 1.0
@@ -34,10 +44,10 @@ class MethodCalibration:
         """The same with all log-odds multiplied."""
         return replace(self, temperature=self.temperature / factor)
 
-    def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
-        """P(A is better): with A shown first and second for ``choice``, one number for the other methods."""
-        one, two = evidence
-        if method == "choice":
+    def probabilities(self, kind: Evidence, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """P(A is better): with A shown first and second for orders, one number for leads."""
+        one, two = numbers
+        if kind is Evidence.ORDERS:
             logits: tuple[float, ...] = (one - self.position_bias, two + self.position_bias)
         else:
             logits = (one - self.oppose_weight * two,)
@@ -77,31 +87,21 @@ class MixCalibration:
         """The same weights for these methods, and none for the others."""
         return replace(self, **{name: 0.0 for name in self.weights if _method_of(name) not in methods})
 
-    def probabilities(self, method: str, evidence: tuple[float, ...]) -> tuple[float, ...]:
-        """P(A is better) from the six numbers of the mix."""
-        weighed = zip(self.weights.values(), mix_features(evidence), strict=True)
+    def probabilities(self, kind: Evidence, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """P(A is better) from the six numbers of a mix."""
+        if kind is not Evidence.MIX:
+            raise ValueError(f"weights of a mix cannot read {kind.value}")
+        weighed = zip(self.weights.values(), mix_features(numbers), strict=True)
         return (probability_of(math.fsum(weight * feature for weight, feature in weighed), self.lapse),)
 
 
-def mix_features(evidence: Sequence[float]) -> tuple[float, ...]:
+def mix_features(evidence: tuple[float, ...]) -> tuple[float, ...]:
     """What the weights of a mix belong to, in the order of ``MixCalibration.weights``."""
     first, second, *others = evidence
     return ((first + second) / 2, *others)
 
 
 Calibration = MethodCalibration | MixCalibration
-
-# The mean of the log-odds by the defaults below.
-DEFAULT_MIX = MixCalibration(1 / 3, 1 / 3, -1 / 3, 10 / 3, -3.0)
-# Without a calibration file. Differences of mean log-likelihoods per token are small numbers: at temperature 1 every
-# label would be 0.5. The values for contrast are rounded from those fitted for a model of 135 M parameters
-# (docs/measurements/judge.md).
-DEFAULTS: Mapping[str, Calibration] = {
-    "choice": MethodCalibration(),
-    "verdict": MethodCalibration(),
-    "contrast": MethodCalibration(temperature=0.1, oppose_weight=0.9),
-    "mix": DEFAULT_MIX,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,86 +120,6 @@ class CalibrationSet:
         """The methods that have any weight in any of its mixes."""
         mixes = (one for one in (self.overall, *self.by_dimension.values()) if isinstance(one, MixCalibration))
         return tuple(dict.fromkeys(name for mix in mixes for name in mix.methods))
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationFile:
-    """Calibrations by method, the model and constitution they were fitted for, and the conditions of the fit.
-
-    ``dimensions`` holds, by dimension and method, those that differ from the method's own.
-    """
-
-    model: str
-    constitution_digest: str
-    methods: Mapping[str, Calibration]
-    conditions: Mapping[str, Any]
-    dimensions: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict)
-
-    def sets(self) -> dict[str, CalibrationSet]:
-        """The calibrations of each method."""
-        return {
-            method: CalibrationSet(
-                overall, {name: found[method] for name, found in self.dimensions.items() if method in found}
-            )
-            for method, overall in self.methods.items()
-        }
-
-
-def load_calibration(path: Path) -> CalibrationFile:
-    """Read a calibration file. Raises ``CalibrationError``, ``OSError``."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("must be a JSON object")
-        unknown = sorted(set(content) - {one.name for one in fields(CalibrationFile)})
-        if unknown:
-            raise ValueError(f"unknown field {unknown[0]!r}")
-        methods = content["methods"]
-        return CalibrationFile(
-            model=str(content["model"]),
-            constitution_digest=str(content["constitution_digest"]),
-            methods=_methods("methods", methods),
-            conditions=content.get("conditions", {}),
-            dimensions={
-                name: _methods(f"dimensions.{name}", found, among=methods)
-                for name, found in content.get("dimensions", {}).items()
-            },
-        )
-    except KeyError as error:
-        raise CalibrationError(f"{path}: {error.args[0]} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CalibrationError(f"{path}: {error}") from error
-
-
-def write_calibration(path: Path, calibration: CalibrationFile) -> None:
-    """Write a calibration file, whole or not at all."""
-    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
-
-
-def _methods(where: str, found: Mapping[str, Any], among: Collection[str] = tuple(DEFAULTS)) -> dict[str, Calibration]:
-    for name in found:
-        if name not in among:
-            raise ValueError(f"{where}: unknown method {name!r}; known are {', '.join(among)}")
-    return {name: _method(f"{where}.{name}", name, values) for name, values in found.items()}
-
-
-def _method(where: str, name: str, values: Mapping[str, float]) -> Calibration:
-    kind = type(DEFAULTS[name])
-    unknown = sorted(set(values) - {one.name for one in fields(kind)})
-    if unknown:
-        raise ValueError(f"{where}: unknown field {unknown[0]!r}")
-    for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{where}.{key}: must be a finite number, not {value!r}")
-    calibration = kind(**values)
-    if not 0 <= calibration.lapse < 0.5:
-        raise ValueError(f"{where}.lapse: must be at least 0 and below 0.5, not {calibration.lapse}")
-    if isinstance(calibration, MixCalibration):
-        if not calibration.methods:
-            raise ValueError(f"{where}: needs a weight that is not 0")
-    elif calibration.temperature <= 0:
-        raise ValueError(f"{where}.temperature: must be above 0, not {calibration.temperature}")
-    return calibration
 
 
 def _method_of(weight: str) -> str:

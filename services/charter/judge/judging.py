@@ -1,29 +1,19 @@
 """Labels pairs: asks a judging method about each pair and each of its principles, and averages what it finds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, RefusedRequestError
 from charter.judge import metrics
-from charter.judge.calibration import CalibrationSet
+from charter.judge.calibration import CalibrationSet, Evidence
 from charter.judge.methods import choice, mix
-from charter.judge.methods.mix import PARTS, Find
+from charter.judge.methods.method import Find, Method
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
-from charter.outcomes import held_between, mean_probability, outcome_of
+from charter.outcomes import mean_probability, outcome_of
 from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
-
-METHODS: Mapping[str, judge_pb2.JudgingMethod.ValueType] = {
-    "choice": judge_pb2.JUDGING_METHOD_CHOICE,
-    "verdict": judge_pb2.JUDGING_METHOD_VERDICT,
-    "contrast": judge_pb2.JUDGING_METHOD_CONTRAST,
-    "mix": judge_pb2.JUDGING_METHOD_MIX,
-}
-# After a rationale the letter is nearly certain whatever it is; as a label it is held between this and its complement
-# (Bai et al. 2022, section 4.1).
-_REASONED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +28,8 @@ class Task:
 class Way:
     """How pairs are labelled."""
 
-    method: str
+    method: Method
     calibration: CalibrationSet
-    reasoning: bool = False
 
 
 # Asked once at the start, to warm the model and to see which methods it can do.
@@ -59,16 +48,19 @@ _PROBE = Question(
 
 
 async def unsupported_methods(engine: Engine) -> dict[str, str]:
-    """The methods, mix aside, that this model or engine cannot do, and why: an option of two tokens, for example.
+    """The methods, mixes aside, that this model or engine cannot do, and why: an option of two tokens, for example.
 
     Raises ``ConnectionError`` when the model cannot be reached.
     """
     reasons = {}
-    for method, find in PARTS.items():
+    for name, part in mix.PARTS.items():
         try:
-            await find(engine, [_PROBE])
+            await part.find(engine, [_PROBE])
         except (ValueError, NotImplementedError) as error:
-            reasons[method] = str(error)
+            reasons[name] = str(error)
+    if choice.METHOD.name in reasons:
+        # After the rationale it reads the same letters.
+        reasons[choice.REASONED.name] = reasons[choice.METHOD.name]
     return reasons
 
 
@@ -92,7 +84,7 @@ async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_p
                 places.append(place)
     for place, question, finding in zip(places, asked, await _find(_finder(way), engine, asked), strict=True):
         swapped = question.pair != tasks[place[0]].pair
-        findings[place] = _exchanged(finding, way.method) if swapped else finding
+        findings[place] = _exchanged(finding, way.method.evidence) if swapped else finding
     return [
         judgement_of(task, [findings[index, place] for place in range(len(task.principles))], way)
         for index, task in enumerate(tasks)
@@ -100,9 +92,9 @@ async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_p
 
 
 def _finder(way: Way) -> Find:
-    if way.method == "mix":
+    if way.method is mix.METHOD:
         return partial(mix.find, methods=way.calibration.mixed)
-    return choice.find_by_reasoning if way.reasoning else PARTS[way.method]
+    return way.method.find
 
 
 def _without_model(pair: Pair) -> Finding | None:
@@ -119,15 +111,14 @@ def _in_fixed_order(pair: Pair) -> Pair:
     return pair if pair.answer_a <= pair.answer_b else pair.swapped()
 
 
-def _exchanged(finding: Finding, method: str) -> Finding:
+def _exchanged(finding: Finding, kind: Evidence) -> Finding:
     """What would have been found with A and B exchanged."""
-    evidence = tuple(-number for number in finding.evidence)
-    if method == "choice":
-        # A shown first is the order in which the other answer was shown second.
-        evidence = evidence[::-1]
-    elif method == "mix" and evidence:
-        evidence = (*evidence[1::-1], *evidence[2:])
-    return replace(finding, evidence=evidence, rationale=finding.rationale_swapped, rationale_swapped=finding.rationale)
+    return replace(
+        finding,
+        evidence=kind.exchanged(finding.evidence),
+        rationale=finding.rationale_swapped,
+        rationale_swapped=finding.rationale,
+    )
 
 
 async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> list[Finding]:
@@ -153,7 +144,8 @@ def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2
     usage = total(*(finding.usage for finding in findings))
     judgement = judge_pb2.Judgement(
         principles=by_principle,
-        method=METHODS[way.method],
+        method=way.method.number,
+        chain_of_thought=way.method.reasons,
         usage=usage_proto(usage),
     )
     probabilities = [one.probability_a for one in by_principle if one.HasField("probability_a")]
@@ -165,7 +157,7 @@ def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2
         unavailable = types_pb2.FAILURE_KIND_UNAVAILABLE in kinds
         judgement.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
         judgement.failure_kind = types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else kinds[0]
-    metrics.observe_judgement(judgement, way.method)
+    metrics.observe_judgement(judgement, way.method.name)
     return judgement
 
 
@@ -185,10 +177,7 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
         unavailable = finding.kind == types_pb2.FAILURE_KIND_UNAVAILABLE
         judged.outcome = types_pb2.OUTCOME_UNAVAILABLE if unavailable else types_pb2.OUTCOME_INVALID
         return judged
-    calibration = way.calibration.of(principle.dimension)
-    probabilities = calibration.probabilities(way.method, finding.evidence) if finding.evidence else (0.5,)
-    if way.reasoning:
-        probabilities = tuple(held_between(probability, _REASONED) for probability in probabilities)
+    probabilities = way.method.probabilities(way.calibration.of(principle.dimension), finding.evidence)
     judged.probability_a = mean_probability(probabilities)
     judged.outcome = outcome_of(judged.probability_a)
     if len(probabilities) == 2:

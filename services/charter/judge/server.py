@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.judge import metrics
-from charter.judge.calibration import DEFAULT_MIX, DEFAULTS, CalibrationError, CalibrationSet, load_calibration
-from charter.judge.judging import METHODS, unsupported_methods
+from charter.judge.calibration import CalibrationSet, MixCalibration
+from charter.judge.calibration_file import CalibrationError, CalibrationFile, file_digest, load_calibration
+from charter.judge.judging import unsupported_methods
+from charter.judge.methods import METHODS, mix
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
 from charter.weights.memory import MemoryServicer
-
-logger = logging.getLogger("charter.judge")
 
 # Items that share one call of an engine in this process.
 _ITEMS_PER_CALL = 16
@@ -38,9 +37,9 @@ class JudgeConfig:
     constitution: Path
     # transformers, vllm, openai or fake; see charter.inference.load.
     engine: str = "transformers"
-    # choice, verdict, contrast or mix: how pairs are compared when the request does not say.
+    # A name of charter.judge.methods: how pairs are compared when the request does not say.
     method: str = "contrast"
-    # Calibration file to apply; without one the defaults of charter.judge.calibration.
+    # Calibration file to apply; without one the methods' defaults.
     calibration: Path | None = None
     # The engine's own settings, by the names of its constructor.
     engine_settings: dict[str, Any] = field(default_factory=dict)
@@ -56,26 +55,19 @@ class JudgeRoom:
     def __init__(self, config: JudgeConfig) -> None:
         if config.method not in METHODS:
             raise ValueError(f"no judging method {config.method!r}; valid methods: {', '.join(METHODS)}")
-        calibrations = {name: CalibrationSet(default) for name, default in DEFAULTS.items()}
-        fitted = load_calibration(config.calibration) if config.calibration is not None else None
-        if fitted is not None:
-            if config.method not in fitted.methods:
-                raise CalibrationError(f"{config.calibration} has no calibration for method {config.method}")
-            calibrations |= fitted.sets()
-        self._method = config.method
-        self._calibrations = calibrations
+        self._method = METHODS[config.method]
         self._constitution = WatchedConstitution(config.constitution)
-        if fitted is not None and fitted.constitution_digest != self._constitution.current.digest:
-            logger.warning(
-                "the calibration was fitted for another constitution", extra={"file": str(config.calibration)}
-            )
+        self._defaults = {name: CalibrationSet(method.default) for name, method in METHODS.items()}
+        self._fitted = self._calibration(config) if config.calibration is not None else None
         self.engine = create_engine(config.engine, config.model, **config.engine_settings)
         remote = config.engine == "openai"
         judge = Judge(
             engine=self.engine,
             constitution=self._constitution,
-            default_method=config.method,
-            calibrations=calibrations,
+            default_method=self._method,
+            defaults=self._defaults,
+            fitted=self._fitted,
+            calibration_digest=file_digest(config.calibration) if config.calibration is not None else "",
             items_per_call=1 if remote else _ITEMS_PER_CALL,
             calls_at_once=config.engine_settings.get("concurrent_calls", _CALLS_AT_ONCE) if remote else _CALLS_AT_ONCE,
         )
@@ -84,6 +76,22 @@ class JudgeRoom:
         self._servicer = JudgeServicer(judge, self._gate)
         self._watching: asyncio.Task[None] | None = None
         metrics.preregister(METHODS, [one.id for one in self._constitution.current.principles])
+
+    def _calibration(self, config: JudgeConfig) -> CalibrationFile:
+        """What was fitted, if for this judge. Raises ``CalibrationError``, ``OSError``."""
+        assert config.calibration is not None
+        fitted = load_calibration(config.calibration)
+        if problems := fitted.problems(config.model, config.method, self._constitution.current):
+            raise CalibrationError(
+                "\n".join(f"{config.calibration} {problem}" for problem in problems)
+                + "\nStart the judge without it, and fit one for this judge with `charter judge calibrate "
+                "LABELLED.jsonl --output FILE`"
+            )
+        self._constitution.keep(
+            f"the calibration {config.calibration} was fitted for the constitution that is judged by: start the judge "
+            "again without it, or with one that was fitted for the changed constitution"
+        )
+        return fitted
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``JudgeService``."""
@@ -101,21 +109,23 @@ class JudgeRoom:
         """
         await self.engine.start()
         self._servicer.unsupported = await self._unsupported()
-        if self._method in self._servicer.unsupported:
-            reason = self._servicer.unsupported[self._method]
-            raise ValueError(f"{self.engine.info().model} cannot judge by {self._method}: {reason}")
+        if self._method.name in self._servicer.unsupported:
+            reason = self._servicer.unsupported[self._method.name]
+            raise ValueError(f"{self.engine.info().model} cannot judge by {self._method.name}: {reason}")
         self._watching = asyncio.create_task(self._constitution.watch())
         self._gate.open()
 
     async def _unsupported(self) -> dict[str, str]:
         """The methods that this model cannot do, and why. Weights that nobody fitted are taken from a mix first."""
         reasons = await unsupported_methods(self.engine)
-        if self._calibrations["mix"].overall is DEFAULT_MIX:
-            self._calibrations["mix"] = CalibrationSet(DEFAULT_MIX.only(set(METHODS) - set(reasons)))
-        parts = self._calibrations["mix"].mixed
-        missing = [f"{name}: {reasons[name]}" for name in parts if name in reasons]
+        default, name = mix.METHOD.default, mix.METHOD.name
+        assert isinstance(default, MixCalibration)
+        self._defaults[name] = CalibrationSet(default.only(set(METHODS) - set(reasons)))
+        fitted = self._fitted.of(name) if self._fitted is not None else None
+        parts = (fitted or self._defaults[name]).mixed
+        missing = [f"{part}: {reasons[part]}" for part in parts if part in reasons]
         if missing or not parts:
-            reasons["mix"] = "; ".join(missing) or "it can do none of the methods"
+            reasons[name] = "; ".join(missing) or "it can do none of the methods"
         return reasons
 
     async def stop(self) -> None:

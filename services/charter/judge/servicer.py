@@ -12,7 +12,10 @@ import grpc
 from charter.inference.engine import BudgetSpentError, Engine, Sampling
 from charter.judge import judging, metrics, rating, writing
 from charter.judge.calibration import CalibrationSet
-from charter.judge.judging import METHODS, Task, Way, usage_proto
+from charter.judge.calibration_file import CalibrationFile
+from charter.judge.judging import Task, Way, usage_proto
+from charter.judge.methods import method_of
+from charter.judge.methods.method import Method
 from charter.judge.pairs import Pair
 from charter.judge.principles import principles_for
 from charter.judge.streaming import as_finished
@@ -37,8 +40,12 @@ class Judge:
 
     engine: Engine
     constitution: WatchedConstitution
-    default_method: str
-    calibrations: dict[str, CalibrationSet]
+    default_method: Method
+    # By method, for what nothing was fitted for.
+    defaults: dict[str, CalibrationSet]
+    fitted: CalibrationFile | None
+    # Of the file of ``fitted``.
+    calibration_digest: str
     # Items of a request that go to the engine in one call. One for a remote engine: a failure then costs one label.
     items_per_call: int
     # Calls of one request that wait for the engine at the same time.
@@ -82,7 +89,7 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
             judgements = await judging.judge(self._judge.engine, [task for _, task in piece], way)
             each = (time.monotonic() - start) / len(piece)
             for judgement in judgements:
-                metrics.COMPARISON_SECONDS.labels(way.method).observe(each)
+                metrics.COMPARISON_SECONDS.labels(way.method.name).observe(each)
                 judgement.model = model
                 judgement.constitution_digest = digest
             return [
@@ -185,8 +192,16 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         self, request: judge_pb2.JudgeServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
     ) -> judge_pb2.JudgeServiceGetModelInfoResponse:
         """Which model judges, and how unless told otherwise."""
+        fitted, default = self._judge.fitted, self._judge.default_method
         return judge_pb2.JudgeServiceGetModelInfoResponse(
-            model=model_info(self._judge.engine.info()), default_method=METHODS[self._judge.default_method]
+            model=model_info(self._judge.engine.info()),
+            default_method=default.number,
+            default_chain_of_thought=default.reasons,
+            calibration=None
+            if fitted is None
+            else judge_pb2.AppliedCalibration(
+                digest=self._judge.calibration_digest, fitted_prompts=fitted.fitted_prompts
+            ),
         )
 
     def _admit(self, ids: Sequence[str]) -> None:
@@ -199,19 +214,42 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                 )
 
     def _way(self, options: judge_pb2.JudgingOptions) -> Way:
-        chosen = next((name for name, number in METHODS.items() if number == options.method), None)
-        method = chosen or self._judge.default_method
-        if options.chain_of_thought and method != "choice":
-            raise invalid_fields(
-                [Violation("options.chain_of_thought", f"needs the method CHOICE, not {method.upper()}")]
-            )
-        if method in self.unsupported:
+        method = self._method(options)
+        if method.name in self.unsupported:
             info = self._judge.engine.info()
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"{info.model} on engine {info.engine} cannot judge by {method}: {self.unsupported[method]}",
+                f"{info.model} on engine {info.engine} cannot judge by {method.name}: {self.unsupported[method.name]}",
             )
-        return Way(method, self._judge.calibrations[method], options.chain_of_thought)
+        return Way(method, self._calibration(method, options))
+
+    def _method(self, options: judge_pb2.JudgingOptions) -> Method:
+        default = self._judge.default_method
+        number = options.method or default.number
+        reasons = options.chain_of_thought or (not options.method and default.reasons)
+        try:
+            return method_of(number, reasons)
+        except KeyError:
+            name = judge_pb2.JudgingMethod.Name(number).removeprefix("JUDGING_METHOD_")
+            raise invalid_fields(
+                [Violation("options.chain_of_thought", f"needs the method CHOICE, not {name}")]
+            ) from None
+
+    def _calibration(self, method: Method, options: judge_pb2.JudgingOptions) -> CalibrationSet:
+        """What was fitted for this method by the constitution; the default for another method or an instruction."""
+        fitted = self._judge.fitted
+        found = fitted.of(method.name) if fitted is not None and not options.instruction else None
+        if fitted is None or found is None:
+            return self._judge.defaults[method.name]
+        asked = options.ensemble_size if options.HasField("ensemble_size") and not options.principle_id else 1
+        if fitted.ensemble_size not in (None, asked):
+            raise StatusError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the judge's calibration was fitted for {fitted.ensemble_size} principles a pair, and this request "
+                f"asks for {asked}: ask for as many (judge.ensemble_size of a spec, --ensemble), or start the judge "
+                f"without it, and fit one for {asked}",
+            )
+        return found
 
     def _drafts(
         self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions

@@ -21,9 +21,14 @@ class WatchedConstitution:
     def __init__(self, path: Path) -> None:
         """Read the file. Raises ``ConstitutionError``, ``OSError``."""
         self._path = path
+        self._only: tuple[str, str] | None = None
         self._stamp = _stamp(path)
         self.current = load_constitution(path)
         _show(None, self.current)
+
+    def keep(self, why: str) -> None:
+        """Take no constitution but the one of now; a change is then refused because of ``why``."""
+        self._only = self.current.digest, why
 
     async def watch(self) -> None:
         """Look for changes until cancelled."""
@@ -39,6 +44,8 @@ class WatchedConstitution:
                 return
             self._stamp = stamp
             constitution = await asyncio.to_thread(load_constitution, self._path)
+            if self._only is not None and constitution.digest != self._only[0]:
+                raise ConstitutionError([self._only[1]])
         except (ConstitutionError, OSError) as error:
             # While the file is away every look ends here; it is said once.
             if self._stamp != _GONE:

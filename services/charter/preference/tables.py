@@ -56,10 +56,12 @@ class ComparisonRow(Base):
     answer_a_model: Mapped[str]
     answer_a_weight_version: Mapped[int | None] = mapped_column(sa.BigInteger)
     answer_a_rating: Mapped[str | None] = mapped_column(sa.String(10))
+    answer_a_cut_off: Mapped[bool | None]
     answer_b: Mapped[str]
     answer_b_model: Mapped[str]
     answer_b_weight_version: Mapped[int | None] = mapped_column(sa.BigInteger)
     answer_b_rating: Mapped[str | None] = mapped_column(sa.String(10))
+    answer_b_cut_off: Mapped[bool | None]
     source: Mapped[str] = mapped_column(sa.String(20))
     labeller: Mapped[str]
     outcome: Mapped[str] = mapped_column(sa.String(20))

@@ -45,6 +45,8 @@ class JudgeCheck:
     shorter_is_better_accuracy: float
     # Pairs without a label, by outcome name; they are not in the figures above.
     failures: dict[str, int]
+    # Pairs that were not judged: the judge's calibration was fitted on their prompts.
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,9 @@ class EvaluationRow:
     # P(the aligned policy's answer is better), both orders averaged; None for a failed judgement.
     probability_after: float | None
     principles: tuple[str, ...]
+    # Whether the token limit ended the answer; None in files of older runs.
+    before_cut_off: bool | None = None
+    after_cut_off: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Files and folders that a spec names, resolved against the folder of the spec's file."""
+"""Files and model folders that a spec names: resolved against the folder of the spec's file, and compared."""
 
 from pathlib import Path
 
@@ -7,6 +7,14 @@ from charter.v1 import run_pb2
 
 # Engines of a judge whose model is no folder.
 _REMOTE_JUDGES = ("openai", "fake", "external")
+
+
+def same_model(served: str, wanted: str) -> bool:
+    """Whether two names mean the same model: the same hub id, or the same folder of this machine."""
+    if served == wanted:
+        return True
+    one, other = Path(served).expanduser(), Path(wanted).expanduser()
+    return one.is_dir() and other.is_dir() and one.resolve() == other.resolve()
 
 
 def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[Problem]:

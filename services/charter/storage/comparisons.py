@@ -1,6 +1,6 @@
 """Comparisons as rows: the layout of exported files, its JSONL and Parquet forms, and what a valid label is.
 
-A row is a flat dict with the field names of ``charter.v1.Comparison``; each answer is three columns. Outcomes, sources
+A row is a flat dict with the field names of ``charter.v1.Comparison``; each answer is five columns. Outcomes, sources
 and splits are the enum's names without prefix (``PREFERRED_A``, ``HUMAN``, ``HELD_OUT``), roles are ``system``,
 ``user`` and ``assistant``, ``create_time`` is a UTC ``datetime`` with microseconds. Optional values are None.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
 
 Row = dict[str, Any]
 
@@ -45,10 +45,12 @@ COLUMNS = {
     "answer_a_model": "text",
     "answer_a_weight_version": "count",
     "answer_a_rating": "text",
+    "answer_a_cut_off": "flag",
     "answer_b": "text",
     "answer_b_model": "text",
     "answer_b_weight_version": "count",
     "answer_b_rating": "text",
+    "answer_b_cut_off": "flag",
     "source": "text",
     "labeller": "text",
     "outcome": "text",
@@ -78,6 +80,12 @@ _ENUMS: dict[str, Any] = {
 _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assistant": types_pb2.ROLE_ASSISTANT}
 
 LABELLED = (types_pb2.OUTCOME_PREFERRED_A, types_pb2.OUTCOME_PREFERRED_B, types_pb2.OUTCOME_TIE)
+
+
+def method_name(judgement: judge_pb2.Judgement) -> str:
+    """The method of a label: choice, verdict, contrast, mix; with ``+reasoning`` when the judge reasoned first."""
+    name = judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower()
+    return f"{name}+reasoning" if judgement.chain_of_thought else name
 
 
 def enum_name(kind: str, number: int) -> str:
@@ -112,8 +120,9 @@ def label_problem(comparison: types_pb2.Comparison) -> str | None:
 
 def content_digest(row: Row) -> str:
     """sha256 in hex of everything that a row of ``comparison_to_row`` says, except its id and time."""
-    # Where nobody rated, ids are those from before there were ratings.
-    unsaid = {"id", "create_time", *(name for name in ("answer_a_rating", "answer_b_rating") if row[name] is None)}
+    # Where these are not said, ids are those from before they could be.
+    later = ("answer_a_rating", "answer_b_rating", "answer_a_cut_off", "answer_b_cut_off")
+    unsaid = {"id", "create_time", *(name for name in later if row[name] is None)}
     content = {name: value for name, value in row.items() if name not in unsaid}
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -142,6 +151,7 @@ def comparison_to_row(comparison: types_pb2.Comparison) -> Row:
         row[f"{name}_model"] = answer.model
         row[f"{name}_weight_version"] = _optional(answer, "weight_version")
         row[f"{name}_rating"] = enum_name("rating", answer.rating) if answer.rating else None
+        row[f"{name}_cut_off"] = _optional(answer, "cut_off")
     return row
 
 
@@ -231,6 +241,8 @@ def _answer(row: Mapping[str, Any], name: str) -> types_pb2.Answer:
     answer = types_pb2.Answer(text=row[name], model=_text(row, f"{name}_model"), weight_version=version)
     if row.get(f"{name}_rating") is not None:
         answer.rating = _enum(row, f"{name}_rating", kind="rating")
+    if row.get(f"{name}_cut_off") is not None:
+        answer.cut_off = _flag(row, f"{name}_cut_off")
     return answer
 
 

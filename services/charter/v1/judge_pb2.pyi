@@ -175,6 +175,7 @@ class Judgement(_message.Message):
     CONSTITUTION_DIGEST_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FAILURE_KIND_FIELD_NUMBER: _builtins.int
+    CHAIN_OF_THOUGHT_FIELD_NUMBER: _builtins.int
     outcome: _types_pb2.Outcome.ValueType
     probability_a: _builtins.float
     """P(A is better): mean over principles and orders. Unset for INVALID and UNAVAILABLE."""
@@ -183,6 +184,8 @@ class Judgement(_message.Message):
     constitution_digest: _builtins.str
     failure_kind: _types_pb2.FailureKind.ValueType
     """Set for INVALID and UNAVAILABLE."""
+    chain_of_thought: _builtins.bool
+    """The judge reasoned first (CHOICE only)."""
     @_builtins.property
     def principles(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PrincipleJudgement]:
         """One for each principle that was asked, failed ones included."""
@@ -200,10 +203,11 @@ class Judgement(_message.Message):
         constitution_digest: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
         failure_kind: _types_pb2.FailureKind.ValueType = ...,
+        chain_of_thought: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "constitution_digest", b"constitution_digest", "failure_kind", b"failure_kind", "method", b"method", "model", b"model", "outcome", b"outcome", "principles", b"principles", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "chain_of_thought", b"chain_of_thought", "constitution_digest", b"constitution_digest", "failure_kind", b"failure_kind", "method", b"method", "model", b"model", "outcome", b"outcome", "principles", b"principles", "probability_a", b"probability_a", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probability_a: _TypeAlias = _typing.Literal["probability_a"]  # noqa: Y015
     _WhichOneofArgType__probability_a: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a"]  # noqa: Y015
@@ -737,20 +741,58 @@ class JudgeServiceGetModelInfoResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     DEFAULT_METHOD_FIELD_NUMBER: _builtins.int
+    DEFAULT_CHAIN_OF_THOUGHT_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     default_method: Global___JudgingMethod.ValueType
     """What UNSPECIFIED means here."""
+    default_chain_of_thought: _builtins.bool
+    """Whether the default method reasons first."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
+    @_builtins.property
+    def calibration(self) -> Global___AppliedCalibration:
+        """Unset where none is applied."""
+
     def __init__(
         self,
         *,
         model: _types_pb2.ModelInfo | None = ...,
         default_method: Global___JudgingMethod.ValueType = ...,
+        default_chain_of_thought: _builtins.bool = ...,
+        calibration: Global___AppliedCalibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_method", b"default_method", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "default_chain_of_thought", b"default_chain_of_thought", "default_method", b"default_method", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JudgeServiceGetModelInfoResponse: _TypeAlias = JudgeServiceGetModelInfoResponse  # noqa: Y015
+
+@_typing.final
+class AppliedCalibration(_message.Message):
+    """The calibration by which the judge's evidence becomes a probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FITTED_PROMPTS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """sha256 of the file, in hex."""
+    @_builtins.property
+    def fitted_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the prompts of the labelled pairs that it was fitted on: what is measured on these flatters the judge."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        fitted_prompts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "fitted_prompts", b"fitted_prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppliedCalibration: _TypeAlias = AppliedCalibration  # noqa: Y015

@@ -250,6 +250,7 @@ class Answer(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
     RATING_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     model: _builtins.str
     """Model that wrote it; empty when unknown."""
@@ -257,6 +258,8 @@ class Answer(_message.Message):
     """Weight version that wrote it; unset when unknown."""
     rating: Global___Rating.ValueType
     """Unset when nobody rated it."""
+    cut_off: _builtins.bool
+    """Whether the token limit ended it, and not the model; unset when unknown."""
     def __init__(
         self,
         *,
@@ -264,13 +267,19 @@ class Answer(_message.Message):
         model: _builtins.str = ...,
         weight_version: _builtins.int | None = ...,
         rating: Global___Rating.ValueType = ...,
+        cut_off: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version", "weight_version", b"weight_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cut_off", b"_cut_off", "_weight_version", b"_weight_version", "cut_off", b"cut_off", "weight_version", b"weight_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version", "model", b"model", "rating", b"rating", "text", b"text", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cut_off", b"_cut_off", "_weight_version", b"_weight_version", "cut_off", b"cut_off", "model", b"model", "rating", b"rating", "text", b"text", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cut_off: _TypeAlias = _typing.Literal["cut_off"]  # noqa: Y015
+    _WhichOneofArgType__cut_off: _TypeAlias = _typing.Literal["_cut_off", b"_cut_off"]  # noqa: Y015
     _WhichOneofReturnType__weight_version: _TypeAlias = _typing.Literal["weight_version"]  # noqa: Y015
     _WhichOneofArgType__weight_version: _TypeAlias = _typing.Literal["_weight_version", b"_weight_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cut_off) -> _WhichOneofReturnType__cut_off | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_version) -> _WhichOneofReturnType__weight_version | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charter.cli.judging.calibration import JudgedPair, as_served, figures, fit, halves, probability
 from charter.evaluation.judge.calibration import position_bias_rate
+from charter.evaluation.judge.fitting import fit
+from charter.evaluation.judge.judged import JudgedPair, as_served, halves, probability
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
-from charter.judge.calibration import DEFAULTS, CalibrationSet
+from charter.evaluation.judge.measurement import figures
+from charter.judge.calibration import CalibrationSet
 from charter.judge.judging import Task, Way, judgement_of
+from charter.judge.methods import METHODS
 from charter.judge.methods.mix import PARTS, combined
 from charter.judge.pairs import Finding, Pair
 from charter.judge.principles import draw
@@ -37,20 +40,19 @@ Found = Mapping[tuple[str, str, str], Finding]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a method, what it was asked, and whether it reasons first."""
+    """One row of the table: a method and what it was asked."""
 
     name: str
     method: str
     stage: str
     principles: int = 1
-    reasoning: bool = False
 
 
 ROWS = (
     Row("choice", "choice", "choice"),
     Row("choice, ensemble of 3", "choice", "choice", ENSEMBLE),
     Row("choice, 4 few-shots", "choice", "choice, few-shots"),
-    Row("choice, reasoned", "choice", "choice, reasoned", reasoning=True),
+    Row("choice, reasoned", "choice+reasoning", "choice, reasoned"),
     Row("verdict", "verdict", "verdict"),
     Row("contrast", "contrast", "contrast"),
     Row("contrast, ensemble of 3", "contrast", "contrast", ENSEMBLE),
@@ -79,7 +81,8 @@ def finding_of(found: Found, row: Row, pair: str, principle: str) -> Finding | N
 
 def judged_pairs(found: Found, row: Row, pairs: Sequence[LabelledPair], constitution: Constitution) -> list[JudgedPair]:
     """The pairs that were asked about by all principles of the row, as the judge labels them without a calibration."""
-    way = Way(row.method, CalibrationSet(DEFAULTS[row.method]), row.reasoning)
+    method = METHODS[row.method]
+    way = Way(method, CalibrationSet(method.default))
     judged = []
     for pair in pairs:
         principles = draw(constitution.of_dimension(pair.dimension), row.principles, 0, pair.group)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from charter.chat import ChatMessage
-from charter.cli.judging.calibration import JudgedPair, measurement
+from charter.evaluation.judge.judged import JudgedPair
 from charter.evaluation.judge.labelled_pairs import LabelledPair
+from charter.evaluation.judge.measurement import measurement
 from charter.evaluation.report.judge_page import render_judge_page
 from charter.v1 import judge_pb2, types_pb2
 
@@ -33,7 +34,7 @@ def judged(method: str, place: int) -> JudgedPair:
         method=judge_pb2.JudgingMethod.Value(f"JUDGING_METHOD_{method.upper()}"),
         model="models/<script>judge",
     )
-    prompt = (ChatMessage("user", "Hi"),)
+    prompt = (ChatMessage("user", f"Hi {place // 2}"),)
     label = float(place % 3 > 0)
     return JudgedPair(LabelledPair(prompt, "a" * (1 + place % 4), "bb", label, f"group {place // 2}"), judgement)
 
@@ -50,9 +51,12 @@ def test_an_ensemble_is_as_sure_as_it_is_right() -> None:
         ]
         judgement = judge_pb2.Judgement(probability_a=0.5, principles=principles, method=METHOD, model="m")
         label = float(draw.random() < 1 / (1 + math.exp(-quality)))
-        return JudgedPair(LabelledPair((ChatMessage("user", "Hi"),), "a", "b", label, str(place)), judgement)
+        return JudgedPair(LabelledPair((ChatMessage("user", f"Hi {place}"),), "a", "b", label, str(place)), judgement)
 
-    assert measurement([pair(place) for place in range(3000)])["calibrated"]["expected_calibration_error"] < 0.04
+    assert (
+        measurement([pair(place) for place in range(3000)], resamples=2)["calibrated"]["expected_calibration_error"]
+        < 0.04
+    )
 
 
 def leads(place: int, dimension: str, scale: float, draw: random.Random, lapse: float = 0.0) -> JudgedPair:
@@ -68,7 +72,7 @@ def leads(place: int, dimension: str, scale: float, draw: random.Random, lapse: 
         probability_a=0.5, principles=[one], method=judge_pb2.JUDGING_METHOD_CONTRAST, model="m"
     )
     label = float((draw.random() < 1 / (1 + math.exp(-lead))) != (draw.random() < lapse))
-    prompt = (ChatMessage("user", "Hi"),)
+    prompt = (ChatMessage("user", f"{dimension} {place}"),)
     return JudgedPair(LabelledPair(prompt, "a", "b", label, f"{dimension} {place}", dimension), judgement)
 
 
@@ -76,7 +80,7 @@ def test_labels_that_are_wrong_whatever_the_evidence_are_allowed_for_where_they_
     draw = random.Random(2)
     pairs = [leads(place, "helpful", 1.0, draw) for place in range(1500)]
     pairs += [leads(place, "harmless", 1.0, draw, lapse=0.2) for place in range(1500)]
-    measured = measurement(pairs)
+    measured = measurement(pairs, resamples=2)
     fitted = measured["calibration_by_dimension"]
     assert fitted["helpful"]["lapse"] <= 0.05
     assert fitted["harmless"]["lapse"] >= 0.1
@@ -91,7 +95,7 @@ def test_dimensions_are_calibrated_by_themselves() -> None:
     pairs = [leads(place, name, scale, draw) for name, scale in scales.items() for place in range(2000)]
     # Too few prompts for a temperature of their own.
     pairs += [leads(place, "honest", 1.0, draw) for place in range(10)]
-    measured = measurement(pairs)
+    measured = measurement(pairs, resamples=2)
     fitted = measured["calibration_by_dimension"]
     assert {name: values["temperature"] for name, values in fitted.items()} == pytest.approx(scales, rel=0.15)
     assert measured["calibration"]["temperature"] < 0.7
@@ -111,7 +115,7 @@ def test_a_mix_is_measured_beside_each_of_its_methods() -> None:
         one.evidence.extend(found)
         contrast.judgement.method = judge_pb2.JUDGING_METHOD_MIX
         pairs.append(contrast)
-    measured = measurement(pairs)
+    measured = measurement(pairs, resamples=2)
     # Verdict was not asked.
     assert set(measured["by_method"]) == {"choice", "contrast"}
     assert measured["by_method"]["choice"]["accuracy"] == pytest.approx(0.5)
@@ -120,7 +124,7 @@ def test_a_mix_is_measured_beside_each_of_its_methods() -> None:
 
 def found(method: str) -> dict[str, Any]:
     about = {"files": ["pairs.jsonl"], "options": {"principle": "", "ensemble_size": 2}}
-    return about | measurement([judged(method, place) for place in range(80)])
+    return about | measurement([judged(method, place) for place in range(80)], resamples=10)
 
 
 @pytest.mark.parametrize("method", list(EVIDENCE))

@@ -149,6 +149,16 @@ def test_what_went_into_the_fit_is_shown(complete: Path) -> None:
         assert f"Calibration: {name}" in html
 
 
+def test_answers_that_the_token_limit_ended_are_marked(run_folder: Path) -> None:
+    evaluation = made_up_evaluation(np.random.default_rng(0))
+    first, second, *others = evaluation.rows
+    rows = (replace(first, after_cut_off=True), replace(second, before_cut_off=False, after_cut_off=False), *others)
+    write_result(run_folder, "evaluation", replace(evaluation, rows=rows))
+    html = page_of(run_folder).text
+    assert html.count("Cut off here by the token limit") == 1
+    assert f"{first.after.split()[-1]} Cut off here by the token limit" in html
+
+
 def test_dimensions_add_up_to_the_whole(complete: Path) -> None:
     page = Page((complete / "report.html").read_text())
     rows = re.findall(

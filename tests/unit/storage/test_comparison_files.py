@@ -126,6 +126,9 @@ def test_digest_covers_the_content_and_not_id_or_time() -> None:
         setattr(changed, name, getattr(changed, name) + "x")
         assert digest(changed) != digest(one), name
     changed = full_comparison()
+    changed.answer_a.cut_off = False
+    assert digest(changed) != digest(one)
+    changed = full_comparison()
     changed.judgements[0].probability_a = 0.26
     assert digest(changed) != digest(one)
 

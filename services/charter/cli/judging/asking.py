@@ -12,8 +12,8 @@ from google.protobuf import json_format
 from rich.progress import Progress
 
 from charter.cli.calls import channel_to
-from charter.cli.judging.calibration import JudgedPair
 from charter.cli.output import errors
+from charter.evaluation.judge.judged import JudgedPair
 from charter.evaluation.judge.labelled_pairs import LabelledPair
 from charter.jsonl import recover_lines
 from charter.rpc.channel import BATCH

@@ -159,7 +159,9 @@ def print_text(title: str, text: str) -> None:
 
 def _writer(answer: types_pb2.Answer) -> str:
     version = f", weight version {answer.weight_version}" if answer.HasField("weight_version") else ""
-    return f" ({answer.model}{version})" if answer.model else ""
+    facts = [f"{answer.model}{version}" if answer.model else "", "cut off by the token limit" if answer.cut_off else ""]
+    said = ", ".join(fact for fact in facts if fact)
+    return f" ({said})" if said else ""
 
 
 def _outcome(outcome: types_pb2.Outcome.ValueType) -> str:

@@ -1,7 +1,6 @@
 """`charter judge`: asks the judge service about answers, and measures and calibrates it on labelled pairs."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,30 +9,39 @@ import typer
 from charter.chat import ChatMessage
 from charter.cli.calls import channel_to
 from charter.cli.judging.asking import DetailsError, judge_pairs
-from charter.cli.judging.calibration import JudgedPair, measurement
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
 from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.evaluation.judge.judged import JudgedPair
 from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.evaluation.judge.measurement import measurement
 from charter.jsonl import RowError
-from charter.judge.calibration import DEFAULTS, CalibrationFile, write_calibration
+from charter.judge.calibration_file import CalibrationFile, write_calibration
+from charter.judge.methods import METHODS
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc
 
-
-class Method(StrEnum):
-    """How pairs are compared."""
-
-    CHOICE = "choice"
-    VERDICT = "verdict"
-    CONTRAST = "contrast"
-    MIX = "mix"
-
-
 AddressOption = Annotated[
     str, typer.Option(help="The judge service, host:port. Default: that of `charter up`, port 50052.")
 ]
-MethodOption = Annotated[Method | None, typer.Option(help="Default: the method that the judge was started with.")]
+# The others are said by --reason.
+_NAMES = tuple(name for name, method in METHODS.items() if not method.reasons)
+
+
+def _known(method: str | None) -> str | None:
+    if method is not None and method not in _NAMES:
+        raise typer.BadParameter(f"{method!r} is not one of {', '.join(_NAMES)}.")
+    return method
+
+
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        callback=_known,
+        metavar=f"[{'|'.join(_NAMES)}]",
+        help="Default: the method that the judge was started with.",
+    ),
+]
 PrincipleOption = Annotated[str, typer.Option(help="Judge by this principle. Default: one drawn at random.")]
 EnsembleOption = Annotated[int, typer.Option(min=1, max=100, help="Average over this many principles.")]
 DimensionOption = Annotated[str, typer.Option(help="Draw only principles of this dimension.")]
@@ -139,6 +147,8 @@ def calibrate(
     them; the figures are those of the other half. A pair's own dimension says by which principles it is judged, unless
     --principle or --dimension do. With --method mix, each method that the mix asks is measured alone, too.
     """
+    if output is not None and instruction:
+        fail("a calibration holds for a constitution, and --instruction judges by none: leave out --output or that")
     pairs = [pair for file in files for pair in _read(file)]
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
     judged = _judge(pairs, options, address, own_dimension=not dimension, details=details)
@@ -171,11 +181,10 @@ def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
 
 
 def _options(
-    method: Method | None, principle: str, ensemble: int, dimension: str, instruction: str, reason: bool, seed: int
+    method: str | None, principle: str, ensemble: int, dimension: str, instruction: str, reason: bool, seed: int
 ) -> judge_pb2.JudgingOptions:
-    number = judge_pb2.JudgingMethod.Value(f"JUDGING_METHOD_{method.upper() if method else 'UNSPECIFIED'}")
     return judge_pb2.JudgingOptions(
-        method=number,
+        method=METHODS[method].number if method else judge_pb2.JUDGING_METHOD_UNSPECIFIED,
         principle_id=principle,
         ensemble_size=ensemble,
         dimension=dimension,
@@ -202,17 +211,18 @@ def _judge(
 
 
 def _write_calibration(path: Path, found: dict[str, Any]) -> None:
-    fitted = ("calibration", "calibration_by_dimension")
-    kind = type(DEFAULTS[found["method"]])
-    conditions = {key: value for key, value in found.items() if key not in ("model", "constitution_digest", *fitted)}
+    said = ("model", "constitution_digest", "calibration", "calibration_by_dimension", "fitted_prompts")
+    kind = type(METHODS[found["method"]].default)
     calibration = CalibrationFile(
         model=found["model"],
         constitution_digest=found["constitution_digest"],
         methods={found["method"]: kind(**found["calibration"])},
-        conditions=conditions,
+        conditions={key: value for key, value in found.items() if key not in said},
         dimensions={
             name: {found["method"]: kind(**values)} for name, values in found["calibration_by_dimension"].items()
         },
+        fitted_prompts=tuple(found["fitted_prompts"]),
+        ensemble_size=1 if found["options"]["principle"] else found["options"]["ensemble_size"],
     )
     try:
         write_calibration(path, calibration)

@@ -6,9 +6,15 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.judging.calibration import JudgedPair, method_name, outcome_name
 from charter.cli.output import console, printable
+from charter.evaluation.judge.judged import JudgedPair
+from charter.storage.comparisons import enum_name, method_name
 from charter.v1 import judge_pb2, types_pb2
+
+
+def outcome_name(outcome: types_pb2.Outcome.ValueType) -> str:
+    """The outcome in lower case."""
+    return enum_name("outcome", outcome).lower()
 
 
 def judgement_json(judgement: judge_pb2.Judgement) -> dict[str, Any]:
@@ -115,12 +121,10 @@ def print_measurement(found: dict[str, Any]) -> None:
     console.print(
         f"an ECE of {served['calibration_error_by_chance']:.3f} is what perfect calibration shows on so few pairs"
     )
-    fits = {"fitted": found["calibration"]} | {
-        f"fitted for {name}": values for name, values in found["calibration_by_dimension"].items()
-    }
-    for what, values in fits.items():
-        calibration = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        console.print(f"{what}: {calibration}", markup=False)
+    console.print(_fitted("fitted", found["calibration"], found["calibration_intervals"]), markup=False)
+    for name, values in found["calibration_by_dimension"].items():
+        intervals = found["calibration_intervals_by_dimension"][name]
+        console.print(_fitted(f"fitted for {name}", values, intervals), markup=False)
     if found["position_bias_rate"] is not None:
         console.print(f"the same position wins in both orders: {found['position_bias_rate']:.1%} of judgements")
     if found["mirrored_accuracy"] is not None:
@@ -133,6 +137,12 @@ def print_measurement(found: dict[str, Any]) -> None:
     console.print(f"tokens per label: {found['prompt_tokens_per_label']:.0f} read")
     if found["failures"]:
         console.print(f"[red]without a label[/]: {found['failures']}")
+
+
+def _fitted(what: str, values: dict[str, float], intervals: dict[str, tuple[float, float]]) -> str:
+    """Each fitted number with its 95 % interval, bootstrapped by prompt."""
+    numbers = [f"{name} {values[name]:.4g} ({low:.4g} to {high:.4g})" for name, (low, high) in intervals.items()]
+    return f"{what}: {', '.join(numbers)}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from charter.cli.calls import channel_to, health
 from charter.cli.local.services import endpoint
 from charter.rpc.channel import QUICK
 from charter.spec.constitution import load_constitution
+from charter.spec.paths import same_model
 from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2
 
 
@@ -39,7 +40,7 @@ def _other_policy(spec: run_pb2.RunSpec) -> Iterator[str]:
         with channel_to("policy", address) as channel:
             stub = policy_pb2_grpc.PolicyServiceStub(channel)
             served = stub.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model.model
-        if not _same_model(served, spec.policy.model):
+        if not same_model(served, spec.policy.model):
             yield f"the policy service at {address} serves {served}, the spec says {spec.policy.model}"
 
 
@@ -49,14 +50,10 @@ def _other_judge(spec: run_pb2.RunSpec) -> Iterator[str]:
         stub = judge_pb2_grpc.JudgeServiceStub(channel)
         served = stub.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK).model.model
         constitution = stub.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution
-    if not _same_model(served, spec.judge.model):
+    if not same_model(served, spec.judge.model):
         yield f"the judge service at {address} judges with {served}, the spec says {spec.judge.model}"
     if spec.judge.constitution and constitution.digest != load_constitution(Path(spec.judge.constitution)).digest:
         yield (
             f"the judge service at {address} holds the constitution `{constitution.name}` version "
             f"{constitution.version}, which is not what {spec.judge.constitution} says"
         )
-
-
-def _same_model(served: str, wanted: str) -> bool:
-    return served == wanted or (Path(wanted).is_dir() and Path(served).resolve() == Path(wanted).resolve())

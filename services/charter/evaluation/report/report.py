@@ -29,6 +29,7 @@ _OUTCOMES = {
     "unavailable": "the judge could not be reached",
     "identical": "both answers are the same text: there is nothing to prefer",
     "too long": "an answer does not fit the preference model's context",
+    "fitted": "the judge's calibration was fitted on the prompt: it would be measured too well",
     "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
 
@@ -228,8 +229,9 @@ def _phases(run: RunFolder) -> list[PhaseTime]:
 
 def _left_out(run: RunFolder) -> list[LeftOut]:
     """Everything that was counted instead of used, zero counts left away."""
-    sources = [
-        ("checking the judge", run.judge_check.failures if run.judge_check else {}),
+    judge = run.judge_check
+    sources: list[tuple[str, dict[str, int]]] = [
+        ("checking the judge", judge.failures | {"fitted": judge.left_out} if judge else {}),
         ("comparisons", run.preference_fit.left_out if run.preference_fit else {}),
         ("evaluation", run.evaluation.failures if run.evaluation else {}),
     ]

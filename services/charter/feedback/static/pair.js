@@ -63,6 +63,8 @@ export class PairView {
     this.pair = pair;
     this.text("left", pair.left);
     this.text("right", pair.right);
+    this.cutOff("left", pair.left_cut_off);
+    this.cutOff("right", pair.right_cut_off);
     this.parts.principle.hidden = !pair.principle;
     if (pair.principle) this.parts.principle.querySelector("p").textContent = pair.principle.text;
     this.parts.reason.value = label?.reason || "";
@@ -80,6 +82,7 @@ export class PairView {
     this.parts.prompt.replaceChildren(...prompt.map((one) => turn(one.role, one.content)));
     for (const side of ["left", "right"]) {
       this.text(side, "");
+      this.cutOff(side, false);
       this.parts[side].scrollTop = 0;
     }
     this.enable(false);
@@ -88,6 +91,11 @@ export class PairView {
   text(side, text) {
     this.parts[side].textContent = text;
     this.parts[side].classList.toggle("nothing", text.trim() === "");
+  }
+
+  // An answer that the token limit ended is not one that its model ended in the middle of a sentence.
+  cutOff(side, cut) {
+    this.node.querySelector(`[data-side="${side}"] .cut-off`).hidden = !cut;
   }
 
   // While there is nothing to decide, what a person could say is out of reach.

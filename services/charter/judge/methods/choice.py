@@ -11,11 +11,13 @@ from dataclasses import replace
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, GeneratedSample, Prompt, Sampling
+from charter.judge.calibration import Evidence, MethodCalibration
+from charter.judge.methods.method import Method
 from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
 
 LETTERS = ("A", "B")
 _PREFIX = "The better response is ("
@@ -109,3 +111,9 @@ def _finding(straight: Odds, swapped: Odds) -> Finding:
 
 def _spent(sample: GeneratedSample) -> Usage:
     return Usage(*sample.usage)
+
+
+METHOD = Method("choice", judge_pb2.JUDGING_METHOD_CHOICE, find, Evidence.ORDERS, MethodCalibration())
+# After a rationale the letter is nearly certain whatever it is: as a label it is held between 40 and 60 % (Bai et al.
+# 2022, section 4.1).
+REASONED = replace(METHOD, name="choice+reasoning", find=find_by_reasoning, reasons=True, least=0.4)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from charter.chat import ChatMessage
 from charter.inference.engine import AnswerLogLikelihood, ContextTooLongError, Engine, Prompt
+from charter.judge.calibration import Evidence, MethodCalibration
+from charter.judge.methods.method import Method
 from charter.judge.pairs import Finding, Question, Usage, too_long
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
 
 
 async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
@@ -50,3 +52,14 @@ def _finding(results: Sequence[AnswerLogLikelihood | ContextTooLongError]) -> Fi
         return Finding(failure="an answer has no tokens", kind=types_pb2.FAILURE_KIND_EMPTY, usage=usage)
     follow_a, follow_b, oppose_a, oppose_b = (result.total / result.tokens for result in likelihoods)
     return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage)
+
+
+# Differences of mean log-likelihoods per token are small numbers: at temperature 1 every label would be 0.5. The values
+# are rounded from those fitted for a model of 135 M parameters (docs/measurements/judge.md).
+METHOD = Method(
+    "contrast",
+    judge_pb2.JUDGING_METHOD_CONTRAST,
+    find,
+    Evidence.LEADS,
+    MethodCalibration(temperature=0.1, oppose_weight=0.9),
+)

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Engine, Prompt
+from charter.judge.calibration import Evidence, MethodCalibration
+from charter.judge.methods.method import Method
 from charter.judge.options import Odds, log_odds
 from charter.judge.pairs import Finding, Question, total, transcript
+from charter.v1 import judge_pb2
 
 _OPTIONS = ("Yes", "No")
 
@@ -44,3 +47,6 @@ def _finding(odds: Sequence[Odds]) -> Finding:
     follow_a, follow_b, oppose_a, oppose_b = (one.logit for one in odds)
     written = any(one.written for one in odds)
     return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage, written=written)
+
+
+METHOD = Method("verdict", judge_pb2.JUDGING_METHOD_VERDICT, find, Evidence.LEADS, MethodCalibration())

@@ -17,11 +17,12 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class HeldOutAnswer:
-    """One answer and its length in tokens, EOS included."""
+    """One answer, its length in tokens, EOS included, and whether the token limit ended it."""
 
     key: str
     text: str
     tokens: int
+    cut_off: bool
 
 
 def held_out_prompts(run: Run) -> list[TaskPrompt]:
@@ -50,7 +51,7 @@ def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: 
             seed=derive_seed(run.spec.seed, "held out", start),
         )
         answers += [
-            HeldOutAnswer(prompt.key, one.text, len(one.token_ids))
+            HeldOutAnswer(prompt.key, one.text, len(one.token_ids), not one.ended)
             for prompt, (one,) in zip(batch, sampled, strict=True)
         ]
         run.reporter.report(len(answers), len(prompts), text=f"held-out answers: {name}")

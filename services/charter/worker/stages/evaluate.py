@@ -109,6 +109,8 @@ def _evaluation(
                 outcome=enum_name("outcome", judgement.outcome if probability is None else outcome_of(probability)),
                 probability_after=probability,
                 principles=tuple(one.principle_id for one in judgement.principles),
+                before_cut_off=old.cut_off,
+                after_cut_off=new.cut_off,
             )
             for prompt, old, new, judgement, probability in zip(
                 prompts, before, after, judgements, probabilities, strict=True

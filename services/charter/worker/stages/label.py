@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.storage.comparisons import enum_name
+from charter.storage.comparisons import enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed, stable_fraction
-from charter.worker.stages.sample_pairs import Pair, pair_prompts
+from charter.worker.stages.sample_pairs import Pair, Written, pair_prompts
 
 
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
@@ -56,7 +56,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
     if not pairs:
         return {}
     items = [
-        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a, pair.answer_b)
+        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a.text, pair.answer_b.text)
         for place, pair in enumerate(pairs)
     ]
     judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
@@ -86,7 +86,7 @@ def _comparison(
         labeller=judgement.model,
         outcome=judgement.outcome,
         judgements=judgement.principles,
-        method=judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower(),
+        method=method_name(judgement),
         constitution_digest=judgement.constitution_digest,
         run_id=run.id,
         split=types_pb2.SPLIT_HELD_OUT if held_out else types_pb2.SPLIT_TRAIN,
@@ -98,5 +98,7 @@ def _comparison(
     return comparison
 
 
-def _written(run: Run, text: str, version: int) -> types_pb2.Answer:
-    return types_pb2.Answer(text=text, model=run.spec.policy.model, weight_version=version)
+def _written(run: Run, answer: Written, version: int) -> types_pb2.Answer:
+    return types_pb2.Answer(
+        text=answer.text, model=run.spec.policy.model, weight_version=version, cut_off=answer.cut_off
+    )

@@ -57,7 +57,7 @@ def _label(run: Run, refreshes: int, policy_version: int) -> None:
             run.reporter.raise_if_stopped()
             batch, name = prompts[start : start + BATCH], f"refresh-{refreshes}-{start}"
             answers = sample_two(run, batch, policy_version, derive_seed(run.spec.seed, name))
-            pairs = [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a != b]
+            pairs = [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a.text != b.text]
             outcomes = store_labels(run, name, pairs, held_out, policy_version)
             run.reporter.report(
                 start + len(batch),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from charter.jsonl import append_line, recover_lines
 from charter.spec.facts import AI, label_shares
@@ -17,30 +17,41 @@ BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """One answer, and whether the token limit ended it."""
+
+    text: str
+    cut_off: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two different answers to a prompt."""
 
     prompt: TaskPrompt
-    answer_a: str
-    answer_b: str
+    answer_a: Written
+    answer_b: Written
 
 
 def sample_pairs(run: Run) -> list[list[Pair]]:
     """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted."""
     prompts = pair_prompts(run)
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    finished = [json.loads(line) for line in recover_lines(run.artifacts.pairs)]
+    finished = [
+        [[Written(**one) for one in both] for both in json.loads(line)] for line in recover_lines(run.artifacts.pairs)
+    ]
     if len(finished) < len(batches):
         with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
             for index in range(len(finished), len(batches)):
                 run.reporter.raise_if_stopped()
                 seed = derive_seed(run.spec.seed, "pairs", index)
                 answers = sample_two(run, batches[index], STARTING_VERSION, seed)
-                append_line(run.artifacts.pairs, json.dumps(answers, ensure_ascii=False))
+                lines = [[asdict(one) for one in both] for both in answers]
+                append_line(run.artifacts.pairs, json.dumps(lines, ensure_ascii=False))
                 finished.append(answers)
                 run.reporter.report(min((index + 1) * BATCH, len(prompts)), len(prompts))
     pairs = [
-        [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a != b]
+        [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a.text != b.text]
         for batch, answers in zip(batches, finished, strict=True)
     ]
     usable = sum(len(batch) for batch in pairs)
@@ -59,7 +70,7 @@ def judged_prompts(run: Run) -> list[TaskPrompt]:
     return [prompt for prompt in run.prompts.train if AI in label_shares(run.spec.feedback, prompt.dimension)]
 
 
-def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[str]]:
+def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[Written]]:
     """Two answers to each prompt by the policy's weights ``version``."""
     answers = run.services.generate(
         [prompt.messages for prompt in prompts],
@@ -68,4 +79,4 @@ def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int)
         seed=seed,
         samples_per_prompt=2,
     )
-    return [[answer.text for answer in both] for both in answers]
+    return [[Written(answer.text, not answer.ended) for answer in both] for both in answers]

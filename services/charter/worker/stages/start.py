@@ -14,6 +14,7 @@ from charter.runs.artifacts import Artifacts
 from charter.spec import checks
 from charter.spec.facts import HUMAN, IMPORTED, evaluated_prompts, label_sources, needs_preference_model, servers_sleep
 from charter.spec.load import spec_to_json
+from charter.spec.paths import same_model
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.clients import Services
@@ -132,16 +133,11 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
 
 
 def _same_model(service: str, address: str, info: types_pb2.ModelInfo, wanted: str, field: str) -> None:
-    if info.model != wanted and _folder(info.model) != _folder(wanted):
+    if not same_model(info.model, wanted):
         raise RunError(
             f"the {service} service at {address} serves {info.model}, the spec's {field} is {wanted}: start the "
             "services with this spec (`charter up`), or change the spec"
         )
-
-
-def _folder(model: str) -> Path | str:
-    path = Path(model).expanduser()
-    return path.resolve() if path.is_dir() else model
 
 
 def _same_constitution(spec: run_pb2.RunSpec, served: judge_pb2.Constitution, artifacts: Artifacts) -> None:

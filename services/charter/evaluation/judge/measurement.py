@@ -1,155 +1,35 @@
-"""Measures a judge on labelled pairs and fits its calibration; what `charter judge calibrate` computes."""
+"""Measures a judge on labelled pairs, as it is and calibrated: what `charter judge calibrate` shows."""
 
 import itertools
-import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 from charter.evaluation.judge.calibration import (
-    LAPSES,
     calibration_error_by_chance,
     calibration_of,
     correctness,
-    fit_contrast,
-    fit_sharpness,
-    fit_temperature_and_position_bias,
-    fit_weights,
-    left_out,
     length_slope,
     position_bias_rate,
     shorter_is_better_accuracy,
 )
-from charter.evaluation.judge.labelled_pairs import LabelledPair, split_by_group
-from charter.judge.calibration import Calibration, CalibrationSet, MethodCalibration, MixCalibration, mix_features
-from charter.judge.methods.mix import PARTS
-from charter.v1 import judge_pb2, types_pb2
+from charter.evaluation.judge.fitting import RESAMPLES, fit, fit_with_intervals
+from charter.evaluation.judge.judged import JudgedPair, as_served, fitted_prompts, halves, method_by, probability
+from charter.evaluation.judge.labelled_pairs import LabelledPair
+from charter.judge.calibration import CalibrationSet, Evidence
+from charter.judge.methods import mix
+from charter.judge.methods.method import Method
+from charter.outcomes import probability_of, win
+from charter.storage.comparisons import enum_name
+from charter.v1 import judge_pb2
 
 # Answers count as of similar length when the shorter has at least this share of the longer one's characters.
 SIMILAR_LENGTH = 0.8
-# A dimension is fitted by itself when its pairs come from this many prompts, of those that are fitted on.
-_LEAST_PROMPTS = 15
 # Fewer pairs give no correlation worth printing.
 _LEAST_FOR_CORRELATION = 10
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedPair:
-    """A labelled pair and what the judge made of it."""
-
-    pair: LabelledPair
-    judgement: judge_pb2.Judgement
-
-    @property
-    def usable(self) -> bool:
-        """Whether the judge gave a probability."""
-        return self.judgement.HasField("probability_a")
-
-
-def method_name(judgement: judge_pb2.Judgement) -> str:
-    """choice, verdict, contrast or mix."""
-    return judge_pb2.JudgingMethod.Name(judgement.method).removeprefix("JUDGING_METHOD_").lower()
-
-
-def outcome_name(outcome: types_pb2.Outcome.ValueType) -> str:
-    """The outcome in lower case."""
-    return types_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_").lower()
-
-
-def halves(judged: Sequence[JudgedPair]) -> tuple[list[JudgedPair], list[JudgedPair]]:
-    """The pairs to fit on and those to report on, with no prompt in both. Raises ``ValueError`` when one is empty."""
-    fit, _ = split_by_group([one.pair for one in judged])
-    groups = {pair.group for pair in fit}
-    parts = (
-        [one for one in judged if one.pair.group in groups],
-        [one for one in judged if one.pair.group not in groups],
-    )
-    if not all(any(one.usable for one in part) for part in parts):
-        prompts = len({one.pair.group for one in judged if one.usable})
-        raise ValueError(f"judged pairs come from {prompts} prompts, too few to fit on some and report on others")
-    return parts
-
-
-def fit(judged: Sequence[JudgedPair]) -> CalibrationSet:
-    """The calibration that makes the labels of these usable pairs most likely, of all and of each dimension.
-
-    Principles of different dimensions need different temperatures. A dimension with few prompts gets none of its own.
-    """
-    by_dimension: dict[str, list[JudgedPair]] = defaultdict(list)
-    for one in judged:
-        asked = {principle.dimension for principle in one.judgement.principles}
-        if len(asked) == 1 and any(principle.evidence for principle in one.judgement.principles):
-            by_dimension[asked.pop()].append(one)
-    fitted = {
-        name: _fit(part)
-        for name, part in sorted(by_dimension.items())
-        if name and len({one.pair.group for one in part}) >= _LEAST_PROMPTS
-    }
-    return CalibrationSet(_fit(judged), fitted)
-
-
-def _fit(judged: Sequence[JudgedPair]) -> Calibration:
-    """Every principle is a sample of its own; an ensemble's mean is then made as sure as it is right."""
-    fitted = _fit_principles(judged)
-    if all(len(one.judgement.principles) == 1 for one in judged):
-        return fitted
-    factor = fit_sharpness(
-        lambda factor: [probability(one.judgement, CalibrationSet(fitted.sharpened(factor))) for one in judged],
-        [one.pair.label for one in judged],
-    )
-    return fitted.sharpened(factor)
-
-
-def _fit_principles(judged: Sequence[JudgedPair]) -> Calibration:
-    """With the lapse that predicts best the prompts left out, a fifth of them at a time."""
-    method = method_name(judged[0].judgement)
-    samples = [(tuple(one.evidence), item.pair) for item in judged for one in item.judgement.principles if one.evidence]
-    folds = left_out([pair.group for _, pair in samples])
-
-    def left_out_loss(lapse: float) -> float:
-        loss = 0.0
-        for out in folds:
-            calibration = _fitted(method, list(itertools.compress(samples, ~out)), lapse)
-            for evidence, pair in itertools.compress(samples, out):
-                p = fmean(calibration.probabilities(method, evidence))
-                # Beyond this the logarithm of a rounded 0 or 1 would decide everything.
-                p = min(max(p, 1e-12), 1.0 - 1e-12)
-                loss -= pair.label * math.log(p) + (1.0 - pair.label) * math.log1p(-p)
-        return loss
-
-    return _fitted(method, samples, min(LAPSES, key=left_out_loss) if folds else 0.0)
-
-
-def _fitted(method: str, samples: Sequence[tuple[tuple[float, ...], LabelledPair]], lapse: float) -> Calibration:
-    labels = [pair.label for _, pair in samples]
-    if method == "mix":
-        features = [mix_features(evidence) for evidence, _ in samples]
-        weights = fit_weights(features, labels, [pair.group for _, pair in samples], lapse)
-        return replace(MixCalibration(*weights), lapse=lapse)
-    first, second = zip(*(evidence for evidence, _ in samples), strict=True)
-    if method == "choice":
-        temperature, position_bias = fit_temperature_and_position_bias(first, second, labels, lapse)
-        return MethodCalibration(temperature=temperature, position_bias=position_bias, lapse=lapse)
-    temperature, oppose_weight = fit_contrast(first, second, labels, lapse)
-    return MethodCalibration(temperature=temperature, oppose_weight=oppose_weight, lapse=lapse)
-
-
-def probability(judgement: judge_pb2.Judgement, calibration: CalibrationSet) -> float:
-    """P(A is better) of a usable judgement as this calibration would have given it."""
-    method = method_name(judgement)
-    return fmean(
-        fmean(calibration.of(one.dimension).probabilities(method, tuple(one.evidence))) if one.evidence else 0.5
-        for one in judgement.principles
-        if one.HasField("probability_a")
-    )
-
-
-def as_served(judgement: judge_pb2.Judgement) -> float:
-    """P(A is better) as the judge gave it."""
-    return judgement.probability_a
 
 
 def mirrored(judgement: judge_pb2.Judgement) -> float:
@@ -157,7 +37,7 @@ def mirrored(judgement: judge_pb2.Judgement) -> float:
     lead = fmean(
         one.evidence[1] if one.evidence else 0.0 for one in judgement.principles if one.HasField("probability_a")
     )
-    return 0.5 if lead == 0 else float(lead > 0)
+    return float(win(probability_of(lead)))
 
 
 def figures(judged: Sequence[JudgedPair], probability_of: Callable[[judge_pb2.Judgement], float]) -> dict[str, Any]:
@@ -180,26 +60,30 @@ def figures(judged: Sequence[JudgedPair], probability_of: Callable[[judge_pb2.Ju
     }
 
 
-def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
+def measurement(judged: Sequence[JudgedPair], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that `calibrate` reports, as JSON; the fit is on one half of the prompts, the figures on the other.
 
     Raises ``ValueError`` when there are too few judged pairs.
     """
     fitted_on, reported_on = halves(judged)
-    calibration = fit([one for one in fitted_on if one.usable])
+    found = fit_with_intervals([one for one in fitted_on if one.usable], resamples)
+    calibration = found.calibration
 
     def calibrated(judgement: judge_pb2.Judgement) -> float:
         return probability(judgement, calibration)
 
     usable = [one for one in reported_on if one.usable]
     first = usable[0].judgement
-    mirrors = first.method in (judge_pb2.JUDGING_METHOD_VERDICT, judge_pb2.JUDGING_METHOD_CONTRAST)
+    method = method_by(first)
     return {
         "model": first.model,
-        "method": method_name(first),
+        "method": method.name,
         "constitution_digest": first.constitution_digest,
         "calibration": asdict(calibration.overall),
         "calibration_by_dimension": {name: asdict(one) for name, one in calibration.by_dimension.items()},
+        "calibration_intervals": found.intervals,
+        "calibration_intervals_by_dimension": found.intervals_by_dimension,
+        "fitted_prompts": fitted_prompts(fitted_on),
         "fitted_on": figures(fitted_on, calibrated),
         "as_served": figures(reported_on, as_served),
         "calibrated": figures(reported_on, calibrated),
@@ -218,10 +102,12 @@ def measurement(judged: Sequence[JudgedPair]) -> dict[str, Any]:
             for name in sorted({name for one in reported_on for name in _principles(one)})
         },
         "principle_correlations": _correlations(usable, calibration),
-        "position_bias_rate": _position_bias(usable) if first.method == judge_pb2.JUDGING_METHOD_CHOICE else None,
+        "position_bias_rate": _position_bias(usable) if method.evidence is Evidence.ORDERS else None,
         # The opposite question, asked by itself: below a half when the judge reads the question.
-        "mirrored_accuracy": figures(reported_on, mirrored)["accuracy"] if mirrors else None,
-        "failures": dict(Counter(outcome_name(one.judgement.outcome) for one in judged if not one.usable)),
+        "mirrored_accuracy": figures(reported_on, mirrored)["accuracy"] if method.evidence is Evidence.LEADS else None,
+        "failures": dict(
+            Counter(enum_name("outcome", one.judgement.outcome).lower() for one in judged if not one.usable)
+        ),
         "prompt_tokens_per_label": fmean(one.judgement.usage.prompt_tokens for one in usable),
         "completion_tokens_per_label": fmean(one.judgement.usage.completion_tokens for one in usable),
     }
@@ -231,21 +117,21 @@ def _methods_alone(
     fitted_on: Sequence[JudgedPair], reported_on: Sequence[JudgedPair]
 ) -> Iterator[tuple[str, CalibrationSet, list[JudgedPair]]]:
     """For a mix, each method that was asked as if it had been asked alone: its own fit, and the pairs to report on."""
-    if fitted_on[0].judgement.method != judge_pb2.JUDGING_METHOD_MIX:
+    if method_by(fitted_on[0].judgement) is not mix.METHOD:
         return
-    for place, method in enumerate(PARTS):
+    for place, (name, method) in enumerate(mix.PARTS.items()):
         parts = [
             [_by_method(one, method, place) for one in judged if one.usable] for judged in (fitted_on, reported_on)
         ]
         if any(any(principle.evidence) for one in parts[0] for principle in one.judgement.principles):
-            yield method, fit(parts[0]), parts[1]
+            yield name, fit(parts[0]), parts[1]
 
 
-def _by_method(judged: JudgedPair, method: str, place: int) -> JudgedPair:
+def _by_method(judged: JudgedPair, method: Method, place: int) -> JudgedPair:
     """The pair as if this method alone had been asked; it finds two numbers, in its place among those of the mix."""
     judgement = judge_pb2.Judgement()
     judgement.CopyFrom(judged.judgement)
-    judgement.method = judge_pb2.JudgingMethod.Value(f"JUDGING_METHOD_{method.upper()}")
+    judgement.method = method.number
     for one in judgement.principles:
         del one.evidence[2 * place + 2 :], one.evidence[: 2 * place]
     return JudgedPair(judged.pair, judgement)
@@ -263,7 +149,12 @@ def _principles(judged: JudgedPair) -> list[str]:
 def _alone(judged: JudgedPair, principle: str) -> JudgedPair:
     """The pair as if this principle alone had been asked."""
     (one,) = (one for one in judged.judgement.principles if one.principle_id == principle)
-    judgement = judge_pb2.Judgement(method=judged.judgement.method, outcome=one.outcome, principles=[one])
+    judgement = judge_pb2.Judgement(
+        method=judged.judgement.method,
+        chain_of_thought=judged.judgement.chain_of_thought,
+        outcome=one.outcome,
+        principles=[one],
+    )
     if one.HasField("probability_a"):
         judgement.probability_a = one.probability_a
     return JudgedPair(judged.pair, judgement)
@@ -291,7 +182,7 @@ def _position_bias(judged: Sequence[JudgedPair]) -> float:
     """Before any calibration: the share of judgements in which the same position won in both orders."""
     evidence = [one.evidence for item in judged for one in item.judgement.principles if one.evidence]
     return position_bias_rate(
-        [float(first > 0) for first, _ in evidence], [float(second > 0) for _, second in evidence]
+        [probability_of(first) for first, _ in evidence], [probability_of(second) for _, second in evidence]
     )
 
 
