@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charter.jsonl import MOST_NAMED
+from charter.jsonl import MOST_NAMED, RowError
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
+from charter.spec.labelled_pairs import read_labelled_pairs
 from charter.spec.problems import Problem
 from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.v1 import run_pb2
@@ -31,6 +32,7 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     if train is not None and held_out is not None:
         problems += _shared(train, held_out)
     constitution = _constitution(spec.judge.constitution, absent_files, problems)
+    _labelled_pairs(spec.judge.labelled_pairs, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
@@ -81,3 +83,17 @@ def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Con
         lines = [f"cannot read {name}: {error.strerror}"]
     problems += (Problem("judge.constitution", line) for line in lines)
     return None
+
+
+def _labelled_pairs(name: str, absent_files: bool, problems: list[Problem]) -> None:
+    if not name:
+        return
+    if not os.path.isfile(name):
+        problems += [] if absent_files else [Problem("judge.labelled_pairs", f"no such file: {name}")]
+        return
+    try:
+        read_labelled_pairs(Path(name))
+    except RowError as error:
+        problems += (Problem("judge.labelled_pairs", line) for line in str(error).splitlines())
+    except OSError as error:
+        problems.append(Problem("judge.labelled_pairs", f"cannot read {name}: {error.strerror}"))

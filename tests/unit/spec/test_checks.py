@@ -154,6 +154,13 @@ def test_many_bad_lines_of_a_file_do_not_hide_the_rest(folder: Path) -> None:
     assert problems[-1].startswith("10: ppo.minibatches")
 
 
+def test_labelled_pairs_are_looked_at(folder: Path) -> None:
+    (folder / "pairs.jsonl").write_text('{"prompt": "p", "answer_a": "x", "answer_b": "y", "label": "c"}\nno json\n')
+    problems = found(folder, GOOD.replace("  constitution", "  labelled_pairs: pairs.jsonl\n  constitution"))
+    assert [problem.partition(", line")[2][:2] for problem in problems] == [" 1", " 2"]
+    assert all(problem.startswith("6: judge.labelled_pairs: ") for problem in problems)
+
+
 def test_a_prompt_of_both_files_is_named(folder: Path) -> None:
     write(folder / "held.jsonl", [*(f"held {number}" for number in range(18)), "train 3", " train  5 "])
     (problem,) = found(folder)

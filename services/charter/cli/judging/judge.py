@@ -12,13 +12,12 @@ from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.evaluation.judge.judged import JudgedPair
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
-from charter.evaluation.judge.measurement import measurement
 from charter.jsonl import RowError
 from charter.judge.calibration_file import CalibrationFile, write_calibration
 from charter.judge.methods import METHODS
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
+from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2, judge_pb2_grpc
 
 AddressOption = Annotated[
@@ -147,6 +146,9 @@ def calibrate(
     them; the figures are those of the other half. A pair's own dimension says by which principles it is judged, unless
     --principle or --dimension do. With --method mix, each method that the mix asks is measured alone, too.
     """
+    # Here, not at the top: comparing and rating need no numpy.
+    from charter.evaluation.judge.measurement import measurement
+
     if output is not None and instruction:
         fail("a calibration holds for a constitution, and --instruction judges by none: leave out --output or that")
     pairs = [pair for file in files for pair in _read(file)]

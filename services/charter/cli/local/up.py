@@ -183,8 +183,6 @@ def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
     """Options of `charter serve judge`; None for a judge that somebody else serves."""
     if spec.judge.engine == "external":
         return None
-    if not spec.judge.constitution:
-        fail("the spec names no constitution: set judge.constitution to a file")
     judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
     if spec.judge.method:
         method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
