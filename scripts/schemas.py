@@ -78,8 +78,8 @@ def _message(message: Descriptor, comments: Mapping[str, str], definitions: Sche
 
 def _section(message: Descriptor) -> str:
     """Name that the spec gives to a message of this kind; empty for others."""
-    sections = (field for field in run_pb2.RunSpec.DESCRIPTOR.fields if field.message_type is not None)
-    return next((field.name for field in sections if field.message_type.full_name == message.full_name), "")
+    kinds = {field.name: field.message_type for field in run_pb2.RunSpec.DESCRIPTOR.fields}
+    return next((name for name, kind in kinds.items() if kind is not None and kind.full_name == message.full_name), "")
 
 
 def _field(
@@ -87,6 +87,7 @@ def _field(
 ) -> Schema:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         value = field.message_type.fields_by_name["value"].message_type
+        assert value is not None
         return {"type": "object", "additionalProperties": _reference(value, comments, definitions)}
     one = (
         _reference(field.message_type, comments, definitions)
@@ -114,6 +115,7 @@ def _scalar(field: FieldDescriptor, limit: validation_pb2.FieldConstraint, comme
         case FieldDescriptor.CPPTYPE_STRING:
             return _text(limit)
         case FieldDescriptor.CPPTYPE_ENUM:
+            assert field.enum_type is not None
             return _enum(field.enum_type, comments)
         case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
             kind: Schema = {"type": "number"}

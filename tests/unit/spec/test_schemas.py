@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 from charter.spec.constitution import ConstitutionError, parse_constitution
@@ -39,7 +39,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def by_schema(name: str, text: str) -> bool:
-    return jsonschema.Draft7Validator(schema(name)).is_valid(yaml.safe_load(text))
+    return bool(jsonschema.Draft7Validator(schema(name)).is_valid(yaml.safe_load(text)))
 
 
 def by_reader(name: str, text: str, tmp_path: Path) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,9 +12,11 @@ from charter.cli.local.services import endpoint, home
 from charter.cli.output import console, fail
 from charter.cli.runs.finding import run_id_of
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
-from charter.feedback.room import FeedbackConfig, Room
 from charter.rpc.errors import ServiceError
 from charter.spec.constitution import load_constitution
+
+if TYPE_CHECKING:
+    from charter.feedback.room import FeedbackConfig
 
 LabellerOption = Annotated[
     list[str] | None,
@@ -63,6 +65,9 @@ def feedback(
     It runs until Ctrl-C. Prints a sign-in link for each labeller. Labels go to the preference service; what was not
     sent stays in the browser and is sent later.
     """
+    # Here, not at the top: who asks for help waits for no numpy and no web server.
+    from charter.feedback.room import FeedbackConfig
+
     if guided and constitution is None:
         fail("--guided needs --constitution, the file whose principles are shown")
     known = _labellers(labellers or home() / "feedback" / "labellers.json", labeller or [])
@@ -82,11 +87,11 @@ def feedback(
     asyncio.run(_serve(config, host, port))
 
 
-async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
-    # Here, not at the top: who asks for help waits for no web server.
+async def _serve(config: "FeedbackConfig", host: str, port: int) -> None:
     import uvicorn
 
     from charter.feedback.app import build
+    from charter.feedback.room import Room
 
     room = Room(config)
     try:
