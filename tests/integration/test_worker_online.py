@@ -50,6 +50,13 @@ def test_the_preference_model_is_fitted_again_to_pairs_of_the_new_policy(stage: 
     first, second = (
         json.loads((folder / name).read_text()) for name in ("preference_fit.json", "preference_fit-1.json")
     )
+    splits = {
+        version: {row["split"] for row in rows if row["answer_a_weight_version"] == version} for version in (1, 3)
+    }
+    assert splits == {1: {"TRAIN", "HELD_OUT"}, 3: {"TRAIN", "HELD_OUT"}}
+    prompts = {split: {str(row["prompt"]) for row in rows if row["split"] == split} for split in splits[1]}
+    assert not prompts["TRAIN"] & prompts["HELD_OUT"]
+    assert second["held_out_pairs"] > first["held_out_pairs"]
     assert len(first["labels"]) == versions.count(1)
     assert len(second["labels"]) == len(rows)
     weights = [load_file(folder / name / "model.safetensors") for name in ("preference_model", "preference_model-1")]
@@ -67,6 +74,10 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
     found = newest_progress(stage.run_folder(unbroken) / "checkpoints")
     assert found is not None
     measured = found[1].measured
+    assert [one.preference_version for one in measured] == [1, 1, 2, 2]
+    # After the refresh the best answers were scored again, by the model that scored the new ones.
+    assert measured[1].best_score == measured[0].score
+    assert measured[2].best_score not in (None, best(measured[:2]).score)
     assert [(one.step, one.judge, one.score) for one in measured] == [
         (step, numbers["held_out_judge"], numbers["held_out_score"]) for step, numbers in steps.items()
     ]

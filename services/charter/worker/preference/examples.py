@@ -1,23 +1,31 @@
 """Stored comparisons as the pairs that a preference model is fitted to, and what is left out of them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from transformers import AutoConfig
 
+from charter.held_out import held_out_of, prompt_key
 from charter.inference.chat_template import ChatTokenizer
-from charter.inference.preference_model import encode
+from charter.inference.engine import Prompt
+from charter.inference.preference_model import encode_answer
 from charter.rpc.messages import chat_messages
 from charter.storage.comparisons import LABELLED, enum_name
-from charter.v1 import types_pb2
+from charter.v1 import run_pb2, types_pb2
 from charter.worker.context import STARTING_VERSION
 from charter.worker.errors import RunError
 from charter.worker.preference.fit import Example
+from charter.worker.preference.mixing import with_share
 
 # With fewer labels than this share, the failures say more than the labels.
 _LEAST_LABELLED_SHARE = 0.5
+# Where no stored label says what is held out.
+_HELD_OUT_FRACTION = 0.2
+
+# To fit to, and held out.
+Divided = tuple[list[Example], list[Example]]
 
 
 class Reads(Protocol):
@@ -45,58 +53,136 @@ class Reader:
         return cls(ChatTokenizer.load(model), AutoConfig.from_pretrained(model).max_position_embeddings)
 
 
-def split_examples(
-    model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()
-) -> tuple[list[Example], list[Example], dict[str, int]]:
-    """Pairs to fit, pairs held out, and what was left out, counted by why.
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Stored comparisons as they were read."""
 
-    A prompt that any comparison holds out is held out in all. Left out are comparisons without a label (``INVALID``,
-    ``UNAVAILABLE``), of two equal answers (``IDENTICAL``), that do not fit the model's context (``TOO_LONG``), and of
-    the prompts in ``evaluated`` (``EVALUATED``), on which the run is judged in the end.
+    # Those that can be used.
+    examples: list[Example]
+    # Keys of the prompts that a comparison holds out, be it usable or not.
+    held_out: set[str]
+    # The others, counted by why.
+    left_out: dict[str, int]
+
+    def told(self) -> str:
+        """How many of them can be used, and why not the others."""
+        stored = len(self.examples) + sum(self.left_out.values())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"only {len(self.examples)} of {stored} comparisons can be used" + (
+            f" (left out: {reasons})" if reasons else ""
+        )
+
+
+def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()) -> Labels:
+    """Read comparisons.
+
+    Left out are those without a label (``INVALID``, ``UNAVAILABLE``), of two equal answers (``IDENTICAL``), that do not
+    fit the model's context (``TOO_LONG``), and of the prompts whose keys are in ``evaluated`` (``EVALUATED``), on which
+    the run is judged in the end.
 
     Raises ``RunError`` when too few have a label.
     """
     examples: list[Example] = []
-    held_out_groups: set[str] = set()
+    held_out: set[str] = set()
     left_out: Counter[str] = Counter()
     stored = 0
     for comparison in comparisons:
         stored += 1
         example = _example(model, comparison)
-        reason = _left_out(model, comparison, example, evaluated)
-        if reason:
-            left_out[reason] += 1
-            continue
-        examples.append(example)
         if comparison.split == types_pb2.SPLIT_HELD_OUT:
-            held_out_groups.add(example.group)
-    train = [example for example in examples if example.group not in held_out_groups]
-    held_out = [example for example in examples if example.group in held_out_groups]
-    failed = left_out["INVALID"] + left_out["UNAVAILABLE"]
-    if failed > (1 - _LEAST_LABELLED_SHARE) * stored or not train or not held_out:
+            held_out.add(example.group)
+        if reason := _left_out(model, comparison, example, evaluated):
+            left_out[reason] += 1
+        else:
+            examples.append(example)
+    labels = Labels(examples, held_out, dict(left_out))
+    if left_out["INVALID"] + left_out["UNAVAILABLE"] > (1 - _LEAST_LABELLED_SHARE) * stored:
+        raise RunError(f"{labels.told()}, too few for a preference model: the judge's log says why labels failed")
+    return labels
+
+
+def divide_labels(
+    labels: Labels,
+    warm_start: Labels | None,
+    feedback: run_pb2.FeedbackSpec,
+    held_out: Collection[str],
+    fraction: float,
+) -> tuple[Divided, Divided | None]:
+    """What the fit and its warm start learn from and are measured on: a prompt that is held out anywhere is so in both.
+
+    Args:
+        labels: what the fit may use; those whose source has no share by ``feedback`` are left away.
+        warm_start: what a warm start learns from before, if there is one.
+        held_out: keys of prompts that are held out besides those that stored labels hold out.
+        fraction: as for ``divide``.
+
+    Raises:
+        RunError: as ``divide``.
+    """
+    everywhere = labels.held_out | set(held_out) | (warm_start.held_out if warm_start is not None else set())
+    main = divide(labels, with_share(labels.examples, feedback), everywhere, fraction)
+    if warm_start is None:
+        return main, None
+    everywhere |= {example.group for example in main[1]}
+    train = [example for example in warm_start.examples if example.group not in everywhere]
+    if not train:
         raise RunError(
-            f"only {len(examples)} of {stored} comparisons can be used ({len(train)} to fit, {len(held_out)} held out; "
-            f"left out: {dict(left_out)}), too few for a preference model. If labels failed, the judge's log says why; "
-            "otherwise raise comparisons.pairs, or label more"
+            f"preference_model.warm_start_epochs: all {len(warm_start.examples)} imported labels that can be used are "
+            "of prompts that are held out: import labels of other prompts, or leave the warm start out"
         )
-    return train, held_out, dict(left_out)
+    # Where no prompt of its own is held out, it is measured on those of the fit.
+    return main, (train, [example for example in warm_start.examples if example.group in everywhere] or main[1])
 
 
-def group_of(messages: Iterable[str]) -> str:
-    """Names a prompt by the contents of its turns."""
-    return "\n".join(messages)
+def divide(labels: Labels, examples: Sequence[Example], held_out: Collection[str], fraction: float) -> Divided:
+    """Pairs to fit to, and pairs held out; no prompt is in both.
+
+    Args:
+        labels: what was read, for the errors.
+        examples: those of its examples that are used.
+        held_out: keys of the prompts that are held out.
+        fraction: share of the prompts to hold out where ``held_out`` has none of them.
+
+    Raises:
+        RunError: there are not two prompts, one for either part.
+    """
+    prompts = {example.group for example in examples}
+    chosen = prompts & set(held_out) or held_out_of(prompts, fraction)
+    train = [example for example in examples if example.group not in chosen]
+    if len(prompts) < 2:
+        raise RunError(
+            f"{labels.told()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a preference "
+            "model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, raise "
+            "comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
+        )
+    if not train:
+        raise RunError(
+            f"all {len(prompts)} prompts with labels are held out, and none is left to fit a preference model to: "
+            "import labels with a smaller --held-out-fraction, or label pairs of other prompts"
+        )
+    return train, [example for example in examples if example.group in chosen]
+
+
+def split_examples(
+    model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()
+) -> tuple[list[Example], list[Example], dict[str, int]]:
+    """Pairs to fit to, pairs held out, and what was left out, of comparisons that are all used. Raises ``RunError``."""
+    labels = read_labels(model, comparisons, evaluated)
+    return *divide(labels, labels.examples, labels.held_out, _HELD_OUT_FRACTION), labels.left_out
 
 
 def _example(model: Reads, comparison: types_pb2.Comparison) -> Example:
     messages = chat_messages(comparison.prompt)
+    prompt = model.tokenizer.prompt_ids(Prompt(messages))
     return Example(
-        tuple(encode(model.tokenizer, messages, comparison.answer_a.text)),
-        tuple(encode(model.tokenizer, messages, comparison.answer_b.text)),
+        (*prompt, *encode_answer(model.tokenizer, comparison.answer_a.text)),
+        (*prompt, *encode_answer(model.tokenizer, comparison.answer_b.text)),
         comparison.probability_a,
-        group_of(message.content for message in messages),
+        prompt_key(messages),
         enum_name("source", comparison.source),
         comparison.dimension,
         starting=comparison.answer_a.weight_version <= STARTING_VERSION,
+        prompt_tokens=len(prompt),
     )
 
 

@@ -21,6 +21,8 @@ from charter.worker.training.batches import packs
 BACKWARD_TOKENS = 1024
 _FORWARD_TOKENS = 4096
 _MAX_GRADIENT_NORM = 1.0
+# No smoothing, no margin.
+_PLAIN = run_pb2.PreferenceModelSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,20 @@ class Example:
     weight: float = 1.0
     # The starting policy wrote the answers, as far as is known.
     starting: bool = True
+    # What both begin with: the conversation, in tokens.
+    prompt_tokens: int = 0
     # Log-odds of A by the lengths alone (``charter.worker.preference.length_bias``); the loss adds them to the model's.
     length_logit: float = 0.0
+
+    @property
+    def tokens_a(self) -> int:
+        """Tokens of answer A, EOS included."""
+        return len(self.ids_a) - self.prompt_tokens
+
+    @property
+    def tokens_b(self) -> int:
+        """Tokens of answer B, EOS included."""
+        return len(self.ids_b) - self.prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +64,10 @@ class Measured:
 
     scores_a: tuple[float, ...]
     scores_b: tuple[float, ...]
-    # Cross-entropy against the soft labels, in nats, mean over pairs.
+    # Cross-entropy of the scores against the soft labels, in nats, mean over pairs.
     loss: float
+    # The same as it is trained: with label smoothing, margin and the lengths' log-odds.
+    trained_loss: float
     # P(A is better) by the model, [pairs].
     probabilities: tuple[float, ...]
 
@@ -157,8 +173,13 @@ def fit(
 
 
 @torch.no_grad()
-def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Measured:
-    """Score pairs without learning from them."""
+def measure(
+    model: PreferenceModel,
+    examples: Sequence[Example],
+    device: torch.device,
+    spec: run_pb2.PreferenceModelSpec = _PLAIN,
+) -> Measured:
+    """Score pairs without learning from them; ``spec`` says how the loss is trained."""
     scores = torch.zeros(2, len(examples))
     for rows, counts, both in _batches(model, examples, _FORWARD_TOKENS):
         found = model.scores(both).view(2, len(rows)).cpu()
@@ -171,6 +192,7 @@ def measure(model: PreferenceModel, examples: Sequence[Example], device: torch.d
         scores_a=tuple(scores[0].tolist()),
         scores_b=tuple(scores[1].tolist()),
         loss=float(soft_label_loss(difference, labels)),
+        trained_loss=float(_loss(difference, examples, spec)),
         probabilities=tuple(difference.double().sigmoid().tolist()),
     )
 
@@ -194,16 +216,24 @@ def _accumulate(
     total = torch.zeros((), dtype=torch.double)
     for rows, counts, both in _batches(model, batch, BACKWARD_TOKENS):
         scores = model.member_scores(both).view(2, len(rows), model.members)
-        labels = torch.tensor([batch[row].probability_a for row in rows], device=device).unsqueeze(1)
-        smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
-        # A label of 0.5 asks for no distance, a certain one for all of it.
-        margin = spec.margin * (2 * labels - 1).abs()
-        lengths = torch.tensor([batch[row].length_logit for row in rows], device=device).unsqueeze(1)
-        loss = soft_label_loss(scores[0] - scores[1] + lengths, smoothed, margin, counted[rows].to(device))
+        loss = _loss(scores[0] - scores[1], [batch[row] for row in rows], spec, counted[rows].to(device))
         loss = loss * (counts * len(rows) / len(batch))
         torch.autograd.backward(loss * model.members if model.separate else loss)
         total += loss.item()
     return ranks.total(total).item()
+
+
+def _loss(
+    difference: Tensor, examples: Sequence[Example], spec: run_pb2.PreferenceModelSpec, counted: Tensor | None = None
+) -> Tensor:
+    """The loss that is trained, mean over pairs: differences of scores [pairs] or [pairs, members] -> []."""
+    shape = (-1, *[1] * (difference.dim() - 1))
+    labels = difference.new_tensor([example.probability_a for example in examples]).view(shape)
+    lengths = difference.new_tensor([example.length_logit for example in examples]).view(shape)
+    smoothed = labels * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
+    # A label of 0.5 asks for no distance, a certain one for all of it.
+    margin = spec.margin * (2 * labels - 1).abs()
+    return soft_label_loss(difference + lengths, smoothed, margin, counted)
 
 
 def _batches(

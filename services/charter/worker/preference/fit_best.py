@@ -22,7 +22,7 @@ from charter.worker.training import ranks
 
 
 class Best:
-    """The weights with the lowest held-out loss so far, on the CPU; of each rank its shards."""
+    """The weights whose held-out loss, as it is trained, was the lowest; on the CPU, of each rank its shards."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -32,7 +32,7 @@ class Best:
 
     def offer(self, model: PreferenceModel, measured: Measured, step: int) -> int:
         """Keep the weights if their loss is lower; returns how many offers in a row were not."""
-        if self.measured is None or measured.loss < self.measured.loss:
+        if self.measured is None or measured.trained_loss < self.measured.trained_loss:
             self.measured, self.step, self._worse = measured, step, 0
             self._weights = {
                 name: ranks.local(tensor).detach().cpu().clone() for name, tensor in model.state_dict().items()
@@ -63,29 +63,32 @@ def fit_best(
     seed: int,
     probe: bool = True,
 ) -> None:
-    """Probe, then fit everything, and offer ``best`` the weights after the probe and after each epoch.
+    """Probe, then fit everything, and offer ``best`` the weights that are begun with and those after each epoch.
 
-    The fit ends early when the held-out loss was not lower for ``spec.patience`` epochs. ``report`` gets each step and
-    the number of all steps; step 0 is the probe.
+    Without a ``probe`` they are the model's own. The fit ends early when the held-out loss, as it is trained, was not
+    lower for ``spec.patience`` epochs. ``report`` gets each step and the number of all steps; step 0 is the beginning.
     """
     if spec.length_debiased:
-        train = debiased(train)
+        train, held_out = debiased(train), debiased(held_out, fitted_on=train)
     counted = fit.bootstrap_weights(train, spec.members, derive_seed(seed, "bootstrap"))
 
     def after_step(step: int, total: int, loss: float) -> bool:
         if step % (total // spec.epochs):
             report(FitStep(step, loss, None, None), total)
             return False
-        measured = fit.measure(model, held_out, device)
+        measured = fit.measure(model, held_out, device, spec)
         worse = best.offer(model, measured, step)
         labels = [example.probability_a for example in held_out]
         accuracy = float(correctness(measured.probabilities, labels).mean())
         calibration_error = expected_calibration_error(reliability_bins(measured.probabilities, labels))
-        report(FitStep(step, loss, measured.loss, accuracy, calibration_error), total)
+        report(FitStep(step, loss, measured.trained_loss, accuracy, calibration_error), total)
         return worse >= spec.patience
 
     if probe:
-        after_step(0, spec.epochs, fit.probe(model, train, counted, spec.label_smoothing, device))
+        begun = fit.probe(model, train, counted, spec.label_smoothing, device)
+    else:
+        begun = fit.measure(model, train, device, spec).trained_loss
+    after_step(0, spec.epochs, begun)
     fit.fit(model, train, counted, spec, device, after_step)
 
 

@@ -16,10 +16,14 @@ from charter.worker.preference.fit import Example
 from charter.worker.preference.probe import fit_probe
 
 
-def debiased(examples: Sequence[Example]) -> list[Example]:
-    """The pairs with ``length_logit`` = w (tokens of A - tokens of B), w by logistic regression on the labels."""
-    longer = np.array([[float(len(example.ids_a) - len(example.ids_b))] for example in examples])
-    labels = np.array([example.probability_a for example in examples])
-    weights = np.array([example.weight for example in examples])
-    logits = longer @ fit_probe(longer, labels, [example.group for example in examples], weights)
-    return [replace(example, length_logit=float(logit)) for example, logit in zip(examples, logits, strict=True)]
+def debiased(examples: Sequence[Example], fitted_on: Sequence[Example] | None = None) -> list[Example]:
+    """The pairs with ``length_logit`` = w (tokens of A - tokens of B).
+
+    w is by logistic regression on the labels of ``fitted_on``; None = of the pairs themselves.
+    """
+    known = examples if fitted_on is None else fitted_on
+    longer = np.array([[float(one.tokens_a - one.tokens_b)] for one in known])
+    labels = np.array([one.probability_a for one in known])
+    weights = np.array([one.weight for one in known])
+    slope = float(fit_probe(longer, labels, [one.group for one in known], weights)[0])
+    return [replace(one, length_logit=slope * (one.tokens_a - one.tokens_b)) for one in examples]

@@ -29,6 +29,11 @@ def shares(feedback: run_pb2.FeedbackSpec, dimension: str) -> dict[str, float]:
     return found
 
 
+def with_share(examples: Sequence[Example], feedback: run_pb2.FeedbackSpec) -> list[Example]:
+    """The pairs whose source has a share in their dimension."""
+    return [example for example in examples if example.source in shares(feedback, example.dimension)]
+
+
 def mix(
     train: Sequence[Example], held_out: Sequence[Example], feedback: run_pb2.FeedbackSpec
 ) -> tuple[list[Example], list[Example], list[MixedLabels]]:
@@ -38,8 +43,7 @@ def mix(
     sizes that they have. Where a source has no labels in a dimension, the others share its part; that is an error for a
     dimension that ``by_dimension`` names, and for people or files that have no labels at all.
     """
-    fitted = [example for example in train if example.source in shares(feedback, example.dimension)]
-    measured = [example for example in held_out if example.source in shares(feedback, example.dimension)]
+    fitted, measured = with_share(train, feedback), with_share(held_out, feedback)
     counts = Counter((example.dimension, example.source) for example in fitted)
     held = Counter((example.dimension, example.source) for example in measured)
     _require(feedback, counts)

@@ -18,6 +18,10 @@ class Measurement(NamedTuple):
     score: float | None
     # To the starting policy, estimator k3, in nats per answer.
     kl: float
+    # The preference model of the score. The scores of two are on two scales and say nothing of each other.
+    preference_version: int = 0
+    # What the same preference model says of the answers of the best measurement before; None where it was not asked.
+    best_score: float | None = None
 
 
 def best(measured: Sequence[Measurement]) -> Measurement:
@@ -26,11 +30,16 @@ def best(measured: Sequence[Measurement]) -> Measurement:
 
 
 def parted(measured: Sequence[Measurement], patience: int) -> bool:
-    """Whether in each of the last ``patience`` the score is above its value at the best and the judge's is below."""
+    """Whether in each of the last ``patience`` the score is above that of the best and the judge's opinion is below.
+
+    Both scores are of one preference model, whatever was refreshed since the best one was measured.
+    """
     if len(measured) <= patience:
         return False
     top = best(measured)
-    return all(
-        one.judge < top.judge and one.score is not None and top.score is not None and one.score > top.score
-        for one in measured[-patience:]
-    )
+    return all(one.judge < top.judge and _scores_above(one, top) for one in measured[-patience:])
+
+
+def _scores_above(one: Measurement, top: Measurement) -> bool:
+    of_top = top.score if one.preference_version == top.preference_version else one.best_score
+    return one.score is not None and of_top is not None and one.score > of_top

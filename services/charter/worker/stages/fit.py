@@ -16,18 +16,16 @@ from charter.v1 import run_pb2, types_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import preference_serves, serve_preference_model
 from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
-from charter.worker.preference.examples import Reader, group_of, split_examples
+from charter.worker.preference.examples import Divided, Labels, Reader, divide_labels, read_labels
 from charter.worker.preference.fit import Example, Measured
 from charter.worker.preference.fit_best import Best, calibration, fit_best
 from charter.worker.preference.mixing import mix
 from charter.worker.seeds import derive_seed
+from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
 from charter.worker.training.lora import add_lora, merge_lora
 
 _RESULT = "preference_fit"
-
-# To fit to, and held out.
-_Examples = tuple[Sequence[Example], Sequence[Example]]
 
 _AGGREGATIONS = {
     run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
@@ -73,7 +71,13 @@ def _named(name: str, refreshes: int) -> str:
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     spec = run.spec.preference_model
     reader = Reader.load(spec.model)
-    train, held_out, left_out = split_examples(reader, _labels(run, policy_version), _evaluated(run))
+    evaluated = {prompt.key for prompt in run.prompts.held_out}
+    labels = read_labels(reader, _labels(run, policy_version), evaluated)
+    imported = _imported(run, reader, evaluated)
+    (train, held_out), warm_start = divide_labels(
+        labels, imported, run.spec.feedback, held_out_keys(run), run.spec.comparisons.held_out_fraction
+    )
+    left_out = dict(labels.left_out)
     left_out["IDENTICAL"] = left_out.get("IDENTICAL", 0) + run.artifacts.record["counts"]["pairs_identical"]
     train, held_out, mixed = mix(train, held_out, run.spec.feedback)
     history: list[FitStep] = []
@@ -87,7 +91,6 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         run.reporter.raise_if_stopped()
 
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
-    warm_start = _warm_start_examples(run, reader)
     measured, kept_step, weights = run.leader.everywhere(fit_on_ranks, report, run.spec, warm_start, train, held_out)
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
@@ -102,7 +105,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         history=tuple(history),
         held_out=calibration(measured, held_out, [True] * len(held_out), run.spec.seed),
         length_correlation=correlation(
-            scores, [len(ids) for ids in (*(one.ids_a for one in held_out), *(one.ids_b for one in held_out))]
+            scores, [*(one.tokens_a for one in held_out), *(one.tokens_b for one in held_out)]
         ),
         kept_step=kept_step,
         members=spec.members,
@@ -145,26 +148,19 @@ def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
         yield from run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
 
 
-def _evaluated(run: Run) -> set[str]:
-    """The prompts that the aligned policy is evaluated on: no label of them may teach the preference model."""
-    return {group_of(message.content for message in prompt.messages) for prompt in run.prompts.held_out}
-
-
-def _warm_start_examples(run: Run, reader: Reader) -> _Examples | None:
+def _imported(run: Run, reader: Reader, evaluated: set[str]) -> Labels | None:
     """Imported comparisons to fit to first, if the spec says so (Askell et al. 2021, preference-model pretraining)."""
     if not run.spec.preference_model.warm_start_epochs:
         return None
-    imported = run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED)
-    train, held_out, _ = split_examples(reader, imported, _evaluated(run))
-    return train, held_out
+    return read_labels(reader, run.services.preference.comparisons(source=types_pb2.LABEL_SOURCE_IMPORTED), evaluated)
 
 
 def fit_on_ranks(
     report: Callable[[FitStep, int, bool], None] | None,
     spec: run_pb2.RunSpec,
-    warm_start: _Examples | None,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
+    warm_start: Divided | None,
+    train: list[Example],
+    held_out: list[Example],
 ) -> tuple[Measured, int, dict[str, Tensor]]:
     """Fit on every rank; how the best weights measured, the step they are of, and on rank 0 themselves.
 
@@ -172,7 +168,7 @@ def fit_on_ranks(
     """
     model = ranks.load_sharded(partial(_untrained, spec), ranks.device(), lambda model: model.backbones).eval()
 
-    def fit_to(examples: _Examples, fit_spec: run_pb2.PreferenceModelSpec, *, warming_up: bool, probe: bool) -> Best:
+    def fit_to(examples: Divided, fit_spec: run_pb2.PreferenceModelSpec, *, warming_up: bool, probe: bool) -> Best:
         best = Best()
 
         def told(step: FitStep, total: int) -> None:

@@ -1,10 +1,10 @@
 """Lets the judge label the sampled pairs and stores every label, failed ones too."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 
+from charter.held_out import held_out_of
 from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
@@ -13,8 +13,9 @@ from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.seeds import derive_seed, stable_fraction
-from charter.worker.stages.sample_pairs import Pair, Written, pair_prompts
+from charter.worker.prompts import take
+from charter.worker.seeds import derive_seed
+from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts
 
 
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
@@ -36,13 +37,24 @@ def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
 
 
 def held_out_keys(run: Run) -> set[str]:
-    """Keys of the prompts whose comparisons are held out from the fit.
+    """Keys of the prompts whose comparisons, of the first pairs and of every refresh, are held out from all fits.
 
-    The share of prompts with the smallest hashes; at least one prompt on either side.
+    A share of the prompts of the first pairs, then of those that each refresh adds, by ``held_out_of``: either part has
+    some of each, and which they are depends on the spec and the prompts alone.
     """
-    keys = sorted({prompt.key for prompt in pair_prompts(run)}, key=lambda key: stable_fraction("held out", key))
-    share = math.ceil(run.spec.comparisons.held_out_fraction * len(keys))
-    return set(keys[: max(1, min(share, len(keys) - 1))])
+    spec, judged = run.spec.comparisons, judged_prompts(run)
+    refreshes = run.spec.ppo.steps // spec.refresh_every_steps if spec.HasField("refresh_every_steps") else 0
+    held_out: set[str] = set()
+    decided: set[str] = set()
+    taken = 0
+    for pairs in (spec.pairs, *[spec.refresh_pairs] * refreshes):
+        if not judged or len(decided) == len(judged):
+            break
+        new = {prompt.key for prompt in take(judged, taken, pairs, run.spec.seed)} - decided
+        held_out |= held_out_of(new, spec.held_out_fraction)
+        decided |= new
+        taken += pairs
+    return held_out
 
 
 def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str], version: int) -> dict[str, int]:

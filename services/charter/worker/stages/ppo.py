@@ -200,7 +200,7 @@ def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored:
         ahead.admit(done)
     if due(run, done.step):
         run.reporter.report(progress.step, spec.steps, text="the judge compares")
-        found = measure(run, learner, done.step, version, scored.preference_version)
+        found = measure(run, learner, done.step, version, scored.preference_version, done.measured)
         done = replace(done, measured=(*done.measured, found))
         numbers |= {"held_out_judge": found.judge, "held_out_kl": found.kl}
         if found.score is not None:

@@ -1,10 +1,13 @@
 """The judge's opinion of the policy in the course of training, on held-out prompts that nothing else uses."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 
 import torch
 
+from charter.atomic_files import write_json
 from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
@@ -13,7 +16,7 @@ from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
-from charter.worker.reinforcement.overoptimisation import Measurement
+from charter.worker.reinforcement.overoptimisation import Measurement, best
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reinforcement.update import Learner
@@ -41,8 +44,10 @@ def due(run: Run, step: int) -> bool:
     return spec.HasField("every_steps") and step % spec.every_steps == 0
 
 
-def measure(run: Run, learner: Learner, step: int, version: int, preference_version: int) -> Measurement:
-    """Measure the policy that is served as ``version``, after ``step`` steps.
+def measure(
+    run: Run, learner: Learner, step: int, version: int, preference_version: int, earlier: Sequence[Measurement]
+) -> Measurement:
+    """Measure the policy that is served as ``version``, after ``step`` steps; ``earlier`` is what was measured before.
 
     Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
     """
@@ -57,14 +62,38 @@ def measure(run: Run, learner: Learner, step: int, version: int, preference_vers
     )
     answers = [answer for (answer,) in sampled]
     texts = [answer.text for answer in answers]
-    score = None
+    write_json(_texts_file(run, step), texts)
+    score = best_score = None
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
-        score = mean(rewards.score(run, prompts, texts, derive_seed(run.spec.seed, "watched"), preference_version))
+        score = _score(run, texts, preference_version)
+        best_score = _score_of_best(run, earlier, preference_version)
     episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
         old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
-    return Measurement(step, _judged(run, prompts, before, texts), score, float(torch.mean(kl)))
+    judge = _judged(run, prompts, before, texts)
+    return Measurement(step, judge, score, float(torch.mean(kl)), preference_version, best_score)
+
+
+def _score(run: Run, texts: Sequence[str], preference_version: int) -> float:
+    """Mean score of answers to the watched prompts."""
+    seed = derive_seed(run.spec.seed, "watched")
+    return mean(rewards.score(run, watched_prompts(run), texts, seed, preference_version))
+
+
+def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version: int) -> float | None:
+    """The score of the best answers so far by this preference model, which need not be the one that scored them."""
+    if not earlier:
+        return None
+    top = best(earlier)
+    if top.preference_version == preference_version:
+        return top.score
+    return _score(run, json.loads(_texts_file(run, top.step).read_text(encoding="utf-8")), preference_version)
+
+
+def _texts_file(run: Run, step: int) -> Path:
+    """Answers of the policy after ``step`` steps to the watched prompts, to be scored again after a refresh."""
+    return run.artifacts.answers(f"{_NAME}-{step}")
 
 
 def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]) -> float:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from charter.chat import ChatMessage
+from charter.held_out import prompt_key
 from charter.inference.preference_model import PreferenceModel
 from charter.runs.results import FitStep
 from charter.spec.defaults import fill_defaults
@@ -16,7 +18,6 @@ from charter.worker.preference import fit
 from charter.worker.preference.examples import split_examples
 from charter.worker.preference.fit import Example, bootstrap_weights
 from charter.worker.preference.fit_best import Best, fit_best
-from charter.worker.preference.length_bias import debiased
 from charter.worker.stages.fit import correlation
 from charter.worker.training.lora import add_lora, merge_lora
 from torch import nn
@@ -320,7 +321,8 @@ def test_what_cannot_teach_is_left_out_and_counted(tiny_model: Path) -> None:
     tested.prompt[0].content = "Evaluated?"
     kept.prompt[0].content = "Another?"
     stored = [same, long, tested, kept, comparison(good, train), comparison(good, held_out)]
-    fitted, held, left_out = split_examples(make_model(tiny_model), stored, {"Evaluated?"})
+    evaluated = {prompt_key([ChatMessage("user", "Evaluated? ")])}
+    fitted, held, left_out = split_examples(make_model(tiny_model), stored, evaluated)
     assert left_out == {"IDENTICAL": 1, "TOO_LONG": 1, "EVALUATED": 1}
     assert (len(fitted), len(held)) == (2, 1)
 
@@ -331,36 +333,5 @@ def test_a_prompt_that_anybody_holds_out_is_held_out(tiny_model: Path) -> None:
     again = comparison(good, types_pb2.SPLIT_TRAIN)
     again.prompt[0].content = stored[1].prompt[0].content
     fitted, held, _ = split_examples(make_model(tiny_model), [again, *stored])
-    assert ([one.group for one in fitted], len(held)) == (["Hi SPLIT_TRAIN"], 2)
-
-
-def test_length_logits_are_the_logistic_regression_on_the_difference_in_tokens() -> None:
-    """Labels that are one: the slope is found, and exchanging the answers exchanges the sign."""
-    slope = 0.3
-    pairs = [
-        Example((1,) * a, (1,) * b, 1 / (1 + math.exp(-slope * (a - b))), group=str(index))
-        for index, (a, b) in enumerate((a, b) for a in range(3, 12) for b in range(3, 12))
-    ]
-    for pair in debiased(pairs):
-        assert pair.length_logit == pytest.approx(slope * (len(pair.ids_a) - len(pair.ids_b)), abs=0.02)
-
-
-def test_a_debiased_fit_does_not_learn_to_count(tiny_model: Path) -> None:
-    """Labels that follow length alone: the plain fit scores by length, the debiased one has nothing left to learn."""
-    pairs = [
-        replace(one, probability_a=0.1 if len(one.ids_a) > len(one.ids_b) else 0.9)
-        for one in make_examples(48)
-        if len(one.ids_a) != len(one.ids_b)
-    ]
-    leads = {}
-    for debias in (False, True):
-        torch.manual_seed(0)
-        model, best = make_model(tiny_model), Best()
-        spec = make_spec(epochs=2, patience=2, learning_rate=3e-3, length_debiased=debias)
-        fit_best(model, pairs, pairs, spec, CPU, best, lambda step, total: None, seed=0)
-        measured = fit.measure(model, pairs, CPU)
-        longer = [1 if len(one.ids_a) > len(one.ids_b) else -1 for one in pairs]
-        scores = zip(measured.scores_a, measured.scores_b, longer, strict=True)
-        leads[debias] = sum(sign * (a - b) for a, b, sign in scores) / len(pairs)
-    assert leads[False] < -0.5
-    assert abs(leads[True]) < 0.5 * abs(leads[False])
+    assert [one.group for one in fitted] == [prompt_key([ChatMessage("user", "Hi SPLIT_TRAIN")])]
+    assert len(held) == 2

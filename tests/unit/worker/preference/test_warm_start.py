@@ -1,9 +1,11 @@
 """Preference-model pretraining: what imported labels taught is there when the main fit begins."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from charter.inference.preference_model import PreferenceModel
+from charter.runs.results import FitStep
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.preference import fit
@@ -39,9 +41,32 @@ def test_the_main_fit_goes_on_from_the_imported_labels(tiny_model: Path) -> None
 
     warm, steps = right(imported)
     assert warm >= 20
-    # The probe is the warm start's: it would forget what was learned.
-    assert [step for step, warming in steps if not warming] == [1]
+    # Step 0 of the main fit is what the warm start left: a probe would forget what was learned.
+    assert [step for step, warming in steps if not warming] == [0, 1]
     assert [step for step, warming in steps if warming] == list(range(25))
     cold, steps = right(None)
     assert cold <= 16
     assert [step for step, _ in steps] == [0, 1]
+
+
+def test_what_the_warm_start_left_is_kept_where_the_main_fit_only_harms(tiny_model: Path) -> None:
+    spec = fill_defaults(
+        run_pb2.RunSpec(
+            preference_model=run_pb2.PreferenceModelSpec(
+                model=str(tiny_model), epochs=1, warm_start_epochs=2, batch_size=8, learning_rate=3e-3
+            )
+        )
+    )
+    wrong = [replace(one, probability_a=1 - one.probability_a) for one in make_examples(24, seed=2)]
+    held_out = make_examples(24, seed=3)
+    losses: list[tuple[bool, float]] = []
+
+    def report(step: FitStep, total: int, warming: bool) -> None:
+        if step.held_out_loss is not None:
+            losses.append((warming, step.held_out_loss))
+
+    torch.manual_seed(0)
+    measured, kept, _ = fit_on_ranks(report, spec, (make_examples(48), make_examples(24, seed=1)), wrong, held_out)
+    begun, after = (loss for warming, loss in losses if not warming)
+    assert begun < after
+    assert (kept, measured.loss) == (0, begun)

@@ -36,6 +36,18 @@ def test_parted(numbers: list[tuple[float, float | None]], patience: int, expect
     assert parted(history(*numbers), patience) == expected
 
 
+def test_scores_of_two_preference_models_are_never_compared() -> None:
+    """The refreshed one has another scale: what it says of the best answers decides, not what the first one said."""
+    refreshed = 2
+    for scale in (-100.0, 0.0, 100.0):
+        top = Measurement(1, 0.7, 1.0, 0.5, preference_version=1)
+        for best_score, expected in ((scale - 1, True), (scale + 1, False), (None, False)):
+            later = [Measurement(step, 0.5, scale, 1.0, refreshed, best_score) for step in (2, 3)]
+            assert parted([top, *later], 2) == expected
+        same = [Measurement(step, 0.5, scale, 1.0, 1, best_score=None) for step in (2, 3)]
+        assert parted([top, *same], 2) == (scale > 1.0)
+
+
 def test_the_report_draws_it_over_the_root_of_the_kl() -> None:
     steps = {
         step: {"held_out_kl": kl, "held_out_score": score, "held_out_judge": judge}
