@@ -15,7 +15,7 @@ from charter.chat import ChatMessage
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.errors import Cancelled
 from charter.worker.reporter import Reporter
 
@@ -71,17 +71,17 @@ def client(
 
 
 def send(services: Services, version: int) -> None:
-    services.send_policy({"w": torch.full((4,), float(version))}, version)
+    services.policy.send({"w": torch.full((4,), float(version))}, version)
 
 
 def generate(services: Services, version: int = 1, samples: int = 2) -> list[list[str]]:
-    found = services.generate(PROMPTS, SAMPLING, version=version, seed=3, samples_per_prompt=samples)
+    found = services.policy.generate(PROMPTS, SAMPLING, version=version, seed=3, samples_per_prompt=samples)
     return [[answer.text for answer in answers] for answers in found]
 
 
 def until_ready(services: Services, count: int) -> None:
     """Wait until so many replicas of the policy take calls, as the worker's own dispatch does."""
-    replicas = services._policies
+    replicas = services.policy.replicas
     with replicas.changed:
         assert replicas.changed.wait_for(lambda: len(replicas.ready()) == count, timeout=120)
 
@@ -191,9 +191,9 @@ def test_weights_of_somebody_else_stop_the_run(tmp_path: Path) -> None:
         with client(tmp_path, replicas) as services, client(tmp_path / "other", replicas[:1]) as other:
             send(services, 1)
             until_ready(services, 2)
-            other.send_policy({"w": torch.zeros(4)}, 1)
+            other.policy.send({"w": torch.zeros(4)}, 1)
             with pytest.raises(RuntimeError, match="version 1 of somebody else"):
-                services.check_policy()
+                services.policy.replicas.check_own()
 
 
 def test_a_fault_on_one_replica_is_made_good_and_one_on_all_ends_the_run(
@@ -232,11 +232,11 @@ def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None
             one.wait_serving()
         replicas = policies(stack, tmp_path, count=1)
         with client(tmp_path, replicas, judges=judges) as services, ThreadPoolExecutor() as threads:
-            expected = services.compare(items, options)
+            expected = services.judge.compare(items, options)
             started = 'grpc_server_started_total{grpc_method="Compare"'
             before = judges[0].metric(started)
-            assert services.judge_info().model.model == "fake"
-            answers = threads.submit(services.compare, items, options)
+            assert services.judge.info().model.model == "fake"
+            answers = threads.submit(services.judge.compare, items, options)
             judges[0].wait_metric(started, before + 1)
             judges[0].kill()
             judged = answers.result(120)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt, WeightMismatchError
-from charter.inference.local.cpu_attention import use_cpu_attention
 from charter.inference.local.cpu_memory import keep_freed_memory
+from charter.inference.local.model import config_without_dropout, max_context_tokens
+from charter.inference.local.model_check import longest_in_row, state_width
 from charter.inference.local.prefix_tree import Wanted, whole_tree
-from charter.inference.local.tree_model import computes_trees, tree_arguments
+from charter.inference.local.tree_model import tree_arguments
 
 _FORMAT = 1
 _DESCRIPTION = "charter.json"
@@ -97,11 +97,17 @@ class PreferenceModel(nn.Module):
     template_digest: Tensor
 
     def __init__(
-        self, backbone: nn.Module, tokenizer: ChatTokenizer, head: nn.Linear, more_backbones: Iterable[nn.Module] = ()
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: ChatTokenizer,
+        head: nn.Linear,
+        more_backbones: Iterable[PreTrainedModel] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.more_backbones = nn.ModuleList(more_backbones)
+        # Most tokens of each of several sequences that go through the model in one row; 0 if none may.
+        self.longest_in_row = min(_longest_in_row(one) for one in self.backbones)
         self.head = head
         self.tokenizer = tokenizer
         self.register_buffer("offset", torch.zeros(()))
@@ -127,7 +133,7 @@ class PreferenceModel(nn.Module):
             ValueError: its tokenizer has no chat template, EOS or padding token.
         """
         backbone, tokenizer = _load_backbone(model)
-        width: int = backbone.config.hidden_size
+        width = state_width(backbone)
         head = nn.Linear(width, members)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -151,7 +157,7 @@ class PreferenceModel(nn.Module):
         members = len(tensors["head.weight"])
         further = [folder / _MEMBER.format(member) for member in range(1, members)]
         more = [_load_backbone(one)[0] for one in further if description.get("separate")]
-        model = cls(backbone, tokenizer, nn.Linear(backbone.config.hidden_size, members), more)
+        model = cls(backbone, tokenizer, nn.Linear(tensors["head.weight"].shape[1], members), more)
         if not torch.equal(tensors["template_digest"], model.template_digest):
             raise ValueError(f"the tokenizer or chat template in {folder} is not the one the model was fitted with")
         model.load_state_dict(tensors, strict=False)
@@ -179,8 +185,7 @@ class PreferenceModel(nn.Module):
     @property
     def max_context_tokens(self) -> int:
         """Most tokens of conversation, answer and EOS together."""
-        limit: int = self.backbone.config.max_position_embeddings
-        return limit
+        return max_context_tokens(self.backbone.config)
 
     def scores(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Centred scores, float32 [sequences]: what the members say, aggregated.
@@ -248,18 +253,18 @@ class PreferenceModel(nn.Module):
     def _last_states(self, backbone: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
         """A backbone's hidden state at the last token of each sequence, [sequences, width]."""
         device = self.head.weight.device
-        if not self.shares:
+        if max(map(len, sequences)) > self.longest_in_row:
             rows = (torch.tensor([ids], device=device) for ids in sequences)
             return torch.cat([backbone(input_ids=row, use_cache=False).last_hidden_state[:, -1] for row in rows])
         wanted = [Wanted(index, ids, len(ids) - 1) for index, ids in enumerate(sequences)]
         tree = whole_tree(wanted)
-        states: Tensor = backbone(**tree_arguments(tree, device)).last_hidden_state[0]
+        states: Tensor = backbone(**tree_arguments(tree, device, backbone.config)).last_hidden_state[0]
         return states[[tree.places[index][0] for index in range(len(sequences))]]
 
-    @cached_property
+    @property
     def shares(self) -> bool:
         """What sequences begin with is computed once; otherwise each goes through the model alone."""
-        return computes_trees(self.backbone)
+        return self.longest_in_row > 0
 
     def part(self, member: int) -> slice:
         """Which of the ``features`` a member reads."""
@@ -338,13 +343,12 @@ def _load_backbone(model: str | Path) -> tuple[Any, ChatTokenizer]:
     """Backbone in float32 without dropout, and tokenizer."""
     keep_freed_memory()
     tokenizer = ChatTokenizer.load(str(model))
-    config = AutoConfig.from_pretrained(model)
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
-    backbone = AutoModel.from_pretrained(model, config=config, dtype=torch.float32)
-    use_cpu_attention(backbone)
-    return backbone, tokenizer
+    backbone = AutoModel.from_pretrained(model, config=config_without_dropout(model), dtype=torch.float32)
+    return backbone.eval(), tokenizer
+
+
+def _longest_in_row(backbone: PreTrainedModel) -> int:
+    return longest_in_row(backbone, lambda tree: tree_arguments(tree, backbone.device, backbone.config))
 
 
 def _template_digest(tokenizer: ChatTokenizer) -> Tensor:

@@ -13,6 +13,8 @@ PREFERENCE_CONTROL = "127.0.0.1:50063"
 TRAINER = "127.0.0.1:50054"
 TRAINER_CONTROL = "127.0.0.1:50064"
 
+MAX_WAIT_SECONDS = 7200
+
 # Unset stays unset for ppo.kl_target (a fixed coefficient), ppo.dual_clip and ppo.score_clip (none),
 # ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
@@ -65,6 +67,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "judge": JUDGE,
         "preference": PREFERENCE,
         "preference_control": PREFERENCE_CONTROL,
+        "max_wait_seconds": MAX_WAIT_SECONDS,
     },
 }
 

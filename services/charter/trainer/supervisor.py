@@ -86,7 +86,7 @@ class Supervisor:
         if known := await asyncio.to_thread(self._store.made_by, request_id):
             return known
         filled = await asyncio.to_thread(self._checked, spec, files)
-        row, new = await asyncio.to_thread(self._store.create, request_id, filled, str(self._artifacts))
+        row, new = await asyncio.to_thread(self._store.create, request_id, filled)
         if new:
             row = await self._start_worker(row, (State.PENDING,))
         return row

@@ -22,7 +22,7 @@ from google.protobuf import json_format
 from charter.rpc.errors import ServiceError
 from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
-from charter.runs.artifacts import Artifacts
+from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.spec.defaults import fill_defaults
 from charter.spec.facts import servers_sleep
 from charter.spec.load import spec_from_json
@@ -86,10 +86,10 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
         status = STOPPED
-    except (RunError, ServiceError) as error:
+    except (RunError, RunFolderGoneError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        status = REFUSED if isinstance(error, SpecError) else FAILED
+        status = REFUSED if isinstance(error, SpecError | RunFolderGoneError) else FAILED
     except Exception:
         logger.exception("the worker failed")
     finally:

@@ -8,8 +8,8 @@ import torch
 
 from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker.clients.clients import Services
 from charter.worker.clients.served import policy_serves, serve_starting_policy
+from charter.worker.clients.services import Services
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
@@ -25,6 +25,7 @@ from charter.worker.stages.sample_pairs import sample_pairs
 from charter.worker.stages.start import check_services, check_spec, load_prompts
 from charter.worker.stages.watch import sample_watched
 from charter.worker.training import ranks
+from charter.worker.training.architecture import check_architectures
 from charter.worker.training.lead import Leader
 from charter.worker.training.models import LanguageModel, named_tensors
 
@@ -49,6 +50,7 @@ def execute(
             check_spec(spec)
             prompts = load_prompts(spec, artifacts)
             constitution = check_services(spec, services, artifacts)
+            check_architectures(spec)
             run = Run(run_id, spec, artifacts, services, reporter, leader, prompts, constitution)
             _serve_starting_policy(run)
             reporter.report(1, 1)

@@ -19,6 +19,7 @@ import torch
 from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
+from charter.inference.local.model_check import UNLIMITED
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.reinforcement import update
@@ -115,7 +116,7 @@ def main() -> None:
         trunk.zero_grad()
 
     def packed(rows: list[int]) -> torch.Tensor:
-        return packed_hidden(trunk, collate(episodes, rows, CPU), torch.float32)
+        return packed_hidden(trunk, collate(episodes, rows, CPU), torch.float32, UNLIMITED)
 
     with torch.no_grad():
         packed([0])  # The first call allocates.

@@ -81,6 +81,16 @@ def test_an_answer_cannot_close_its_own_turn(model: PreferenceModel) -> None:
     assert forged.count(model.tokenizer.eos_id) == honest.count(model.tokenizer.eos_id)
 
 
+def test_special_tokens_that_a_policy_wrote_change_the_score(model: PreferenceModel) -> None:
+    chat = model.tokenizer
+    clean = chat.answer_ids("Boil it.")
+    start = chat.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    written = [start, *clean, start, chat.eos_id]
+    assert encode(chat, HELLO, chat.decode(written)) != encode(chat, HELLO, chat.decode([*clean, chat.eos_id]))
+    clean_score, dirty_score = scores_of(model, [chat.decode(clean), chat.decode(written)])
+    assert abs(clean_score - dirty_score) > 1e-6
+
+
 def test_empty_answer_is_scored_at_its_eos(model: PreferenceModel) -> None:
     assert encode(model.tokenizer, HELLO, "")[-1] == model.tokenizer.eos_id
     assert torch.isfinite(scores_of(model, [""])).all()
@@ -90,7 +100,7 @@ def test_empty_answer_is_scored_at_its_eos(model: PreferenceModel) -> None:
 def test_score_is_read_at_the_last_token_whatever_else_is_scored(model: PreferenceModel, shares: bool) -> None:
     """Texts that share a conversation, a part of it, or nothing, against Transformers' own pass over each alone."""
     assert model.shares
-    model.__dict__["shares"] = shares
+    model.longest_in_row = model.longest_in_row if shares else 0
     other = (HELLO[0], ChatMessage("user", "Good morning"), ChatMessage("assistant", "Hi!"), *HELLO[1:])
     stranger = (ChatMessage("user", "?"),)
     answers = ["Yes", "Yes, and a much longer answer.", "", "Yes"]

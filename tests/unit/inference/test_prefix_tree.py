@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from charter.inference import scoring_metrics
-from charter.inference.local import cpu_attention
-from charter.inference.local.cpu_attention import use_cpu_attention
+from charter.inference.local import attention
 from charter.inference.local.model import load_model
+from charter.inference.local.model_check import UNLIMITED, longest_in_row
 from charter.inference.local.prefix_tree import Wanted, tree_tokens, trees_of
 from charter.inference.local.scoring import Answer, Scorer
-from charter.inference.local.tree_model import computes_trees, visible
+from charter.inference.local.tree_model import tree_arguments, visible
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
@@ -77,7 +77,7 @@ def test_attention_over_a_tree_against_numpy(masked: bool) -> None:
     for one in (query, key, value):
         one.requires_grad_()
     mask = visible(tree)[None, None] if masked else None
-    found, _ = cpu_attention._attention(
+    found, _ = attention._attention(
         torch.nn.Module(), query, key, value, mask, scaling=0.3, segments=None if masked else tree.segments
     )
     sees, by_hand = visible(tree).numpy(), np.zeros((len(tree.ids), 4, 8))
@@ -108,11 +108,11 @@ def texts(draw: np.random.Generator, vocabulary: int) -> list[Answer]:
 
 @pytest.mark.parametrize("max_batch_tokens", [100, 16384])
 def test_shared_and_plain_computation_agree(tiny_model: Path, max_batch_tokens: int) -> None:
-    model = load_model(str(tiny_model), "cpu", None)
-    shared = Scorer(model, 0, max_batch_tokens, share=True)
-    plain = Scorer(model, 0, max_batch_tokens, share=False)
+    loaded = load_model(str(tiny_model), "cpu", None)
+    shared = Scorer(loaded, 0, max_batch_tokens, share=True)
+    plain = Scorer(loaded, 0, max_batch_tokens, share=False)
     assert (shared.shares, plain.shares) == (True, False)
-    answers = texts(np.random.default_rng(0), model.config.vocab_size)
+    answers = texts(np.random.default_rng(0), loaded.model.config.vocab_size)
     before = scoring_metrics.GIVEN._value.get(), scoring_metrics.COMPUTED._value.get()
     assert shared.answer_logprobs(answers) == pytest.approx(plain.answer_logprobs(answers), abs=1e-4)
     given_tokens, computed = (
@@ -137,29 +137,38 @@ def test_they_agree_for_the_real_model(real_model: Path) -> None:
     assert shared.answer_logprobs(answers) == pytest.approx(plain.answer_logprobs(answers), abs=1e-3)
 
 
-def small(config_class: type, model_class: type, **settings: object) -> torch.nn.Module:
+def small(config_class: type, model_class: type, **settings: object) -> Any:
     torch.manual_seed(0)
     config = config_class(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=64, initializer_range=1.0, **settings,
     )  # fmt: skip
-    model = model_class(config).eval()
-    use_cpu_attention(model)
-    return model  # type: ignore[no-any-return]
+    return model_class(config).eval()
 
 
-def test_a_model_that_looks_back_only_so_far_is_computed_plainly() -> None:
-    window = small(MistralConfig, MistralForCausalLM, sliding_window=4)
-    assert not computes_trees(window)  # type: ignore[arg-type]
-    everything = small(MistralConfig, MistralForCausalLM, sliding_window=None)
-    assert computes_trees(everything)  # type: ignore[arg-type]
+def longest(model: Any) -> int:
+    return longest_in_row(model, lambda tree: tree_arguments(tree, model.device, model.config))
+
+
+@pytest.mark.parametrize("window", [4, 40, None])
+def test_a_model_that_looks_back_only_so_far_does_so_in_a_tree(window: int | None) -> None:
+    assert longest(small(MistralConfig, MistralForCausalLM, sliding_window=window)) == UNLIMITED
+
+
+def test_sequences_longer_than_a_window_that_attention_is_not_told_of_go_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in models that have windows in their masks only; the window is wider than what is tried."""
+    whole = attention.Rule
+    monkeypatch.setattr(attention, "Rule", lambda scaling, softcap, sinks, window: whole(scaling, softcap, sinks))
+    assert longest(small(MistralConfig, MistralForCausalLM, sliding_window=40)) == 40
 
 
 @pytest.mark.parametrize("ignored", ["position_ids", "segments"])
 def test_a_model_that_goes_by_its_own_rules_is_found_out(ignored: str) -> None:
     model = small(LlamaConfig, LlamaForCausalLM)
-    assert computes_trees(model)  # type: ignore[arg-type]
+    assert longest(model) == UNLIMITED
     backbone: Any = model.model
     forward = backbone.forward
     backbone.forward = lambda *given, **arguments: forward(*given, **(arguments | {ignored: None}))
-    assert not computes_trees(model)  # type: ignore[arg-type]
+    assert longest(model) == 0

@@ -27,7 +27,7 @@ from charter.inference.engine import (
 from charter.inference.joined_calls import JoinedCalls
 from charter.inference.local import model as torch_model
 from charter.inference.local.cpu_memory import trim_freed_memory
-from charter.inference.local.sampling import Row, sample_rows
+from charter.inference.local.sampling import Row, Way, sample_rows, way_to_sample
 from charter.inference.local.scoring import Answer, Scorer
 
 P = ParamSpec("P")
@@ -95,19 +95,21 @@ class TransformersEngine:
         self._model: PreTrainedModel
         self._home: torch.device
         self._scorer: Scorer
+        self._way: Way
         self._chat: ChatTokenizer
         self._generator = torch.Generator()  # Of the calls without a seed.
 
     async def start(self) -> None:
-        """Load the model and run some tokens through it."""
+        """Load the model, and find out how to compute it fast and right. Raises ``ValueError`` where it cannot be."""
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
-        self._model = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
+        loaded = await self._run(torch_model.load_model, self._name, self._device, self._dtype)
+        self._model = loaded.model
         self._generator.seed()
         self._home = self._model.device
         self._parameters = sum(parameter.numel() for parameter in self._model.parameters())
-        self._max_context = torch_model.max_context_tokens(self._model)
-        self._scorer = await self._run(self._new_scorer)
-        await self._run(self._scorer.next_token_logprobs, [[self._chat.eos_id]], [self._chat.eos_id])
+        self._max_context = torch_model.max_context_tokens(self._model.config)
+        self._scorer = await self._run(self._new_scorer, loaded)
+        self._way = await self._run(way_to_sample, self._model, self._chat.pad_id, share=self._scorer.shares)
 
     async def stop(self) -> None:
         """Free the model. Calls under way fail with ``RuntimeError``."""
@@ -164,14 +166,16 @@ class TransformersEngine:
         self, prompts: Sequence[Prompt], choices: Sequence[str]
     ) -> list[ChoiceLogprobs | ContextTooLongError]:
         """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
-        choice_ids = tuple(self._chat.choice_id(choice) for choice in choices)
-        items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
+        asked = await asyncio.to_thread(self._chat.choice_prompts, prompts, choices)
+        items = [Answer(index, ids, ()) for index, (ids, _) in enumerate(asked)]
         results: dict[int, ChoiceLogprobs] = {}
-        fitting = [item for item in items if item.length + 1 <= self._max_context]
-        if fitting:
-            rows = await self._scoring.run(choice_ids, fitting)
-            for item, logprobs in zip(fitting, rows, strict=True):
-                results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
+        for choice_ids in dict.fromkeys(choice_ids for _, choice_ids in asked):
+            same = [item for item, (_, others) in zip(items, asked, strict=True) if others == choice_ids]
+            fitting = [item for item in same if item.length + 1 <= self._max_context]
+            if fitting:
+                rows = await self._scoring.run(choice_ids, fitting)
+                for item, logprobs in zip(fitting, rows, strict=True):
+                    results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
         return [results.get(item.index) or self._error(item, extra=1) for item in items]
 
     async def answer_loglikelihoods(
@@ -261,7 +265,7 @@ class TransformersEngine:
                 GeneratedSample(
                     prompt_index=task.prompt_index,
                     sample_index=task.sample_index,
-                    text=self._chat.decode(row.token_ids[:-1] if row.ended else row.token_ids),
+                    text=self._chat.decode(row.token_ids),
                     token_ids=tuple(row.token_ids),
                     logprobs=tuple(row.logprobs),
                     finish=Finish.EOS if row.ended else Finish.LENGTH,
@@ -280,8 +284,7 @@ class TransformersEngine:
         rows = [task.row for task in batch if task.row.wanted()]
         if rows:
             sampling, stop_ids = batch[0].call.sampling, self._chat.stop_ids
-            share = self._scorer.shares
-            sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown, share=share)
+            sample_rows(self._model, rows, sampling, stop_ids, self._chat.pad_id, finished, grown, way=self._way)
         self._require_running()
 
     async def _score(self, choices: tuple[int, ...], answers: Sequence[Answer]) -> list[tuple[float, ...]]:
@@ -292,8 +295,8 @@ class TransformersEngine:
         rows = await self._run(self._scorer.next_token_logprobs, prompts, choices)
         return [tuple(row) for row in rows.tolist()]
 
-    def _new_scorer(self) -> Scorer:
-        return Scorer(self._model, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)
+    def _new_scorer(self, loaded: torch_model.LoadedModel) -> Scorer:
+        return Scorer(loaded, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)
 
     async def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return await asyncio.to_thread(self._chat.prompts_ids, prompts)

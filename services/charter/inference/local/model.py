@@ -7,16 +7,28 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from charter.inference.chat_template import loading
-from charter.inference.local.cpu_attention import use_cpu_attention
 from charter.inference.local.cpu_memory import keep_freed_memory
-from charter.inference.local.packed_linear import PackedLinear, pack, pack_linears
+from charter.inference.local.model_check import agrees, longest_in_row, probes, settled_context
+from charter.inference.local.packed_linear import PackedLinear, pack, pack_linears, unpack_linears
+from charter.inference.local.tree_model import tree_arguments
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 
-def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedModel:
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model for inference, as ready to use.
+
+    ``longest_in_row`` is the most tokens of each of several sequences that share a row; 0 if none may.
+    """
+
+    model: PreTrainedModel
+    longest_in_row: int
+
+
+def load_model(model: str, device: str | None, dtype: str | None) -> LoadedModel:
     """Load for inference. Unset ``device`` is CUDA where there is one; unset ``dtype`` is bfloat16 there, else float32.
 
     Raises ``OSError`` that says what to do when the model cannot be found.
@@ -27,9 +39,34 @@ def load_model(model: str, device: str | None, dtype: str | None) -> PreTrainedM
     with loading(model):
         loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
-    use_cpu_attention(loaded)
+    longest = longest_in_row(loaded, lambda tree: tree_arguments(tree, loaded.device, loaded.config))
+    own = probe_logits(loaded)
     pack_linears(loaded)
-    return loaded
+    if not agrees(loaded, lambda: probe_logits(loaded), lambda: own, "packed linear layers"):
+        unpack_linears(loaded)
+    return LoadedModel(loaded, longest)
+
+
+@torch.inference_mode()
+def probe_logits(model: PreTrainedModel) -> list[Tensor]:
+    """Logits of each of ``probes`` alone, [tokens, vocabulary]."""
+    rows = (torch.tensor([ids], device=model.device) for ids in probes(model))
+    return [model(row, use_cache=False).logits[0] for row in rows]
+
+
+def config_without_dropout(model: str | Path) -> PreTrainedConfig:
+    """A model's config in which nothing is dropped at random, whatever mode its layers are in."""
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model)
+    _drop_nothing(config)
+    return config
+
+
+def _drop_nothing(config: PreTrainedConfig) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _drop_nothing(value)
+        elif "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
 
 
 def move(model: nn.Module, device: torch.device) -> None:
@@ -41,9 +78,20 @@ def move(model: nn.Module, device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def max_context_tokens(model: PreTrainedModel) -> int:
-    """Most tokens of prompt and answer together."""
-    return int(model.config.get_text_config().max_position_embeddings)
+# What configs call it; all but a few by the first name.
+_CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length")
+
+
+def max_context_tokens(config: PreTrainedConfig) -> int:
+    """Most tokens of prompt and answer together. Raises ``ValueError`` when a config does not say it."""
+    text = config.get_text_config()
+    limit = next((limit for name in _CONTEXT if (limit := getattr(text, name, None))), None)
+    if limit is None:
+        raise ValueError(
+            f"{type(config).__name__} does not say how many tokens the model reads: add max_position_embeddings, the "
+            "most tokens of prompt and answer that it has learned to read, to the model's config.json"
+        )
+    return min(int(limit), settled_context(config))
 
 
 def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -62,14 +110,15 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
-def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
+def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, keep: int) -> Tensor:
     """Logits, float32 [rows, keep, vocabulary], of the last ``keep`` positions of left-padded rows.
 
     The LM head runs on those positions only, through the model's own forward, so that whatever the
-    architecture does to its logits (soft caps, scales) is in them.
+    architecture does to its logits (soft caps, scales) is in them. Without a mask nothing is padded.
     """
-    output = model(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=keep)
-    logits: Tensor = output.logits
+    padding = {} if mask is None else {"attention_mask": mask, "position_ids": positions(mask)}
+    output = model(ids, **padding, use_cache=False, logits_to_keep=keep)
+    logits: Tensor = output.logits[:, -keep:]
     return logits.float()
 
 

@@ -16,9 +16,22 @@ _ROWS = 16
 
 
 class PackedLinear(nn.Linear):
-    """Computes with ``packed``, for inference only; ``weight`` says its name, shape and type, and may hold no data."""
+    """Computes with ``packed``, for inference only; its parameter says name, shape and type, and may hold no data."""
 
     packed: Tensor
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """For code that reads a layer's weight itself, such as Mamba's: put together anew each time where not kept."""
+        held = self.held_weight
+        return self.packed.to_dense() if held.is_meta else held
+
+    @property
+    def held_weight(self) -> nn.Parameter:
+        """The parameter, which may hold no data."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None
+        return parameter
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``. Raises ``RuntimeError`` where a gradient is wanted: the product has none."""
@@ -43,17 +56,28 @@ def pack_linears(model: nn.Module) -> None:
             module.__class__ = PackedLinear
             module.packed = _packed(weight)
             if readers[id(weight)] == 1:
-                module.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+                module.register_parameter("weight", nn.Parameter(weight.to("meta"), requires_grad=False))
     if any(isinstance(module, PackedLinear) for module in model.modules()):
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
+
+
+def unpack_linears(model: nn.Module) -> None:
+    """Make the packed layers of a model plain ones again."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            weight = module.held_weight
+            if weight.is_meta:
+                module.register_parameter("weight", nn.Parameter(module.packed.to_dense(), requires_grad=False))
+            del module.packed
+            module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 def pack(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[PackedLinear, Tensor]:
     """What ``packed`` of each layer will be with new weights, by their names in the model."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        module: _packed(weights[names[id(module.weight)]])
+        module: _packed(weights[names[id(module.held_weight)]])
         for module in model.modules()
         if isinstance(module, PackedLinear)
     }

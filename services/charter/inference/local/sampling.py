@@ -8,16 +8,19 @@ until the longest one ends. Here a row leaves when it ends, and only two numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from charter.inference.engine import Sampling
 from charter.inference.local.model import left_padded, positions
+from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Wanted, whole_tree
 from charter.inference.local.roomy_cache import roomy_cache
-from charter.inference.local.tree_model import tree_arguments
+from charter.inference.local.tree_model import tree_arguments, windows
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +38,57 @@ class Row:
     first_token_time: float | None = None  # by time.monotonic()
 
 
+class Way(IntEnum):
+    """How rows that are being written are read: the fastest first, the last is right for any model."""
+
+    # Padded rows with a cache; what prompts begin with is read once, on a CPU.
+    SHARED = 0
+    # Padded rows with a cache.
+    BATCHED = 1
+    # One row after the other, with a cache.
+    ALONE = 2
+    # One row after the other, and for each token all of it again.
+    AGAIN = 3
+
+
+def way_to_sample(model: PreTrainedModel, pad_id: int, *, share: bool) -> Way:
+    """The fastest way in which tokens get the log-probs that the model gives them in each sequence alone.
+
+    Tried on rows of unequal lengths, one of which ends early, also past a model's windows. With ``share`` the model
+    computes trees.
+    """
+    cached_whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    first = Way.SHARED if share and cached_whole and model.device.type == "cpu" else Way.BATCHED
+    return next((way for way in list(Way)[first:-1] if _is_right(way, model, pad_id)), Way.AGAIN)
+
+
+@torch.inference_mode()
+def _is_right(way: Way, model: PreTrainedModel, pad_id: int) -> bool:
+    rows: list[Row] = []
+
+    def sampled() -> list[Tensor]:
+        rows[:] = [_row_of(tokens, ids) for tokens, ids in zip((6, 2, 6), probes(model), strict=True)]
+        sample_rows(model, rows, Sampling(6), frozenset(), pad_id, lambda row: None, lambda row: None, way=way)
+        return [torch.tensor(row.logprobs) for row in rows]
+
+    def own() -> list[Tensor]:
+        return [own_logprobs(model, row.prompt_ids, row.token_ids) for row in rows]
+
+    what = f"sampling in rows that are {way.name.lower()}"
+    if not agrees(model, sampled, own, what):
+        return False
+    if not windows(model.config):
+        return True
+    with narrowed(model):
+        return agrees(model, sampled, own, f"{what}, past its window")
+
+
+def _row_of(tokens: int, prompt_ids: Sequence[int]) -> Row:
+    """A row that wants so many tokens."""
+    row = Row(prompt_ids, lambda: len(row.token_ids) < tokens, torch.Generator().manual_seed(0))
+    return row
+
+
 @torch.inference_mode()
 def sample_rows(
     model: PreTrainedModel,
@@ -45,21 +99,26 @@ def sample_rows(
     finished: Callable[[Row], None],
     grown: Callable[[Row], None],
     *,
-    share: bool,
+    way: Way,
 ) -> None:
     """Write every row's answer; ``grown`` is called for each token of a row but its last, ``finished`` at its end.
 
-    Rows are left-padded and share a KV cache. With ``share`` what prompts begin with is read only once, on a CPU, by a
-    model that computes trees. Raises ``FloatingPointError`` when the model's logits are not finite (broken weights).
+    Raises ``FloatingPointError`` when the model's logits are not finite (broken weights).
     """
-    prompts = [row.prompt_ids for row in rows]
-    ids, mask = left_padded(prompts, pad_id, model.device)
-    place = positions(mask)
-    if share and model.device.type == "cpu":
-        cache, logits = _read_as_tree(model, prompts)
-    else:
-        cache = roomy_cache(model.config)
-        logits = _read(model, ids, mask, place, cache)
+    for batch in [rows] if way <= Way.BATCHED else [[row] for row in rows]:
+        reader = _Again(model, batch[0]) if way is Way.AGAIN else _Padded(model, batch, pad_id, way is Way.SHARED)
+        _write(reader, batch, sampling, stop_ids, finished, grown)
+
+
+def _write(
+    reader: "_Padded | _Again",
+    rows: Sequence[Row],
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    finished: Callable[[Row], None],
+    grown: Callable[[Row], None],
+) -> None:
+    logits = reader.read_prompts()
     alive = list(rows)
     for step in range(1, sampling.max_new_tokens + 1):
         tokens, logprobs = draw(logits.float(), sampling, [row.generator for row in alive])
@@ -82,23 +141,76 @@ def sample_rows(
         if not staying:
             return
         if len(staying) < len(alive):
-            kept = torch.tensor(staying, device=ids.device)
-            cache.batch_select_indices(kept)
-            tokens, mask, place = tokens[kept], mask[kept], place[kept]
+            kept = torch.tensor(staying, device=tokens.device)
+            reader.keep(kept)
+            tokens = tokens[kept]
             alive = [alive[index] for index in staying]
-        ids = tokens.unsqueeze(1)
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        place = place[:, -1:] + 1
-        logits = _read(model, ids, mask, place, cache)
+        logits = reader.read(tokens)
 
 
-def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, place: Tensor, cache: DynamicCache) -> Tensor:
-    """Let a model read tokens [rows, new] behind those of the cache: logits of what comes next, [rows, vocabulary]."""
-    output = model(
-        ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    logits: Tensor = output.logits[:, -1]
-    return logits
+class _Padded:
+    """Left-padded rows that share a KV cache."""
+
+    def __init__(self, model: PreTrainedModel, rows: Sequence[Row], pad_id: int, share: bool) -> None:
+        self._model = model
+        self._prompts = [row.prompt_ids for row in rows]
+        self._share = share
+        self._ids, self._mask = left_padded(self._prompts, pad_id, model.device)
+        self._place = positions(self._mask)
+        self._cache: DynamicCache
+
+    def read_prompts(self) -> Tensor:
+        """Logits of what comes next, [rows, vocabulary]."""
+        if self._share:
+            self._cache, logits = _read_as_tree(self._model, self._prompts)
+            return logits
+        self._cache = roomy_cache(self._model.config)
+        return self._logits(self._ids)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only, int64 [kept]."""
+        # The library's ``batch_select_indices`` does not know the states of recurrent layers; this is the same.
+        self._cache.reorder_cache(rows)
+        self._mask, self._place = self._mask[rows], self._place[rows]
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Logits behind one more token of each row, int64 [rows]."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._place = self._place[:, -1:] + 1
+        return self._logits(tokens.unsqueeze(1))
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        output = self._model(
+            ids,
+            attention_mask=self._mask,
+            position_ids=self._place,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+class _Again:
+    """One row, read from its start for each token."""
+
+    def __init__(self, model: PreTrainedModel, row: Row) -> None:
+        self._model = model
+        self._ids = torch.tensor([[*row.prompt_ids]], device=model.device)
+
+    def read_prompts(self) -> Tensor:
+        """As ``_Padded``."""
+        logits: Tensor = self._model(self._ids, use_cache=False).logits[:, -1]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """There is one row only, and the last that is left is not taken away."""
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """As ``_Padded``."""
+        self._ids = torch.cat([self._ids, tokens.unsqueeze(1)], dim=1)
+        return self.read_prompts()
 
 
 def _read_as_tree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
@@ -107,7 +219,7 @@ def _read_as_tree(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> t
     nodes = [tree.places[index] for index in range(len(prompts))]
     last = torch.tensor([one[-1] for one in nodes])
     read = DynamicCache(config=model.config)
-    arguments = tree_arguments(tree, model.device) | {"use_cache": True, "past_key_values": read}
+    arguments = tree_arguments(tree, model.device, model.config) | {"use_cache": True, "past_key_values": read}
     logits: Tensor = model(**arguments, logits_to_keep=last).logits[0]
     # Padding takes the first token's states: finite, and the mask hides them.
     places, _ = left_padded(nodes, 0, model.device)

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from charter.inference import scoring_metrics as metrics
-from charter.inference.local.model import final_logits, left_padded
+from charter.inference.local.model import LoadedModel, final_logits, left_padded
+from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Tree, Wanted, trees_of
-from charter.inference.local.tree_model import computes_trees, tree_arguments
+from charter.inference.local.tree_model import tree_arguments, windows
 
 # Rows times positions whose logits are held at once: 1024 of a 50,000-token vocabulary are 200 MB.
 _LOGIT_POSITIONS = 1024
@@ -34,14 +34,44 @@ class Answer:
 class Scorer:
     """Scores tokens under one model. Every method blocks, and runs where the model does.
 
-    With ``share`` the tokens that sequences begin with are computed once for all of a call, unless the model cannot.
+    With ``share`` the tokens that sequences begin with are computed once for all of a call, where the model can.
+    Otherwise sequences are computed in padded batches, or one by one by a model that gives other numbers in those.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, max_batch_tokens: int, *, share: bool) -> None:
-        self._model = model
+    def __init__(self, loaded: LoadedModel, pad_id: int, max_batch_tokens: int, *, share: bool) -> None:
+        self._model = loaded.model
         self._pad_id = pad_id
         self._max_batch_tokens = max_batch_tokens
-        self.shares = share and computes_trees(model)
+        self._longest_shared = 0
+        self._pads = True
+        self._pads = self._is_right("in padded rows")
+        if share and loaded.longest_in_row:
+            self._longest_shared = loaded.longest_in_row
+            self._longest_shared *= self._is_right("what begins alike once")
+
+    @property
+    def shares(self) -> bool:
+        """What sequences begin with is computed once."""
+        return self._longest_shared > 0
+
+    @torch.inference_mode()
+    def _is_right(self, way: str) -> bool:
+        """Compare the present way of scoring with the model's own numbers, also past its windows."""
+        answers = [Answer(index, ids[:9], ids[9:]) for index, ids in enumerate(probes(self._model))]
+
+        def scored() -> list[Tensor]:
+            return [torch.tensor(self.answer_logprobs(answers))]
+
+        def own() -> list[Tensor]:
+            sums = [own_logprobs(self._model, one.prompt_ids, one.answer_ids).sum() for one in answers]
+            return [torch.stack(sums)]
+
+        if not agrees(self._model, scored, own, f"scoring {way}"):
+            return False
+        if self.shares or not windows(self._model.config):
+            return True
+        with narrowed(self._model):
+            return agrees(self._model, scored, own, f"scoring {way}, past its window")
 
     @torch.inference_mode()
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> Tensor:
@@ -76,17 +106,18 @@ class Scorer:
     def _run(self, sequences: Sequence[Wanted], read: Callable[[int, Tensor], None]) -> None:
         """Hand the logits, float32 [asked, vocabulary], of each sequence to ``read``."""
         metrics.GIVEN.inc(sum(len(one.ids) for one in sequences))
-        if self.shares:
-            self._run_trees(trees_of(sequences, self._max_batch_tokens, _LOGIT_POSITIONS), read)
-        else:
-            self._run_plain(sequences, read)
+        shared = [one for one in sequences if len(one.ids) <= self._longest_shared]
+        self._run_trees(trees_of(shared, self._max_batch_tokens, _LOGIT_POSITIONS), read)
+        self._run_plain([one for one in sequences if len(one.ids) > self._longest_shared], read)
 
     def _run_trees(self, trees: Iterable[Tree], read: Callable[[int, Tensor], None]) -> None:
         device = self._model.device
         for tree in trees:
             metrics.COMPUTED.inc(len(tree.ids))
             asked = sorted({place for places in tree.places.values() for place in places})
-            output: Any = self._model(**tree_arguments(tree, device), logits_to_keep=torch.tensor(asked, device=device))
+            output: Any = self._model(
+                **tree_arguments(tree, device, self._model.config), logits_to_keep=torch.tensor(asked, device=device)
+            )
             logits = _finite(output.logits[0].float())
             row_of = {place: row for row, place in enumerate(asked)}
             for index, places in tree.places.items():
@@ -98,9 +129,10 @@ class Scorer:
         def size(one: Wanted) -> tuple[int, int]:
             return len(one.ids), len(one.ids) - one.first
 
-        for batch in _batches(sequences, size, self._max_batch_tokens):
+        for batch in _batches(sequences, size, self._max_batch_tokens if self._pads else 0):
             ids, mask = left_padded([one.ids for one in batch], self._pad_id, self._model.device)
-            logits = _finite(final_logits(self._model, ids, mask, keep=max(size(one)[1] for one in batch)))
+            keep = max(size(one)[1] for one in batch)
+            logits = _finite(final_logits(self._model, ids, mask if self._pads else None, keep))
             for row, one in enumerate(batch):
                 read(one.index, logits[row, -size(one)[1] :])
 
@@ -114,7 +146,7 @@ def _finite(logits: Tensor) -> Tensor:
 def _batches(items: Sequence[Any], size: Callable[[Any], tuple[int, int]], max_tokens: int) -> Iterator[list[Any]]:
     """Group items of similar size (tokens, asked logits): at most ``max_tokens`` with padding, and bounded logits.
 
-    At least one each. Large ones come first, so that a batch that does not fit in memory fails early.
+    One each at least. Large ones come first, so that a batch that does not fit in memory fails early.
     """
     batch: list[Any] = []
     for item in sorted(items, key=size, reverse=True):

@@ -244,8 +244,9 @@ def _batches(
     All A come before all B. A pair's prompt counts once.
     """
     lengths = [tree_tokens([example.ids_a, example.ids_b]) for example in examples]
-    if ranks.size() > 1 and not model.shares:
+    longest = max(len(ids) for example in examples for ids in (example.ids_a, example.ids_b))
+    if ranks.size() > 1 and longest > model.longest_in_row:
         # Sequences go through it one by one, and each rank must call it as often as the others: one pair at a time.
-        budget = 0
+        model.longest_in_row, budget = 0, 0
     for rows, counts in ranks.share(packs(lengths, budget)):
         yield rows, counts, [*(examples[row].ids_a for row in rows), *(examples[row].ids_b for row in rows)]

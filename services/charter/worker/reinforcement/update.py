@@ -47,10 +47,12 @@ class Learner:
             rates[self.actor.value_head] = self.spec.critic_learning_rate
         self.actor_optimizer = adam(rates)
         self.critic_optimizer = adam({self.critic: self.spec.critic_learning_rate}) if self.critic else None
+        for one in self._models:
+            # Found out by each rank for itself; all must take the same way.
+            one.longest_packed = min(ranks.collect(one.longest_packed))
         precision = torch.bfloat16 if self.spec.precision == "bfloat16" else torch.float32
-        for module in (self.actor, self.reference, self.critic):
-            if module is not None:
-                module.precision = precision
+        for one in self._models:
+            one.precision = precision
         if self.spec.gradient_checkpointing:
             checkpoint_gradients(self.actor.model)
             if self.critic is not None:
@@ -65,16 +67,19 @@ class Learner:
         return learning
 
     @property
+    def _models(self) -> list[LanguageModel | Critic]:
+        return [one for one in (self.actor, self.reference, self.critic) if one is not None]
+
+    @property
     def value_head(self) -> ValueHead | None:
         """The critic's, wherever it is."""
         return self.critic.head if self.critic is not None else self.actor.value_head
 
     def to(self, device: torch.device) -> None:
         """Move the models and the optimizers' moments. Steps are done on the device of the constructor only."""
-        for module in (self.actor, self.reference, self.critic):
-            if module is not None:
-                # Between CPU and GPU the parameters stay the objects that the optimizers know.
-                module.to(device)
+        for one in self._models:
+            # Between CPU and GPU the parameters stay the objects that the optimizers know.
+            one.to(device)
         for _, optimizer in self.learning().values():
             move_moments(optimizer, device)
 
@@ -84,7 +89,7 @@ class Learner:
         mask = episodes.mask
         zeros = torch.zeros(3, *mask.shape)
         prepared = Prepared(zeros[0], zeros[1], zeros[2], torch.zeros(mask.shape) if self.value_head else None)
-        for rows, counts in ranks.share(packs(episodes.lengths, FORWARD_TOKENS)):
+        for rows, counts in ranks.share(packs(episodes.lengths, self._budget(episodes, FORWARD_TOKENS))):
             batch = collate(episodes, rows, self.device)
             logprobs, entropies, values = self.actor.logprobs_entropies_and_values(batch, self.temperature)
             values = self.critic.values(batch) if self.critic else values
@@ -232,9 +237,21 @@ class Learner:
         """This rank's rows of ``minibatch`` by token budget, ``together`` neighbours never parted; as ``share``."""
         lengths = episodes.lengths
         units = [minibatch[start : start + together] for start in range(0, len(minibatch), together)]
-        budgeted = packs([sum(lengths[row] for row in unit) for unit in units], BACKWARD_TOKENS)
+        budget = self._budget(episodes, BACKWARD_TOKENS)
+        budgeted = packs([sum(lengths[row] for row in unit) for unit in units], budget)
         for group, counts in ranks.share(budgeted):
             yield [row for place in group for row in units[place]], counts
+
+    def _budget(self, episodes: Episodes, tokens: int) -> int:
+        """``tokens`` of a micro-batch, or 0 where sequences go through a model one by one: on every rank as many must.
+
+        That stays so to the end of the run.
+        """
+        if ranks.size() == 1 or max(episodes.lengths) <= min(one.longest_packed for one in self._models):
+            return tokens
+        for one in self._models:
+            one.longest_packed = 0
+        return 0
 
 
 class _ValueLoss(NamedTuple):

@@ -167,6 +167,8 @@ def fit_on_ranks(
     ``report`` is called on rank 0 alone, which may raise there to end the fit.
     """
     model = ranks.load_sharded(partial(_untrained, spec), ranks.device(), lambda model: model.backbones).eval()
+    # Found out by each rank for itself; all must take the same way.
+    model.longest_in_row = min(ranks.collect(model.longest_in_row))
 
     def fit_to(examples: Divided, fit_spec: run_pb2.PreferenceModelSpec, *, warming_up: bool, probe: bool) -> Best:
         best = Best()

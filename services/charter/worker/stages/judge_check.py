@@ -23,7 +23,7 @@ def check_judge(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
         every = read_labelled_pairs(Path(spec.labelled_pairs))
         try:
-            unseen = without_fitted(every, run.services.judge_info().calibration.fitted_prompts)
+            unseen = without_fitted(every, run.services.judge.info().calibration.fitted_prompts)
         except ValueError as error:
             raise RunError(f"{error}: name others as judge.labelled_pairs, or none") from error
         left_out = len(every) - len(unseen)
@@ -65,5 +65,5 @@ def _judge(run: Run, pairs: list[LabelledPair], start: int) -> list[judge_pb2.Ju
         )
         for place, pair in enumerate(pairs)
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
     return [judged[item.id] for item in items]

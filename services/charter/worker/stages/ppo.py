@@ -263,7 +263,7 @@ class _Clock:
     def __init__(self, run: Run) -> None:
         self.laps: dict[str, float] = {}
         self.policy_busy = 0.0
-        self._sampling = run.services.sampling
+        self._sampling = run.services.policy.sampling
         self._last, self._busy = time.monotonic(), self._sampling.seconds()
 
     def lap(self, name: str) -> None:

@@ -72,7 +72,7 @@ def judged_prompts(run: Run) -> list[TaskPrompt]:
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[Written]]:
     """Two answers to each prompt by the policy's weights ``version``."""
-    answers = run.services.generate(
+    answers = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,

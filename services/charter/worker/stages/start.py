@@ -17,7 +17,7 @@ from charter.spec.load import spec_to_json
 from charter.spec.paths import same_model
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
 from charter.worker.prompts import PromptSets, load_prompt_sets
 from charter.worker.training import ranks
@@ -69,15 +69,21 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
-    policies = services.policy_info()
-    judge = services.judge_info().model
+    policies = services.policy.info()
+    judge_info = services.judge.info()
+    judge = judge_info.model
+    if spec.reward.judge_weight > 0 and judge_info.rating_problem:
+        raise RunError(
+            f"reward.judge_weight asks the judge for ratings, and {judge.model} cannot rate: "
+            f"{judge_info.rating_problem}. Leave it out, or take another judge.model"
+        )
     preference = services.preference.info()
     services.preference.check_control_port()
     _check_labels(spec, services)
     for address, info in policies:
         _same_model("policy", address, info, spec.policy.model, "policy.model")
     if spec.services.weights_nccl:
-        services.check_nccl()
+        services.policy.check_nccl()
     _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
     _same_model(
         "preference", spec.services.preference, preference, spec.preference_model.model, "preference_model.model"
@@ -89,7 +95,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
                 f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
                 f"{info.max_context_tokens} tokens: lower one of them"
             )
-    constitution = services.constitution()
+    constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
     artifacts.record["constitution_digest"] = constitution.digest
     artifacts.record["versions"] = {

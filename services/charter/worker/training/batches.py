@@ -79,6 +79,8 @@ class MicroBatch:
     states: Tensor
     # The answers' tokens, answer after answer; int64 [answer tokens].
     targets: Tensor
+    # What is read of each prompt and answer, from the first state that is wanted on.
+    sequences: Sequence[Wanted]
 
 
 def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> MicroBatch:
@@ -92,7 +94,7 @@ def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.dev
     targets = [token for _, answer in pairs for token in answer]
     input_ids, positions = (torch.tensor([values], device=device) for values in (tree.ids, tree.depths))
     places, wanted = (torch.tensor(values, device=device) for values in (states, targets))
-    return MicroBatch(input_ids, positions, tree.segments, places, wanted)
+    return MicroBatch(input_ids, positions, tree.segments, places, wanted, sequences)
 
 
 def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:

@@ -95,6 +95,13 @@ def token_logprobs_and_entropies(
     return _statistics(hidden, weight, targets, temperature, precision, True)
 
 
+def statistics_of_logits(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies as ``token_logprobs_and_entropies``, from logits [tokens, vocabulary] that are there."""
+    logprobs = (logits / temperature).log_softmax(dim=1)
+    entropies = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+    return logprobs.gather(1, targets.unsqueeze(1)).squeeze(1), entropies
+
+
 def _statistics(
     hidden: Tensor,
     weight: Tensor,

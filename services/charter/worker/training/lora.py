@@ -5,6 +5,7 @@ with A random, B zero at the start, and here alpha = 2 r. The frozen model itsel
 when the products are switched off.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,49 +13,99 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from charter.inference.local.model_check import backbone_of
+from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed
+
+logger = logging.getLogger("charter.worker")
 
 # alpha / r.
 _SCALE = 2.0
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer and what is learned beside it."""
+    """A frozen linear layer and what is learned beside it.
 
-    def __init__(self, base: nn.Linear, rank: int, seed: int) -> None:
+    The layer is an ``nn.Linear``, or one of GPT-2's ``Conv1D``, which keep the same matrix the other way round.
+    """
+
+    def __init__(self, base: nn.Linear | Conv1D, rank: int, seed: int) -> None:
         super().__init__()
         self.base = base
         self.on = True
-        down = torch.empty(rank, base.in_features)
+        self.turned = isinstance(base, Conv1D)
+        outputs, inputs = base.weight.T.shape if self.turned else base.weight.shape
+        down = torch.empty(rank, inputs)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=torch.Generator().manual_seed(seed))
         self.down = nn.Parameter(down.to(base.weight.device))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        self.up = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., in_features] -> [..., out_features]."""
+        """[..., inputs] -> [..., outputs]."""
         output: Tensor = self.base(states)
         if not self.on:
             return output
         return output + nn.functional.linear(nn.functional.linear(states, self.down), self.up) * _SCALE
 
-    @torch.no_grad()
+    @property
+    def weight(self) -> Tensor:
+        """For code that reads a layer's weight itself, such as Mamba's: the matrix that does the same as the layer."""
+        return self.merged() if self.on else self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's."""
+        return self.base.bias
+
     def merged(self) -> Tensor:
-        """The one matrix that does the same, [out_features, in_features]."""
-        return self.base.weight + _SCALE * self.up @ self.down
+        """The one matrix that does the same, of the shape of the layer's."""
+        product = _SCALE * self.up @ self.down
+        return self.base.weight + (product.T if self.turned else product)
+
+
+def layers_to_adapt(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
+    """The layers of a model that LoRA adapts, by name: every linear one below its head that reads text.
+
+    Raises ``RunError`` when there is none.
+    """
+    layers = {
+        name: module for name, module in _text_part(model).named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    if not layers:
+        raise RunError(
+            f"LoRA finds no linear layer in {type(model).__name__} that it could adapt: unset lora_rank, which trains "
+            "all of the model, or use another model"
+        )
+    return layers
+
+
+def _text_part(model: PreTrainedModel) -> PreTrainedModel:
+    part: PreTrainedModel = backbone_of(model).get_decoder()
+    return part
 
 
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
     """Freeze a model and put adapters of ``rank`` beside every linear layer but its head, in place.
 
-    ``seed`` draws the adapters; each layer has its own.
+    ``seed`` draws the adapters; each layer has its own. Raises ``RunError`` when there is no such layer.
     """
+    layers, text = layers_to_adapt(model), _text_part(model)
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+    adapted = sum(layer.weight.numel() for layer in layers.values())
+    # Of a mixture of experts little: their matrices lie in one tensor, which is no linear layer.
+    logger.info(
+        "LoRA adapts %s of %s: %.0f%% of the parameters below its head",
+        kinds,
+        type(model).__name__,
+        100 * adapted / sum(parameter.numel() for parameter in text.parameters()),
+    )
     model.requires_grad_(False)
-    for name, module in list(model.base_model.named_modules()):
-        for child_name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                path = f"{name}.{child_name}"
-                setattr(module, child_name, LoraLinear(child, rank, derive_seed(seed, "lora", path)))
+    for name, layer in layers.items():
+        owner, _, leaf = name.rpartition(".")
+        adapter = LoraLinear(layer, rank, derive_seed(seed, "lora", f"{owner}.{leaf}"))
+        setattr(text.get_submodule(owner), leaf, adapter)
 
 
 @contextmanager
@@ -95,8 +146,12 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     tensors = {}
     for name, adapter in _adapters(model):
-        tensors[f"{name}.lora_A.weight"] = adapter.down.detach()
-        tensors[f"{name}.lora_B.weight"] = _SCALE * adapter.up
+        if adapter.turned:
+            # The product is added to the matrix as it lies in the file: its transpose is that of the transposes.
+            down, up = _SCALE * adapter.up.T, adapter.down.T
+        else:
+            down, up = adapter.down.detach(), _SCALE * adapter.up
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
     return tensors
 
 
@@ -108,13 +163,13 @@ def merged_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Te
         tensors: the model's, by name.
     """
     merged = frozen_tensors(model, tensors)
-    for name, _ in _adapters(model):
-        merged[f"{name}.weight"] = (
-            tensors[f"{name}.base.weight"] + _SCALE * tensors[f"{name}.up"] @ tensors[f"{name}.down"]
-        )
+    for name, adapter in _adapters(model):
+        product = _SCALE * tensors[f"{name}.up"] @ tensors[f"{name}.down"]
+        merged[f"{name}.weight"] = tensors[f"{name}.base.weight"] + (product.T if adapter.turned else product)
     return merged
 
 
+@torch.no_grad()
 def merge_lora(model: nn.Module) -> None:
     """Put the merged layers in the place of layers with adapters."""
     for module in list(model.modules()):

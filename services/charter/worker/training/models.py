@@ -1,8 +1,7 @@
 """The models of PPO: policy, frozen reference, critic; and their tensors by name."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +9,13 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from charter.inference.local.cpu_memory import keep_freed_memory
+from charter.inference.local.model import config_without_dropout
+from charter.inference.local.model_check import agrees, backbone_of, own_logprobs, probes, state_width
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.errors import RunError
 from charter.worker.training.batches import MicroBatch, pack
-from charter.worker.training.logprobs import token_logprobs, token_logprobs_and_entropies
-from charter.worker.training.packing import packed_hidden, use_packed_attention
-
-V = TypeVar("V")
-
-# Largest difference between our log-probs and the model's own before the model counts as unsupported.
-_TOLERANCE = 1e-2
+from charter.worker.training.logprobs import statistics_of_logits, token_logprobs, token_logprobs_and_entropies
+from charter.worker.training.packing import longest_packed, packed_hidden, packed_logits
 
 
 class ValueHead(nn.Linear):
@@ -47,23 +43,38 @@ class LanguageModel(nn.Module):
     value_head: ValueHead | None
     # Of the matrix products.
     precision = torch.float32
+    # Most tokens of each sequence of a packed row; longer ones go through the model alone.
+    longest_packed: int
+    # Nothing but a matrix makes logits of hidden states: they need not all be held.
+    plain_head: bool
 
     def __init__(self, model: PreTrainedModel, *, shared_trunk: bool = False) -> None:
+        """Raises ``RunError`` for a model that cannot be trained."""
         super().__init__()
         self.model = model
-        head = model.get_output_embeddings()
-        self.value_head = ValueHead(head.in_features).to(head.weight.device) if shared_trunk else None
-        use_packed_attention(model)
         self.eval()
+        head = model.get_output_embeddings()
+        if head is None:
+            raise RunError(f"{type(model).__name__} has no language-model head: use a causal language model")
+        self.value_head = None
+        longest = longest_packed(model)
+        for self.plain_head, self.longest_packed in ((True, longest), (False, longest), (False, 0)):
+            if self._is_right():
+                break
+        else:
+            raise RunError(f"{type(model).__name__} does not give the same log-probs twice: use another model")
+        if shared_trunk and not self.plain_head:
+            raise RunError(f"{type(model).__name__} changes its logits behind the head: unset ppo.shared_trunk")
+        if shared_trunk:
+            self.value_head = ValueHead(head.in_features).to(head.weight.device)
 
     @classmethod
     def load(cls, name: str | Path, device: torch.device, *, shared_trunk: bool = False) -> "LanguageModel":
         """Load a folder or hub id. Raises ``OSError`` when there is none, ``RunError`` for an unsupported model."""
         keep_freed_memory()
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device)
-        loaded = cls(model, shared_trunk=shared_trunk)
-        loaded.check()
-        return loaded
+        config = config_without_dropout(name)
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+        return cls(model.to(device), shared_trunk=shared_trunk)
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Log-prob of each answer token, in nats, float32 [answer tokens]."""
@@ -71,42 +82,40 @@ class LanguageModel(nn.Module):
 
     def logprobs_and_values(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor | None]:
         """``logprobs``, and with a value head the value of the state before each token, both [answer tokens]."""
-        found: tuple[Tensor, Tensor | None] = self(batch, temperature, token_logprobs)
-        return found
+        logprobs, _, values = self(batch, temperature, False)
+        return logprobs, values
 
     def logprobs_entropies_and_values(
         self, batch: MicroBatch, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """``logprobs_and_values`` with the entropy of each distribution, in nats, between; each [answer tokens]."""
-        (logprobs, entropies), values = self(batch, temperature, token_logprobs_and_entropies)
-        return logprobs, entropies, values
+        found: tuple[Tensor, Tensor, Tensor | None] = self(batch, temperature, True)
+        return found
 
-    def forward(self, batch: MicroBatch, temperature: float, statistics: Callable[..., V]) -> tuple[V, Tensor | None]:
-        """``statistics`` of the answer tokens, and values. Only inside this call are sharded weights whole."""
-        hidden = packed_hidden(self.model.base_model, batch, self.precision)
-        weight = self.model.get_output_embeddings().weight
+    def forward(
+        self, batch: MicroBatch, temperature: float, entropies_too: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probs, entropies if asked for, values. Only inside this call are sharded weights whole."""
+        if not self.plain_head:
+            logits = packed_logits(self.model, batch, self.precision, self.longest_packed)
+            return *statistics_of_logits(logits, batch.targets, temperature), None
+        hidden = packed_hidden(backbone_of(self.model), batch, self.precision, self.longest_packed)
         values = self.value_head(hidden).squeeze(-1) if self.value_head is not None else None
-        return statistics(hidden, weight, batch.targets, temperature, self.precision), values
+        read = hidden, self.model.get_output_embeddings().weight, batch.targets, temperature, self.precision
+        if entropies_too:
+            return *token_logprobs_and_entropies(*read), values
+        return token_logprobs(*read), None, values
 
     @torch.no_grad()
-    def check(self) -> None:
-        """Compare with the model's own logits on three packed sequences, two of which begin alike.
+    def _is_right(self) -> bool:
+        """Compare with the log-probs of whole texts, by the model's own head."""
+        sequences = probes(self.model)
+        batch = pack([(ids[:1], ids[1:]) for ids in sequences], self.device)
 
-        Some architectures cap, scale or bias their logits after the head, or do not let attention be replaced. Raises
-        ``RunError`` when they differ.
-        """
-        device = self.model.get_output_embeddings().weight.device
-        answers = [list(range(2, 14)), [*range(2, 11), 20, 21, 22], list(range(30, 35))]
-        packed = self.logprobs(pack([([1], answer) for answer in answers], device), 1.0)
-        for answer, found in zip(answers, torch.split(packed, [len(answer) for answer in answers]), strict=True):
-            ids = torch.tensor([1, *answer], device=device)
-            logits: Tensor = self.model(input_ids=ids[:-1].unsqueeze(0), use_cache=False).logits[0].float()
-            own = logits.log_softmax(dim=1).gather(1, ids[1:].unsqueeze(1)).squeeze(1)
-            if not (own - found).abs().max() <= _TOLERANCE:
-                raise RunError(
-                    f"{type(self.model).__name__} changes its logits behind the language-model head or its attention "
-                    "cannot be replaced, which the training here relies on: use another model"
-                )
+        def own() -> list[Tensor]:
+            return [torch.cat([own_logprobs(self.model, ids[:1], ids[1:]) for ids in sequences])]
+
+        return agrees(self.model, lambda: [self.logprobs(batch, 1.0).cpu()], own, "a head that is one matrix")
 
     @property
     def device(self) -> torch.device:
@@ -121,13 +130,15 @@ class Critic(nn.Module):
     backbone: Any
     # Of the matrix products.
     precision = torch.float32
+    # As of ``LanguageModel``.
+    longest_packed: int
 
     def __init__(self, backbone: PreTrainedModel, head: ValueHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        use_packed_attention(backbone)
         self.eval()
+        self.longest_packed = longest_packed(backbone)
 
     @classmethod
     def from_preference_model(cls, folder: Path, device: torch.device) -> "Critic":
@@ -144,8 +155,8 @@ class Critic(nn.Module):
     @classmethod
     def from_policy(cls, name: str | Path, device: torch.device) -> "Critic":
         """Start as the policy with a head of zeros, for a preference model that reads other tokens than the policy."""
-        backbone = AutoModel.from_pretrained(name, dtype=torch.float32)
-        return cls(backbone, ValueHead(backbone.config.hidden_size)).to(device)
+        backbone = AutoModel.from_pretrained(name, config=config_without_dropout(name), dtype=torch.float32).eval()
+        return cls(backbone, ValueHead(state_width(backbone))).to(device)
 
     def values(self, batch: MicroBatch) -> Tensor:
         """Value of the state before each answer token, float32 [answer tokens]."""
@@ -154,8 +165,16 @@ class Critic(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """``values``, [answer tokens, 1]. Only inside this call are sharded weights whole."""
-        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision))
+        values: Tensor = self.head(packed_hidden(self.backbone, batch, self.precision, self.longest_packed))
         return values.float()
+
+
+def layers_to_checkpoint(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    """The layers whose inputs alone can be kept. Raises ``RunError`` when there is none."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset ppo.gradient_checkpointing")
+    return layers
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
@@ -163,12 +182,11 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
     Raises ``RunError`` for a model whose layers cannot.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset ppo.gradient_checkpointing")
+    layers = layers_to_checkpoint(model)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in layers:
-        # Transformers does it in training mode only. The modules inside stay in evaluation mode: dropout stays off.
+        # Transformers does it in training mode only. The modules inside stay in evaluation mode, and what drops by the
+        # layer's own mode has nothing to drop (``config_without_dropout``).
         layer.training = True
 
 

@@ -1,18 +1,18 @@
-"""Packed sequences: answers one behind the other in one row, without padding, each attending only to itself."""
+"""Packed sequences: answers one behind the other in one row, without padding, each attending only to itself.
 
-from collections.abc import Sequence
+A model that gives other numbers then (``charter.inference.local.model_check``) reads each sequence alone.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import PreTrainedModel
 
-from charter.inference.local.cpu_attention import attend_in_tree
-from charter.inference.local.prefix_tree import Segment
-from charter.worker.errors import RunError
-
-_NAME = "charter_packed"
+from charter.inference.local.model_check import longest_in_row
+from charter.inference.local.prefix_tree import Segment, Wanted
+from charter.inference.local.tree_model import segment_arguments
 
 
 class Packed(Protocol):
@@ -34,56 +34,65 @@ class Packed(Protocol):
     def states(self) -> Tensor:
         """Places of the tokens whose hidden states are wanted, int64 [wanted]."""
 
-
-def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let a model read packed sequences. Called without segments it reads rows without padding, as before."""
-    AttentionInterface.register(_NAME, _attention)
-    model.set_attn_implementation(_NAME)
+    @property
+    def sequences(self) -> Sequence[Wanted]:
+        """The sequences by themselves, in the order of ``states``."""
 
 
-def packed_hidden(model: Any, batch: Packed, precision: torch.dtype) -> Tensor:
-    """Final hidden states, float32 [wanted, width], of packed sequences; matrix products are done in ``precision``."""
+def longest_packed(model: PreTrainedModel) -> int:
+    """Most tokens of each of several sequences that a model may read in one row; 0 if it may not."""
+
+    def arguments(tree: Any) -> dict[str, Any]:
+        ids, depths = (torch.tensor([values], device=model.device) for values in (tree.ids, tree.depths))
+        return segment_arguments(ids, depths, tree.segments)
+
+    return longest_in_row(model, arguments)
+
+
+def packed_hidden(model: Any, batch: Packed, precision: torch.dtype, longest: int) -> Tensor:
+    """Final hidden states, float32 [wanted, width]; matrix products are done in ``precision``.
+
+    Sequences are packed if none has more tokens than ``longest``, else each goes through the model alone.
+    """
+
+    def in_row(arguments: dict[str, Any]) -> Tensor:
+        # Not by brackets: their gradient adds up in no fixed order where sequences share a place.
+        states: Tensor = model(**arguments).last_hidden_state[0].index_select(0, batch.states)
+        return states
+
+    def alone(ids: Tensor, wanted: int) -> Tensor:
+        states: Tensor = model(input_ids=ids, use_cache=False).last_hidden_state[0, -wanted:]
+        return states
+
+    return _read(batch, precision, longest, in_row, alone)
+
+
+def packed_logits(model: Any, batch: Packed, precision: torch.dtype, longest: int) -> Tensor:
+    """Logits as the model itself gives them, float32 [wanted, vocabulary]; otherwise as ``packed_hidden``."""
+
+    def in_row(arguments: dict[str, Any]) -> Tensor:
+        logits: Tensor = model(**arguments, logits_to_keep=batch.states).logits[0]
+        return logits
+
+    def alone(ids: Tensor, wanted: int) -> Tensor:
+        logits: Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0, -wanted:]
+        return logits
+
+    return _read(batch, precision, longest, in_row, alone)
+
+
+def _read(
+    batch: Packed,
+    precision: torch.dtype,
+    longest: int,
+    in_row: Callable[[dict[str, Any]], Tensor],
+    alone: Callable[[Tensor, int], Tensor],
+) -> Tensor:
     device = batch.input_ids.device
     # No weight is used twice: rounded ones need not be kept, and would be those of all layers where they are sharded.
     with torch.autocast(device.type, precision, enabled=precision != torch.float32, cache_enabled=False):
-        output = model(
-            input_ids=batch.input_ids, position_ids=batch.positions, segments=batch.segments, use_cache=False
-        )
-    hidden: Tensor = output.last_hidden_state[0]
-    # Not by brackets: their gradient adds up in no fixed order where sequences share a place.
-    return hidden.index_select(0, batch.states).float()
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    segments: Sequence[Segment] | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """As Transformers' attention functions: query [1, heads, tokens, size], key and value [1, groups, tokens, size].
-
-    One mask for all would compute every pair of tokens of the row and throw most away; attention segment by segment
-    computes only what is used.
-    """
-    longest = query.shape[2] if segments is None else max(map(_seen, segments))
-    if sliding_window is not None and longest > sliding_window:
-        raise RunError(
-            f"the model attends to {sliding_window} tokens and a sequence has {longest}: lower "
-            "prompts.max_prompt_tokens or sampling.max_new_tokens"
-        )
-    if segments is None:
-        output: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return output
-    return attend_in_tree(query, key, value, segments, scaling).transpose(1, 2).contiguous(), None
-
-
-def _seen(segment: Segment) -> int:
-    """Tokens that the last one of a segment sees."""
-    return sum(one.stop - one.start for one in (*segment.before, segment))
+        if max(len(one.ids) for one in batch.sequences) <= longest:
+            return in_row(segment_arguments(batch.input_ids, batch.positions, batch.segments)).float()
+        rows = [torch.tensor([one.ids], device=device) for one in batch.sequences]
+        wanted = [len(one.ids) - one.first for one in batch.sequences]
+        return torch.cat([alone(ids, count) for ids, count in zip(rows, wanted, strict=True)]).float()

@@ -37,11 +37,18 @@ CASES: dict[str, dict[str, Any]] = {
     "rloo": {"algorithm": "ALGORITHM_RLOO", "samples_per_prompt": 2},
     "reinforce++": {"algorithm": "ALGORITHM_REINFORCE_PLUS_PLUS"},
     "online dpo": {"algorithm": "ALGORITHM_ONLINE_DPO", "samples_per_prompt": 2, "minibatches": 3},
+    "online dpo one by one": {"algorithm": "ALGORITHM_ONLINE_DPO", "samples_per_prompt": 2, "minibatches": 3},
 }
+# Of a model that reads longer sequences alone; some are.
+LONGEST_PACKED = {"online dpo one by one": 9}
 
 
 def the_learner(model: Path, case: str) -> Learner:
-    return make_learner(model, **{"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "minibatches": 2} | CASES[case])
+    values = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "minibatches": 2} | CASES[case]
+    learner = make_learner(model, **values)
+    if case in LONGEST_PACKED:
+        learner.actor.longest_packed = LONGEST_PACKED[case]
+    return learner
 
 
 def steps(learner: Learner, first: int) -> list[dict[str, float]]:

@@ -1,0 +1,28 @@
+"""What a model's architecture rules out, said before anything is sampled or judged; no weights are loaded."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from charter.inference.chat_template import loading
+from charter.spec.facts import needs_preference_model
+from charter.v1 import run_pb2
+from charter.worker.training.lora import layers_to_adapt
+from charter.worker.training.models import layers_to_checkpoint
+
+
+def check_architectures(spec: run_pb2.RunSpec) -> None:
+    """Raise ``RunError`` that names the model and what to change, ``OSError`` for a model that cannot be found."""
+    policy = _architecture(spec.policy.model)
+    if spec.ppo.HasField("lora_rank"):
+        layers_to_adapt(policy)
+    if spec.ppo.gradient_checkpointing:
+        layers_to_checkpoint(policy)
+    if needs_preference_model(spec) and spec.preference_model.HasField("lora_rank"):
+        layers_to_adapt(_architecture(spec.preference_model.model))
+
+
+def _architecture(name: str) -> PreTrainedModel:
+    """A causal language model without the data of its weights."""
+    with loading(name), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))
+    return model
