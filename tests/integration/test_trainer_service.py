@@ -194,11 +194,8 @@ def test_a_crash_says_how_and_the_run_can_be_resumed(trainer: Client) -> None:
 
 def test_a_run_without_a_checkpoint_can_be_corrected(trainer: Client) -> None:
     run = trainer.create("crashes-once")
-    failed = trainer.end(run.id)
-    assert "newest checkpoint" not in failed.error
-    assert "--spec FILE" in failed.error
-    corrected = spec("crashes-once")
-    corrected.ppo.steps = 3
+    assert "and with `--spec FILE` by a corrected spec" in trainer.end(run.id).error
+    (corrected := spec("crashes-once")).ppo.steps = 3
     # What it has done so far does not depend on that, but on this.
     (Path(run.artifacts) / "labels.jsonl").touch()
     corrected.judge.model = "other"
@@ -207,9 +204,9 @@ def test_a_run_without_a_checkpoint_can_be_corrected(trainer: Client) -> None:
     assert code(error) is grpc.StatusCode.FAILED_PRECONDITION
     corrected.judge.model = "j"
     corrected.ppo.minibatches = 99
-    with pytest.raises(grpc.RpcError, match=r"spec\.ppo\.minibatches: is 99") as error:
+    with pytest.raises(grpc.RpcError) as error:
         trainer.resume(run.id, corrected)
-    assert code(error) is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused(error) == {"spec.ppo.minibatches"}
     assert trainer.get(run.id).spec.ppo.steps == 8
     corrected.ppo.ClearField("minibatches")
     assert trainer.resume(run.id, corrected).spec.ppo.steps == 3
@@ -219,9 +216,8 @@ def test_a_run_without_a_checkpoint_can_be_corrected(trainer: Client) -> None:
 
 def test_a_run_with_a_checkpoint_keeps_its_spec(trainer: Client) -> None:
     run = trainer.create("crashes-once")
-    complete = Path(run.artifacts) / "checkpoints" / "step-000001" / "COMPLETE"
-    complete.parent.mkdir(parents=True)
-    complete.touch()
+    (step := Path(run.artifacts) / "checkpoints" / "step-000001").mkdir(parents=True)
+    (step / "COMPLETE").touch()
     assert f"charter runs resume {run.id}` continues from the newest checkpoint" in trainer.end(run.id).error
     with pytest.raises(grpc.RpcError, match="has learned already") as error:
         trainer.resume(run.id, spec("crashes-once"))
@@ -231,8 +227,7 @@ def test_a_run_with_a_checkpoint_keeps_its_spec(trainer: Client) -> None:
 
 
 def test_every_mistake_in_a_spec_and_its_files_is_named(trainer: Client, tmp_path: Path) -> None:
-    bad = spec("finishes")
-    bad.ppo.minibatches = 99
+    (bad := spec("finishes")).ppo.minibatches = 99
     bad.prompts.train[:] = [str(tmp_path / "gone.jsonl")]
     (tmp_path / "broken.jsonl").write_text("no json\n")
     bad.prompts.held_out.append(str(tmp_path / "broken.jsonl"))

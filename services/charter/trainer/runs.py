@@ -113,7 +113,7 @@ class RunStore:
         """Give a run another spec. Raises ``RunStateError`` when its state is not in ``allowed``."""
         with self._session() as session:
             row = _in_state(session, run_id, allowed)
-            row.spec = spec_to_json(spec)
+            row.spec = self._stored(spec)
             return row
 
     def find(self, run: str) -> RunRow:
