@@ -58,7 +58,8 @@ def draw(board: Board, server: str, begin: float, end: float) -> plt.Figure:
             axes.set_axis_off()
             axes.text(0, 0.5, line, va="center", fontsize=11, fontweight="bold", color="tab:blue")
             continue
-        width = NUMBER if line[0][0].kind in NUMBERS else GRAPH
+        # What a line lacks to be full, its graphs share.
+        width = NUMBER if line[0][0].kind in NUMBERS else COLUMNS // len(line)
         for place, (panel, found) in enumerate(line):
             axes = figure.add_subplot(grid[number, place * width : (place + 1) * width])
             _panel(axes, panel, found, begin, end)

@@ -212,7 +212,8 @@ def test_a_fault_on_one_replica_is_made_good_and_one_on_all_ends_the_run(
                 generate(services, 2)
 
 
-def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None:
+def test_the_only_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None:
+    """Before the first judgement has come: then gRPC would have tried the call again, and never ended it."""
     constitution = tmp_path / "constitution.yaml"
     constitution.write_text(CONSTITUTION)
     arguments = ("--model=fake", f"--constitution={constitution}", "--engine=fake", "--setting=latency_seconds=0.3")
@@ -227,18 +228,17 @@ def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None
     ]
     options = judge_pb2.JudgingOptions(seed=1)
     with ExitStack() as stack:
-        judges = [stack.enter_context(Process(tmp_path, "judge", *arguments, control=False)) for _ in range(2)]
-        for one in judges:
-            one.wait_serving()
-        replicas = policies(stack, tmp_path, count=1)
-        with client(tmp_path, replicas, judges=judges) as services, ThreadPoolExecutor() as threads:
+        judge = stack.enter_context(Process(tmp_path, "judge", *arguments, control=False))
+        judge.wait_serving()
+        with client(tmp_path, [judge], judges=[judge]) as services, ThreadPoolExecutor() as threads:
             expected = services.judge.compare(items, options)
             started = 'grpc_server_started_total{grpc_method="Compare"'
-            before = judges[0].metric(started)
+            before = judge.metric(started)
             assert services.judge.info().model.model == "fake"
             answers = threads.submit(services.judge.compare, items, options)
-            judges[0].wait_metric(started, before + 1)
-            judges[0].kill()
+            judge.wait_metric(started, before + 1)
+            judge.kill()
+            judge.start()
             judged = answers.result(120)
         assert judged.keys() == expected.keys()
         assert all(judged[name].probability_a == expected[name].probability_a for name in expected)

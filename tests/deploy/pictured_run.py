@@ -21,12 +21,12 @@ from tests.support.reward_service import reward_service
 from tests.support.tiny import make_tiny_model
 from tests.support.worker_services import CONSTITUTION, write_jsonl
 
-STEPS = 150
+STEPS = 100
 
 
 def share_of_letters(text: str) -> float:
-    """Of the characters; 0 for an empty text."""
-    return sum("a" <= character <= "z" for character in text) / len(text) if text else 0.0
+    """Small letters of the characters, of a dozen at least: a short text is no way out."""
+    return sum("a" <= character <= "z" for character in text) / max(len(text), 12)
 
 
 def prefers_letters(body: Body) -> Answer:
@@ -47,7 +47,7 @@ def write_spec(folder: Path, model: Path, judge: str, reward: str) -> Path:
     (folder / "constitution.yaml").write_text(CONSTITUTION)
     dimensions = ("helpful", "harmless")
     write_jsonl(
-        folder / "train.jsonl", [{"prompt": f"Say the number {n}.", "dimension": dimensions[n % 2]} for n in range(64)]
+        folder / "train.jsonl", [{"prompt": f"Say the number {n}.", "dimension": dimensions[n % 2]} for n in range(96)]
     )
     write_jsonl(
         folder / "held_out.jsonl", [{"prompt": f"Spell number {n}.", "dimension": dimensions[n % 2]} for n in range(48)]
@@ -74,8 +74,8 @@ def write_spec(folder: Path, model: Path, judge: str, reward: str) -> Path:
         },
         "prompts": {"train": ["train.jsonl"], "held_out": ["held_out.jsonl"]},
         "sampling": {"max_new_tokens": 24},
-        "comparisons": {"pairs": 64},
-        "preference_model": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3},
+        "comparisons": {"pairs": 192},
+        "preference_model": {"epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "patience": 3},
         "reward": {"service_weight": 4, "service": reward},
         "ppo": {
             "steps": STEPS,
@@ -83,7 +83,7 @@ def write_spec(folder: Path, model: Path, judge: str, reward: str) -> Path:
             "learning_rate": 3e-3,
             "critic_learning_rate": 3e-3,
             "kl_coefficient": 0.02,
-            "kl_target": 8,
+            "kl_target": 20,
         },
         "evaluation": {"prompts": 32, "bootstrap_samples": 500, "every_steps": 5, "watched_prompts": 16},
     }

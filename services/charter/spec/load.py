@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from charter.rpc.validation import violations
 from charter.spec.paths import resolve_paths
 from charter.spec.problems import Problem, SpecError
+from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import run_pb2
 
 _UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
@@ -34,13 +35,16 @@ class SpecFile:
         self._reader = _Reader()
         self._reader.read_message(_root(path), self.spec, "")
         self._problems = list(self._reader.problems)
-        self.add(Problem(broken.field, broken.description) for broken in violations(self.spec))
+        broken = [Problem(one.field, one.description) for one in violations(self.spec)]
+        self.add(broken)
+        # A value that is out of its bounds breaks no other rule.
+        self._reader.unusable.update(one.field for one in broken)
         self.add(resolve_paths(self.spec, path.resolve().parent, remote))
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Note further mistakes. Those about a field that could not be read are none: it may be right once it can."""
         for problem in problems:
-            if not any(self._reader.unread(field) for field in (problem.field, *problem.others)):
+            if not any(self._reader.doubtful(field) for field in (problem.field, *problem.others)):
                 self._problems.append(problem)
 
     def line(self, problem: Problem) -> int:
@@ -77,7 +81,7 @@ def _root(path: Path) -> yaml.MappingNode:
     except UnicodeDecodeError as error:
         raise SpecError([f"{path}: cannot be read: it is not UTF-8 text: {error}"]) from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SpecError([f"{path}{line}: not YAML: {error.problem or error.context}"]) from error
@@ -113,17 +117,17 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._lines: dict[str, int] = {}
-        # Fields that do not hold what the file wants to say: misspelled, or of the wrong type.
-        self._unread: set[str] = set()
+        # Fields that do not hold what the file wants to say: misspelled, of the wrong type, or out of bounds.
+        self.unusable: set[str] = set()
 
-    def unread(self, field: str) -> bool:
-        """Whether a field, what it is in, or a part of it could not be read."""
-        return any(_within(field, one) or _within(one, field) for one in self._unread)
+    def doubtful(self, field: str) -> bool:
+        """Whether a field, what it is in, or a part of it is unusable."""
+        return any(_within(field, one) or _within(one, field) for one in self.unusable)
 
     def _problem(self, field: str, text: str, meant: str = "") -> None:
         """Note a mistake in ``field``; ``meant`` is the field that was perhaps meant."""
         self.problems.append(Problem(field, text))
-        self._unread.add(meant or field)
+        self.unusable.add(meant or field)
 
     def line(self, field: str) -> int:
         """Line of a field, or of the nearest part of the spec that would contain it; counts from 1."""
@@ -215,7 +219,7 @@ def _unknown(name: str, descriptor: Descriptor) -> tuple[str, str]:
 
 
 def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float | bool:
-    """Value of ``node`` as protobuf JSON means it. Numbers are parsed here because YAML 1.1 reads `1e-5` as text.
+    """Value of ``node`` as protobuf JSON means it.
 
     Raises ``ValueError`` with what was expected.
     """
@@ -234,16 +238,12 @@ def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float
         case FieldDescriptor.CPPTYPE_ENUM:
             return _enum(text, cast(EnumDescriptor, field.enum_type))
         case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
-            try:
-                # YAML writes .inf and .nan where Python wants inf and nan.
-                number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-            except ValueError:
-                raise wrong from None
-            if quoted:
+            number = value_of(node)
+            if isinstance(number, bool) or not isinstance(number, int | float):
                 raise wrong
             if not math.isfinite(number):
                 raise ValueError(f"must be a finite number, got `{text}`")
-            return number
+            return float(number)
         case FieldDescriptor.CPPTYPE_UINT32 | FieldDescriptor.CPPTYPE_UINT64:
             # Protobuf JSON writes 64-bit integers as text.
             if not (text.isascii() and text.isdecimal()) or (

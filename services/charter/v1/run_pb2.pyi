@@ -285,7 +285,9 @@ class PolicySpec(_message.Message):
     model: _builtins.str
     """Hub id or folder."""
     engine: _builtins.str
-    """Engine of `charter up`: transformers, vllm, or auto (default: vllm where it installs and pays)."""
+    """Engine of the policy; a run is refused when it is served by another. Unset or auto takes what is up, for which
+    `charter up` starts vllm where it installs and pays, else transformers.
+    """
     logprob_tolerance: _builtins.float
     """Largest mean difference in nats between the trainer's and a replica's log-probs of a probe answer, after each
     update of the weights; above it the run fails. Default 0.1.
@@ -327,7 +329,8 @@ class JudgeSpec(_message.Message):
     """Hub id, folder, or with engine openai the endpoint's name of the model."""
     engine: _builtins.str
     """Engine of `charter up`: transformers, vllm, openai, fake, or external (services.judge is somebody else's server
-    that speaks JudgeService: no judge is started). Default transformers.
+    that speaks JudgeService: no judge is started). A run is refused when another engine judges. Unset or external takes
+    what is up; unset lets `charter up` start transformers.
     """
     endpoint: _builtins.str
     """Base URL of an OpenAI-compatible endpoint (engine openai). The key is read from OPENAI_API_KEY."""

@@ -1,5 +1,6 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from charter.evaluation.judge.check import judge_check_of, without_fitted
@@ -39,6 +40,7 @@ def check_judge(run: Run) -> None:
             )
         except ValueError as error:
             raise RunError(f"{error}. See the judge's log") from error
+        result = replace(result, failures=result.failures | dict(every.left_out))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),
