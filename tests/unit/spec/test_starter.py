@@ -8,7 +8,7 @@ import pytest
 import yaml
 from charter.cli.main import app
 from charter.spec import checks
-from charter.spec.defaults import fill_defaults
+from charter.spec.defaults import fill_defaults, with_engines
 from charter.spec.starter import FILES, SCHEMAS
 from typer.testing import CliRunner
 
@@ -39,13 +39,13 @@ def test_what_is_written_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_fields_behind_a_comment_have_the_default_that_stands_there(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["init", "--model", "org/m", str(tmp_path)]).exit_code == 0
     spec = tmp_path / "run.yaml"
-    before = fill_defaults(checks.load_checked(spec))
+    before = with_engines(fill_defaults(checks.load_checked(spec)))
     text = spec.read_text()
     for line in ("engine: auto", "temperature: 1.0", "epochs: 1", "kl_coefficient: 0.05"):
         assert f"  # {line}\n" in text
         text = text.replace(f"  # {line}\n", f"  {line}\n", 1)
     spec.write_text(text)
-    assert fill_defaults(checks.load_checked(spec)) == before
+    assert with_engines(fill_defaults(checks.load_checked(spec))) == before
 
 
 @pytest.mark.parametrize("name", FILES)
