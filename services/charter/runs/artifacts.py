@@ -8,6 +8,10 @@ from typing import Any
 from charter.atomic_files import write_json
 from charter.runs import samples
 
+CHECKPOINTS = "checkpoints"
+# In the folder of each checkpoint that is whole.
+COMPLETE = "COMPLETE"
+
 
 class RunFolderGoneError(RuntimeError):
     """The folder of a run was deleted or emptied while its worker was at work."""
@@ -34,7 +38,7 @@ class Artifacts:
         self.pairs = folder / "pairs.jsonl"
         self.labels = folder / "labels.jsonl"
         self.preference_model = folder / "preference_model"
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder / CHECKPOINTS
         self.policy = folder / "policy"
         self.samples = folder / samples.FILE
         self.comparisons = folder / "comparisons.parquet"
@@ -79,6 +83,11 @@ class Artifacts:
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint that is whole."""
+    return any((folder / CHECKPOINTS).glob(f"step-*/{COMPLETE}"))
 
 
 def now() -> str:

@@ -217,7 +217,9 @@ class RunSpec(_message.Message):
     @_builtins.property
     def policy(self) -> Global___PolicySpec: ...
     @_builtins.property
-    def judge(self) -> Global___JudgeSpec: ...
+    def judge(self) -> Global___JudgeSpec:
+        """Which run needs a judge, and which prompts, charter.spec.facts says."""
+
     @_builtins.property
     def prompts(self) -> Global___PromptSpec: ...
     @_builtins.property
@@ -1067,7 +1069,7 @@ class EvaluationSpec(_message.Message):
     WATCHED_PROMPTS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
-    """Held-out prompts. Default 32."""
+    """Held-out prompts, no more than there are. Unset = 32, or all where there are fewer."""
     bootstrap_samples: _builtins.int
     """Bootstrap resamples of the confidence interval. Default 2000."""
     every_steps: _builtins.int

@@ -24,10 +24,10 @@ from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
 from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.spec.defaults import fill_defaults
+from charter.spec.facts import servers_sleep
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
 from charter.worker import metrics
-from charter.worker.clients.services import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from charter.evaluation.judge.check import judge_check_of, without_fitted
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.rpc.messages import proto_messages
 from charter.runs.results import write_result
+from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.context import Run
 from charter.worker.errors import RunError

@@ -14,16 +14,15 @@ from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.runs.samples import extremes, step_to_line
+from charter.spec.facts import has_own_critic, servers_sleep
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
-from charter.worker.clients.services import servers_sleep
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
 from charter.worker.reinforcement.agreement import probe_policy
-from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.overoptimisation import best, parted
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling import rollouts

@@ -8,6 +8,7 @@ from statistics import mean
 import torch
 
 from charter.atomic_files import write_json
+from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
@@ -27,8 +28,8 @@ _NAME = "watched"
 
 def watched_prompts(run: Run) -> list[TaskPrompt]:
     """Held-out prompts behind those of the final comparison: going back to the best step must not flatter it."""
-    spec = run.spec.evaluation
-    return take(run.prompts.held_out, spec.prompts, spec.watched_prompts, run.spec.seed)
+    held_out, count = run.prompts.held_out, run.spec.evaluation.watched_prompts
+    return take(held_out, evaluated_prompts(run.spec, len(held_out)), count, run.spec.seed)
 
 
 def sample_watched(run: Run) -> None:

@@ -15,8 +15,8 @@ from opentelemetry.trace import Span
 
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import start_trace, traced, working_in
+from charter.spec.facts import servers_sleep
 from charter.spec.prompts import TaskPrompt
-from charter.worker.clients.services import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import take
 from charter.worker.reinforcement.progress import Progress
