@@ -242,6 +242,13 @@ def _pairs(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
     """Pairs and episodes against the prompts that there are to answer."""
     if not contents.train:
         return
+    alone = facts.label_sources(spec.feedback) == {facts.AI}
+    if facts.needs_preference_model(spec) and alone and len(contents.train) == 1:
+        yield Problem(
+            "prompts.train",
+            "holds one prompt: some prompts are held out from the fit of the preference model, and none would be left",
+            ("feedback", "reward.preference_weight", "ppo.algorithm"),
+        )
     there, most = len(contents.train), MOST_ANSWERS_TO_A_PROMPT * len(contents.train)
     counts = {"ppo.episodes_per_step": spec.ppo.episodes_per_step // max(spec.ppo.samples_per_prompt, 1)}
     if facts.needs_preference_model(spec) and facts.AI in facts.label_sources(spec.feedback):

@@ -35,18 +35,16 @@ class SpecFile:
         self._reader = _Reader()
         self._reader.read_message(_root(path), self.spec, "")
         self._problems = list(self._reader.problems)
-        broken = violations(self.spec)
-        # What breaks the contract is said once: no other rule is asked about it.
-        self._broken: set[str] = set()
-        self.add(Problem(one.field, one.description) for one in broken)
-        self._broken = {one.field for one in broken}
+        broken = [Problem(one.field, one.description) for one in violations(self.spec)]
+        self.add(broken)
+        # A value that is out of its bounds breaks no other rule.
+        self._reader.unusable.update(one.field for one in broken)
         self.add(resolve_paths(self.spec, path.resolve().parent, remote))
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Note further mistakes. Those about a field that could not be read are none: it may be right once it can."""
         for problem in problems:
-            about = (problem.field, *problem.others)
-            if not any(field in self._broken or self._reader.unread(field) for field in about):
+            if not any(self._reader.doubtful(field) for field in (problem.field, *problem.others)):
                 self._problems.append(problem)
 
     def line(self, problem: Problem) -> int:
@@ -119,17 +117,17 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._lines: dict[str, int] = {}
-        # Fields that do not hold what the file wants to say: misspelled, or of the wrong type.
-        self._unread: set[str] = set()
+        # Fields that do not hold what the file wants to say: misspelled, of the wrong type, or out of bounds.
+        self.unusable: set[str] = set()
 
-    def unread(self, field: str) -> bool:
-        """Whether a field, what it is in, or a part of it could not be read."""
-        return any(_within(field, one) or _within(one, field) for one in self._unread)
+    def doubtful(self, field: str) -> bool:
+        """Whether a field, what it is in, or a part of it is unusable."""
+        return any(_within(field, one) or _within(one, field) for one in self.unusable)
 
     def _problem(self, field: str, text: str, meant: str = "") -> None:
         """Note a mistake in ``field``; ``meant`` is the field that was perhaps meant."""
         self.problems.append(Problem(field, text))
-        self._unread.add(meant or field)
+        self.unusable.add(meant or field)
 
     def line(self, field: str) -> int:
         """Line of a field, or of the nearest part of the spec that would contain it; counts from 1."""

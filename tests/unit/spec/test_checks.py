@@ -161,6 +161,12 @@ def test_labelled_pairs_are_looked_at(folder: Path) -> None:
     assert all(problem.startswith("6: judge.labelled_pairs: ") for problem in problems)
 
 
+def test_one_prompt_alone_teaches_no_preference_model(folder: Path) -> None:
+    write(folder / "train.jsonl", ["one", " one "])
+    assert [problem.split(": ")[1] for problem in found(folder)] == ["prompts.train"]
+    assert found(folder, GOOD + "feedback: {ai: 1, human: 1}\ncomparisons: {pairs: 64}") == []
+
+
 def test_a_prompt_of_both_files_is_named(folder: Path) -> None:
     write(folder / "held.jsonl", [*(f"held {number}" for number in range(18)), "train 3", " train  5 "])
     (problem,) = found(folder)
