@@ -26,7 +26,8 @@ class RunFolderGoneError(RuntimeError):
 class Artifacts:
     """Paths of a run's folder, and ``run.json``, which is there from the beginning.
 
-    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds and counts.
+    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
+    stage (``left_out``) and where too much of that stopped the run (``stops``).
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -54,6 +55,8 @@ class Artifacts:
                 "finished": None,
                 "phase_seconds": {},
                 "counts": {},
+                "left_out": {},
+                "stops": [],
             }
         )
 

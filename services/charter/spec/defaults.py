@@ -61,6 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
     "evaluation": {"bootstrap_samples": 2000, "watched_prompts": 16},
     "checkpoints": {"every_steps": 1, "keep": 2},
+    "failures": {"max_share": 0.1},
     "services": {
         "policy": [POLICY],
         "policy_control": [POLICY_CONTROL],

@@ -6,6 +6,7 @@ from charter.chat import ChatMessage
 from charter.spec.defaults import MAX_WAIT_SECONDS
 from charter.spec.facts import servers_sleep
 from charter.v1 import run_pb2
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.judge import JudgeClient
 from charter.worker.clients.policy import PolicyClient
 from charter.worker.clients.preference import PreferenceClient
@@ -46,6 +47,6 @@ class Services:
 
     def score_elsewhere(
         self, address: str, model: str, items: Sequence[tuple[Sequence[ChatMessage], str]]
-    ) -> list[float]:
+    ) -> list[float | Failed]:
         """As the function of that name, waiting as for every service."""
         return score_elsewhere(address, model, items, self._reporter, self._max_wait_seconds)

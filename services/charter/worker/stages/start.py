@@ -89,11 +89,13 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     if spec.services.weights_nccl:
         services.policy.check_nccl()
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
-    for info in (*(info for _, info in policies), preference):
-        if needed > info.max_context_tokens:
+    # The preference model reads EOS behind an answer that the limit cut off, too.
+    for info, eos in (*((info, 0) for _, info in policies), (preference, 1)):
+        if needed + eos > info.max_context_tokens:
+            behind = " + 1 for EOS" if eos else ""
             raise RunError(
-                f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
-                f"{info.max_context_tokens} tokens: lower one of them"
+                f"prompts.max_prompt_tokens + sampling.max_new_tokens{behind} is {needed + eos}, the context of "
+                f"{info.model} holds {info.max_context_tokens} tokens: lower one of them"
             )
     constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
