@@ -76,5 +76,5 @@ def test_the_context_holds_the_eos_of_an_answer_that_was_cut_off(
 ) -> None:
     """448 and 64 tokens fill the tiny model's 512; the preference model reads one more."""
     spec = stage.spec(prompts={"max_prompt_tokens": 448}, sampling={"max_new_tokens": 64})
-    assert stage.work("context", spec) == 1
+    assert stage.work("context", spec) == REFUSED
     assert "sampling.max_new_tokens + 1 for EOS is 513" in caplog.messages[-1]

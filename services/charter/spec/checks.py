@@ -132,6 +132,16 @@ def _reward(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         yield Problem("reward.service_model", "names a model of reward.service, which is not set", ("reward.service",))
 
 
+def _online_dpo(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """What other algorithms do with scores, ratios and the KL penalty; online DPO has none of these."""
+    if spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
+        return
+    # Unset where they are off, as no default is.
+    given = {field.name for field, _ in spec.ppo.ListFields()}
+    for name in sorted(given & {"dual_clip", "score_clip", "kl_target", "normalise_scores"}):
+        yield Problem(f"ppo.{name}", "has no meaning for online_dpo: leave it out", ("ppo.algorithm",))
+
+
 def _feedback(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     for dimension in ("", *spec.feedback.by_dimension):
         if not facts.label_shares(spec.feedback, dimension):
@@ -220,20 +230,21 @@ def _services(spec: run_pb2.RunSpec) -> Iterator[Problem]:
 def _context(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Prompt and answer against the contexts of the models whose configs are here."""
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
-    models = {"policy.model": spec.policy.model if spec.policy.engine != "fake" else ""}
+    models = {"policy.model": (spec.policy.model if spec.policy.engine != "fake" else "", 0)}
     if facts.needs_preference_model(spec):
-        models["preference_model.model"] = spec.preference_model.model
-    for field, model in models.items():
+        # It reads EOS behind an answer that the limit cut off, too.
+        models["preference_model.model"] = (spec.preference_model.model, 1)
+    for field, (model, eos) in models.items():
         try:
             context = context_tokens(model) if model else None
         except ValueError as error:
             yield Problem(field, str(error))
             continue
-        if context is not None and needed > context:
+        if context is not None and needed + eos > context:
             yield Problem(
                 "sampling.max_new_tokens",
-                f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, and the context of {field} holds "
-                f"{context} tokens ({model}): lower one of them",
+                f"prompts.max_prompt_tokens + sampling.max_new_tokens{' + 1 for EOS' * eos} is {needed + eos}, and the "
+                f"context of {field} holds {context} tokens ({model}): lower one of them",
                 ("prompts.max_prompt_tokens", "sampling.max_new_tokens", field),
             )
 
@@ -317,6 +328,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _groups,
     _critic,
     _reward,
+    _online_dpo,
     _feedback,
     _refresh,
     _preference_model,

@@ -65,6 +65,8 @@ def test_a_good_spec_has_no_mistake(folder: Path) -> None:
         ("ppo: {algorithm: grpo, samples_per_prompt: 1}", "10: ppo.samples_per_prompt: is 1, but grpo compares"),
         ("ppo: {algorithm: online_dpo, samples_per_prompt: 4}", "10: ppo.samples_per_prompt: is 4, but online_dpo"),
         ("ppo: {algorithm: online_dpo, minibatches: 9}", "10: ppo.minibatches: is 9, too many"),
+        ("ppo: {algorithm: online_dpo, dual_clip: 3}", "10: ppo.dual_clip: has no meaning for online_dpo"),
+        ("ppo: {algorithm: online_dpo, normalise_scores: true}", "10: ppo.normalise_scores: has no meaning"),
         ("ppo: {algorithm: rloo, shared_trunk: true}", "10: ppo.shared_trunk: makes the critic a head"),
         ("ppo: {shared_trunk: true, critic_warmup_steps: 1}", "10: ppo.shared_trunk: makes the critic a part"),
         ("ppo: {kl_target: 6, kl_coefficient: 0}", "10: ppo.kl_target: adapts ppo.kl_coefficient"),
@@ -200,6 +202,14 @@ def test_prompt_and_answer_must_fit_a_model_that_is_at_hand(
     problems = found(folder, other)
     assert len(problems) == (1 if expected else 0)
     assert expected in "".join(problems)
+
+
+def test_the_preference_model_needs_room_for_eos(folder: Path) -> None:
+    """Behind an answer that the limit cut off; the policy does not read it."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps({"max_position_embeddings": 320}))
+    (problem,) = found(folder, GOOD + "preference_model: {model: ./model}\n")
+    assert "+ 1 for EOS is 321, and the context of preference_model.model holds 320" in problem
 
 
 def test_a_folder_that_is_no_model_is_named(folder: Path) -> None:
