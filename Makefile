@@ -67,9 +67,9 @@ release-contract: setup
 dashboards: setup
 	PYTHONPATH=. $(BIN)/python -m deploy.monitoring
 
-# docs/dashboards, from a run of 30 steps of a tiny model recorded by Prometheus (Debian: prometheus); a few minutes.
+# docs/dashboards, from a run of 100 steps of a tiny model recorded by Prometheus (Debian: prometheus); a few minutes.
 pictures: setup
-	OMP_NUM_THREADS=1 PYTHONPATH=services:. $(BIN)/python -m tests.deploy.recorded_run
+	OMP_NUM_THREADS=1 PYTHONPATH=services:. $(BIN)/python -m tests.deploy.pictured_run
 
 # Pins the newest versions that fit together; run it to upgrade.
 lock: setup

@@ -34,14 +34,19 @@ GRAFANA_UNITS = {"reqps": "req/s"}
 BYTES = ("B", "KiB", "MiB", "GiB")
 # Name of a series, then its points: Unix seconds and values.
 Series = tuple[str, list[float], list[float]]
+# A panel and its series.
+Shown = tuple[Panel, list[Series]]
 
 
 def draw(board: Board, server: str, begin: float, end: float) -> plt.Figure:
-    """One dashboard: its rows with their titles, and the panels in their order."""
-    lines: list[str | list[Panel]] = []
+    """One dashboard: its rows with their titles, and the panels in their order, those without data left out."""
+    lines: list[str | list[Shown]] = []
     for title, panels in board.rows:
-        across = COLUMNS // (NUMBER if panels[0].kind in NUMBERS else GRAPH)
-        lines += [title, *(list(panels[first : first + across]) for first in range(0, len(panels), across))]
+        row = [(panel, _found(panel, server, begin, end)) for panel in panels]
+        row = [(panel, found) for panel, found in row if found]
+        if row:
+            across = COLUMNS // (NUMBER if panels[0].kind in NUMBERS else GRAPH)
+            lines += [title, *(row[first : first + across] for first in range(0, len(row), across))]
     heights = [_height(line) for line in lines]
     # A margin for the last number's title, which may be wider than its panel.
     layout = ConstrainedLayoutEngine(rect=(0, 0, 0.98, 1))
@@ -53,19 +58,27 @@ def draw(board: Board, server: str, begin: float, end: float) -> plt.Figure:
             axes.set_axis_off()
             axes.text(0, 0.5, line, va="center", fontsize=11, fontweight="bold", color="tab:blue")
             continue
-        width = NUMBER if line[0].kind in NUMBERS else GRAPH
-        for place, panel in enumerate(line):
+        # What a line lacks to be full, its graphs share.
+        width = NUMBER if line[0][0].kind in NUMBERS else COLUMNS // len(line)
+        for place, (panel, found) in enumerate(line):
             axes = figure.add_subplot(grid[number, place * width : (place + 1) * width])
-            found = [series for query in panel.queries for series in _series(query, server, begin, end)]
             _panel(axes, panel, found, begin, end)
     figure.suptitle(board.title, fontsize=14, fontweight="bold")
     return figure
 
 
-def _height(line: str | list[Panel]) -> float:
+def _height(line: str | list[Shown]) -> float:
     if isinstance(line, str):
         return HEADING_HEIGHT
-    return NUMBER_HEIGHT if line[0].kind in NUMBERS else GRAPH_HEIGHT
+    return NUMBER_HEIGHT if line[0][0].kind in NUMBERS else GRAPH_HEIGHT
+
+
+def _found(panel: Panel, server: str, begin: float, end: float) -> list[Series]:
+    """The series of a panel; of the present moment only those that have a value then."""
+    found = [series for query in panel.queries for series in _series(query, server, begin, end)]
+    if panel.kind == "now":
+        return [series for series in found if series[1][-1] > end - 2 * _step(begin, end)]
+    return found
 
 
 def _series(query: Query, server: str, begin: float, end: float) -> list[Series]:
@@ -111,13 +124,7 @@ def _short(name: str) -> str:
 def _panel(axes: Axes, panel: Panel, found: list[Series], begin: float, end: float) -> None:
     axes.set_title(panel.title, fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
-    if panel.kind == "now":
-        # What has no value any more is not there.
-        found = [series for series in found if series[1][-1] > end - 2 * _step(begin, end)]
-    if not found:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "No data", ha="center", va="center", fontsize=8)
-    elif panel.kind in NUMBERS:
+    if panel.kind in NUMBERS:
         _numbers(axes, panel, found)
     elif panel.kind == "xy":
         _scatter(axes, panel, found)
@@ -221,7 +228,7 @@ def _value(value: float, unit: str) -> str:
 
 
 def contents(board: Board) -> str:
-    """What a picture shows, kept in its file: the panels with their units."""
+    """What a picture was drawn of, kept in its file: the dashboard's panels with their units."""
     return "\n".join(f"{panel.title} ({panel.unit})" for _, panels in board.rows for panel in panels)
 
 

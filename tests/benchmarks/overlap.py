@@ -22,7 +22,7 @@ from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.context import Run
 from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter

@@ -15,7 +15,7 @@ from charter.chat import ChatMessage
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.errors import Cancelled
 from charter.worker.reporter import Reporter
 
@@ -71,17 +71,17 @@ def client(
 
 
 def send(services: Services, version: int) -> None:
-    services.send_policy({"w": torch.full((4,), float(version))}, version)
+    services.policy.send({"w": torch.full((4,), float(version))}, version)
 
 
 def generate(services: Services, version: int = 1, samples: int = 2) -> list[list[str]]:
-    found = services.generate(PROMPTS, SAMPLING, version=version, seed=3, samples_per_prompt=samples)
+    found = services.policy.generate(PROMPTS, SAMPLING, version=version, seed=3, samples_per_prompt=samples)
     return [[answer.text for answer in answers] for answers in found]
 
 
 def until_ready(services: Services, count: int) -> None:
     """Wait until so many replicas of the policy take calls, as the worker's own dispatch does."""
-    replicas = services._policies
+    replicas = services.policy.replicas
     with replicas.changed:
         assert replicas.changed.wait_for(lambda: len(replicas.ready()) == count, timeout=120)
 
@@ -191,9 +191,9 @@ def test_weights_of_somebody_else_stop_the_run(tmp_path: Path) -> None:
         with client(tmp_path, replicas) as services, client(tmp_path / "other", replicas[:1]) as other:
             send(services, 1)
             until_ready(services, 2)
-            other.send_policy({"w": torch.zeros(4)}, 1)
+            other.policy.send({"w": torch.zeros(4)}, 1)
             with pytest.raises(RuntimeError, match="version 1 of somebody else"):
-                services.check_policy()
+                services.policy.replicas.check_own()
 
 
 def test_a_fault_on_one_replica_is_made_good_and_one_on_all_ends_the_run(
@@ -212,7 +212,8 @@ def test_a_fault_on_one_replica_is_made_good_and_one_on_all_ends_the_run(
                 generate(services, 2)
 
 
-def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None:
+def test_the_only_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None:
+    """Before the first judgement has come: then gRPC would have tried the call again, and never ended it."""
     constitution = tmp_path / "constitution.yaml"
     constitution.write_text(CONSTITUTION)
     arguments = ("--model=fake", f"--constitution={constitution}", "--engine=fake", "--setting=latency_seconds=0.3")
@@ -227,18 +228,17 @@ def test_a_judge_killed_in_the_middle_loses_no_judgement(tmp_path: Path) -> None
     ]
     options = judge_pb2.JudgingOptions(seed=1)
     with ExitStack() as stack:
-        judges = [stack.enter_context(Process(tmp_path, "judge", *arguments, control=False)) for _ in range(2)]
-        for one in judges:
-            one.wait_serving()
-        replicas = policies(stack, tmp_path, count=1)
-        with client(tmp_path, replicas, judges=judges) as services, ThreadPoolExecutor() as threads:
-            expected = services.compare(items, options)
+        judge = stack.enter_context(Process(tmp_path, "judge", *arguments, control=False))
+        judge.wait_serving()
+        with client(tmp_path, [judge], judges=[judge]) as services, ThreadPoolExecutor() as threads:
+            expected = services.judge.compare(items, options)
             started = 'grpc_server_started_total{grpc_method="Compare"'
-            before = judges[0].metric(started)
-            assert services.judge_info().model.model == "fake"
-            answers = threads.submit(services.compare, items, options)
-            judges[0].wait_metric(started, before + 1)
-            judges[0].kill()
+            before = judge.metric(started)
+            assert services.judge.info().model.model == "fake"
+            answers = threads.submit(services.judge.compare, items, options)
+            judge.wait_metric(started, before + 1)
+            judge.kill()
+            judge.start()
             judged = answers.result(120)
         assert judged.keys() == expected.keys()
         assert all(judged[name].probability_a == expected[name].probability_a for name in expected)

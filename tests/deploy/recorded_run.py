@@ -1,12 +1,8 @@
-"""A real, small run on real services, all with tiny models, recorded by a real Prometheus and a receiver of traces.
-
-``python -m tests.deploy.recorded_run`` (``make pictures``) records a longer one and draws the dashboards for the docs.
-"""
+"""A real, small run on real services, all with tiny models, recorded by a real Prometheus and a receiver of traces."""
 
 import json
 import os
 import signal
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -24,11 +20,9 @@ from charter.cli.local.services import DEFAULTS
 from charter.cli.main import app
 from typer.testing import CliRunner
 
-from deploy.monitoring import pictures
 from tests.deploy.manifests import ROOT
 from tests.support.collector import Collector, collecting
 from tests.support.ports import free_offset
-from tests.support.tiny import make_tiny_model
 from tests.support.worker_services import write_inputs
 
 CALL_SECONDS = 60.0
@@ -38,7 +32,6 @@ WAIT_SECONDS = 120.0
 # and what Grafana would put for $__rate_interval.
 SCRAPE_SECONDS = 1
 RATE_INTERVAL = "15s"
-PICTURED_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -99,9 +92,9 @@ def page(address: str) -> str:
 
 
 @contextmanager
-def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
+def recorded_run(folder: Path, spec: Path) -> Iterator[Recorded]:
     """Start everything by `charter up --monitoring`, do the run by `charter run`, and stop all at the end."""
-    spec, offset = _write_spec(folder, model, steps), free_offset([PROMETHEUS_PORT, GRAFANA_PORT])
+    offset = free_offset([PROMETHEUS_PORT, GRAFANA_PORT])
     worker = f"127.0.0.1:{9095 + offset}"
     with pytest.MonkeyPatch.context() as patch, collecting() as (endpoint, collector):
         for name in DEFAULTS:
@@ -134,7 +127,7 @@ def recorded_run(folder: Path, model: Path, steps: int) -> Iterator[Recorded]:
         assert not page(prometheus)
 
 
-def _write_spec(folder: Path, model: Path, steps: int) -> Path:
+def small_spec(folder: Path, model: Path, steps: int) -> Path:
     """A small run whose answers vary in length and whose judge is asked in both orders."""
     write_inputs(folder)
     file = folder / "spec.yaml"
@@ -174,10 +167,3 @@ def _scrape_often(home: Path, started: Any) -> None:
             return
         assert time.monotonic() < deadline, written
         time.sleep(0.2)
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        model = make_tiny_model(Path(temporary) / "model")
-        with recorded_run(Path(temporary), model, PICTURED_STEPS) as found:
-            pictures.draw_all(found.address, found.begin, found.end)

@@ -73,7 +73,7 @@ def migrate(server: Cluster) -> str:
 def fill(database: str) -> None:
     """A run with an event, and two comparisons."""
     engine = open_database(database, RUNS)
-    row, _ = RunStore(engine).create("r1", fill_defaults(run_pb2.RunSpec(name="demo")), "/runs")
+    row, _ = RunStore(engine, Path("/runs")).create("r1", fill_defaults(run_pb2.RunSpec(name="demo")))
     assert row.id
     engine.dispose()
     engine = open_database(database, COMPARISONS)
@@ -91,7 +91,7 @@ def content(database: str) -> tuple[list[run_pb2.Run], list[types_pb2.Comparison
         assert page is not None
         with runs.connect() as connection:
             names = list(connection.execute(sa.text("select id from runs order by id")).scalars())
-        found = [to_proto(RunStore(runs).find(name)) for name in names]
+        found = [to_proto(RunStore(runs, Path("/runs")).find(name)) for name in names]
         return found, list(page.comparisons), [version(runs, RUNS), version(comparisons, COMPARISONS)]
     finally:
         runs.dispose()

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from deploy.monitoring import metrics_page
 from deploy.monitoring.dashboards import BOARDS
 from deploy.monitoring.dashboards.grafana import VARIABLES
-from tests.deploy.recorded_run import WAIT_SECONDS, Recorded, filled, recorded_run
+from tests.deploy.recorded_run import WAIT_SECONDS, Recorded, filled, recorded_run, small_spec
 from tests.deploy.test_monitoring import queries, selectors
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +45,8 @@ NO_DATA = {
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Recorded]:
-    with recorded_run(tmp_path_factory.mktemp("monitoring"), tiny_model, steps=8) as found:
+    folder = tmp_path_factory.mktemp("monitoring")
+    with recorded_run(folder, small_spec(folder, tiny_model, steps=8)) as found:
         yield found
 
 

@@ -1,8 +1,10 @@
 """Score over a real channel: which principles an answer is rated by, their mean, and what kind a failure is."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from charter.chat import ChatMessage
 from charter.judge.server import JudgeConfig, build
@@ -10,8 +12,11 @@ from charter.rpc.channel import QUICK, connect
 from charter.rpc.messages import proto_messages
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 
-from tests.support.endpoint import MODEL, Answer, Body, Failure, endpoint
+from tests.support.chat_templates import LLAMA_2, sentencepiece_tokenizer
+from tests.support.endpoint import MODEL, Answer, Body, Failure, endpoint, last_message
+from tests.support.endpoint_judge import judge
 from tests.support.harness import running
+from tests.support.tiny import make_talkative_model
 
 FIELDS = 'compare: "Which?", critique: "Why?", revise: Better., oppose: Do not.'
 CONSTITUTION = f"""\
@@ -78,6 +83,41 @@ def test_a_group_is_rated_by_one_principle_of_its_dimension(stub: judge_pb2_grpc
 def test_without_a_group_each_answer_draws(stub: judge_pb2_grpc.JudgeServiceStub) -> None:
     found = score(stub, [item(str(n), "Fine.", dimension="helpful") for n in range(20)], seed=7)
     assert {one.principle_id for one in found} == {"kind", "brief"}
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_a_ten_of_two_tokens_is_not_a_one(tmp_path: Path, *, continues: bool) -> None:
+    """An endpoint's model may spell 10 by two tokens: the first alone would be the worst rating there is."""
+
+    def spells(body: Body) -> Answer | Failure:
+        if body.get("continue_final_message") and not continues:
+            return Failure(400)
+        if last_message(body).endswith(("Rating: 1", "Rating: 1\nWrite only what follows that beginning.")):
+            return Answer("0", {"0": 0.9, ".": 0.1})
+        return Answer("1", {"1": 0.8, "9": 0.2})
+
+    with judge(tmp_path, spells) as (stub, _):
+        (found,) = score(stub, [item("x", "Fine.")])
+    assert found.distribution == pytest.approx([0.08, 0, 0, 0, 0, 0, 0, 0, 0.2, 0.72])
+    # The question and, behind the one, its zero.
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (14, 2)
+
+
+def test_a_model_that_cannot_rate_says_so_at_once(tmp_path: Path) -> None:
+    """Here a digit is a part of the token before it."""
+    tokenizer = sentencepiece_tokenizer(LLAMA_2)
+    tokenizer.add_tokens(["ting: 1"])
+    make_talkative_model(tmp_path / "model", tokenizer, ["A"])
+    path = tmp_path / "constitution.yaml"
+    path.write_text(CONSTITUTION)
+    config = JudgeConfig(str(tmp_path / "model"), path, "transformers", "contrast")
+    with running(build(config)) as addresses, connect(addresses.main) as channel:
+        stub = judge_pb2_grpc.JudgeServiceStub(channel)
+        info = stub.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK * 3)
+        assert "choice '1' is no token of its own" in info.rating_problem
+        with pytest.raises(grpc.RpcError, match="on engine transformers cannot rate answers: choice '1'") as refusal:
+            score(stub, [item("x", "Fine.")])
+        assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_an_ensemble_is_the_mean_of_its_principles(stub: judge_pb2_grpc.JudgeServiceStub) -> None:

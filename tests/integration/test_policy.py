@@ -21,7 +21,7 @@ from charter.rpc.tensors import from_tensor
 from charter.runs.artifacts import Artifacts
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import pack_weights, send_weights
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.reporter import Reporter
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -240,11 +240,13 @@ def test_the_worker_waits_as_long_as_an_overloaded_policy_asks(tmp_path: Path) -
             Reporter(Artifacts(tmp_path, "run"), "run", 1, ""),
         )
         with closing(services), ThreadPoolExecutor() as threads:
-            services.send_policy({"w": torch.ones(1)}, 1)
+            services.policy.send({"w": torch.ones(1)}, 1)
             before = times_refused(addresses)
             holder = policy_pb2_grpc.PolicyServiceStub(channel).Generate(request("Hi", n=2), timeout=120)
             next(holder)
-            waiting = threads.submit(services.generate, [[ChatMessage("user", "Hi")]], sampling, version=1, seed=1)
+            waiting = threads.submit(
+                services.policy.generate, [[ChatMessage("user", "Hi")]], sampling, version=1, seed=1
+            )
             while times_refused(addresses) == before:
                 pass
             holder.cancel()

@@ -84,9 +84,9 @@ def test_nccl_is_refused_without_a_gpu_and_the_replica_goes_on(
         with pytest.raises(
             RunError, match=r"the policy at .*, engine vllm, cannot take weights by NCCL: serve it with"
         ):
-            client.services.check_nccl()
+            client.services.policy.check_nccl()
         # It has no ranks for a broadcast: the weights come by gRPC, through the same back end of vLLM.
-        client.services.send_policy(weights, 1)
+        client.services.policy.send(weights, 1)
         client.until_ready(1)
         sha256 = pack_weights(weights, 1).sha256
         assert held(service.control) == (1, sha256)

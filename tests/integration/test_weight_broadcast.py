@@ -147,7 +147,7 @@ class Stage:
 
     def send(self, version: int, tensors: dict[str, Tensor]) -> str:
         """Send a version; its digest."""
-        self.client.services.send_policy(tensors, version)
+        self.client.services.policy.send(tensors, version)
         self.client.until_ready(len(self.replicas))
         return pack_weights(tensors, version).sha256
 
@@ -257,7 +257,7 @@ def test_tensors_that_do_not_fit_are_refused_by_all_before_anything_is_broadcast
     (first,) = versions(1)
     sha256 = stand.send(1, first)
     with pytest.raises(ServiceError, match=r"refused the request: unknown tensors: \['other'\]"):
-        stand.client.services.send_policy({"other": torch.ones(2)}, 2)
+        stand.client.services.policy.send({"other": torch.ones(2)}, 2)
     stand.assert_held(1, sha256)
     assert [engine.received for engine in stand.engines] == [{}, {}]
 
@@ -285,8 +285,8 @@ def test_an_engine_that_cannot_join_or_has_no_nccl_says_so(stage: Build, tmp_pat
             Client(tmp_path / "other", [(plain.main, plain.control)], weights_nccl=True) as client,
             pytest.raises(RunError, match=r"the policy at .*, engine fake, cannot take weights by NCCL: serve it with"),
         ):
-            client.services.check_nccl()
-    stand.client.services.check_nccl()
+            client.services.policy.check_nccl()
+    stand.client.services.policy.check_nccl()
     for field, value in (("rank_offset", 0), ("world_size", 1), ("master_port", 70000), ("master_address", "")):
         code, details = refused(here, **{field: value})
         assert code is grpc.StatusCode.INVALID_ARGUMENT

@@ -22,7 +22,7 @@ from charter.weights.relay_tree import relays
 from charter.weights.sender import PackedWeights, pack_weights, send_packed
 from charter.weights.shared_folder import SharedFolder
 from charter.weights.staging import CHUNK_BYTES
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
 from safetensors.torch import load_file
@@ -98,7 +98,7 @@ class Client:
         self.reporter.close()
 
     def until_ready(self, count: int) -> None:
-        replicas = self.services._policies
+        replicas = self.services.policy.replicas
         with replicas.changed:
             assert replicas.changed.wait_for(lambda: len(replicas.ready()) == count, timeout=SECONDS)
 
@@ -130,7 +130,7 @@ def test_replicas_pass_weights_on_and_all_hold_the_same_bits(tmp_path: Path, tin
         with Client(tmp_path, [(one.main, one.control) for one in replicas]) as client:
             for version in (1, 2):
                 sent = {name: tensor + version for name, tensor in tensors.items()}
-                client.services.send_policy(sent, version)
+                client.services.policy.send(sent, version)
                 client.until_ready(6)
                 for replica, room in zip(replicas, rooms, strict=True):
                     assert held(replica.control)[0] == version
@@ -147,12 +147,12 @@ def test_a_relay_killed_in_the_middle_costs_a_resend_to_those_behind_it(tmp_path
         relay.wait_serving()
         replicas = [(relay.main, relay.control), *((one.main, one.control) for one in others)]
         client = stack.enter_context(Client(tmp_path, replicas))
-        client.services.send_policy(random_tensors(1), 1)
+        client.services.policy.send(random_tensors(1), 1)
         client.until_ready(6)
         assert times_read(relay.metrics) == 2, "it passes on to two"
         # It takes connections but no bytes, so that those behind it wait in the middle of the update.
         relay.suspend()
-        sending = threading.Thread(target=client.services.send_policy, args=(random_tensors(2), 2))
+        sending = threading.Thread(target=client.services.policy.send, args=(random_tensors(2), 2))
         sending.start()
         while held(others[0].control)[0] != 2:
             pass
@@ -213,7 +213,7 @@ def test_a_shared_folder_holds_the_newest_weights_once_for_all(tmp_path: Path) -
         client = Client(tmp_path, [(one.main, one.control) for one in replicas], str(folder))
         with client:
             for version in (1, 2):
-                client.services.send_policy(random_tensors(version), version)
+                client.services.policy.send(random_tensors(version), version)
                 client.until_ready(4)
                 weights = pack_weights(random_tensors(version), version)
                 (file,) = (path for path in folder.rglob("*") if path.is_file())
@@ -223,6 +223,26 @@ def test_a_shared_folder_holds_the_newest_weights_once_for_all(tmp_path: Path) -
         assert list(folder.iterdir()) == []
 
 
+def test_what_is_served_stays_in_the_shared_folder_until_the_next_version_is(tmp_path: Path) -> None:
+    """A replica that comes back while the next version is written still asks for the one before."""
+    folder = SharedFolder(tmp_path, "run")
+    (tmp_path / "weights-run").mkdir()
+    (tmp_path / "weights-run" / "of an earlier attempt.partial").touch()
+    folder = SharedFolder(tmp_path, "run")
+    assert list(tmp_path.iterdir()) == []
+    with ExitStack() as stack:
+        (replica,) = fakes(stack, tmp_path / "replica", 1)
+        first, second = (folder.put(pack_weights(random_tensors(version, 1), version)) for version in (1, 2))
+        send_packed(replica.control, first, service="policy", force=False)
+        assert held(replica.control) == (1, first.sha256)
+        send_packed(replica.control, second, service="policy", force=False)
+        folder.keep_only(second)
+        assert [str(path) for path in tmp_path.rglob("*.safetensors")] == [second.path]
+        # Not through the file's memory: it was read from the folder.
+        with pytest.raises(ServiceError, match="NOT_FOUND"):
+            send_packed(replica.control, first, service="policy", force=True)
+
+
 def test_the_base_of_an_adapter_stays_in_the_shared_folder(tmp_path: Path) -> None:
     folder = SharedFolder(tmp_path, "run")
     base = folder.put(pack_weights(random_tensors(1), 1))
@@ -230,6 +250,7 @@ def test_the_base_of_an_adapter_stays_in_the_shared_folder(tmp_path: Path) -> No
         blob = memoryview(f"adapter {version}".encode())
         sha256 = hashlib.sha256(blob).hexdigest()
         adapter = folder.put(PackedWeights(version, blob, sha256, base=base))
+        folder.keep_only(adapter)
         assert {str(path) for path in tmp_path.rglob("*.safetensors")} == {base.path, adapter.path}
 
 
@@ -248,9 +269,9 @@ def test_of_an_adapter_only_its_own_bytes_travel_and_it_is_served_at_once(tmp_pa
 
     room = build(PolicyConfig(str(tiny_model), tmp_path / "staging"))
     with running(room) as at, Client(tmp_path, [(at.main, at.control)]) as client:
-        client.services.send_policy(base, 1)
+        client.services.policy.send(base, 1)
         before = received()
-        client.services.send_policy_adapter(adapter, 2, lambda: base, 1)
+        client.services.policy.send_adapter(adapter, 2, lambda: base, 1)
         assert received() - before < 0.1 * (tiny_model / "model.safetensors").stat().st_size
         assert held(at.control)[0] == 2
         state = served(room)
@@ -286,4 +307,4 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sent(tmp_pat
         Client(tmp_path, [(one.main, one.control) for one in fakes(stack, tmp_path, 1)], f"{tmp_path}/file") as client,
         pytest.raises(RunError, match=r"cannot write weights into services\.weights_folder"),
     ):
-        client.services.send_policy(random_tensors(1), 1)
+        client.services.policy.send(random_tensors(1), 1)

@@ -16,7 +16,7 @@ from charter.spec.defaults import fill_defaults
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.weights.sender import send_weights
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, RunError
 from charter.worker.prompts import PromptSets
@@ -55,7 +55,7 @@ def fake_run(folder: Path, settings: dict[str, float], **ppo: Any) -> Iterator[R
 
 
 def send(services: Services, version: int) -> None:
-    services.send_policy({"w": torch.full((4,), float(version))}, version)
+    services.policy.send({"w": torch.full((4,), float(version))}, version)
 
 
 def at(step: int) -> Progress:
@@ -141,7 +141,7 @@ def test_newer_weights_of_the_run_may_write_an_answer_others_not(tmp_path: Path)
         messages = [prompt.messages for prompt in PROMPTS]
 
         def written_by(version: int) -> set[int]:
-            answers = run.services.generate(messages, run.spec.sampling, version=version, seed=0)
+            answers = run.services.policy.generate(messages, run.spec.sampling, version=version, seed=0)
             return {written for (answer,) in answers for written in answer.versions}
 
         assert written_by(1) == {1}

@@ -127,6 +127,18 @@ def test_a_policy_that_exploits_its_reward_is_taken_back(stage: Stage) -> None:
     assert stage.work("exploits", spec, attempt=2) == 0
 
 
+def test_one_prompt_is_too_few_and_said_before_anything_is_judged(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = spec_of(stage)
+    (tmp_path / "one.jsonl").write_text('{"prompt": "Hi"}\n{"prompt": " Hi "}\n')
+    spec.prompts.train[:] = [str(tmp_path / "one.jsonl")]
+    assert stage.work("one prompt", spec) == 1
+    assert "all pairs would be of one prompt" in caplog.text
+    assert "give prompts.train a second, different one" in caplog.text
+    assert not stage.run_folder("one prompt").joinpath("pairs.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("sections", "error"),
     [

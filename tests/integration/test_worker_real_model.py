@@ -9,7 +9,7 @@ from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.spec.prompts import read_prompts
 from charter.v1 import run_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reporter import Reporter
 from charter.worker.training.batches import collate, scatter
@@ -36,8 +36,10 @@ def test_sampler_and_trainer_agree_before_and_after_an_update(real_model: Path, 
         services = Services(addresses, Reporter(Artifacts(tmp_path, "run"), "run", 1, ""))
         generator = torch.Generator().manual_seed(0)
         for version in (1, 2):
-            services.send_policy(named_tensors(model.model), version)
-            answers = [one for (one,) in services.generate(messages, spec.sampling, version=version, seed=version)]
+            services.policy.send(named_tensors(model.model), version)
+            answers = [
+                one for (one,) in services.policy.generate(messages, spec.sampling, version=version, seed=version)
+            ]
             episodes = episodes_of(answers, [0.0] * len(answers), version)
             with torch.no_grad():
                 flat = model.logprobs(collate(episodes, range(len(answers)), torch.device("cpu")), 0.8)

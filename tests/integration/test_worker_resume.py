@@ -93,10 +93,10 @@ def test_a_killed_run_ends_like_one_that_was_not(
 # What is broken off, where the worker kills itself, at which call, and the newest checkpoint that is then left.
 SAMPLING = [
     ("before the first batch", "charter.worker.reinforcement.sampling.rollouts:sample", 1, 0),
-    ("half of the first batch", "charter.worker.clients.clients:_answer", 4, 0),
+    ("half of the first batch", "charter.worker.clients.policy:_answer", 4, 0),
     (
         "half of the batch ahead, while the first is scored or learned from",
-        "charter.worker.clients.clients:_answer",
+        "charter.worker.clients.policy:_answer",
         10,
         0,
     ),

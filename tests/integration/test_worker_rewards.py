@@ -17,7 +17,9 @@ from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
-from charter.worker.clients.clients import Answer, Services
+from charter.worker.clients.patience import WaitedTooLongError
+from charter.worker.clients.policy import Answer
+from charter.worker.clients.services import Services
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import PromptSets
@@ -71,7 +73,7 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
             reporter,
             Leader(reporter),
             prompts,
-            services.constitution(),
+            services.judge.constitution(),
         )
     finally:
         reporter.close()
@@ -119,11 +121,13 @@ def test_a_broken_service_is_an_error(stage: Stage, scores: list[tuple[str, floa
             rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 
-def test_a_service_that_is_not_there_is_an_error(stage: Stage) -> None:
+def test_a_service_that_is_not_there_is_waited_for_and_then_an_error(stage: Stage) -> None:
     with reward_service(lambda _: []) as address:
         pass
     reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
-    with a_run(stage, reward=reward) as run, pytest.raises(ServiceError, match="reward service"):
+    waiting = {"max_wait_seconds": 1}
+    error = pytest.raises(WaitedTooLongError, match=r"max_wait_seconds.*reward service at .* cannot be reached")
+    with a_run(stage, reward=reward, services=waiting) as run, error:
         rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 

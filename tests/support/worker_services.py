@@ -86,7 +86,7 @@ class Stage:
         for name, section in sections.items():
             values[name] = {**values.get(name, {}), **section}
         spec = json_format.ParseDict(values, run_pb2.RunSpec())
-        spec.services.CopyFrom(self.addresses)
+        spec.services.MergeFrom(self.addresses)
         return fill_defaults(spec)
 
     def arguments(self, run: str, spec: run_pb2.RunSpec, attempt: int = 1, trainer: str = "") -> list[str]:

@@ -1,8 +1,10 @@
 """Chat templates: from a conversation to the token ids that a model reads, and back to text."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -10,9 +12,15 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Prompt, RefusedRequestError
+from charter.inference.template_form import breaker, has_symbol, read_form, with_space
 
 # Tokens that exist for padding or can be borrowed for it, tried before any other special token.
 _USUAL_PADDING = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
+
+# In how many rounds a text is broken up for a tokenizer that changes it before it looks for its tokens.
+_MOST_ROUNDS = 3
+# Beginnings of answers, to see whether a tokenizer reads them as it reads the same text alone.
+_SAMPLES = ("A", "Yes", "1", "a")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -25,7 +33,10 @@ class ChatTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None = None) -> None:
-        """Raise ``ValueError`` when the template, the end-of-turn or a padding token is missing."""
+        """Raise ``ValueError`` when the template, the end-of-turn or a padding token is missing.
+
+        Also for a template that leaves out what somebody says, or has nothing between turns.
+        """
         self.tokenizer = tokenizer
         self.name = str(tokenizer.name_or_path)
         if not tokenizer.chat_template:
@@ -34,10 +45,29 @@ class ChatTokenizer:
             raise ValueError(f"the tokenizer of {self.name} has no EOS token: set eos_token in tokenizer_config.json")
         self.eos_id = int(tokenizer.eos_token_id)
         self.stop_ids: frozenset[int] = frozenset({self.eos_id, *_ids(generation and generation.eos_token_id)})
-        self._special: dict[str, int] = {
-            token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        added = {token.content: (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
+        self._special: dict[str, int] = {text: index for text, (index, token) in added.items() if token.special}
         self.pad_id = self._choose_pad()
+        plain = {text for text in added.keys() - self._special.keys() if has_symbol(text)}
+        special = {text for text in self._special if text.strip()}
+        try:
+            self._form = read_form(self._apply_template, special | plain)
+        except ValueError as error:
+            raise ValueError(f"the chat template of {self.name} {error}") from error
+        in_answers = special | self._form.tokens
+        # The template may look in an answer for tokens that it never writes itself, such as the end of its reasoning.
+        in_messages = in_answers | {text for text in plain if text in str(tokenizer.chat_template)}
+        self._break_up_answer = breaker(in_answers | self._form.phrases)
+        self._break_up_message = breaker(in_messages | self._form.phrases)
+        has_normal_form = tokenizer.is_fast and tokenizer.backend_tokenizer.normalizer is not None
+        self._in_normal_form = frozenset(
+            index
+            for text, (index, token) in added.items()
+            if has_normal_form and token.normalized and text in in_answers
+        )
+        contexts = (self._form.opening, "\n", "0")
+        self._contexts = [(before, self.encode(before)) for before in contexts if before]
+        self._reads_in_context = any(self._in_context(text) != self.encode(text) for text in _SAMPLES)
 
     @classmethod
     def load(cls, model: str) -> "ChatTokenizer":
@@ -50,27 +80,29 @@ class ChatTokenizer:
                 generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
         return cls(tokenizer, generation)
 
-    def render(self, messages: Sequence[ChatMessage], *, answer_follows: bool = True) -> str:
+    def render(self, messages: Sequence[ChatMessage]) -> str:
         """Text of a conversation in the model's template, up to the start of the assistant's turn.
 
-        Special tokens written inside a message are broken up by a space, so that a message can never
-        close its own turn. With ``answer_follows=False`` the text ends with the last message. Raises
-        ``RefusedRequestError`` when the template refuses the conversation.
+        Whatever the template uses to part turns, special tokens and plain text, is broken up by a space where a message
+        contains it, so that a message can never close its own turn. A system text that the template would refuse or
+        leave out is put before the next user message. Raises ``RefusedRequestError`` when the template refuses the
+        conversation.
         """
-        turns = [{"role": message.role, "content": self._defused(message.content)} for message in messages]
+        turns = [
+            {"role": message.role, "content": self._broken_up(message.content, answer=message.role == "assistant")}
+            for message in self._with_visible_system(messages)
+        ]
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_follows)
+            return self._apply_template(turns)
         except jinja2.TemplateError as error:
             raise RefusedRequestError(f"the chat template of {self.name} refuses the conversation: {error}") from error
-        return str(text)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
 
-        The prefix is encoded by itself, as if the model had written it after the template's tokens.
+        The prefix is encoded as if the model had written it after the template's tokens.
         """
-        ids = self.encode(self.render(prompt.messages))
-        return ids + self.answer_ids(prompt.assistant_prefix)
+        return self.encode(self.render(prompt.messages)) + self.answer_ids(prompt.assistant_prefix)
 
     def prompts_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """``prompt_ids`` of each; a ``RefusedRequestError`` names the index."""
@@ -83,29 +115,122 @@ class ChatTokenizer:
         return encoded
 
     def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer's text, without the end of turn."""
-        return self.encode(self._defused(text)) if text else []
+        """Token ids of an answer's text, without the end of turn, as the model writes them behind a prompt.
 
-    def choice_id(self, text: str) -> int:
-        """The one token of a choice. Raises ``ValueError`` when it is not exactly one."""
-        ids = self.encode(text)
-        if len(ids) != 1:
-            raise ValueError(f"choice {text!r} is {len(ids)} tokens for {self.name}; a choice must be exactly one")
-        return ids[0]
+        Where the template has white space before an answer, and the text does not begin with any, it is the model that
+        writes it. A tokenizer that puts a space before every text (SentencePiece) does not do so here.
+        """
+        text = self._broken_up(text, answer=True)
+        if not text:
+            return []
+        if not text[0].isspace():
+            text = self._form.gap + text
+        return self._in_context(text) if self._reads_in_context else self.encode(text)
+
+    def choice_prompts(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> list[tuple[list[int], tuple[int, ...]]]:
+        """Token ids of each prompt, and the token of each choice that a model would write next there.
+
+        Raises ``ValueError`` when a choice is not exactly one token, ``RefusedRequestError`` as ``prompts_ids``.
+        """
+        read = {prefix: self._choices_behind(prefix, choices) for prefix in {one.assistant_prefix for one in prompts}}
+        asked = self.prompts_ids([replace(prompt, assistant_prefix="") for prompt in prompts])
+        return [
+            (ids + read[prompt.assistant_prefix][0], read[prompt.assistant_prefix][1])
+            for ids, prompt in zip(asked, prompts, strict=True)
+        ]
+
+    def _choices_behind(self, prefix: str, choices: Sequence[str]) -> tuple[list[int], tuple[int, ...]]:
+        """Token ids of a prefix and of each choice.
+
+        White space between the two belongs to the choices where the tokenizer joins it with them.
+        """
+        begun = prefix.rstrip()
+        space = prefix[len(begun) :]
+        try:
+            return self.answer_ids(prefix), tuple(self.choice_id(choice, prefix) for choice in choices)
+        except ValueError as error:
+            try:
+                return self.answer_ids(begun), tuple(self.choice_id(space + choice, begun) for choice in choices)
+            except ValueError:
+                raise error from None
+
+    def choice_id(self, text: str, prefix: str = "") -> int:
+        """The token of a choice behind the beginning of an answer. Raises ``ValueError`` if it is not exactly one."""
+        begun, whole = self.answer_ids(prefix), self.answer_ids(prefix + text)
+        own = whole[len(begun) :]
+        if whole[: len(begun)] == begun and len(own) == 1 and own[0] != self.tokenizer.unk_token_id:
+            return own[0]
+        problem = f"is {len(own)} tokens" if len(own) > 1 else "is no token of its own"
+        behind = f" behind {prefix!r}" if prefix else ""
+        raise ValueError(f"choice {text!r} {problem} for {self.name}{behind}; a choice must be exactly one")
 
     def encode(self, rendered: str) -> list[int]:
         """Token ids of rendered text; special tokens are read, none is added."""
         return list(self.tokenizer.encode(rendered, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer's ids; special tokens, the end of turn among them, are left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Text of the ids that a model wrote as its answer, without the end of turn if that is the last of them.
 
-    def _defused(self, text: str) -> str:
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
+        Other special tokens stay in the text as they are spelled, and an id that the tokenizer does not know is the
+        replacement character U+FFFD: who reads or scores the answer sees that it was written.
+        """
+        written = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        tokens = zip(written, self.tokenizer.convert_ids_to_tokens(written), strict=True)
+        text = ""
+        for known, run in groupby(tokens, lambda token: token[1] is not None):
+            run_ids = [index for index, _ in run]
+            text += str(self.tokenizer.decode(run_ids, skip_special_tokens=False)) if known else "\ufffd" * len(run_ids)
         return text
+
+    def _apply_template(self, turns: Sequence[Mapping[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
+
+    def _with_visible_system(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        turns: list[ChatMessage] = []
+        unseen: list[str] = []
+        for place, message in enumerate(messages):
+            if message.role == "system" and not (self._form.shows_later_system if place else self._form.shows_system):
+                unseen.append(message.content)
+            elif message.role == "user":
+                turns.append(ChatMessage("user", "\n\n".join(text for text in (*unseen, message.content) if text)))
+                unseen = []
+            else:
+                turns.append(message)
+        if unseen:
+            raise RefusedRequestError(f"the chat template of {self.name} has no system turn, and no user turn follows")
+        return turns
+
+    def _broken_up(self, text: str, *, answer: bool) -> str:
+        text = self._break_up_answer(text) if answer else self._break_up_message(text)
+        for _ in range(_MOST_ROUNDS if self._in_normal_form else 0):
+            spans = self._tokens_in_normal_form(text)
+            if not spans:
+                return text
+            for start, end in reversed(spans):
+                text = text[:start] + with_space(text[start:end]) + text[end:]
+        if self._in_normal_form and self._tokens_in_normal_form(text):
+            raise RefusedRequestError(f"the tokenizer of {self.name} finds special tokens in a text, broken up or not")
+        return text
+
+    def _tokens_in_normal_form(self, text: str) -> list[tuple[int, int]]:
+        """Where the tokenizer finds one of its tokens after it has changed the text, to lower case for example."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = []
+        for index, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if index in self._in_normal_form:
+                found = text[start:end]  # With the white space around it that some tokens swallow.
+                spans.append((end - len(found.lstrip()), start + len(found.rstrip())))
+        return spans
+
+    def _in_context(self, text: str) -> list[int]:
+        """Token ids of a text that goes on behind others, whatever the tokenizer does at the beginning of a text."""
+        for before, begun in self._contexts:
+            whole = self.encode(before + text)
+            if whole[: len(begun)] == begun:
+                return whole[len(begun) :]
+        return self.encode(text)
 
     def _choose_pad(self) -> int:
         used = {self.tokenizer.bos_token}

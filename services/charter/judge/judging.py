@@ -1,5 +1,6 @@
 """Labels pairs: asks a judging method about each pair and each of its principles, and averages what it finds."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,9 +12,12 @@ from charter.judge.calibration import CalibrationSet, Evidence
 from charter.judge.methods import choice, mix
 from charter.judge.methods.method import Find, Method
 from charter.judge.pairs import Finding, Pair, Question, Usage, total
+from charter.judge.rating import RatedAnswer, Rating, rate
 from charter.outcomes import mean_probability, outcome_of
 from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
+
+logger = logging.getLogger("charter.judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Way:
     calibration: CalibrationSet
 
 
+# Of a model that gives its options less than this after an easy question, they are not what it writes.
+_NEVER = 1e-3
 # Asked once at the start, to warm the model and to see which methods it can do.
 _PROBE = Question(
     Pair((ChatMessage("user", "How are you?"),), "Fine, thank you.", "Go away."),
@@ -48,20 +54,48 @@ _PROBE = Question(
 
 
 async def unsupported_methods(engine: Engine) -> dict[str, str]:
-    """The methods, mixes aside, that this model or engine cannot do, and why: an option of two tokens, for example.
+    """The methods, mixes aside, that this model or engine cannot do, and why.
 
+    An option that is two tokens, for example, or a model that writes none of the options after an easy question. Where
+    it only did badly, or an endpoint's reply is to blame, a line in the log says so: other questions may go better.
     Raises ``ConnectionError`` when the model cannot be reached.
     """
     reasons = {}
     for name, part in mix.PARTS.items():
         try:
-            await part.find(engine, [_PROBE])
+            (finding,) = await part.find(engine, [_PROBE])
         except (ValueError, NotImplementedError) as error:
             reasons[name] = str(error)
+        else:
+            if _fails_always(engine, finding, name):
+                reasons[name] = finding.failure
     if choice.METHOD.name in reasons:
         # After the rationale it reads the same letters.
         reasons[choice.REASONED.name] = reasons[choice.METHOD.name]
     return reasons
+
+
+async def why_unable_to_rate(engine: Engine) -> str:
+    """Why this model cannot rate answers; empty when it can. As ``unsupported_methods``."""
+    pair, principle = _PROBE.pair, _PROBE.principle
+    try:
+        (rating,) = await rate(engine, [RatedAnswer(pair.prompt, pair.answer_a, principle)])
+    except (ValueError, NotImplementedError) as error:
+        return str(error)
+    return rating.failure if _fails_always(engine, rating, "rating") else ""
+
+
+def _fails_always(engine: Engine, found: Finding | Rating, method: str) -> bool:
+    if not found.failure:
+        return False
+    info = engine.info()
+    if info.engine != "openai" and (found.kind != types_pb2.FAILURE_KIND_UNCLEAR or found.mass < _NEVER):
+        return True
+    logger.warning(
+        "the judge's model failed at an easy question: expect labels that are INVALID",
+        extra={"model": info.model, "method": method, "failure": found.failure},
+    )
+    return False
 
 
 async def judge(engine: Engine, tasks: Sequence[Task], way: Way) -> list[judge_pb2.Judgement]:

@@ -25,6 +25,8 @@ class Odds:
     usage: Usage = field(default_factory=Usage)
     # The model wrote an option, and gave no log-probs.
     written: bool = False
+    # Probability of the options in all, where that was too little.
+    mass: float = 1.0
 
 
 async def log_odds(engine: Engine, prompts: Sequence[Prompt], options: tuple[str, str]) -> list[Odds]:
@@ -34,9 +36,14 @@ async def log_odds(engine: Engine, prompts: Sequence[Prompt], options: tuple[str
     return [_odds(found[prompt], options) for prompt in prompts]
 
 
+def options_mass(found: ChoiceLogprobs) -> float:
+    """Probability of the options in all."""
+    return math.fsum(math.exp(logprob) for logprob in found.logprobs)
+
+
 def mass_failure(found: ChoiceLogprobs, options: Sequence[str]) -> str:
     """Why the log-probs of the options cannot be read; empty when they can."""
-    mass = sum(math.exp(logprob) for logprob in found.logprobs)
+    mass = options_mass(found)
     if mass >= LEAST_MASS:
         return ""
     if found.written:
@@ -49,6 +56,7 @@ def _odds(result: ChoiceLogprobs | ContextTooLongError, options: tuple[str, str]
         return Odds(failure=too_long(result), kind=types_pb2.FAILURE_KIND_TOO_LONG)
     usage = Usage(result.prompt_tokens, result.completion_tokens)
     if failure := mass_failure(result, options):
-        return Odds(failure=failure, kind=types_pb2.FAILURE_KIND_UNCLEAR, usage=usage, written=result.written)
+        kind = types_pb2.FAILURE_KIND_UNCLEAR
+        return Odds(failure=failure, kind=kind, usage=usage, written=result.written, mass=options_mass(result))
     first, second = (max(logprob, _UNLISTED) for logprob in result.logprobs)
     return Odds(logit=first - second, usage=usage, written=result.written)

@@ -1,11 +1,17 @@
 """What the judging methods are asked, and what they find."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ContextTooLongError
 from charter.spec.constitution import Principle
 from charter.v1 import types_pb2
+
+# Where a further line begins as one of the judge's questions does, whatever is read as a line end.
+_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_LABELS = r"\([AB]\)|(?:System|User|Assistant):|The assistant was told:|Critique of the last response:"
+_LIKE_OURS = re.compile(rf"(?<=[{_ENDS}])(?=[^\S{_ENDS}]*(?:{_LABELS}))", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,8 @@ class Finding:
     ``evidence`` is in nats. From ``choice``: the log-odds of A when A was shown first and when A was shown second.
     From ``verdict`` and ``contrast``: A's lead over B under the principle, and under its opposite. From ``mix``: that
     of all three, in this order. It is empty when ``failure`` says why there is none, and for identical answers.
-    ``kind`` is that of the failure. ``written`` is true when the model gave no log-probs and was read by the options
-    that it wrote.
+    ``kind`` is that of the failure, ``mass`` the probability of the options where that was too little. ``written`` is
+    true when the model gave no log-probs and was read by the options that it wrote.
     """
 
     evidence: tuple[float, ...] = ()
@@ -60,12 +66,21 @@ class Finding:
     rationale_swapped: str = ""
     usage: Usage = field(default_factory=Usage)
     written: bool = False
+    mass: float = 1.0
 
 
 def transcript(messages: tuple[ChatMessage, ...]) -> str:
     """The conversation as text that a model reads about, rather than takes part in."""
     names = {"system": "System", "user": "User", "assistant": "Assistant"}
-    return "\n\n".join(f"{names[turn.role]}: {turn.content}" for turn in messages)
+    return "\n\n".join(f"{names[turn.role]}: {quoted(turn.content)}" for turn in messages)
+
+
+def quoted(text: str) -> str:
+    """A text to be judged, without lines that would be read as parts of the question about it.
+
+    A further line that begins like one of the question's own (``(B)``, ``User:``) gets ``> `` before it.
+    """
+    return _LIKE_OURS.sub("> ", text)
 
 
 def too_long(error: ContextTooLongError) -> str:

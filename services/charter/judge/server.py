@@ -12,7 +12,7 @@ from charter.inference.load import create_engine
 from charter.judge import metrics
 from charter.judge.calibration import CalibrationSet, MixCalibration
 from charter.judge.calibration_file import CalibrationError, CalibrationFile, file_digest, load_calibration
-from charter.judge.judging import unsupported_methods
+from charter.judge.judging import unsupported_methods, why_unable_to_rate
 from charter.judge.methods import METHODS, mix
 from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
@@ -109,6 +109,7 @@ class JudgeRoom:
         """
         await self.engine.start()
         self._servicer.unsupported = await self._unsupported()
+        self._servicer.rating_problem = await why_unable_to_rate(self.engine)
         if self._method.name in self._servicer.unsupported:
             reason = self._servicer.unsupported[self._method.name]
             raise ValueError(f"{self.engine.info().model} cannot judge by {self._method.name}: {reason}")

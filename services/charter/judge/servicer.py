@@ -61,8 +61,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     def __init__(self, judge: Judge, gate: Gate) -> None:
         self._judge = judge
         self._gate = gate
-        # Methods that the model cannot do, and why; known when it is ready.
+        # Methods that the model cannot do, and why, and why it cannot rate; known when it is ready.
         self.unsupported: dict[str, str] = {}
+        self.rating_problem = ""
 
     async def Compare(
         self, request: judge_pb2.CompareRequest, context: grpc.aio.ServicerContext
@@ -106,6 +107,8 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     ) -> AsyncGenerator[judge_pb2.JudgeServiceScoreResponse, None]:
         """Rate answers."""
         self._admit([item.id for item in request.items])
+        if self.rating_problem:
+            raise self._unable(f"rate answers: {self.rating_problem}")
         constitution = self._judge.constitution.current
         answers = [
             (
@@ -202,6 +205,7 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
             else judge_pb2.AppliedCalibration(
                 digest=self._judge.calibration_digest, fitted_prompts=fitted.fitted_prompts
             ),
+            rating_problem=self.rating_problem,
         )
 
     def _admit(self, ids: Sequence[str]) -> None:
@@ -216,11 +220,7 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
     def _way(self, options: judge_pb2.JudgingOptions) -> Way:
         method = self._method(options)
         if method.name in self.unsupported:
-            info = self._judge.engine.info()
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"{info.model} on engine {info.engine} cannot judge by {method.name}: {self.unsupported[method.name]}",
-            )
+            raise self._unable(f"judge by {method.name}: {self.unsupported[method.name]}")
         return Way(method, self._calibration(method, options))
 
     def _method(self, options: judge_pb2.JudgingOptions) -> Method:
@@ -250,6 +250,12 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                 f"without it, and fit one for {asked}",
             )
         return found
+
+    def _unable(self, to_what: str) -> StatusError:
+        info = self._judge.engine.info()
+        return StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION, f"{info.model} on engine {info.engine} cannot {to_what}"
+        )
 
     def _drafts(
         self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions

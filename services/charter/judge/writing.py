@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ContextTooLongError, Engine, GeneratedSample, Prompt, RefusedRequestError, Sampling
-from charter.judge.pairs import Usage, too_long, transcript
+from charter.judge.pairs import Usage, quoted, too_long, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
 
@@ -36,7 +36,7 @@ def critique_prompt(draft: Draft) -> Prompt:
 
 def revision_prompt(draft: Draft) -> Prompt:
     """Ask for a better answer, by the principle and the critique."""
-    critique = f"\n\nCritique of the last response: {draft.critique}" if draft.critique else ""
+    critique = f"\n\nCritique of the last response: {quoted(draft.critique)}" if draft.critique else ""
     ending = f"{draft.principle.revise} Write only the new response."
     return Prompt((ChatMessage("user", f"{_shown(draft)}{critique}\n\n{ending}"),))
 
@@ -56,7 +56,7 @@ async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -
 def _shown(draft: Draft) -> str:
     return (
         "Here is a conversation between a user and an assistant.\n\n"
-        f"{transcript(draft.prompt)}\n\nAssistant: {draft.answer}"
+        f"{transcript(draft.prompt)}\n\nAssistant: {quoted(draft.answer)}"
     )
 
 

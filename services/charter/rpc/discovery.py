@@ -1,7 +1,11 @@
 """Addresses behind an address: itself, or all pods of a Service, by its name in DNS or by its EndpointSlices."""
 
+import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+logger = logging.getLogger("charter.rpc")
 
 # Prefixes of an address that stands for many: every address behind a name, every pod of a Service.
 DNS = "dns:///"
@@ -43,6 +47,19 @@ def replica_addresses(main: str, control: str = "") -> list[ReplicaAddress]:
     # IPv6 in brackets, as it stands before a port.
     hosts = sorted(f"[{ip}]" if ":" in ip else ip for ip in found)
     return [ReplicaAddress(f"{ip}:{port}", f"{ip}:{control_port}" if control else "") for ip in hosts]
+
+
+def all_addresses(named: Iterable[tuple[str, str]]) -> tuple[list[ReplicaAddress], bool]:
+    """What all these (main, control) stand for now, each once; False when one has no address at the moment."""
+    listed: dict[ReplicaAddress, None] = {}
+    complete = True
+    for main, control in named:
+        try:
+            listed.update(dict.fromkeys(replica_addresses(main, control)))
+        except OSError as error:
+            complete = False
+            logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
+    return list(listed), complete
 
 
 def _split(address: str) -> tuple[str, str, int]:

@@ -8,6 +8,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from charter.rpc.stalled import StalledError
 from charter.rpc.validation import Violation
 
 
@@ -78,7 +79,13 @@ class ServiceError(RuntimeError):
         self.code = code
         self.details = details
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(f"the {service} service at {address} {_reason(service, code, details)}")
+        super().__init__(f"the {service} service at {address} {_reason(service, code, _shortened(details))}")
+
+
+def _shortened(details: str) -> str:
+    """What gRPC says of a connection without the layers in between: its last part."""
+    _, found, last = details.rpartition("last error: ")
+    return last.rpartition(": ")[2] if found else details
 
 
 def _reason(service: str, code: grpc.StatusCode, details: str) -> str:
@@ -102,9 +109,11 @@ def _reason(service: str, code: grpc.StatusCode, details: str) -> str:
 
 @contextmanager
 def explained(service: str, address: str) -> Iterator[None]:
-    """Turn a ``grpc.RpcError`` raised inside into a ``ServiceError``."""
+    """Turn a ``grpc.RpcError`` or ``StalledError`` raised inside into a ``ServiceError``."""
     try:
         yield
+    except StalledError as error:
+        raise ServiceError(service, address, grpc.StatusCode.DEADLINE_EXCEEDED, str(error)) from error
     except grpc.RpcError as error:
         if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
             raise

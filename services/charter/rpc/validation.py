@@ -106,8 +106,13 @@ def _check_number(value: float, limit: validation_pb2.FieldConstraint, path: str
     if (bounded or limit.finite) and not math.isfinite(value):
         yield Violation(path, f"must be a finite number, is {value}")
     elif limit.HasField("minimum") and limit.exclusive_minimum and value <= limit.minimum:
-        yield Violation(path, f"must be greater than {limit.minimum:g}, is {value:g}")
+        yield Violation(path, f"must be greater than {_plain(limit.minimum)}, is {_plain(value)}")
     elif limit.HasField("minimum") and value < limit.minimum:
-        yield Violation(path, f"must be at least {limit.minimum:g}, is {value:g}")
+        yield Violation(path, f"must be at least {_plain(limit.minimum)}, is {_plain(value)}")
     elif limit.HasField("maximum") and value > limit.maximum:
-        yield Violation(path, f"must be at most {limit.maximum:g}, is {value:g}")
+        yield Violation(path, f"must be at most {_plain(limit.maximum)}, is {_plain(value)}")
+
+
+def _plain(number: float) -> str:
+    """Counts with all their digits."""
+    return str(int(number)) if number == int(number) and abs(number) < 1e15 else f"{number:g}"

@@ -9,8 +9,18 @@ from charter.atomic_files import write_json
 from charter.runs import samples
 
 
+class RunFolderGoneError(RuntimeError):
+    """The folder of a run was deleted or emptied while its worker was at work."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"the run's folder {folder} was deleted, emptied or moved while the run was going, with all that it held. "
+            "Bring it back and resume the run, or start a new run"
+        )
+
+
 class Artifacts:
-    """Paths of a run's folder, and ``run.json``.
+    """Paths of a run's folder, and ``run.json``, which is there from the beginning.
 
     ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds and counts.
     """
@@ -43,8 +53,16 @@ class Artifacts:
             }
         )
 
+        write_json(self._record_file, self.record)
+
+    def require_folder(self) -> None:
+        """Raise ``RunFolderGoneError`` unless what this worker has made is still there."""
+        if not self._record_file.exists():
+            raise RunFolderGoneError(self.folder)
+
     def save_record(self) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``. Raises ``RunFolderGoneError``."""
+        self.require_folder()
         write_json(self._record_file, self.record)
 
     def add_seconds(self, phase: str, seconds: float) -> None:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from charter.runs.results import Evaluation, JudgeCheck, PreferenceFit
 from charter.spec.load import spec_from_json
+from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
 
 T = TypeVar("T")
@@ -59,11 +60,16 @@ class RunFolder:
             return self.spec.name
         return self.info.id if self.info is not None and self.info.id else self.path.name
 
+    def engine(self, service: str) -> str:
+        """The engine that the ``policy`` or the ``judge`` ran on, as the service said; else what the spec says."""
+        if self.info is not None and (served := self.info.versions.get(f"{service} engine")):
+            return served
+        return str(getattr(self.spec, service).engine) if self.spec is not None else ""
+
     @property
     def fake(self) -> bool:
         """Whether the policy or the judge was the fake engine, which stands in for a model in tests."""
-        engines = [self.spec.policy.engine, self.spec.judge.engine] if self.spec else []
-        return "fake" in engines or (self.info is not None and "fake" in self.info.versions.values())
+        return "fake" in (self.engine("policy"), self.engine("judge"))
 
     @property
     def ppo_steps(self) -> dict[int, dict[str, float]]:
@@ -129,7 +135,7 @@ def _constitution(file: Path, missing: dict[str, str]) -> judge_pb2.Constitution
         missing[file.name] = "the constitution that the judge read"
         return None
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        fields = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
         if not isinstance(fields, dict):
             raise RunFolderError(f"{file}: expected a mapping with a name and principles")
         if "version" in fields:

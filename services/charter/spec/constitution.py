@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import judge_pb2
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -136,7 +136,7 @@ def load_constitution(path: Path) -> Constitution:
 def parse_constitution(text: str, file: str) -> Constitution:
     """Check YAML text; ``file`` names it in the errors. Raises ``ConstitutionError`` with every problem found."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -240,7 +240,7 @@ class _Reader:
         return text
 
     def _text(self, node: yaml.Node, path: str) -> str:
-        value = _scalar(node)
+        value = value_of(node)
         if not isinstance(value, str):
             kind = "must be text" if value is None else f"must be text, not {value!r}: put it in quotes"
             self._problem(node, path, kind)
@@ -252,13 +252,13 @@ class _Reader:
     def _flag(self, given: dict[str, yaml.Node], name: str, path: str) -> bool:
         if name not in given:
             return False
-        value = _scalar(given[name])
+        value = value_of(given[name])
         if not isinstance(value, bool):
             self._problem(given[name], f"{path}.{name}", "must be true or false")
         return bool(value)
 
     def _weight(self, node: yaml.Node, path: str) -> float:
-        value = _scalar(node)
+        value = value_of(node)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             self._problem(node, path, f"must be a number above 0, not {node.value!r}")
             return 1.0
@@ -266,13 +266,3 @@ class _Reader:
 
     def _problem(self, node: yaml.Node, path: str, text: str) -> None:
         self.problems.append(f"{self._file}:{node.start_mark.line + 1}: {path}: {text}")
-
-
-def _scalar(node: yaml.Node) -> Any:
-    """Value of a scalar node by YAML's own rules; None for anything else."""
-    if not isinstance(node, yaml.ScalarNode):
-        return None
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        return None

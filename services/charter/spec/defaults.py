@@ -13,13 +13,15 @@ PREFERENCE_CONTROL = "127.0.0.1:50063"
 TRAINER = "127.0.0.1:50054"
 TRAINER_CONTROL = "127.0.0.1:50064"
 
-# Unset stays unset for ppo.kl_target (a fixed coefficient), ppo.dual_clip and ppo.score_clip (none),
-# ppo.lora_rank and preference_model.lora_rank (every weight is trained),
+MAX_WAIT_SECONDS = 7200
+
+# Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
+# ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
 # judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "policy": {"engine": "auto", "logprob_tolerance": 0.1},
-    "judge": {"engine": "transformers", "ensemble_size": 1, "labelled_pairs_limit": 100},
+    "policy": {"logprob_tolerance": 0.1},
+    "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
     "prompts": {"max_prompt_tokens": 256},
     "sampling": {"temperature": 1.0, "max_new_tokens": 64},
     "comparisons": {"pairs": 64, "held_out_fraction": 0.2, "refresh_pairs": 32},
@@ -65,6 +67,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "judge": JUDGE,
         "preference": PREFERENCE,
         "preference_control": PREFERENCE_CONTROL,
+        "max_wait_seconds": MAX_WAIT_SECONDS,
     },
 }
 
@@ -103,6 +106,15 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     for mix in mixes:
         # Stated, so that the stored spec says all that it means.
         mix.ai, mix.human, mix.imported = mix.ai, mix.human, mix.imported
+    return filled
+
+
+def with_engines(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
+    """Copy of ``spec`` with the engines that `charter up` starts where it names none: ``auto`` and ``transformers``."""
+    filled = run_pb2.RunSpec()
+    filled.CopyFrom(spec)
+    filled.policy.engine = filled.policy.engine or "auto"
+    filled.judge.engine = filled.judge.engine or "transformers"
     return filled
 
 

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from charter.rpc.validation import violations
 from charter.spec.paths import resolve_paths
+from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import run_pb2
 
 _UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
@@ -39,7 +40,7 @@ def load_spec(path: Path, remote: bool = False) -> run_pb2.RunSpec:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([f"{path}: cannot be read: {error}"]) from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SpecError([f"{path}{line}: not YAML: {error.problem or error.context}"]) from error
@@ -169,7 +170,7 @@ def _unknown(name: str, descriptor: Descriptor) -> str:
 
 
 def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float | bool:
-    """Value of ``node`` as protobuf JSON means it. Numbers are parsed here because YAML 1.1 reads `1e-5` as text.
+    """Value of ``node`` as protobuf JSON means it.
 
     Raises ``ValueError`` with what was expected.
     """
@@ -188,16 +189,12 @@ def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float
         case FieldDescriptor.CPPTYPE_ENUM:
             return _enum(text, cast(EnumDescriptor, field.enum_type))
         case FieldDescriptor.CPPTYPE_DOUBLE | FieldDescriptor.CPPTYPE_FLOAT:
-            try:
-                # YAML writes .inf and .nan where Python wants inf and nan.
-                number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-            except ValueError:
-                raise wrong from None
-            if quoted:
+            number = value_of(node)
+            if isinstance(number, bool) or not isinstance(number, int | float):
                 raise wrong
             if not math.isfinite(number):
                 raise ValueError(f"must be a finite number, got `{text}`")
-            return number
+            return float(number)
         case FieldDescriptor.CPPTYPE_UINT32 | FieldDescriptor.CPPTYPE_UINT64:
             # Protobuf JSON writes 64-bit integers as text.
             if not (text.isascii() and text.isdecimal()) or (

@@ -1,7 +1,7 @@
 """Files that clients bring to a run and take from it. Every function blocks: call them off the event loop."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -13,6 +13,8 @@ from charter.v1 import run_pb2, trainer_pb2
 INPUTS = "inputs"
 CHECKPOINTS = "checkpoints"
 CHUNK_BYTES = 512 * 1024
+# inputs, a digest, and the file's name.
+_COPY_PARTS = 3
 
 
 class UnknownArtifactError(StatusError):
@@ -37,14 +39,37 @@ def with_stored_files(
             folder.mkdir(parents=True, exist_ok=True)
             write_bytes(target, file.content)
         copies[file.path] = str(target)
-    stored = run_pb2.RunSpec()
-    stored.CopyFrom(spec)
-    for paths in (stored.prompts.train, stored.prompts.held_out):
-        paths[:] = [copies.get(path, path) for path in paths]
+    return _with_paths(spec, lambda path: copies.get(path, path))
+
+
+def with_relative_files(spec: run_pb2.RunSpec, artifacts: Path) -> run_pb2.RunSpec:
+    """Copy of ``spec`` that names our copies by their place in ``artifacts``, wherever that is.
+
+    Those that an earlier place of ``artifacts`` is named for are recognised when they are here too.
+    """
+
+    def relative(path: str) -> str:
+        place = Path(*Path(path).parts[-_COPY_PARTS:])
+        ours = Path(path).is_absolute() and place.parts[0] == INPUTS and (artifacts / place).is_file()
+        return str(place) if ours else path
+
+    return _with_paths(spec, relative)
+
+
+def with_absolute_files(spec: run_pb2.RunSpec, artifacts: Path) -> run_pb2.RunSpec:
+    """The opposite of ``with_relative_files``."""
+    return _with_paths(spec, lambda path: str(artifacts / path) if path.startswith(f"{INPUTS}/") else path)
+
+
+def _with_paths(spec: run_pb2.RunSpec, change: Callable[[str], str]) -> run_pb2.RunSpec:
+    changed = run_pb2.RunSpec()
+    changed.CopyFrom(spec)
+    for paths in (changed.prompts.train, changed.prompts.held_out):
+        paths[:] = [change(path) for path in paths]
     for field in ("constitution", "labelled_pairs", "calibration"):
-        path = getattr(stored.judge, field)
-        setattr(stored.judge, field, copies.get(path, path))
-    return stored
+        if path := getattr(changed.judge, field):
+            setattr(changed.judge, field, change(path))
+    return changed
 
 
 def artifacts_of(folder: Path) -> list[trainer_pb2.Artifact]:

@@ -7,7 +7,7 @@ _MOST_CHARACTERS = 500
 
 def last_line(log: str) -> str:
     """The last line of a log that says something; a structured line as its message and the end of its exception."""
-    lines = [line for line in log.splitlines() if line.strip()]
+    lines = [line for line in log.split("\n") if line.strip()]
     return _plain(lines[-1]) if lines else ""
 
 

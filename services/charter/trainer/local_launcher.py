@@ -90,7 +90,7 @@ def _process(worker: str) -> ProcessId | None:
 def _last_words(log: Path) -> str:
     """The last line of the log, worded as the end of a sentence."""
     if not log.exists():
-        return "; it has no log"
+        return f"; its log {log} is not there: was the run's folder deleted, emptied or moved?"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         line = last_line(file.read().decode(errors="replace"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 
 import grpc
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from charter.rpc.errors import StatusError
 from charter.spec.load import spec_from_json, spec_to_json
+from charter.trainer.artifact_files import with_absolute_files, with_relative_files
 from charter.trainer.tables import EventRow, RunRow
 from charter.v1 import run_pb2
 
@@ -59,14 +61,27 @@ class RunStateError(StatusError):
 
 
 class RunStore:
-    """Runs in a SQL database. Every method is one transaction and may be called from any thread."""
+    """Runs in a SQL database. Every method is one transaction and may be called from any thread.
 
-    def __init__(self, database: sa.Engine) -> None:
+    ``artifacts`` is the folder of the runs' folders. What is stored names files in it by their place there, so that
+    database and folder may be moved together; the rows that are returned name them in full.
+    """
+
+    def __init__(self, database: sa.Engine, artifacts: Path) -> None:
         self._sessions = sessionmaker(database, expire_on_commit=False)
+        self._artifacts = artifacts
         self._lock = threading.Lock()
 
-    def create(self, request_id: str, spec: run_pb2.RunSpec, artifacts: str) -> tuple[RunRow, bool]:
-        """Store a PENDING run; its artifacts go into a folder of its id under ``artifacts``.
+    def adopt(self) -> None:
+        """Rows used to name their folder in full: name those that lie here by their place here."""
+        with self._session() as session:
+            for row in session.scalars(sa.select(RunRow).where(RunRow.artifacts.startswith("/"))):
+                if (self._artifacts / row.id).is_dir():
+                    row.artifacts = row.id
+                    row.spec = self._stored(spec_from_json(row.spec))
+
+    def create(self, request_id: str, spec: run_pb2.RunSpec) -> tuple[RunRow, bool]:
+        """Store a PENDING run; its artifacts go into a folder of its id.
 
         A request id that was seen before gives its run and False.
         Raises ``RunStateError`` when an active run uses the same policy service: both would overwrite its weights.
@@ -81,10 +96,10 @@ class RunStore:
                 id=run_id,
                 name=spec.name,
                 request_id=request_id,
-                spec=spec_to_json(spec),
+                spec=self._stored(spec),
                 state=State.PENDING,
                 create_time=now,
-                artifacts=f"{artifacts.rstrip('/')}/{run_id}",
+                artifacts=run_id,
             )
             session.add(row)
             return row, True
@@ -196,6 +211,14 @@ class RunStore:
         # SQLite has no row locks; the trainer is one process, so its own lock does.
         with self._lock, self._sessions.begin() as session:
             yield session
+            rows = [one for one in session if isinstance(one, RunRow)]
+        # These are not the session's any more: nothing of this is stored.
+        for row in rows:
+            row.artifacts = str(self._artifacts / row.artifacts)
+            row.spec = spec_to_json(with_absolute_files(spec_from_json(row.spec), self._artifacts))
+
+    def _stored(self, spec: run_pb2.RunSpec) -> str:
+        return spec_to_json(with_relative_files(spec, self._artifacts))
 
 
 def to_proto(row: RunRow) -> run_pb2.Run:

@@ -42,10 +42,10 @@ class TrainerRoom:
     def __init__(self, config: TrainerConfig) -> None:
         # Opened before anything is served, so that a wrong URL fails at once.
         self._database = open_database(config.database, SCHEMA, config.migrate)
-        self._store = RunStore(self._database)
-        self.supervisor = Supervisor(
-            self._store, config.launcher, config.artifacts.resolve(), config.control_address, config.services
-        )
+        artifacts = config.artifacts.resolve()
+        self._store = RunStore(self._database, artifacts)
+        self._store.adopt()
+        self.supervisor = Supervisor(self._store, config.launcher, artifacts, config.control_address, config.services)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``TrainerService``."""

@@ -75,7 +75,7 @@ class Supervisor:
         """Store a run with the client's files and start its worker. Raises ``RunStateError``."""
         stored = await asyncio.to_thread(with_stored_files, spec, files, self._artifacts)
         filled = fill_defaults(with_addresses(stored, self._services))
-        row, new = await asyncio.to_thread(self._store.create, request_id, filled, str(self._artifacts))
+        row, new = await asyncio.to_thread(self._store.create, request_id, filled)
         if new:
             row = await self._start_worker(row, (State.PENDING,))
         return row

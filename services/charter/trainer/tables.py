@@ -25,7 +25,7 @@ class RunRow(Base):
     id: Mapped[str] = mapped_column(String(200), unique=True)
     name: Mapped[str] = mapped_column(String(100), index=True)
     request_id: Mapped[str] = mapped_column(String(200), unique=True)
-    # The filled spec as protobuf JSON.
+    # The filled spec as protobuf JSON; the client's files by their place in the trainer's folder of artifacts.
     spec: Mapped[str] = mapped_column(Text)
     # Name of charter.v1.RunState without its prefix.
     state: Mapped[str] = mapped_column(String(20), index=True)
@@ -33,6 +33,7 @@ class RunRow(Base):
     start_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     end_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     error: Mapped[str] = mapped_column(Text, default="")
+    # Its folder, in the trainer's folder of artifacts; in full for one that lies elsewhere.
     artifacts: Mapped[str] = mapped_column(Text)
     # Which start of the worker is the current one; reports of earlier ones are refused.
     attempts: Mapped[int] = mapped_column(default=0)

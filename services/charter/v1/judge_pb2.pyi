@@ -743,10 +743,13 @@ class JudgeServiceGetModelInfoResponse(_message.Message):
     DEFAULT_METHOD_FIELD_NUMBER: _builtins.int
     DEFAULT_CHAIN_OF_THOUGHT_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
+    RATING_PROBLEM_FIELD_NUMBER: _builtins.int
     default_method: Global___JudgingMethod.ValueType
     """What UNSPECIFIED means here."""
     default_chain_of_thought: _builtins.bool
     """Whether the default method reasons first."""
+    rating_problem: _builtins.str
+    """Why Score is refused: the model was asked at the start. Empty when it is not."""
     @_builtins.property
     def model(self) -> _types_pb2.ModelInfo: ...
     @_builtins.property
@@ -760,10 +763,11 @@ class JudgeServiceGetModelInfoResponse(_message.Message):
         default_method: Global___JudgingMethod.ValueType = ...,
         default_chain_of_thought: _builtins.bool = ...,
         calibration: Global___AppliedCalibration | None = ...,
+        rating_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "default_chain_of_thought", b"default_chain_of_thought", "default_method", b"default_method", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "default_chain_of_thought", b"default_chain_of_thought", "default_method", b"default_method", "model", b"model", "rating_problem", b"rating_problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

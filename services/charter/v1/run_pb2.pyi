@@ -283,7 +283,9 @@ class PolicySpec(_message.Message):
     model: _builtins.str
     """Hub id or folder."""
     engine: _builtins.str
-    """Engine of `charter up`: transformers, vllm, or auto (default: vllm where it installs and pays)."""
+    """Engine of the policy; a run is refused when it is served by another. Unset or auto takes what is up, for which
+    `charter up` starts vllm where it installs and pays, else transformers.
+    """
     logprob_tolerance: _builtins.float
     """Largest mean difference in nats between the trainer's and a replica's log-probs of a probe answer, after each
     update of the weights; above it the run fails. Default 0.1.
@@ -325,7 +327,8 @@ class JudgeSpec(_message.Message):
     """Hub id, folder, or with engine openai the endpoint's name of the model."""
     engine: _builtins.str
     """Engine of `charter up`: transformers, vllm, openai, fake, or external (services.judge is somebody else's server
-    that speaks JudgeService: no judge is started). Default transformers.
+    that speaks JudgeService: no judge is started). A run is refused when another engine judges. Unset or external takes
+    what is up; unset lets `charter up` start transformers.
     """
     endpoint: _builtins.str
     """Base URL of an OpenAI-compatible endpoint (engine openai). The key is read from OPENAI_API_KEY."""
@@ -1164,6 +1167,7 @@ class ServiceAddresses(_message.Message):
     GPU_SHARING_FIELD_NUMBER: _builtins.int
     WEIGHTS_FOLDER_FIELD_NUMBER: _builtins.int
     WEIGHTS_NCCL_FIELD_NUMBER: _builtins.int
+    MAX_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     preference: _builtins.str
     preference_control: _builtins.str
@@ -1178,6 +1182,10 @@ class ServiceAddresses(_message.Message):
     weights_nccl: _builtins.bool
     """New weights go from the worker's first GPU to vLLM's by NCCL; a replica that catches up still gets them by
     weights_folder or gRPC.
+    """
+    max_wait_seconds: _builtins.int
+    """Seconds that a run waits for a service that is away or has too much to do; then it stops, and can be resumed.
+    Default 7200: a rolling update of large models takes its time.
     """
     @_builtins.property
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1202,12 +1210,15 @@ class ServiceAddresses(_message.Message):
         gpu_sharing: Global___GpuSharing.ValueType = ...,
         weights_folder: _builtins.str = ...,
         weights_nccl: _builtins.bool = ...,
+        max_wait_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_wait_seconds", b"_max_wait_seconds", "max_wait_seconds", b"max_wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder", "weights_nccl", b"weights_nccl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_wait_seconds", b"_max_wait_seconds", "gpu_sharing", b"gpu_sharing", "judge", b"judge", "judge_control", b"judge_control", "judge_replicas", b"judge_replicas", "max_wait_seconds", b"max_wait_seconds", "policy", b"policy", "policy_control", b"policy_control", "preference", b"preference", "preference_control", b"preference_control", "weights_folder", b"weights_folder", "weights_nccl", b"weights_nccl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_wait_seconds: _TypeAlias = _typing.Literal["max_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__max_wait_seconds: _TypeAlias = _typing.Literal["_max_wait_seconds", b"_max_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_wait_seconds) -> _WhichOneofReturnType__max_wait_seconds | None: ...
 
 Global___ServiceAddresses: _TypeAlias = ServiceAddresses  # noqa: Y015
 

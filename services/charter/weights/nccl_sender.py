@@ -19,7 +19,7 @@ from torch import Tensor
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError, explained
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
-from charter.weights.sender import TRANSFER_SECONDS, PackedWeights
+from charter.weights.sender import PackedWeights, transfer_seconds
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ class _Members:
 
     def start_weight_update(self) -> None:
         header = self._header()
-        self._calls = {control: _Broadcast(control, self._open) for control in self.ranks}
+        self._calls = {control: _Broadcast(control, len(self.weights.blob), self._open) for control in self.ranks}
         self._each(lambda control: self._calls[control].say(weights_pb2.ReceiveBroadcastRequest(header=header)))
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -232,14 +232,14 @@ class _Members:
 
 
 class _Broadcast:
-    """One version on its way to one replica, until ``stack`` is closed."""
+    """One version of ``size`` bytes on its way to one replica, until ``stack`` is closed."""
 
-    def __init__(self, control: str, stack: ExitStack) -> None:
+    def __init__(self, control: str, size: int, stack: ExitStack) -> None:
         self._control = control
         self._words: SimpleQueue[weights_pb2.ReceiveBroadcastRequest | None] = SimpleQueue()
         channel = stack.enter_context(connect(control))
         stub = weights_pb2_grpc.WeightServiceStub(channel)
-        self._answers = stub.ReceiveBroadcast(iter(self._words.get, None), timeout=TRANSFER_SECONDS)
+        self._answers = stub.ReceiveBroadcast(iter(self._words.get, None), timeout=transfer_seconds(size))
         stack.callback(self._words.put, None)
 
     def say(self, request: weights_pb2.ReceiveBroadcastRequest) -> None:

@@ -19,8 +19,9 @@ logger = logging.getLogger("charter.weights")
 
 # Answers that may be the fault of the replica that should have passed the weights on.
 _PEER_FAILED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS)
-# A transfer that takes longer than this has lost its peer.
-TRANSFER_SECONDS = 1800.0
+# A transfer that takes longer than the first, and than its bytes at this rate, has lost its peer.
+_TRANSFER_SECONDS = 1800.0
+_SLOWEST_BYTES_PER_SECOND = 20e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,11 @@ class WeightUpdate:
     seconds: float
     size: int
     sha256: str
+
+
+def transfer_seconds(size: int) -> float:
+    """Deadline of a call that moves so many bytes and has them loaded."""
+    return _TRANSFER_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
 
 
 def pack_weights(tensors: Mapping[str, torch.Tensor], version: int) -> PackedWeights:
@@ -81,7 +87,7 @@ def send_packed(
         stub = weights_pb2_grpc.WeightServiceStub(channel)
 
         def send() -> weights_pb2.LoadWeightsResponse:
-            return stub.LoadWeights(_parts(header, weights.blob), timeout=TRANSFER_SECONDS)
+            return stub.LoadWeights(_parts(header, weights.blob), timeout=transfer_seconds(len(weights.blob)))
 
         if weights.path:
             header.path = weights.path

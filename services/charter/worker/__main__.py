@@ -22,12 +22,12 @@ from google.protobuf import json_format
 from charter.rpc.errors import ServiceError
 from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
-from charter.runs.artifacts import Artifacts
+from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
 from charter.worker import metrics
-from charter.worker.clients.clients import servers_sleep
+from charter.worker.clients.services import servers_sleep
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
@@ -86,10 +86,10 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
         status = STOPPED
-    except (RunError, ServiceError) as error:
+    except (RunError, RunFolderGoneError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        status = REFUSED if isinstance(error, SpecError) else FAILED
+        status = REFUSED if isinstance(error, SpecError | RunFolderGoneError) else FAILED
     except Exception:
         logger.exception("the worker failed")
     finally:

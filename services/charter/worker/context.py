@@ -9,7 +9,7 @@ from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
 from charter.worker.training import ranks

@@ -106,7 +106,8 @@ class Reporter:
     ) -> None:
         """Report progress in the present phase, from any thread.
 
-        Raises ``Superseded`` when a newer worker has taken over, ``RunError`` for a number that is not finite,
+        Raises ``Superseded`` when a newer worker has taken over, ``RunFolderGoneError`` when there is nothing left to
+        go on in, ``RunError`` for a number that is not finite,
         ``ServiceError`` when the trainer refuses the report.
         """
         numbers = numbers or {}
@@ -119,6 +120,7 @@ class Reporter:
             )
             event.time.GetCurrentTime()
             line = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+            self._artifacts.require_folder()
             append_line(self._artifacts.events, line)
             metrics.show(self.run_id, event)
             if numbers:

@@ -8,8 +8,8 @@ import torch
 
 from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker.clients.clients import Services
 from charter.worker.clients.served import policy_serves, serve_starting_policy
+from charter.worker.clients.services import Services
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed

@@ -1,6 +1,6 @@
 """Episodes per second and peak memory of whole PPO steps, Charter against TRL 1.10's experimental PPOTrainer.
 
-    pip download --no-deps trl==1.10.0 && unzip -d TRL trl-1.10.0*.whl
+    .venv/bin/uv pip install --no-deps --target TRL -r requirements/benchmarks.txt
     python -m tests.benchmarks.ppo_step --model FOLDER --prompts FILE.jsonl --trl TRL
 
 Both stay loaded, each in a process of its own, and take turns step by step, so that what else the machine does falls on
@@ -38,7 +38,9 @@ def step(side: "subprocess.Popen[str]") -> dict[str, float]:
 def main() -> None:
     """Measure, and print a line for each step and the ratios."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--trl", type=Path, required=True, help="folder that the wheel of trl==1.10.0 is unpacked in")
+    parser.add_argument(
+        "--trl", type=Path, required=True, help="folder that requirements/benchmarks.txt is installed in"
+    )
     options = parser.parse_args()
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(options.trl), os.environ.get("PYTHONPATH", "")]),

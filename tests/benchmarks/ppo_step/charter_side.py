@@ -20,7 +20,7 @@ from charter.preference.scorer import ScoreInput
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.weights.sender import pack_weights
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner

@@ -18,7 +18,7 @@ import torch
 from charter.chat import ChatMessage
 from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
-from charter.worker.clients.clients import Services
+from charter.worker.clients.services import Services
 from charter.worker.reporter import Reporter
 from rich.console import Console
 
@@ -64,9 +64,9 @@ def main() -> None:
         services = Services(addresses, Reporter(Artifacts(folder, "benchmark"), "benchmark", 1, ""))
         stack.callback(services.close)
         for version in range(1, rounds + 1):
-            services.send_policy({"w": torch.full((4,), float(version))}, version)
+            services.policy.send({"w": torch.full((4,), float(version))}, version)
             start = time.perf_counter()
-            answers = services.generate(PROMPTS, SAMPLING, version=version, seed=version)
+            answers = services.policy.generate(PROMPTS, SAMPLING, version=version, seed=version)
             seconds = time.perf_counter() - start
             tokens = sum(len(one.token_ids) for (one,) in answers)
             ideal = tokens / sum(speeds)

@@ -1,9 +1,13 @@
 """Labelled pairs: the file format and its errors, and how pairs are made from scores and from good answers."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from charter.chat import ChatMessage
 from charter.evaluation.judge.labelled_pairs import (
@@ -13,6 +17,7 @@ from charter.evaluation.judge.labelled_pairs import (
     split_by_group,
     write_labelled_pairs,
 )
+from charter.held_out import prompt_key
 from charter.jsonl import RowError
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
@@ -67,6 +72,54 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> N
     file.write_bytes((json.dumps(GOOD) + "\n").encode() + line.encode(errors="surrogateescape"))
     with pytest.raises(RowError, match=message):
         read_labelled_pairs(file)
+
+
+TURNS = [{"role": "user", "content": "Hi"}]
+ANSWERED = {
+    name: [*TURNS, {"role": "assistant", "content": text}] for name, text in (("chosen", "x"), ("rejected", "y"))
+}
+IMPORTED: dict[str, dict[str, Any]] = {
+    "ultrafeedback": ANSWERED,
+    "hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: x", "rejected": "\n\nHuman: Hi\n\nAssistant: y"},
+    "prompt and answers": {"prompt": "Hi", "chosen": "x", "rejected": "y"},
+    "exported": {
+        "prompt": TURNS,
+        "answer_a": "x",
+        "answer_b": "y",
+        "outcome": "PREFERRED_A",
+        "probability_a": 1.0,
+        "source": "HUMAN",
+        "split": "TRAIN",
+    },
+}
+
+
+@pytest.mark.parametrize("layout", list(IMPORTED))
+def test_every_layout_that_is_imported_is_read(tmp_path: Path, layout: str) -> None:
+    file = tmp_path / "pairs.jsonl.gz"
+    file.write_bytes(gzip.compress(json.dumps(IMPORTED[layout]).encode()))
+    (pair,) = read_labelled_pairs(file)
+    better, worse = (pair.answer_a, pair.answer_b) if pair.label == 1.0 else (pair.answer_b, pair.answer_a)
+    assert (pair.prompt, better, worse) == ((ChatMessage("user", "Hi"),), "x", "y")
+    assert pair.group == prompt_key(pair.prompt)
+
+
+def test_parquet_is_read_and_what_is_of_no_use_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.parquet"
+    rows = [IMPORTED["prompt and answers"], {"prompt": "Ho", "chosen": "z", "rejected": " "}]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    pairs = read_labelled_pairs(file)
+    assert [pair.prompt[0].content for pair in pairs] == ["Hi"]
+    assert pairs.left_out == {"with an empty answer": 1}
+    pq.write_table(pa.Table.from_pylist([{"prompt": "Hi", "chosen": 1, "rejected": 2}]), file)
+    with pytest.raises(RowError, match="row 1: chosen and rejected must both be text"):
+        read_labelled_pairs(file)
+
+
+def test_a_label_that_contradicts_its_outcome_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(IMPORTED["exported"] | {"probability_a": 0.2}))
+    with pytest.raises(RowError, match="contradicts the outcome"):
+        read_labelled_pairs(tmp_path / "pairs.jsonl")
 
 
 def test_a_file_without_pairs_is_an_error(tmp_path: Path) -> None:

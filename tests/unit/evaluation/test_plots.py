@@ -6,7 +6,8 @@ import re
 
 import pytest
 from charter.evaluation.judge.calibration import calibration_of
-from charter.evaluation.report.plots import Plot, label_distribution, ppo_plots, reliability
+from charter.evaluation.report.plots import Plot, _wilson, label_distribution, ppo_plots, reliability
+from scipy import stats
 
 
 def points(plot: Plot, series: int) -> list[tuple[float, float]]:
@@ -93,3 +94,13 @@ def test_reliability_shows_a_point_for_each_bin() -> None:
     assert f"{calibration.expected_calibration_error:.3f}" in plot.caption
     (points_drawn,) = re.findall(r'<g id="judge-PathCollection_1">(.*?)\n   </g>', plot.svg, re.DOTALL)
     assert points_drawn.count("fill: var(--series-1)") == len(calibration.bins) == 2
+    # An interval for each, and no line from bin to bin.
+    (intervals,) = re.findall(r'<g id="judge-LineCollection_1">(.*?)\n   </g>', plot.svg, re.DOTALL)
+    assert len(re.findall(r"<path", intervals)) == 2
+    assert not re.search(r"stroke: var\(--series-1\); stroke-width: 1[;\"]", plot.svg)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (3, 4), (50, 100)])
+def test_the_interval_of_a_bin_is_that_of_a_proportion(right: int, count: int) -> None:
+    exact = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert _wilson(right / count, count) == pytest.approx((exact.low, exact.high), abs=1e-6)

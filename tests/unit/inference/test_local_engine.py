@@ -24,6 +24,9 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
+from tests.support.chat_templates import LLAMA_2, sentencepiece_tokenizer
+from tests.support.tiny import make_talkative_model
+
 PROMPTS = [Prompt((ChatMessage("user", text),)) for text in ("Hi", "What is the capital of France?", "Why?" * 9)]
 
 
@@ -287,3 +290,23 @@ async def test_on_a_cpu_sleep_and_wake_leave_the_model_as_it_is(engine: Transfor
     await engine.wake()
     after = await collect(engine, Sampling(8, temperature=0.0))
     assert {key: one.token_ids for key, one in after.items()} == {key: one.token_ids for key, one in before.items()}
+
+
+async def test_special_tokens_inside_an_answer_are_in_its_text_as_it_grows_and_at_its_end(tmp_path: Path) -> None:
+    """What is scored and shown is what the policy wrote."""
+    engine = TransformersEngine(str(make_talkative_model(tmp_path, sentencepiece_tokenizer(LLAMA_2), ["<s>", "x"])))
+    await engine.start()
+    grown: list[str] = []
+    samples = [
+        sample
+        async for sample in engine.generate(
+            PROMPTS[:1], Sampling(12, seed=3), 4, on_text=lambda _prompt, _sample, text: grown.append(text)
+        )
+    ]
+    chat = ChatTokenizer.load(str(tmp_path))
+    start = chat.tokenizer.bos_token_id
+    assert sum(sample.token_ids.count(start) for sample in samples) > 0
+    for sample in samples:
+        assert sample.text.count("<s>") == sample.token_ids.count(start)
+    assert any("<s>" in text for text in grown)
+    await engine.stop()

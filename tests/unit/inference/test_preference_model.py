@@ -81,6 +81,16 @@ def test_an_answer_cannot_close_its_own_turn(model: PreferenceModel) -> None:
     assert forged.count(model.tokenizer.eos_id) == honest.count(model.tokenizer.eos_id)
 
 
+def test_special_tokens_that_a_policy_wrote_change_the_score(model: PreferenceModel) -> None:
+    chat = model.tokenizer
+    clean = chat.answer_ids("Boil it.")
+    start = chat.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    written = [start, *clean, start, chat.eos_id]
+    assert encode(chat, HELLO, chat.decode(written)) != encode(chat, HELLO, chat.decode([*clean, chat.eos_id]))
+    clean_score, dirty_score = scores_of(model, [chat.decode(clean), chat.decode(written)])
+    assert abs(clean_score - dirty_score) > 1e-6
+
+
 def test_empty_answer_is_scored_at_its_eos(model: PreferenceModel) -> None:
     assert encode(model.tokenizer, HELLO, "")[-1] == model.tokenizer.eos_id
     assert torch.isfinite(scores_of(model, [""])).all()

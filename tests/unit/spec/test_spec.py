@@ -2,14 +2,16 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.rpc.validation import violations
-from charter.spec.defaults import DEFAULTS, fill_defaults
+from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, fill_defaults
 from charter.spec.load import SpecError, load_spec, spec_from_json, spec_to_json, spec_to_yaml
-from charter.v1 import judge_pb2, run_pb2
+from charter.v1 import judge_pb2, run_pb2, validation_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 RUN_PROTO = Path(__file__).resolve().parents[3] / "protos" / "charter" / "v1" / "run.proto"
 
@@ -222,9 +224,9 @@ def test_defaults_are_those_that_the_contract_states() -> None:
             comment = ""
         else:
             comment = ""
-    ours = {section: dict(fields) for section, fields in DEFAULTS.items() if section != "services"}
-    # Stated in words, not as a value.
-    del ours["policy"]["engine"]
+    ours = {section: dict(fields) for section, fields in DEFAULTS.items()}
+    # Addresses are not stated.
+    ours["services"] = {"max_wait_seconds": MAX_WAIT_SECONDS}
     assert {section: set(fields) for section, fields in stated.items()} == {
         section: set(fields) for section, fields in ours.items()
     }
@@ -246,3 +248,41 @@ def test_shares_of_a_dimension_are_read_and_their_mistakes_named(folder: Path) -
     ):
         (problem,) = problems(folder, begin + wrong)
         assert words in problem
+
+
+# Whole numbers without an upper bound: nothing is as large as they are. Limits, intervals, and a seed.
+UNBOUNDED = {
+    "seed",
+    "judge.labelled_pairs_limit",
+    "judge.limits.requests_per_minute",
+    "judge.limits.tokens_per_minute",
+    "judge.limits.token_budget",
+    "prompts.max_prompt_tokens",
+    "comparisons.refresh_every_steps",
+    "preference_model.patience",
+    "ppo.critic_warmup_steps",
+    "evaluation.every_steps",
+    "evaluation.patience",
+    "checkpoints.every_steps",
+    "checkpoints.keep",
+}
+
+
+def whole_numbers(message: Descriptor, path: str = "") -> Iterator[tuple[str, FieldDescriptor]]:
+    for field in message.fields:
+        if field.message_type and not field.message_type.GetOptions().map_entry:
+            yield from whole_numbers(field.message_type, f"{path}{field.name}.")
+        elif field.cpp_type in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64):
+            yield path + field.name, field
+
+
+def test_whatever_is_counted_out_in_memory_or_calls_has_an_upper_bound(folder: Path) -> None:
+    """Four billion of anything is a slip, told at once and not when memory is full."""
+    without = {
+        name
+        for name, field in whole_numbers(run_pb2.RunSpec.DESCRIPTOR)
+        if not field.GetOptions().Extensions[validation_pb2.constraint].HasField("maximum")
+    }
+    assert without == UNBOUNDED
+    (problem,) = problems(folder, GOOD + "comparisons: {pairs: 4000000000}\n")
+    assert "comparisons.pairs: must be at most 10000000" in problem

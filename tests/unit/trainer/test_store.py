@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from charter.spec.defaults import fill_defaults
 from charter.storage.database import DatabaseError, alembic_config, open_database, version
 from charter.trainer.runs import RunStateError, RunStore, StaleReportError, State, UnknownRunError, to_proto
-from charter.trainer.tables import SCHEMA, Base
+from charter.trainer.tables import SCHEMA, Base, RunRow
 from charter.v1 import run_pb2
 
 
@@ -26,7 +26,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engi
 
 @pytest.fixture
 def store(database: sa.Engine) -> RunStore:
-    return RunStore(database)
+    return RunStore(database, Path("/runs"))
 
 
 def spec(name: str = "demo", policy: str = "host:1") -> run_pb2.RunSpec:
@@ -45,7 +45,7 @@ def test_tables_are_what_the_migrations_make(database: sa.Engine) -> None:
 
 
 def test_a_run_is_stored_whole(store: RunStore) -> None:
-    row, new = store.create("r1", spec(), "/runs")
+    row, new = store.create("r1", spec())
     run = to_proto(store.find(row.id))
     assert new
     assert run.spec == spec()
@@ -57,25 +57,68 @@ def test_a_run_is_stored_whole(store: RunStore) -> None:
     assert not run.HasField("last_event")
 
 
+def files(inputs: Path) -> run_pb2.RunSpec:
+    """A spec that names the trainer's copies of a client's files, and a file of the client's own."""
+    found = spec()
+    found.prompts.train[:] = [str(inputs / "0123456789abcdef" / "train.jsonl"), "/own/train.jsonl"]
+    found.judge.constitution = str(inputs / "fedcba9876543210" / "constitution.yaml")
+    return found
+
+
+@pytest.mark.parametrize("as_it_once_was", [False, True])
+def test_a_moved_folder_is_found_with_all_that_lies_in_it(
+    database: sa.Engine, tmp_path: Path, as_it_once_was: bool
+) -> None:
+    """Also by rows that name the folder in full, as they once did, once its runs are in the new place."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for name in ("0123456789abcdef/train.jsonl", "fedcba9876543210/constitution.yaml"):
+        (old / "inputs" / name).parent.mkdir(parents=True)
+        (old / "inputs" / name).touch()
+    row, _ = RunStore(database, old).create("r1", files(old / "inputs"))
+    assert Path(row.artifacts) == old / row.id
+    assert to_proto(row).spec == files(old / "inputs")
+    (old / row.id).mkdir()
+    with database.begin() as connection:
+        (stored,) = connection.execute(sa.select(RunRow.artifacts, RunRow.spec)).all()
+        assert str(tmp_path) not in stored.artifacts + stored.spec
+        if as_it_once_was:
+            connection.execute(sa.update(RunRow).values(artifacts=row.artifacts, spec=row.spec))
+    old.rename(new)
+    store = RunStore(database, new)
+    store.adopt()
+    found = store.find(row.id)
+    assert Path(found.artifacts) == new / row.id
+    assert to_proto(found).spec == files(new / "inputs")
+
+
+def test_a_run_that_lies_elsewhere_stays_there(database: sa.Engine, tmp_path: Path) -> None:
+    store = RunStore(database, tmp_path)
+    row, _ = store.create("r1", spec())
+    with database.begin() as connection:
+        connection.execute(sa.update(RunRow).values(artifacts="/elsewhere/of-old"))
+    store.adopt()
+    assert store.find(row.id).artifacts == "/elsewhere/of-old"
+
+
 def test_creating_twice_with_one_request_id_creates_one_run(store: RunStore) -> None:
-    first, _ = store.create("r1", spec(), "/runs")
-    second, new = store.create("r1", spec(), "/runs")
+    first, _ = store.create("r1", spec())
+    second, new = store.create("r1", spec())
     assert not new
     assert second.id == first.id
     assert len(store.page(10)) == 1
 
 
 def test_times_come_back_as_utc(store: RunStore) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     stored = to_proto(store.find(row.id)).create_time.ToMicroseconds()
     assert stored == int(row.create_time.timestamp() * 1e6)
 
 
 def test_a_name_means_the_newest_run_and_an_id_comes_first(store: RunStore) -> None:
-    store.create("r1", spec("demo", "host:1"), "/runs")
-    newest, _ = store.create("r2", spec("demo", "host:2"), "/runs")
+    store.create("r1", spec("demo", "host:1"))
+    newest, _ = store.create("r2", spec("demo", "host:2"))
     # A run may be named as another's id.
-    namesake, _ = store.create("r3", spec(newest.id, "host:3"), "/runs")
+    namesake, _ = store.create("r3", spec(newest.id, "host:3"))
     assert store.find("demo").id == newest.id
     assert store.find(newest.id).number == newest.number
     assert store.find(namesake.id).number == namesake.number
@@ -84,14 +127,14 @@ def test_a_name_means_the_newest_run_and_an_id_comes_first(store: RunStore) -> N
 
 
 def test_pages_are_newest_first_and_without_overlap(store: RunStore) -> None:
-    numbers = [store.create(f"r{i}", spec(policy=f"host:{i}"), "/runs")[0].number for i in range(5)]
+    numbers = [store.create(f"r{i}", spec(policy=f"host:{i}"))[0].number for i in range(5)]
     first = store.page(2)
     second = store.page(2, before=first[-1].number)
     assert [row.number for row in (*first, *second)] == numbers[:0:-1]
 
 
 def test_an_attempt_begins_only_from_the_allowed_states(store: RunStore) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     assert store.begin_attempt(row.id, [State.PENDING]).attempts == 1
     with pytest.raises(RunStateError, match="is RUNNING, not FAILED or CANCELLED"):
         store.begin_attempt(row.id, [State.FAILED, State.CANCELLED])
@@ -102,12 +145,12 @@ def test_an_attempt_begins_only_from_the_allowed_states(store: RunStore) -> None
 
 
 def test_of_many_that_resume_at_once_one_wins(store: RunStore, database: sa.Engine) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     store.begin_attempt(row.id, [State.PENDING])
     store.end(row.id, 1, State.FAILED)
 
     # PostgreSQL may be shared by two trainers, as while one replaces the other; a SQLite file has one.
-    stores = [RunStore(database) if database.dialect.name == "postgresql" else store for _ in range(8)]
+    stores = [RunStore(database, Path("/runs")) if database.dialect.name == "postgresql" else store for _ in range(8)]
 
     def resume(one: RunStore) -> bool:
         try:
@@ -122,17 +165,17 @@ def test_of_many_that_resume_at_once_one_wins(store: RunStore, database: sa.Engi
 
 
 def test_two_runs_do_not_share_a_policy_service(store: RunStore) -> None:
-    first, _ = store.create("r1", spec(), "/runs")
+    first, _ = store.create("r1", spec())
     with pytest.raises(RunStateError, match=first.id):
-        store.create("r2", spec("other"), "/runs")
+        store.create("r2", spec("other"))
     store.end(first.id, 0, State.FAILED)
-    second, _ = store.create("r2", spec("other"), "/runs")
+    second, _ = store.create("r2", spec("other"))
     with pytest.raises(RunStateError, match=second.id):
         store.begin_attempt(first.id, [State.FAILED])
 
 
 def test_events_are_stored_once_and_in_order(store: RunStore) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     store.begin_attempt(row.id, [State.PENDING])
     store.add_events(row.id, 1, [event(2), event(1, "first")])
     store.add_events(row.id, 1, [event(1, "again"), event(3)])
@@ -146,7 +189,7 @@ def test_events_are_stored_once_and_in_order(store: RunStore) -> None:
 
 
 def test_only_the_current_attempt_may_report(store: RunStore) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     store.begin_attempt(row.id, [State.PENDING])
     store.end(row.id, 1, State.FAILED)
     with pytest.raises(StaleReportError, match="the run is FAILED"):
@@ -160,7 +203,7 @@ def test_only_the_current_attempt_may_report(store: RunStore) -> None:
 
 
 def test_a_run_that_has_ended_cannot_be_cancelled(store: RunStore) -> None:
-    row, _ = store.create("r1", spec(), "/runs")
+    row, _ = store.create("r1", spec())
     store.begin_attempt(row.id, [State.PENDING])
     store.end(row.id, 1, State.SUCCEEDED)
     with pytest.raises(RunStateError, match="it is SUCCEEDED"):
@@ -168,7 +211,7 @@ def test_a_run_that_has_ended_cannot_be_cancelled(store: RunStore) -> None:
 
 
 def test_states_are_counted_with_zeros(store: RunStore) -> None:
-    store.create("r1", spec(), "/runs")
+    store.create("r1", spec())
     counts = store.count_by_state()
     assert counts[State.PENDING] == 1
     assert counts[State.FAILED] == 0

@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import grpc
 import pytest
 from charter.rpc.errors import ServiceError
-from charter.runs.artifacts import Artifacts
+from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.v1 import run_pb2
 from charter.worker import metrics, reporter
 from charter.worker.errors import Cancelled, RunError
@@ -75,6 +76,25 @@ def test_the_end_waits_for_a_trainer_that_is_away_and_does_not_ask_it_all_the_ti
     one.close()
     assert 1 <= caplog.messages.count("events wait") <= 3
     assert caplog.messages[-1] == "events were not delivered"
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_folder_that_is_deleted_ends_the_run_at_its_next_event(tmp_path: Path, remade: bool) -> None:
+    """Not at its end, and not with the files that it happens to make again."""
+    folder = tmp_path / "run"
+    one = make(folder)
+
+    def steps() -> None:
+        with one.in_phase(run_pb2.PHASE_PPO):
+            one.report(1, 3)
+            shutil.rmtree(folder)
+            if remade:
+                (folder / "checkpoints").mkdir(parents=True)
+            one.report(2, 3)
+
+    with pytest.raises(RunFolderGoneError, match=f"{folder} was deleted"):
+        steps()
+    assert not (folder / "run.json").exists()
 
 
 def test_cancel_is_heard(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from charter.evaluation.judge.judged import JudgedPair
 from charter.evaluation.judge.labelled_pairs import LabelledPair
 from charter.jsonl import recover_lines
 from charter.rpc.channel import BATCH
+from charter.rpc.errors import ServiceError
 from charter.rpc.messages import proto_messages
+from charter.rpc.stalled import StalledError, unless_stalled
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 
 _PAIRS_PER_CALL = 64
@@ -64,20 +66,24 @@ def judge_pairs(
         stub = judge_pb2_grpc.JudgeServiceStub(channel)
         task = progress.add_task("judging", total=len(items), completed=len(judgements))
         while waiting := [item for item in items if item.id not in judgements]:
+            asked = waiting[:_PAIRS_PER_CALL]
+            request = judge_pb2.CompareRequest(items=asked, options=options)
             before = len(judgements)
-            request = judge_pb2.CompareRequest(items=waiting[:_PAIRS_PER_CALL], options=options)
             try:
-                for response in stub.Compare(request, timeout=BATCH):
+                for response in unless_stalled(stub.Compare(request), BATCH):
                     judgements[response.item_id] = response.judgement
                     if file is not None:
                         place = int(response.item_id)
                         _add(file, keys[place], pairs[place], response.judgement)
                     progress.advance(task)
-            except grpc.RpcError as error:
-                # A slow judge: the next call asks for what this one did not get to.
-                slow = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                if not slow or len(judgements) == before:
+            except StalledError:
+                # The next call asks for what this one did not get to.
+                if len(judgements) == before:
                     raise
+                continue
+            if left := sum(item.id not in judgements for item in asked):
+                problem = f"it left out {left} of {len(asked)} judgements; see its log"
+                raise ServiceError("judge", address, grpc.StatusCode.DATA_LOSS, problem)
     judged = [JudgedPair(pair, judgements[item.id]) for pair, item in zip(pairs, items, strict=True)]
     if len({(one.judgement.model, one.judgement.constitution_digest) for one in judged}) > 1:
         raise DetailsError(f"{details} has judgements of another model or constitution: name another file")

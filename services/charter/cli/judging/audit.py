@@ -14,6 +14,7 @@ from charter.cli.output import JsonOption, emit_json, fail
 from charter.cli.preferences.preferences import AddressOption
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
+from charter.rpc.stalled import unless_stalled
 from charter.storage.comparisons import Row, comparison_to_row
 from charter.v1 import preference_pb2, preference_pb2_grpc, trainer_pb2, trainer_pb2_grpc, types_pb2
 
@@ -118,7 +119,8 @@ def _one(chosen: preference_pb2.ComparisonFilter, comparison_id: str, address: s
 def _stream(chosen: preference_pb2.ComparisonFilter, address: str) -> Iterator[types_pb2.Comparison]:
     with channel_to("preference", address) as channel:
         request = preference_pb2.StreamComparisonsRequest(filter=chosen)
-        for page in preference_pb2_grpc.PreferenceServiceStub(channel).StreamComparisons(request, timeout=BATCH):
+        stub = preference_pb2_grpc.PreferenceServiceStub(channel)
+        for page in unless_stalled(stub.StreamComparisons(request), BATCH):
             yield from page.comparisons
 
 

@@ -10,9 +10,9 @@ from charter.chat import ChatMessage
 from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
 from charter.cli.local.services import channel_to
-from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.evaluation.judge.judged import JudgedPair
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs, said
 from charter.evaluation.judge.measurement import measurement
 from charter.jsonl import RowError
 from charter.judge.calibration_file import CalibrationFile, write_calibration
@@ -127,7 +127,12 @@ def score(
 
 @app.command()
 def calibrate(
-    files: Annotated[list[Path], typer.Argument(help="JSONL of labelled pairs.", metavar="LABELLED.jsonl...")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Labelled pairs, in any layout of `charter preferences import` too.", metavar="LABELLED.jsonl..."
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the calibration file here.")] = None,
     method: MethodOption = None,
     principle: PrincipleOption = "",
@@ -178,11 +183,14 @@ def calibrate(
 
 def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
     try:
-        return read_labelled_pairs(file, default_label=default_label)
+        pairs = read_labelled_pairs(file, default_label=default_label)
     except RowError as error:
         fail(str(error))
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}")
+    if pairs.left_out:
+        errors.print(f"{file}: left out {said(pairs.left_out)}", markup=False, soft_wrap=True)
+    return pairs
 
 
 def _options(

@@ -6,7 +6,7 @@ from pathlib import Path
 from charter.cli.local.services import channel_to, endpoint, health
 from charter.rpc.channel import QUICK
 from charter.spec.constitution import load_constitution
-from charter.spec.paths import same_model
+from charter.spec.served import judge_problems, policy_problems
 from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2
 
 
@@ -38,19 +38,17 @@ def _other_policy(spec: run_pb2.RunSpec) -> Iterator[str]:
     for address in spec.services.policy:
         with channel_to("policy", address) as channel:
             stub = policy_pb2_grpc.PolicyServiceStub(channel)
-            served = stub.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model.model
-        if not same_model(served, spec.policy.model):
-            yield f"the policy service at {address} serves {served}, the spec says {spec.policy.model}"
+            served = stub.GetModelInfo(policy_pb2.PolicyServiceGetModelInfoRequest(), timeout=QUICK).model
+        yield from policy_problems(spec, address, served)
 
 
 def _other_judge(spec: run_pb2.RunSpec) -> Iterator[str]:
     address = spec.services.judge
     with channel_to("judge", address) as channel:
         stub = judge_pb2_grpc.JudgeServiceStub(channel)
-        served = stub.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK).model.model
+        served = stub.GetModelInfo(judge_pb2.JudgeServiceGetModelInfoRequest(), timeout=QUICK)
         constitution = stub.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution
-    if not same_model(served, spec.judge.model):
-        yield f"the judge service at {address} judges with {served}, the spec says {spec.judge.model}"
+    yield from judge_problems(spec, address, served)
     if spec.judge.constitution and constitution.digest != load_constitution(Path(spec.judge.constitution)).digest:
         yield (
             f"the judge service at {address} holds the constitution `{constitution.name}` version "

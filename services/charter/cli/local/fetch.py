@@ -8,6 +8,7 @@ import grpc
 from charter.cli.local.services import home
 from charter.cli.patience import Patience
 from charter.rpc.channel import BATCH, QUICK
+from charter.rpc.stalled import unless_stalled
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
 
@@ -43,7 +44,7 @@ def _copy(stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str, artifact: trai
         request = trainer_pb2.ReadArtifactRequest(run_id=run_id, path=artifact.path, offset=offset)
         try:
             with part.open("ab") as file:
-                for response in stub.ReadArtifact(request, timeout=BATCH):
+                for response in unless_stalled(stub.ReadArtifact(request), BATCH):
                     file.write(response.content)
                     patience.renew()
             break

@@ -15,6 +15,7 @@ from charter.cli.output import fail
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
 from charter.rpc.tracing import configure_tracing
+from charter.spec.yaml_values import Loader
 
 if TYPE_CHECKING:
     from charter.trainer.launcher import Launcher
@@ -228,5 +229,5 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name.isidentifier():
             fail(f"--setting takes NAME=VALUE, got `{pair}`")
-        settings[name] = yaml.safe_load(value)
+        settings[name] = yaml.load(value, Loader=Loader)
     return settings

@@ -72,7 +72,7 @@ class Started:
 
     def last_words(self) -> str:
         """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        return "\n".join(self.log.read_text(errors="replace").rstrip("\n").split("\n")[-TAIL_LINES:])
 
 
 def home() -> Path:

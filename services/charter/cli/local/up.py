@@ -33,7 +33,7 @@ from charter.cli.local.services import (
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.plan import gpu_memory, planned_for, show
 from charter.cli.runs.runs import cancel_all
-from charter.spec.defaults import fill_defaults
+from charter.spec.defaults import fill_defaults, with_engines
 from charter.spec.load import load_spec
 from charter.v1 import judge_pb2, run_pb2
 
@@ -65,7 +65,7 @@ def up(
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
     say = errors if as_json else console
-    filled = fill_defaults(load_spec(spec))
+    filled = with_engines(fill_defaults(load_spec(spec)))
     filled.policy.engine = _engine(filled.policy.engine)
     wanted = _commands(filled, port_offset, *_gpu_shared(filled, say))
     known = {name: one for name, one in started().items() if one.process.alive()}

@@ -17,6 +17,7 @@ from charter.cli.preferences.importing import check_files, read_file, requests, 
 from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
+from charter.rpc.stalled import unless_stalled
 from charter.storage.comparison_files import write_comparisons, write_rows
 from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row
 from charter.storage.comparisons import Row, enum_number
@@ -198,7 +199,7 @@ def stream_comparisons(
     request = preference_pb2.StreamComparisonsRequest(filter=chosen)
     count = 0
     with errors.status(f"{doing}…") as status:
-        for page in stub.StreamComparisons(request, timeout=BATCH):
+        for page in unless_stalled(stub.StreamComparisons(request), BATCH):
             yield from page.comparisons
             count += len(page.comparisons)
             status.update(f"{doing}… {count} comparisons")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from charter.cli.local.services import sharing_name
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.spec.defaults import fill_defaults
+from charter.spec.defaults import fill_defaults, with_engines
 from charter.spec.load import load_spec
 from charter.v1 import run_pb2
 
@@ -40,7 +40,7 @@ def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = Fa
     total = int(gpu_gib * 2**30) if gpu_gib else gpu_memory()
     if total is None:
         fail("this machine has no GPU: say how large one would be, as in `--gpu-gib 80`")
-    filled = fill_defaults(load_spec(spec))
+    filled = with_engines(fill_defaults(load_spec(spec)))
     if filled.policy.engine == "auto":
         filled.policy.engine = "vllm"
     planned, outs = planned_for(filled, total)

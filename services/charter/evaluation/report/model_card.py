@@ -46,7 +46,7 @@ def model_card(run_folder: Path) -> str:
         "## Use",
         _USE,
         "## Training",
-        f"```yaml\n{spec_to_yaml(_published(run.spec))}```",
+        f"```yaml\n{spec_to_yaml(_published(run, run.spec))}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,7 +75,7 @@ def _figures(run: RunFolder) -> str:
         measured = judge.calibration
         accuracy = interval(measured.accuracy_low, measured.accuracy_high)
         rows += [
-            ("Judge", f"{model_name(judge.model)}, method {judge.method}"),
+            ("Judge", f"{model_name(judge.model)}, engine {run.engine('judge') or 'unknown'}, method {judge.method}"),
             ("Judge's accuracy", f"{percent(measured.accuracy)} of {measured.pairs} labelled pairs ({accuracy})"),
             ("Shorter answer is better, same pairs", percent(judge.shorter_is_better_accuracy)),
         ]
@@ -108,13 +108,15 @@ def _limits(run: RunFolder, base: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _published(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
+def _published(run: RunFolder, spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """The parts of a spec that say how it was trained, without the names of files and machines."""
     published = run_pb2.RunSpec(
         name=spec.name,
         seed=spec.seed,
-        policy=run_pb2.PolicySpec(model=model_name(spec.policy.model)),
-        judge=run_pb2.JudgeSpec(model=model_name(spec.judge.model), engine=spec.judge.engine, method=spec.judge.method),
+        policy=run_pb2.PolicySpec(model=model_name(spec.policy.model), engine=run.engine("policy")),
+        judge=run_pb2.JudgeSpec(
+            model=model_name(spec.judge.model), engine=run.engine("judge"), method=spec.judge.method
+        ),
         sampling=spec.sampling,
         comparisons=spec.comparisons,
         preference_model=spec.preference_model,

@@ -151,7 +151,10 @@ def label_distribution(labels: Sequence[float]) -> Plot:
 
 
 def reliability(name: str, title: str, calibration: Calibration) -> Plot:
-    """How often a preference is right against how sure it is; the area of a point is its share of the pairs."""
+    """How often a preference is right against how sure it is; the area of a point is its share of the pairs.
+
+    Each bin has its own 95 % interval, as if its pairs were independent (Wilson 1927): a bin of one pair says little.
+    """
 
     def draw(axes: Axes) -> None:
         bins = [one for one in calibration.bins if one.count > 0]
@@ -159,17 +162,27 @@ def reliability(name: str, title: str, calibration: Calibration) -> Plot:
         sizes = [12 + 500 * one.count / calibration.pairs for one in bins]
         predicted = [one.mean_predicted for one in bins]
         observed = [one.mean_observed for one in bins]
-        axes.plot(predicted, observed, color=_SERIES[0], linewidth=1, alpha=0.6)
+        limits = [_wilson(one.mean_observed, one.count) for one in bins]
+        axes.vlines(predicted, *zip(*limits, strict=True), color=_SERIES[0], linewidth=1.4, alpha=0.7)
         axes.scatter(predicted, observed, s=sizes, color=_SERIES[0], alpha=0.6, linewidths=0, clip_on=False)
         axes.set(xlim=(0.48, 1.02), ylim=(-0.04, 1.04), xlabel="sure of its preference", ylabel="right")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
 
     caption = (
-        f"On the dashed line, preferences held with 70% are right 70% of the time. {calibration.pairs} pairs; "
+        f"On the dashed line, preferences held with 70% are right 70% of the time; lines are 95% intervals of a bin. "
+        f"{calibration.pairs} pairs; "
         f"expected calibration error {calibration.expected_calibration_error:.3f}, Brier score {calibration.brier:.3f}."
     )
     return Plot(title, _svg(name, f"{title}: observed against predicted", draw), caption)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was seen in ``count`` independent trials (Wilson 1927)."""
+    z2 = 1.959964**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
+    return middle - half, middle + half
 
 
 def fit_losses(fit: PreferenceFit) -> Plot:

@@ -166,14 +166,16 @@ class TransformersEngine:
         self, prompts: Sequence[Prompt], choices: Sequence[str]
     ) -> list[ChoiceLogprobs | ContextTooLongError]:
         """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
-        choice_ids = tuple(self._chat.choice_id(choice) for choice in choices)
-        items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
+        asked = await asyncio.to_thread(self._chat.choice_prompts, prompts, choices)
+        items = [Answer(index, ids, ()) for index, (ids, _) in enumerate(asked)]
         results: dict[int, ChoiceLogprobs] = {}
-        fitting = [item for item in items if item.length + 1 <= self._max_context]
-        if fitting:
-            rows = await self._scoring.run(choice_ids, fitting)
-            for item, logprobs in zip(fitting, rows, strict=True):
-                results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
+        for choice_ids in dict.fromkeys(choice_ids for _, choice_ids in asked):
+            same = [item for item, (_, others) in zip(items, asked, strict=True) if others == choice_ids]
+            fitting = [item for item in same if item.length + 1 <= self._max_context]
+            if fitting:
+                rows = await self._scoring.run(choice_ids, fitting)
+                for item, logprobs in zip(fitting, rows, strict=True):
+                    results[item.index] = ChoiceLogprobs(logprobs, len(item.prompt_ids))
         return [results.get(item.index) or self._error(item, extra=1) for item in items]
 
     async def answer_loglikelihoods(
@@ -263,7 +265,7 @@ class TransformersEngine:
                 GeneratedSample(
                     prompt_index=task.prompt_index,
                     sample_index=task.sample_index,
-                    text=self._chat.decode(row.token_ids[:-1] if row.ended else row.token_ids),
+                    text=self._chat.decode(row.token_ids),
                     token_ids=tuple(row.token_ids),
                     logprobs=tuple(row.logprobs),
                     finish=Finish.EOS if row.ended else Finish.LENGTH,

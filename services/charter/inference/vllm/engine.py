@@ -154,15 +154,14 @@ class VllmEngine:
         self, prompts: Sequence[Prompt], choices: Sequence[str]
     ) -> list[ChoiceLogprobs | ContextTooLongError]:
         """Log-probs of each choice as the next token. See ``Engine.choice_logprobs``."""
-        choice_ids = [self._chat.choice_id(choice) for choice in choices]
 
-        async def score(index: int, ids: list[int]) -> ChoiceLogprobs | ContextTooLongError:
+        async def score(index: int, ids: list[int], choice_ids: Sequence[int]) -> ChoiceLogprobs | ContextTooLongError:
             if len(ids) + 1 > self._max_context:
                 return ContextTooLongError(index, len(ids) + 1, self._max_context)
             return ChoiceLogprobs(tuple(await self._logprobs_of_next(ids, choice_ids)), len(ids))
 
-        encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
-        return await _all(score(index, ids) for index, ids in enumerate(encoded))
+        asked = await asyncio.to_thread(self._chat.choice_prompts, prompts, choices)
+        return await _all(score(index, ids, choice_ids) for index, (ids, choice_ids) in enumerate(asked))
 
     async def answer_loglikelihoods(
         self, items: Sequence[tuple[Prompt, str]]
@@ -339,7 +338,7 @@ class VllmEngine:
         return GeneratedSample(
             prompt_index=prompt_index,
             sample_index=sample_index,
-            text=self._chat.decode(token_ids[:-1] if ended else token_ids),
+            text=self._chat.decode(token_ids),
             token_ids=token_ids,
             logprobs=logprobs,
             finish=Finish.EOS if ended else Finish.LENGTH,
@@ -347,8 +346,8 @@ class VllmEngine:
             prompt_token_ids=tuple(ids),
         )
 
-    async def _logprobs_of_next(self, ids: list[int], choices: list[int]) -> list[float]:
-        output = _counted(await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=choices))
+    async def _logprobs_of_next(self, ids: list[int], choices: Sequence[int]) -> list[float]:
+        output = _counted(await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=list(choices)))
         (next_token,) = output.outputs[0].logprobs
         return [next_token[choice].logprob for choice in choices]
 

@@ -14,7 +14,7 @@ from charter.inference.engine import Engine, GeneratedSample, Prompt, Sampling
 from charter.judge.calibration import Evidence, MethodCalibration
 from charter.judge.methods.method import Method
 from charter.judge.options import Odds, log_odds
-from charter.judge.pairs import Finding, Pair, Question, Usage, too_long, total, transcript
+from charter.judge.pairs import Finding, Pair, Question, Usage, quoted, too_long, total, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
 from charter.v1 import judge_pb2, types_pb2
@@ -94,7 +94,7 @@ def _shown(question: Question, swapped: bool, ending: str) -> ChatMessage:
     return ChatMessage(
         "user",
         "Here is a conversation between a user and an assistant, and two candidate responses.\n\n"
-        f"{transcript(pair.prompt)}\n\n(A) {pair.answer_a}\n\n(B) {pair.answer_b}\n\n"
+        f"{transcript(pair.prompt)}\n\n(A) {quoted(pair.answer_a)}\n\n(B) {quoted(pair.answer_b)}\n\n"
         f"{question.principle.compare} {ending}",
     )
 
@@ -103,7 +103,7 @@ def _finding(straight: Odds, swapped: Odds) -> Finding:
     usage = total(straight.usage, swapped.usage)
     for one in (straight, swapped):
         if one.failure:
-            return Finding(failure=one.failure, kind=one.kind, usage=usage)
+            return Finding(failure=one.failure, kind=one.kind, usage=usage, mass=one.mass)
     written = straight.written or swapped.written
     # In the swapped order A stands second, so its log-odds are those of the letter B.
     return Finding(evidence=(straight.logit, -swapped.logit), usage=usage, written=written)

@@ -12,7 +12,7 @@ from charter.inference.engine import Engine, Prompt
 from charter.judge.calibration import Evidence, MethodCalibration
 from charter.judge.methods.method import Method
 from charter.judge.options import Odds, log_odds
-from charter.judge.pairs import Finding, Question, total, transcript
+from charter.judge.pairs import Finding, Question, quoted, total, transcript
 from charter.v1 import judge_pb2
 
 _OPTIONS = ("Yes", "No")
@@ -33,7 +33,7 @@ async def find(engine: Engine, questions: Sequence[Question]) -> list[Finding]:
 def _prompt(question: Question, answer: str, rule: str) -> Prompt:
     text = (
         f"Here is a conversation between a user and an assistant.\n\n{transcript(question.pair.prompt)}\n\n"
-        f"Assistant: {answer}\n\nThe assistant was told: {rule}\n"
+        f"Assistant: {quoted(answer)}\n\nThe assistant was told: {rule}\n"
         "Did the assistant do this in its last response? Answer Yes or No."
     )
     return Prompt((ChatMessage("user", text),))
@@ -43,7 +43,7 @@ def _finding(odds: Sequence[Odds]) -> Finding:
     usage = total(*(one.usage for one in odds))
     for one in odds:
         if one.failure:
-            return Finding(failure=one.failure, kind=one.kind, usage=usage)
+            return Finding(failure=one.failure, kind=one.kind, usage=usage, mass=one.mass)
     follow_a, follow_b, oppose_a, oppose_b = (one.logit for one in odds)
     written = any(one.written for one in odds)
     return Finding(evidence=(follow_a - follow_b, oppose_a - oppose_b), usage=usage, written=written)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from charter.worker.clients.clients import servers_sleep
+from charter.worker.clients.services import servers_sleep
 from charter.worker.context import Run
 
 

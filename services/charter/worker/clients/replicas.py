@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -19,12 +18,14 @@ from typing import TypeVar
 import grpc
 
 from charter.rpc.channel import QUICK, connect
-from charter.rpc.discovery import ReplicaAddress, replica_addresses, stands_for_many
+from charter.rpc.discovery import ReplicaAddress, all_addresses, stands_for_many
 from charter.rpc.errors import ServiceError
 from charter.weights.relay_tree import relays
-from charter.weights.sender import PackedWeights, send_packed
+from charter.weights.sender import PackedWeights
 from charter.worker import metrics
-from charter.worker.clients.replica import Replica
+from charter.worker.clients.own_weights import Held, OwnWeights
+from charter.worker.clients.patience import Patience
+from charter.worker.clients.replica import Replica, State, ask_all
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import Cancelled, RunError
 from charter.worker.reporter import Reporter
@@ -35,11 +36,12 @@ logger = logging.getLogger("charter.worker")
 
 # Pause before a replica that failed is looked at again: doubled up to the longest, up to half of it cut at random.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-# How often a name is resolved again, and how often a waiting run says that it waits.
+# How often a name is resolved again.
 _RESOLVE_SECONDS = 10.0
-_SAY_SECONDS = 10.0
 # Replicas that are still busy with new weights when the first has them get as long again, and at least this.
 _LEAST_GRACE_SECONDS = 1.0
+# How often all replicas are asked for what none of them answers.
+_MOST_TRIES = 20
 # Answers of a replica that no waiting changes.
 _FINAL = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -55,7 +57,8 @@ class Replicas:
 
     ``addresses`` are (main, control) as in the spec; control is empty for a service that takes no weights.
     ``health_name`` is the gRPC service that must be SERVING. While nothing can go on, ``reporter`` is told so and asked
-    whether to stop. With ``sleeps`` the replica shares the worker's GPU: its keeper also wakes it after ``sleep``.
+    whether to stop, and after ``max_wait_seconds`` the run ends. With ``sleeps`` the replica shares the worker's GPU:
+    its keeper also wakes it after ``sleep``.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Replicas:
         health_name: str,
         reporter: Reporter,
         *,
+        max_wait_seconds: float,
         takes_weights: bool = False,
         sleeps: bool = False,
     ) -> None:
@@ -74,17 +78,14 @@ class Replicas:
         self._addresses = addresses
         self._health_name = health_name
         self._reporter = reporter
+        self._max_wait_seconds = max_wait_seconds
         self._takes_weights = takes_weights
         self._sleeps = sleeps
         self._asleep = False
         # Held while memory changes hands, so that no keeper wakes what has just been put to sleep.
         self._memory = threading.Lock()
         self._replicas: dict[ReplicaAddress, Replica] = {}
-        self._weights: PackedWeights | None = None
-        # Of the step that made them: sending them is part of its trace, whichever thread does it.
-        self._sending = copy_context()
-        # (version, digest) of all weights that this run has sent.
-        self._sent: set[tuple[int, str]] = set()
+        self._weights = OwnWeights(service)
         self._fault: Exception | None = None
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -114,7 +115,7 @@ class Replicas:
                 self._asleep = True
                 replicas = list(self._replicas.values())
                 for replica in replicas:
-                    self._out(replica, "it sleeps.")
+                    self._put_out(replica, "it sleeps.")
             for replica in replicas:
                 send_to_sleep(self.service, replica.address.control)
 
@@ -128,7 +129,9 @@ class Replicas:
 
     def _wake_keepers(self) -> None:
         for replica in self._replicas.values():
-            replica.ready, replica.problem = False, "" if self._asleep else replica.problem
+            # What is out for another reason than sleep stays out until its keeper has looked.
+            if self._asleep or replica.state is not State.OUT:
+                replica.begin_update()
             replica.wake.set()
         self._asleep = False
 
@@ -145,7 +148,8 @@ class Replicas:
         def some_answer() -> bool:
             self.ready()
             replicas = self._replicas.values()
-            found[:] = [one for one in replicas if not one.problem] if all(one.tried for one in replicas) else []
+            tried = all(one.state is not State.UNTRIED for one in replicas)
+            found[:] = [one for one in replicas if one.state is not State.OUT] if tried else []
             return bool(found)
 
         self._wait_for(some_answer)
@@ -161,13 +165,10 @@ class Replicas:
         """
         start = time.monotonic()
         with self.changed:
-            self._weights, self._sending = weights, copy_context()
-            self._sent.add((weights.version, weights.sha256))
-            if weights.base is not None:
-                self._sent.add((weights.base.version, weights.base.sha256))
+            self._weights.add(weights)
             # Adapters are small, what lies in a folder or is broadcast need not be passed on, one GPU loads in turn.
             whole = weights.base is None and not (weights.path or self._sleeps or broadcast)
-            well = [one.address.control for one in self._replicas.values() if not one.problem]
+            well = [one.address.control for one in self._replicas.values() if one.state is not State.OUT]
             tree = relays(well) if whole else {}
             for replica in self._replicas.values():
                 replica.relay = tree.get(replica.address.control, "")
@@ -179,7 +180,7 @@ class Replicas:
         self.wait_ready()
         late_after = time.monotonic() + max(time.monotonic() - start, _LEAST_GRACE_SECONDS)
         with self.changed:
-            while any(not (one.ready or one.problem) for one in self._replicas.values()):
+            while any(one.state in (State.UNTRIED, State.UPDATING) for one in self._replicas.values()):
                 left = late_after - time.monotonic()
                 if left <= 0:
                     logger.warning("going on without late replicas", extra={"service": self.service})
@@ -190,7 +191,7 @@ class Replicas:
     @property
     def version(self) -> int | None:
         """What this process has sent last; None before that."""
-        return self._weights.version if self._weights is not None else None
+        return self._weights.newest.version if self._weights.newest is not None else None
 
     def break_off(self, event: threading.Event) -> None:
         """Set the event that a ``spread`` or a ``wait_ready`` on another thread was given, and wake it up."""
@@ -199,11 +200,14 @@ class Replicas:
             self.changed.notify_all()
 
     def wait_ready(self, broken_off: threading.Event | None = None) -> None:
-        """Return when a replica is ready; says what it waits for. Raises ``Cancelled``, also after ``break_off``."""
+        """Return when a replica is ready; says what it waits for.
+
+        Raises ``Cancelled``, also after ``break_off``, and ``WaitedTooLongError``.
+        """
         self._wait_for(lambda: bool(self.ready()), broken_off)
 
     def _wait_for(self, enough: Callable[[], bool], broken_off: threading.Event | None = None) -> None:
-        say_at, pause = time.monotonic() + 1.0, 1.0
+        patience = self.patience()
         while True:
             with self.changed:
                 if broken_off is not None and broken_off.is_set():
@@ -211,37 +215,56 @@ class Replicas:
                 if enough():
                     return
                 self.changed.wait(1.0)
-                nothing = not self.ready() and all(one.problem for one in self._replicas.values())
+                self.ready()
+                nothing = all(one.state is State.OUT for one in self._replicas.values())
                 message = self._none_usable()
             self._reporter.raise_if_stopped()
-            if nothing and time.monotonic() >= say_at:
-                self._reporter.report(0, 0, text=f"waiting: {message} The run goes on when one is back.")
-                self._reporter.raise_if_stopped()
-                pause = min(2 * pause, _SAY_SECONDS)
-                say_at = time.monotonic() + pause
+            if nothing:
+                patience.check(message)
+
+    def patience(self) -> Patience:
+        """A wait for this service that begins now."""
+        return Patience(self.service, self._reporter, self._max_wait_seconds)
 
     def failed(self, replica: Replica, error: ServiceError) -> None:
         """Take a replica out after a failed call, until its keeper finds it well; the caller holds ``changed``."""
         replica.failed_calls += 1
-        self._out(replica, str(error))
+        self._put_out(replica, str(error))
         replica.wake.set()
 
     def each(self, ask: Callable[[Replica], T]) -> list[T]:
-        """What every ready replica answers, asked at the same time; one that fails is left to its keeper."""
+        """What every ready replica answers, asked at the same time; one that fails is left to its keeper.
 
-        def safely(replica: Replica) -> list[T]:
-            try:
-                return [ask(replica)]
-            except ServiceError as error:
-                with self.changed:
-                    self.failed(replica, error)
-                return []
+        Raises ``ServiceError`` for an answer that no waiting changes.
+        """
+        return self._each(ask)[0]
 
+    def some(self, ask: Callable[[Replica], T]) -> list[T]:
+        """As ``each``, again while none answers; waits as ``wait_ready``.
+
+        Raises ``ServiceError`` when all have failed again and again.
+        """
+        failed = 0
+        while True:
+            answers, errors = self._each(ask)
+            if answers:
+                return answers
+            failed += bool(errors)
+            if failed == _MOST_TRIES:
+                raise errors[0]
+            self.wait_ready()
+
+    def _each(self, ask: Callable[[Replica], T]) -> tuple[list[T], list[ServiceError]]:
+        """The answers, and what became of those that gave none."""
         with self.changed:
             ready = self.ready()
-        with ThreadPoolExecutor(max_workers=max(1, len(ready))) as threads:
-            asked = [threads.submit(copy_context().run, safely, replica) for replica in ready]
-            return [answer for one in asked for answer in one.result()]
+        answers, failed = ask_all(ready, ask)
+        with self.changed:
+            for replica, error in failed:
+                if error.code in _FINAL:
+                    raise error
+                self.failed(replica, error)
+        return answers, [error for _, error in failed]
 
     def check_own(self) -> None:
         """Look at every ready replica again. Raises ``RunError`` when one holds weights that this run never sent.
@@ -251,36 +274,28 @@ class Replicas:
 
         def check(replica: Replica) -> None:
             held, _ = self._held(replica)
-            if held not in self._sent:
+            if not self._weights.sent(held):
                 with self.changed:
-                    self._out(replica, f"the {self.service} service at {replica.address.main} has restarted.")
+                    self._put_out(replica, f"the {self.service} service at {replica.address.main} has restarted.")
                     replica.wake.set()
-                self._require_own(replica, held)
+                self._weights.require(replica, held)
 
         self.each(check)
 
     def _find(self) -> None:
         """Add new replicas, drop those that a name does not stand for any more."""
-        listed: dict[ReplicaAddress, None] = {}
-        unknown = False
-        for main, control in self._addresses:
-            try:
-                listed.update(dict.fromkeys(replica_addresses(main, control)))
-            except OSError as error:
-                # A name without ready addresses; what is known stays.
-                unknown = True
-                logger.warning("cannot resolve", extra={"address": main, "reason": str(error)})
+        listed, complete = all_addresses(self._addresses)
         with self.changed:
             for address in [one for one in listed if one not in self._replicas]:
                 replica = Replica(address, connect(address.main))
                 self._replicas[address] = replica
                 self._start(partial(self._keep, replica), address.main)
-            for address in set() if unknown else self._replicas.keys() - listed.keys():
+            for address in self._replicas.keys() - listed if complete else ():
                 replica = self._replicas[address]
                 if not replica.ready:
-                    replica.gone = True
-                    replica.wake.set()
+                    # Its keeper ends when it sees that.
                     del self._replicas[address]
+                    replica.wake.set()
             self._count()
             self.changed.notify_all()
 
@@ -290,7 +305,7 @@ class Replicas:
 
     def _keep(self, replica: Replica) -> None:
         """Life of a keeper."""
-        while not (self._closed.is_set() or replica.gone):
+        while not self._closed.is_set() and self._replicas.get(replica.address) is replica:
             replica.wake.clear()
             try:
                 with self._memory if self._sleeps else nullcontext():
@@ -308,8 +323,7 @@ class Replicas:
     def _note_failure(self, replica: Replica, error: ServiceError | RunError) -> None:
         with self.changed:
             replica.failed_looks += 1
-            replica.tried = True
-            self._out(replica, str(error))
+            self._put_out(replica, str(error))
             if isinstance(error, RunError) or error.code in _FINAL:
                 self._fault = self._fault or error
             self.changed.notify_all()
@@ -318,61 +332,43 @@ class Replicas:
     def _bring_up(self, replica: Replica) -> None:
         """Make sure that the replica holds the newest weights and takes calls, then call it ready."""
         with self.changed:
-            weights, relay = self._weights, replica.relay
+            weights, relay = self._weights.newest, replica.relay
             # Whatever goes wrong, the next attempt asks nobody else.
             replica.relay = ""
         if self._takes_weights:
             held, base = self._held(replica)
             if weights is not None and held != (weights.version, weights.sha256):
                 if replica.ours:
-                    self._require_own(replica, held)
+                    self._weights.require(replica, held)
                 with self.changed:
-                    replica.problem = ""
-                missing = [weights]
-                if weights.base is not None and base != weights.base.sha256:
-                    missing = [weights.base, weights]
-                send = partial(send_packed, replica.address.control, service=self.service, force=True, peer=relay)
-                try:
-                    for one in missing:
-                        self._sending.copy().run(send, one)
-                except ServiceError:
-                    if weights is self._weights:
-                        raise
-                    # The next weights are there already, and have woken this keeper.
+                    replica.begin_update()
+                if not self._weights.send(weights, replica, base, relay):
+                    # The next weights have woken this keeper.
                     return
             replica.ours = weights is not None
         if self._sleeps:
             wake_up(self.service, replica.address.control)
         replica.require_serving(self.service, self._health_name)
         with self.changed:
-            # Weights that came meanwhile have woken this keeper already.
-            replica.ready = weights is self._weights and (weights is not None or not self._takes_weights)
             if replica.failed_looks or replica.failed_calls:
                 # No call uses the old one: the replica was not ready.
                 replica.channel.close()
                 replica.channel = connect(replica.address.main)
-            replica.tried, replica.problem, replica.failed_looks = True, "", 0
+            # Weights that came meanwhile have woken this keeper already.
+            newest = weights is self._weights.newest and (weights is not None or not self._takes_weights)
+            replica.found_well(newest=newest)
             self._count()
             self.changed.notify_all()
 
-    def _held(self, replica: Replica) -> tuple[tuple[int, str], str]:
+    def _held(self, replica: Replica) -> tuple[Held, str]:
         """Version and digest that a replica serves, and the digest of what it keeps for adapters."""
         found = replica.weight_version(self.service)
         with self.changed:
             replica.info, replica.nccl_ranks = found.model, found.nccl_ranks
         return (found.model.weight_version, found.model.weight_digest), found.base_sha256
 
-    def _require_own(self, replica: Replica, held: tuple[int, str]) -> None:
-        """Raise unless a replica that this run sends weights to holds its weights, or none because it restarted."""
-        if held not in self._sent and held[0] != 0:
-            raise RunError(
-                f"the {self.service} service at {replica.address.main} does not serve this run's weights any more, but "
-                f"version {held[0]} of somebody else. See to it that this run has it alone, then resume the run"
-            )
-
-    def _out(self, replica: Replica, problem: str) -> None:
-        replica.ready = False
-        replica.problem = problem
+    def _put_out(self, replica: Replica, problem: str) -> None:
+        replica.put_out(problem)
         self._count()
 
     def _none_usable(self) -> str:
@@ -380,8 +376,11 @@ class Replicas:
             return (
                 f"no address of the {self.service} service is known: {', '.join(main for main, _ in self._addresses)}."
             )
-        problems = sorted({one.problem for one in self._replicas.values() if one.problem})
-        return f"none of {len(self._replicas)} replicas of the {self.service} service can be used. {' '.join(problems)}"
+        problem = next((one.problem for one in self._replicas.values() if one.state is State.OUT), "")
+        if len(self._replicas) == 1:
+            return problem
+        count = len(self._replicas)
+        return f"none of {count} replicas of the {self.service} service can be used, for example {problem}"
 
     def _count(self) -> None:
         ready = sum(one.ready for one in self._replicas.values())

@@ -17,7 +17,7 @@ from charter.worker.training.trainable import PolicyTrainable
 
 def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
     """Serve what the run starts from, as ``serve_policy``; with LoRA adapters will follow for it."""
-    return _remember(run, "policy", run.services.send_policy(tensors, STARTING_VERSION))
+    return _remember(run, "policy", run.services.policy.send(tensors, STARTING_VERSION))
 
 
 def serve_learner(run: Run, version: int) -> float:
@@ -25,7 +25,7 @@ def serve_learner(run: Run, version: int) -> float:
     if not run.spec.ppo.HasField("lora_rank"):
         return serve_policy(run, run.leader.together(_policy_tensors), version)
     adapter = run.leader.together(_adapter_tensors)
-    update = run.services.send_policy_adapter(
+    update = run.services.policy.send_adapter(
         adapter, version, lambda: run.leader.together(_policy_tensors), STARTING_VERSION
     )
     return _remember(run, "policy", update)
@@ -33,7 +33,7 @@ def serve_learner(run: Run, version: int) -> float:
 
 def serve_policy(run: Run, tensors: Mapping[str, Tensor], version: int) -> float:
     """Serve a policy on every replica, whatever they serve; returns the seconds it took."""
-    return _remember(run, "policy", run.services.send_policy(tensors, version))
+    return _remember(run, "policy", run.services.policy.send(tensors, version))
 
 
 def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> float:
@@ -43,7 +43,7 @@ def serve_preference_model(run: Run, model: PreferenceModel, version: int) -> fl
 
 def policy_serves(run: Run, version: int) -> bool:
     """Whether this process sent ``version`` last, and so keeps every replica at it."""
-    return run.services.policy_serves(version)
+    return run.services.policy.serves(version)
 
 
 def preference_serves(run: Run, version: int) -> bool:
@@ -55,7 +55,7 @@ def preference_serves(run: Run, version: int) -> bool:
 
 def check_served(run: Run, preference_version: int) -> None:
     """Raise ``RunError`` unless policy and preference model are this run's; a number from others must not be used."""
-    run.services.check_policy()
+    run.services.policy.replicas.check_own()
     if run.needs_preference_model and not preference_serves(run, preference_version):
         raise RunError(
             "the preference service does not serve this run's weights any more: another run uses it, or it was "

@@ -16,27 +16,22 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from charter.rpc.channel import BATCH
 from charter.rpc.errors import ServiceError, explained
+from charter.rpc.stalled import unless_stalled
 from charter.worker import metrics
+from charter.worker.clients.patience import AWAY, MOST_FAULTS
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
 from charter.worker.errors import Cancelled, RunError
 
 T = TypeVar("T")
 
+_CHARACTERS_A_TOKEN = 4
 # Replicas that may work on the same item at the same time.
 _MOST_HOLDERS = 3
-# How often an item that nobody else works on may end in a fault of a service.
-_MOST_FAULTS = 3
-# Statuses of a replica that is gone, going, or behind: others are asked, and its keeper looks at it.
-_AWAY = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.DATA_LOSS,
-)
-_FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+# An item that nobody else works on may end in one of these ``MOST_FAULTS`` times; the last is silence for too long.
+_FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,8 @@ class Work(Generic[T]):
     ``costs`` are the tokens that each item may take; each has ``parts`` results. ``ask`` begins the call for some items
     (by index) on a channel, ``read`` turns a response to these items by a replica into (item, part, result); what it
     raises ends everything. With ``behind``, FAILED_PRECONDITION means that a replica lacks weights, not that the
-    request is wrong.
+    request is wrong. A call that gives nothing for ``silence_seconds`` is given up. An item that nobody else works on
+    may lose its replica ``most_losses`` times: often, for kill -9 and rolling updates are no fault of the item.
     """
 
     costs: Sequence[int]
@@ -54,6 +50,8 @@ class Work(Generic[T]):
     ask: Callable[[grpc.Channel, Sequence[int]], Any]
     read: Callable[[Sequence[int], Replica, Any], tuple[int, int, T]]
     behind: bool = False
+    silence_seconds: float = BATCH
+    most_losses: int = 20
 
 
 @dataclass(eq=False)
@@ -66,6 +64,11 @@ class _Call:
     # Others have delivered everything that it was for.
     needless: bool = False
     future: Future[None] = field(default_factory=Future)
+
+
+def tokens_of(*texts: str) -> int:
+    """About how many tokens texts have, where only the load of a replica is estimated."""
+    return 1 + sum(len(text) for text in texts) // _CHARACTERS_A_TOKEN
 
 
 def spread(replicas: Replicas, work: Work[T], broken_off: threading.Event | None = None) -> list[list[T]]:
@@ -97,10 +100,14 @@ class _Spread(Generic[T]):
         # Calls that work on each item, the latest last: that one answers for it.
         self._holders: list[list[_Call]] = [[] for _ in work.costs]
         self._faults = [0] * len(work.costs)
+        self._losses = [0] * len(work.costs)
         self._calls: set[_Call] = set()
         # Tokens, as estimated, that each replica has delivered.
         self._delivered: dict[Replica, int] = {}
         self._error: BaseException | None = None
+        # Since the last result; and what the last replica said that had too much to do.
+        self._patience = replicas.patience()
+        self._overloaded = ""
 
     def run(self) -> list[list[T]]:
         """Until every item has its results."""
@@ -114,13 +121,19 @@ class _Spread(Generic[T]):
                     ready = self._replicas.ready()
                     awake = [one for one in ready if one.paused_until <= time.monotonic()]
                     self._assign(awake)
-                    if not self._calls and not ready:
-                        break
                     pauses = [one.paused_until - time.monotonic() for one in ready if one not in awake]
+                    if not self._calls:
+                        break
                     self._replicas.changed.wait(max(0.0, min(pauses)) if pauses else None)
                 else:
                     return [[found[part] for part in range(self._work.parts)] for found in self._results]
-            self._replicas.wait_ready(self._broken_off)
+            if not ready:
+                self._replicas.wait_ready(self._broken_off)
+                continue
+            # All that are ready have asked not to be called yet.
+            self._patience.check(self._overloaded)
+            with self._replicas.changed:
+                self._replicas.changed.wait(max(0.0, min(1.0, *pauses)))
 
     def cancel(self) -> None:
         """Break off what is still under way."""
@@ -198,7 +211,7 @@ class _Spread(Generic[T]):
                 if call.needless:
                     return
                 call.stream = self._work.ask(call.replica.channel, call.items)
-            for response in call.stream:
+            for response in unless_stalled(call.stream, self._work.silence_seconds):
                 item, part, result = self._work.read(call.items, call.replica, response)
                 with self._replicas.changed:
                     self._deliver(call.replica, item, part, result)
@@ -208,6 +221,7 @@ class _Spread(Generic[T]):
         if part in self._results[item]:
             return
         self._results[item][part] = result
+        self._patience.renew()
         if self._open(item):
             return
         self._delivered[replica] = self._delivered.get(replica, 0) + self._work.costs[item]
@@ -248,14 +262,24 @@ class _Spread(Generic[T]):
             # Not a fault: it has more to do than it takes on, and says when to ask again.
             reason = "overloaded"
             replica.paused_until = time.monotonic() + error.retry_after_seconds
-        elif error.code in _AWAY or (self._work.behind and error.code == grpc.StatusCode.FAILED_PRECONDITION):
+            self._overloaded = str(error)
+        elif self._work.behind and error.code == grpc.StatusCode.FAILED_PRECONDITION:
+            self._replicas.failed(replica, error)
+        elif error.code in AWAY:
+            self._count(self._losses, orphaned, self._work.most_losses, error)
             self._replicas.failed(replica, error)
         elif error.code in _FAULTS:
-            for item in orphaned:
-                self._faults[item] += 1
-            if any(self._faults[item] >= _MOST_FAULTS for item in orphaned):
-                self._error = self._error or error
+            self._count(self._faults, orphaned, MOST_FAULTS, error)
             self._replicas.failed(replica, error)
         else:
             self._error = self._error or error
         metrics.REASSIGNED.labels(self._replicas.service, reason).inc(len(orphaned))
+
+    def _count(self, times: list[int], orphaned: list[int], most: int, error: ServiceError) -> None:
+        """Count what became of items in ``times``; the error ends everything when it was too often for one of them."""
+        for item in orphaned:
+            times[item] += 1
+        if any(times[item] >= most for item in orphaned):
+            details = f"{error.details}; this happened {most} times with the same part of the request"
+            again = ServiceError(error.service, error.address, error.code, details)
+            self._error = self._error or again

@@ -23,7 +23,7 @@ def probe_policy(run: Run, version: int) -> dict[str, float]:
     """
     prompt = run.prompts.train[0].messages
     seed = derive_seed(run.spec.seed, "probe", version)
-    answers = run.services.probe(prompt, run.spec.sampling, tokens=_TOKENS, version=version, seed=seed)
+    answers = run.services.policy.probe(prompt, run.spec.sampling, tokens=_TOKENS, version=version, seed=seed)
     differences = []
     for address, answer in answers:
         sampled = torch.from_numpy(answer.logprobs.copy())

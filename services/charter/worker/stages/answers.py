@@ -43,7 +43,7 @@ def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: 
     for start in range(0, len(prompts), _BATCH):
         run.reporter.raise_if_stopped()
         batch = prompts[start : start + _BATCH]
-        sampled = run.services.generate(
+        sampled = run.services.policy.generate(
             [prompt.messages for prompt in batch],
             run.spec.sampling,
             version=version,

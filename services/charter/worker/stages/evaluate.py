@@ -67,7 +67,7 @@ def _judge(
         run.comparison_item(f"evaluation-{start + place}", prompt, new.text, old.text)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "evaluation")))
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "evaluation")))
     return [judged[item.id] for item in items]
 
 

@@ -1,5 +1,6 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from charter.evaluation.judge.check import judge_check_of, without_fitted
@@ -23,7 +24,7 @@ def check_judge(run: Run) -> None:
     with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
         every = read_labelled_pairs(Path(spec.labelled_pairs))
         try:
-            unseen = without_fitted(every, run.services.judge_info().calibration.fitted_prompts)
+            unseen = without_fitted(every, run.services.judge.info().calibration.fitted_prompts)
         except ValueError as error:
             raise RunError(f"{error}: name others as judge.labelled_pairs, or none") from error
         left_out = len(every) - len(unseen)
@@ -39,6 +40,7 @@ def check_judge(run: Run) -> None:
             )
         except ValueError as error:
             raise RunError(f"{error}. See the judge's log") from error
+        result = replace(result, failures=result.failures | dict(every.left_out))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),
@@ -65,5 +67,5 @@ def _judge(run: Run, pairs: list[LabelledPair], start: int) -> list[judge_pb2.Ju
         )
         for place, pair in enumerate(pairs)
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "judge check")))
     return [judged[item.id] for item in items]

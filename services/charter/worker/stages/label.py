@@ -71,7 +71,7 @@ def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str],
         run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a.text, pair.answer_b.text)
         for place, pair in enumerate(pairs)
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
     if all(one.outcome == types_pb2.OUTCOME_UNAVAILABLE for one in judged.values()):
         # An outage, not a property of these pairs: nothing is stored, so that a resumed run asks about them again.
         reason = next(principle.failure for one in judged.values() for principle in one.principles)

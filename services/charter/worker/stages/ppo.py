@@ -17,9 +17,9 @@ from charter.runs.samples import extremes, step_to_line
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker import metrics
-from charter.worker.clients.clients import servers_sleep
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
+from charter.worker.clients.services import servers_sleep
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import Cancelled
 from charter.worker.reinforcement.agreement import probe_policy
@@ -264,7 +264,7 @@ class _Clock:
     def __init__(self, run: Run) -> None:
         self.laps: dict[str, float] = {}
         self.policy_busy = 0.0
-        self._sampling = run.services.sampling
+        self._sampling = run.services.policy.sampling
         self._last, self._busy = time.monotonic(), self._sampling.seconds()
 
     def lap(self, name: str) -> None:

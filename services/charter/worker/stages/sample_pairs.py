@@ -8,7 +8,8 @@ from charter.jsonl import append_line, recover_lines
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.preference.mixing import AI, shares
+from charter.worker.errors import RunError
+from charter.worker.preference.mixing import AI, shares, sources
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
@@ -34,8 +35,17 @@ class Pair:
 
 
 def sample_pairs(run: Run) -> list[list[Pair]]:
-    """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted."""
+    """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted.
+
+    Raises ``RunError`` when a preference model could not be fitted to them, whatever the judge will say.
+    """
     prompts = pair_prompts(run)
+    if sources(run.spec.feedback) == {AI} and len({prompt.key for prompt in prompts}) < 2:
+        enough = len(judged_prompts(run)) > 1
+        advice = "raise comparisons.pairs to 2 or more" if enough else "give prompts.train a second, different one"
+        raise RunError(
+            f"all pairs would be of one prompt, and a preference model needs one to fit and one to hold out: {advice}"
+        )
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
     finished = [
         [[Written(**one) for one in both] for both in json.loads(line)] for line in recover_lines(run.artifacts.pairs)
@@ -72,7 +82,7 @@ def judged_prompts(run: Run) -> list[TaskPrompt]:
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[Written]]:
     """Two answers to each prompt by the policy's weights ``version``."""
-    answers = run.services.generate(
+    answers = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,

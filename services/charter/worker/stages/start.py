@@ -12,10 +12,10 @@ from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
 from charter.spec.load import spec_to_json
-from charter.spec.paths import same_model
+from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.clients import Services, servers_sleep
+from charter.worker.clients.services import Services, servers_sleep
 from charter.worker.errors import RunError, SpecError
 from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
@@ -131,19 +131,25 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
-    policies = services.policy_info()
-    judge = services.judge_info().model
+    policies = services.policy.info()
+    judge = services.judge.info()
+    if spec.reward.judge_weight > 0 and judge.rating_problem:
+        raise RunError(
+            f"reward.judge_weight asks the judge for ratings, and {judge.model.model} cannot rate: "
+            f"{judge.rating_problem}. Leave it out, or take another judge.model"
+        )
     preference = services.preference.info()
     services.preference.check_control_port()
     _check_labels(spec, services)
-    for address, info in policies:
-        _same_model("policy", address, info, spec.policy.model, "policy.model")
+    others = [
+        *(problem for address, info in policies for problem in policy_problems(spec, address, info)),
+        *judge_problems(spec, spec.services.judge, judge),
+        *preference_problems(spec, spec.services.preference, preference),
+    ]
+    if others:
+        raise RunError("\n".join(others))
     if spec.services.weights_nccl:
-        services.check_nccl()
-    _same_model("judge", spec.services.judge, judge, spec.judge.model, "judge.model")
-    _same_model(
-        "preference", spec.services.preference, preference, spec.preference_model.model, "preference_model.model"
-    )
+        services.policy.check_nccl()
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
     for info in (*(info for _, info in policies), preference):
         if needed > info.max_context_tokens:
@@ -151,7 +157,7 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
                 f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
                 f"{info.max_context_tokens} tokens: lower one of them"
             )
-    constitution = services.constitution()
+    constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
     artifacts.record["constitution_digest"] = constitution.digest
     artifacts.record["versions"] = {
@@ -159,14 +165,27 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "grpcio")},
         "policy engine": policies[0][1].engine,
-        "judge engine": judge.engine,
+        "judge engine": judge.model.engine,
     }
+    if judge.calibration.digest:
+        artifacts.record["versions"]["judge calibration"] = judge.calibration.digest
     artifacts.save_record()
-    write_text(artifacts.spec, spec_to_json(spec))
+    write_text(artifacts.spec, spec_to_json(_as_served(spec, policies[0][1].engine, judge.model.engine)))
     if constitution.source_yaml:
         # A judge that is not ours may have none.
         write_text(artifacts.constitution, constitution.source_yaml)
     return constitution
+
+
+def _as_served(spec: run_pb2.RunSpec, policy: str, judge: str) -> run_pb2.RunSpec:
+    """The spec with the engines that served it, where it leaves them open."""
+    served = run_pb2.RunSpec()
+    served.CopyFrom(spec)
+    if served.policy.engine in ("", "auto"):
+        served.policy.engine = policy
+    if not served.judge.engine:
+        served.judge.engine = judge
+    return served
 
 
 def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
@@ -186,14 +205,6 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
         if needed and services.preference.count_labels(source) == 0:
             name = enum_name("source", source).lower()
             raise RunError(f"{field} asks for {name} labels, and the preference service has none: {advice}")
-
-
-def _same_model(service: str, address: str, info: types_pb2.ModelInfo, wanted: str, field: str) -> None:
-    if not same_model(info.model, wanted):
-        raise RunError(
-            f"the {service} service at {address} serves {info.model}, the spec's {field} is {wanted}: start the "
-            "services with this spec (`charter up`), or change the spec"
-        )
 
 
 def _same_constitution(spec: run_pb2.RunSpec, served: judge_pb2.Constitution, artifacts: Artifacts) -> None:

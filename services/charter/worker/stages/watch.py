@@ -53,7 +53,7 @@ def measure(
     prompts = watched_prompts(run)
     before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
     # The draws of every measurement are the same, so that only the policy differs.
-    sampled = run.services.generate(
+    sampled = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,
@@ -102,7 +102,9 @@ def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], afte
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
         if old != new
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
+    judged = (
+        run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
+    )
     known = [one.probability_a for one in judged.values() if one.HasField("probability_a")]
     if items and not known:
         raise RunError(f"the judge could not compare any of {len(items)} watched pairs; see its log")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.errors import RunError
 from charter.worker.reinforcement.formulas import Moments
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches

@@ -16,7 +16,7 @@ from opentelemetry.trace import Span
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import start_trace, traced, working_in
 from charter.spec.prompts import TaskPrompt
-from charter.worker.clients.clients import servers_sleep
+from charter.worker.clients.services import servers_sleep
 from charter.worker.context import Run
 from charter.worker.prompts import take
 from charter.worker.reinforcement.progress import Progress
@@ -54,7 +54,7 @@ class Ahead:
         # Most engines exchange weights between two batches of their own. A batch of ours that is on its way then would
         # be written by two versions, parted by chance, and a resumed run could not repeat it. vLLM exchanges them in
         # the middle of answers and never repeats bit by bit.
-        self._in_flight = run.services.policy_updates_in_flight()
+        self._in_flight = run.services.policy.updates_in_flight()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
         self._broken_off = threading.Event()
         # A step's trace begins with the sampling of its answers.
@@ -112,7 +112,7 @@ class Ahead:
 
     def close(self) -> None:
         """Break off what is under way."""
-        self._run.services.break_off(self._broken_off)
+        self._run.services.policy.break_off(self._broken_off)
         self._thread.shutdown(cancel_futures=True)
         for span in self._spans.values():
             span.end()

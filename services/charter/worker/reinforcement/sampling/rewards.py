@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed
@@ -39,7 +39,7 @@ def score(
             run.answer_item(str(place), prompt, answer)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
-        parts.append((spec.judge_weight, services.rate(rated, options)))
+        parts.append((spec.judge_weight, services.judge.rate(rated, options)))
     if spec.service_weight > 0:
         parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
     return [sum(weight * scores[place] for weight, scores in parts) for place in range(len(answers))]
@@ -56,7 +56,7 @@ def compare(run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[An
         for place, (prompt, (one, other)) in enumerate(zip(prompts, pairs, strict=True))
         if one.text != other.text
     ]
-    judged = run.services.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
+    judged = run.services.judge.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
     for judgement in judged.values():
         if not judgement.HasField("probability_a"):
             raise RunError(

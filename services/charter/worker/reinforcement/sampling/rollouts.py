@@ -14,7 +14,7 @@ from charter.rpc import tracing
 from charter.runs.samples import Sample
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.metrics import BY_DIMENSION, TOKEN_AGE
@@ -34,7 +34,7 @@ def sample(
     run: Run, prompts: Sequence[TaskPrompt], *, version: int, seed: int, broken_off: threading.Event
 ) -> list[list[Answer]]:
     """A step's answers to each prompt, [prompts][samples]; versions and errors as ``Services.generate``."""
-    return run.services.generate(
+    return run.services.policy.generate(
         [prompt.messages for prompt in prompts],
         run.spec.sampling,
         version=version,

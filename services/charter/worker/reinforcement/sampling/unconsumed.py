@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from charter.worker.clients.clients import Answer
+from charter.worker.clients.policy import Answer
 from charter.worker.reinforcement.sampling.rollouts import Batch
 
 

@@ -1,4 +1,4 @@
-"""The services as the worker sees them: one method for each thing it asks of them, errors worded for a person."""
+"""The policy's replicas as the worker sees them: answers and probes come from them, weights go to them."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
@@ -14,38 +14,27 @@ import torch
 from numpy.typing import NDArray
 
 from charter.chat import ChatMessage
-from charter.rpc.channel import BATCH, QUICK, connect
+from charter.rpc.channel import BATCH
 from charter.rpc.errors import explained
 from charter.rpc.messages import proto_messages
 from charter.rpc.tensors import from_tensor
-from charter.v1 import (
-    judge_pb2,
-    judge_pb2_grpc,
-    policy_pb2,
-    policy_pb2_grpc,
-    preference_pb2_grpc,
-    run_pb2,
-    types_pb2,
-)
+from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2, types_pb2
 from charter.weights.nccl_sender import NcclError, NcclSender
 from charter.weights.sender import PackedWeights, WeightUpdate, pack_adapter, pack_weights
 from charter.weights.shared_folder import SharedFolder
 from charter.worker.clients.busy import BusyClock
-from charter.worker.clients.preference_client import PreferenceClient, scores_of
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
-from charter.worker.clients.spread import Work, spread
+from charter.worker.clients.spread import Work, spread, tokens_of
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.training import ranks
 
-V = TypeVar("V")
-
 # A replica that takes longer for the few tokens of a probe does not take part in it.
 PROBE_SECONDS = 60.0
-# Characters of text that count as one token where only the load of a replica is estimated.
-_CHARACTERS_A_TOKEN = 4
+# An engine that writes fewer tokens of an answer in a second counts as hung.
+_LEAST_TOKENS_A_SECOND = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,94 +51,53 @@ class Answer:
     ended: bool
 
 
-def servers_sleep(addresses: run_pb2.ServiceAddresses) -> bool:
-    """Whether the services free their GPU while the worker computes."""
-    return addresses.gpu_sharing in (run_pb2.GPU_SHARING_SERVERS_SLEEP, run_pb2.GPU_SHARING_TAKE_TURNS)
-
-
-class Services:
-    """The replicas of policy and judge, and the preference service; ``close`` them at the end.
+class PolicyClient:
+    """All replicas of the policy; ``close`` at the end.
 
     ``reporter`` hears of it when the run waits for replicas, and says whether it should stop.
     """
 
-    def __init__(self, addresses: run_pb2.ServiceAddresses, reporter: Reporter) -> None:
-        self.addresses = addresses
+    def __init__(
+        self, addresses: run_pb2.ServiceAddresses, reporter: Reporter, *, max_wait_seconds: float, sleeps: bool
+    ) -> None:
         # While any of this run's answers is being sampled.
         self.sampling = BusyClock()
-        policies = list(zip(addresses.policy, addresses.policy_control, strict=False))
-        sleep = servers_sleep(addresses)
         # The last whole weights: what LoRA adapters are for.
         self._base: PackedWeights | None = None
         folder = Path(addresses.weights_folder)
         self._folder = SharedFolder(folder, reporter.run_id) if addresses.weights_folder else None
         self._nccl = NcclSender(ranks.device()) if addresses.weights_nccl else None
-        self._policies = Replicas(
-            "policy", policies, "charter.v1.PolicyService", reporter, takes_weights=True, sleeps=sleep
+        self.replicas = Replicas(
+            "policy",
+            list(zip(addresses.policy, addresses.policy_control, strict=False)),
+            "charter.v1.PolicyService",
+            reporter,
+            max_wait_seconds=max_wait_seconds,
+            takes_weights=True,
+            sleeps=sleeps,
         )
-        judges = [(addresses.judge, addresses.judge_control), *((address, "") for address in addresses.judge_replicas)]
-        # A judge without a control port has no memory on this GPU.
-        self._judges = Replicas(
-            "judge", judges, "charter.v1.JudgeService", reporter, sleeps=sleep and addresses.judge_control != ""
-        )
-        self.preference = PreferenceClient(addresses.preference, addresses.preference_control, reporter, sleeps=sleep)
 
     def close(self) -> None:
         """Close every channel, and remove what lies in the shared folder."""
-        self._policies.close()
-        self._judges.close()
-        self.preference.close()
+        self.replicas.close()
         if self._folder is not None:
             self._folder.close()
         if self._nccl is not None:
             self._nccl.close()
 
-    def sleep(self) -> None:
-        """Free the GPU memory of all services that share the worker's GPU; each wakes when it is next asked something.
-
-        Raises ``ServiceError`` when one cannot sleep.
-        """
-        self._policies.sleep()
-        if self.addresses.judge_control:
-            self._judges.sleep()
-        self.preference.sleep()
-
-    def policy_info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
-        """Address of each replica of the policy that answers, and what it serves."""
-        return [(one.address.main, one.info) for one in self._policies.contacted() if one.info is not None]
+    def info(self) -> list[tuple[str, types_pb2.ModelInfo]]:
+        """Address of each replica that answers, and what it serves."""
+        return [(one.address.main, one.info) for one in self.replicas.contacted() if one.info is not None]
 
     def check_nccl(self) -> None:
         """Raise ``RunError`` unless every replica of the policy that answers can be in a NCCL group."""
-        for one in self._policies.contacted():
+        for one in self.replicas.contacted():
             if not one.nccl_ranks:
                 engine = one.info.engine if one.info is not None else "unknown"
                 raise RunError(
                     f"the policy at {one.address.main}, engine {engine}, cannot take weights by NCCL: serve it with "
                     "engine vllm on a GPU, or leave services.weights_nccl out of the spec"
                 )
-
-    def judge_info(self) -> judge_pb2.JudgeServiceGetModelInfoResponse:
-        """The judge's model and its default method. Raises ``RunError`` when its replicas differ."""
-        request = judge_pb2.JudgeServiceGetModelInfoRequest()
-        return self._same_of_judges(lambda stub: stub.GetModelInfo(request, timeout=QUICK))
-
-    def constitution(self) -> judge_pb2.Constitution:
-        """What the judge judges by. Raises ``RunError`` when its replicas differ."""
-        request = judge_pb2.GetConstitutionRequest()
-        return self._same_of_judges(lambda stub: stub.GetConstitution(request, timeout=QUICK).constitution)
-
-    def _same_of_judges(self, ask: Callable[[judge_pb2_grpc.JudgeServiceStub], V]) -> V:
-        found: list[tuple[str, V]] = []
-        for judge in self._judges.contacted():
-            with explained("judge", judge.address.main):
-                found.append((judge.address.main, ask(judge_pb2_grpc.JudgeServiceStub(judge.channel))))
-        first, same = found[0]
-        for address, other in found[1:]:
-            if other != same:
-                raise RunError(
-                    f"the judges at {first} and {address} differ in model, method or constitution: start them alike"
-                )
-        return same
 
     def generate(
         self,
@@ -183,7 +131,7 @@ class Services:
                 samples_per_prompt=samples_per_prompt,
                 required_weight_version=version,
             )
-            return policy_pb2_grpc.PolicyServiceStub(channel).Generate(request, timeout=BATCH)
+            return policy_pb2_grpc.PolicyServiceStub(channel).Generate(request)
 
         def read(
             asked: Sequence[int], replica: Replica, response: policy_pb2.GenerateResponse
@@ -192,12 +140,14 @@ class Services:
             return asked[response.prompt_index], response.sample_index, answer
 
         costs = [
-            _tokens(*(message.content for message in prompt)) + samples_per_prompt * sampling.max_new_tokens
+            tokens_of(*(message.content for message in prompt)) + samples_per_prompt * sampling.max_new_tokens
             for prompt in prompts
         ]
-        self._policies.wake()
+        silence = max(BATCH, sampling.max_new_tokens / _LEAST_TOKENS_A_SECOND)
+        self.replicas.wake()
         with self.sampling.busy():
-            return spread(self._policies, Work(costs, samples_per_prompt, ask, read, behind=True), broken_off)
+            work = Work(costs, samples_per_prompt, ask, read, behind=True, silence_seconds=silence)
+            return spread(self.replicas, work, broken_off)
 
     def probe(
         self, prompt: Sequence[ChatMessage], sampling: run_pb2.SamplingSpec, *, tokens: int, version: int, seed: int
@@ -220,16 +170,14 @@ class Services:
                 (response,) = stub.Generate(request, timeout=PROBE_SECONDS)
             return replica.address.main, self._checked(replica, response.sample, version)
 
-        self._policies.wake()
+        self.replicas.wake()
         with self.sampling.busy():
-            while not (answers := self._policies.each(ask)):
-                self._policies.wait_ready()
-        return answers
+            return self.replicas.some(ask)
 
     def _checked(self, replica: Replica, sample: policy_pb2.Sample, version: int) -> Answer:
         """An answer of ``version`` or of what this run has sent since; raises ``RunError`` for one of other weights."""
         answer = _answer(sample)
-        newest = max(version, self._policies.version or version)
+        newest = max(version, self.replicas.version or version)
         if foreign := sorted({one for one in answer.versions if not version <= one <= newest}):
             raise RunError(
                 f"the policy service at {replica.address.main} answered with weight version {foreign}, this run is at "
@@ -237,65 +185,7 @@ class Services:
             )
         return answer
 
-    def compare(
-        self, items: Sequence[judge_pb2.ComparisonItem], options: judge_pb2.JudgingOptions
-    ) -> Mapping[str, judge_pb2.Judgement]:
-        """The judgement of each item, by its id; failed ones carry their outcome. Spread over the judges.
-
-        Raises ``ServiceError`` when the request is refused, ``RunError`` when a judgement is missing.
-        """
-
-        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.CompareRequest(items=[items[index] for index in chosen], options=options)
-            return judge_pb2_grpc.JudgeServiceStub(channel).Compare(request, timeout=BATCH)
-
-        ids = {item.id: index for index, item in enumerate(items)}
-
-        def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
-        ) -> tuple[int, int, judge_pb2.Judgement]:
-            return ids[response.item_id], 0, response.judgement
-
-        costs = [_tokens(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in items]
-        self._judges.wake()
-        judged = spread(self._judges, Work(costs, 1, ask, read))
-        return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
-
-    def score_elsewhere(
-        self, address: str, model: str, items: Sequence[tuple[Sequence[ChatMessage], str]]
-    ) -> list[float]:
-        """Score of each (prompt, answer) by a model of any service with ``PreferenceService.Score``.
-
-        An empty ``model`` is the service's first. Raises as ``rate``.
-        """
-        with connect(address) as channel:
-            stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            return [response.score for response in scores_of("reward", address, stub, items, model=model)]
-
-    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float]:
-        """The judge's rating of each answer, -1 to 1.
-
-        Raises as ``PreferenceClient.score``, also for an answer that was left unrated.
-        """
-
-        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.JudgeServiceScoreRequest(items=[items[index] for index in chosen], options=options)
-            return judge_pb2_grpc.JudgeServiceStub(channel).Score(request, timeout=BATCH)
-
-        ids = {item.id: index for index, item in enumerate(items)}
-
-        def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
-        ) -> tuple[int, int, float]:
-            if not response.rated:
-                raise RunError(f"the judge at {replica.address.main} could not rate an answer: {response.failure}")
-            return ids[response.item_id], 0, response.score
-
-        costs = [_tokens(*(message.content for message in item.prompt), item.answer) for item in items]
-        self._judges.wake()
-        return [rating for (rating,) in spread(self._judges, Work(costs, 1, ask, read))]
-
-    def send_policy(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
+    def send(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve weights on every replica of the policy: on all that can be reached now, on others when they can."""
         start = time.monotonic()
         weights = self._base = self._shared(pack_weights(tensors, version))
@@ -309,14 +199,14 @@ class Services:
                 f"{error}. Leave services.weights_nccl out of the spec to send weights without it"
             ) from error
 
-    def send_policy_adapter(
+    def send_adapter(
         self,
         adapter: Mapping[str, torch.Tensor],
         version: int,
         base: Callable[[], Mapping[str, torch.Tensor]],
         base_version: int,
     ) -> WeightUpdate:
-        """As ``send_policy``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
+        """As ``send``, but only a LoRA adapter travels to replicas that keep ``base``, the weights it is for."""
         start = time.monotonic()
         if self._base is None or self._base.version != base_version:
             self._base = self._shared(pack_weights(base(), base_version))
@@ -325,7 +215,10 @@ class Services:
     def _serve(
         self, weights: PackedWeights, start: float, broadcast: Callable[[dict[str, int]], None] | None = None
     ) -> WeightUpdate:
-        self._policies.serve(weights, broadcast)
+        self.replicas.serve(weights, broadcast)
+        if self._folder is not None:
+            # Only now does no replica read what was served before.
+            self._folder.keep_only(weights)
         return WeightUpdate(weights.version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
     def _shared(self, weights: PackedWeights) -> PackedWeights:
@@ -339,25 +232,17 @@ class Services:
                 f"cannot write weights into services.weights_folder: {error}. Leave it out to send them over gRPC"
             ) from error
 
-    def policy_serves(self, version: int) -> bool:
+    def serves(self, version: int) -> bool:
         """Whether this process had the policy serve ``version`` last."""
-        return self._policies.version == version
+        return self.replicas.version == version
 
-    def policy_updates_in_flight(self) -> bool:
+    def updates_in_flight(self) -> bool:
         """Whether every replica exchanges weights in the middle of answers; the others do it between two batches."""
-        return all(info.engine == "vllm" for _, info in self.policy_info())
+        return all(info.engine == "vllm" for _, info in self.info())
 
     def break_off(self, event: threading.Event) -> None:
         """End the calls of another thread that were given the event."""
-        self._policies.break_off(event)
-
-    def check_policy(self) -> None:
-        """Raise ``RunError`` when a replica of the policy holds weights of somebody else."""
-        self._policies.check_own()
-
-
-def _tokens(*texts: str) -> int:
-    return 1 + sum(len(text) for text in texts) // _CHARACTERS_A_TOKEN
+        self.replicas.break_off(event)
 
 
 def _answer(sample: policy_pb2.Sample) -> Answer:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import grpc
-import numpy as np
 import torch
 
 from charter.chat import ChatMessage
 from charter.rpc.channel import BATCH, QUICK, connect
 from charter.rpc.errors import ServiceError, explained
-from charter.rpc.messages import proto_messages
-from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2, weights_pb2, weights_pb2_grpc
-from charter.weights.sender import WeightUpdate, send_weights
+from charter.rpc.stalled import unless_stalled
+from charter.v1 import preference_pb2, preference_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
+from charter.weights.sender import WeightUpdate, pack_weights, send_packed
+from charter.worker.clients.patience import AWAY, Patience
+from charter.worker.clients.scoring import Scores, add_scores
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
@@ -23,23 +24,26 @@ logger = logging.getLogger("charter.worker")
 
 V = TypeVar("V")
 
-# Between two attempts to reach a service that is away, at most.
-_MOST_PAUSE_SECONDS = 10.0
-
 
 class PreferenceClient:
     """One method for each thing that the worker asks of the service, errors worded for a person.
 
-    A service that cannot be reached, as in a rolling update, is waited for: the run says so in its events, and goes on
-    when it is there or stops when asked to. If it came back without weights, it is given those that it had before
-    anything else is asked of it. With ``sleeps`` it shares the worker's GPU, and is woken before it has to score.
+    A service that cannot be reached, as in a rolling update, or has too much to do, is waited for: the run says so in
+    its events, and goes on when it is there or stops when asked to, or after ``max_wait_seconds``. If it came back
+    without weights, it is given those that it had before anything else is asked of it. With ``sleeps`` it shares the
+    worker's GPU, and is woken before it has to score.
     """
 
-    def __init__(self, address: str, control_address: str, reporter: Reporter, *, sleeps: bool = False) -> None:
-        self.address = address
-        self._control_address = control_address
+    def __init__(
+        self, addresses: run_pb2.ServiceAddresses, reporter: Reporter, *, max_wait_seconds: float, sleeps: bool
+    ) -> None:
+        self.address = addresses.preference
+        self._control_address = addresses.preference_control
         self._reporter = reporter
+        self._max_wait_seconds = max_wait_seconds
         self._open()
+        # It was away: it may be without weights, and a used channel waits longer and longer before it looks again.
+        self._lost = False
         # An attempt that died may have left it asleep.
         self._may_sleep = sleeps
         self._send_again: Callable[[], object] | None = None
@@ -65,9 +69,13 @@ class PreferenceClient:
 
     def check_control_port(self) -> None:
         """Raise ``ServiceError`` unless weights could be sent."""
-        with explained("preference weight", self._control_address), connect(self._control_address) as channel:
-            stub = weights_pb2_grpc.WeightServiceStub(channel)
-            stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
+
+        def ask() -> None:
+            with explained("preference weight", self._control_address), connect(self._control_address) as channel:
+                stub = weights_pb2_grpc.WeightServiceStub(channel)
+                stub.GetWeightVersion(weights_pb2.GetWeightVersionRequest(), timeout=QUICK)
+
+        self._until_done(ask)
 
     def add_comparisons(self, request_id: str, comparisons: Sequence[types_pb2.Comparison]) -> None:
         """Store comparisons, all or none; repeating a request id stores nothing."""
@@ -79,16 +87,20 @@ class PreferenceClient:
     ) -> Iterator[types_pb2.Comparison]:
         """Stored comparisons of a run (empty = of all), and of a source, oldest first."""
         chosen, cursor = preference_pb2.ComparisonFilter(run_id=run_id, source=source), ""
+        patience = self._patience()
         while True:
             request = preference_pb2.StreamComparisonsRequest(filter=chosen, after_cursor=cursor)
             try:
+                self._return()
                 with explained("preference", self.address):
-                    for page in self._stub.StreamComparisons(request, timeout=BATCH):
+                    for page in unless_stalled(self._stub.StreamComparisons(request), BATCH):
                         yield from page.comparisons
                         cursor = page.cursor
+                        patience.renew()
                 return
             except ServiceError as error:
-                self._wait_for_return(error)
+                self._lost |= error.code in AWAY
+                patience.wait(error)
 
     def count_labels(self, source: types_pb2.LabelSource.ValueType) -> int:
         """How many comparisons with a label a source has stored."""
@@ -104,61 +116,73 @@ class PreferenceClient:
         """
         if self._may_sleep:
             self._patiently(self._wake)
-        found = self._patiently(lambda: scores_of("preference", self.address, self._stub, items, version))
-        others = {response.weight_version for response in found} - {version}
+        patience, scores = self._patience(), Scores()
+        self._patiently(
+            lambda: add_scores(scores, "preference", self.address, self._stub, items, patience.renew, version=version),
+            patience,
+        )
+        others = {response.weight_version for response in scores.values()} - {version}
         if others:
             raise RunError(
                 f"the preference service at {self.address} scored with version {sorted(others)}, this run "
                 f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
             )
-        return [response.score for response in found]
+        return [scores[place].score for place in range(len(items))]
 
     def send(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve a preference model, whatever was served before."""
-        return send_weights(self._control_address, tensors, version, service="preference", force=True)
+        start = time.monotonic()
+        weights = pack_weights(tensors, version)
+        self._until_done(lambda: send_packed(self._control_address, weights, service="preference", force=True))
+        return WeightUpdate(version, time.monotonic() - start, len(weights.blob), weights.sha256)
 
     def when_without_weights(self, send_again: Callable[[], object]) -> None:
         """From now on ``send_again`` is called when the service has come back without weights."""
         self._send_again = send_again
 
-    def _patiently(self, call: Callable[[], V]) -> V:
+    def _patience(self) -> Patience:
+        return Patience("preference", self._reporter, self._max_wait_seconds)
+
+    def _until_done(self, ask: Callable[[], V], patience: Patience | None = None) -> V:
+        """What ``ask`` gives, tried again as long as waiting may help. Raises as ``Patience.wait``."""
+        patience = patience or self._patience()
         while True:
+            try:
+                return ask()
+            except ServiceError as error:
+                patience.wait(error)
+
+    def _patiently(self, call: Callable[[], V], patience: Patience | None = None) -> V:
+        """As ``_until_done`` for a call of the main port, by a service that has its weights."""
+
+        def ask() -> V:
+            self._return()
             try:
                 with explained("preference", self.address):
                     return call()
             except ServiceError as error:
-                self._wait_for_return(error)
+                self._lost |= error.code in AWAY
+                if error.code is grpc.StatusCode.FAILED_PRECONDITION and self._send_again is not None:
+                    # Without weights since it restarted is mended; before the run has sent any, it is an error.
+                    self._lost = True
+                    if self._return():
+                        return ask()
+                raise
 
-    def _wait_for_return(self, error: ServiceError) -> None:
-        """Return when a service that was away is back, with its weights; raises the error that no waiting can mend."""
-        # Without weights since it restarted is mended here; before the run has sent any, it is an error.
-        mended = error.code is grpc.StatusCode.FAILED_PRECONDITION and self._send_again is not None
-        if error.code is not grpc.StatusCode.UNAVAILABLE and not mended:
-            raise error
-        pause = 1.0
-        while True:
-            try:
-                without_weights = self._fresh_info().weight_version == 0
-                if error.code is grpc.StatusCode.FAILED_PRECONDITION and not without_weights:
-                    raise error
-                if without_weights and self._send_again is not None:
-                    self._send_again()
-                return
-            except ServiceError as problem:
-                if problem.code is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                text = f"waiting: {problem} The run goes on when it is back."
-                self._reporter.report(0, 0, text=text)
-            self._reporter.raise_if_stopped()
-            time.sleep(pause)
-            pause = min(2 * pause, _MOST_PAUSE_SECONDS)
+        return self._until_done(ask, patience)
 
-    def _fresh_info(self) -> types_pb2.ModelInfo:
-        """What is served, by a new channel: a used one waits longer and longer before it looks for a server again."""
+    def _return(self) -> bool:
+        """After the service was away: find it again, and give it its weights if it has none; whether it had none."""
+        if not self._lost:
+            return False
         self._channel.close()
         self._open()
         with explained("preference", self.address):
-            return self._info()
+            without_weights = self._info().weight_version == 0
+        if without_weights and self._send_again is not None:
+            self._send_again()
+        self._lost = False
+        return without_weights
 
     def _open(self) -> None:
         self._channel = connect(self.address)
@@ -167,39 +191,3 @@ class PreferenceClient:
     def _info(self) -> types_pb2.ModelInfo:
         request = preference_pb2.PreferenceServiceGetModelInfoRequest()
         return self._stub.GetModelInfo(request, timeout=QUICK).model
-
-
-def scores_of(
-    service: str,
-    address: str,
-    stub: preference_pb2_grpc.PreferenceServiceStub,
-    items: Sequence[tuple[Sequence[ChatMessage], str]],
-    version: int = 0,
-    model: str = "",
-) -> list[preference_pb2.PreferenceServiceScoreResponse]:
-    """The score of each (prompt, answer), in their order, by a service with ``Score``. Raises as ``score``.
-
-    ``version`` is the least weight version that may score; an empty ``model`` is the service's first.
-    """
-    request = preference_pb2.PreferenceServiceScoreRequest(
-        items=[
-            preference_pb2.ScoreItem(id=str(index), prompt=proto_messages(prompt), answer=answer)
-            for index, (prompt, answer) in enumerate(items)
-        ],
-        required_weight_version=version,
-        model=model,
-    )
-    scores: dict[str, preference_pb2.PreferenceServiceScoreResponse] = {}
-    with explained(service, address):
-        for response in stub.Score(request, timeout=BATCH):
-            if not np.isfinite(response.score):
-                raise RunError(
-                    f"the {service} service at {address} gave the score {response.score}, so that nothing can be "
-                    "learned from it. If it is the preference model's, look at preference_fit.json and lower "
-                    "preference_model.learning_rate"
-                )
-            scores[response.item_id] = response
-    missing = sum(item.id not in scores for item in request.items)
-    if missing:
-        raise RunError(f"the {service} service at {address} left out {missing} of {len(items)} scores; see its log")
-    return [scores[item.id] for item in request.items]
