@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from charter.cli.cluster.checks import RIGHTS
 from charter.cli.cluster.components import OPERATORS
+from charter.cli.lazy import LazyCommand
 from charter.cli.main import app
 
 from tests.deploy.manifests import (
@@ -54,6 +55,7 @@ def test_commands_of_charter_are_taken() -> None:
             elif hasattr(command, "commands"):
                 assert word in command.commands, f"charter {' '.join(words)}: {word}"
                 command = command.commands[word]
+                command = command.load() if isinstance(command, LazyCommand) else command
                 options |= {option: one for one in command.params for option in one.opts}
 
 

@@ -34,7 +34,7 @@ def gpus(name: str) -> int:
 def settings(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Settings of the engine as `charter serve` reads them from the container's environment."""
     monkeypatch.setenv("CHARTER_ENGINE_SETTINGS", environment(render(GPU), container(name))["CHARTER_ENGINE_SETTINGS"])
-    command = typer.main.get_command(app).commands["serve"].commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands["serve"].commands[name].load()  # type: ignore[attr-defined]
     given = command.make_context(name, ["--model=m", *(["--constitution=c"] if name == "judge" else [])])
     return _settings(given.params["setting"])
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from charter.cli.calls import channel_to
 from charter.cli.cluster import access
 from charter.cli.cluster.access import Cluster
 from charter.cli.cluster.remote import remote
-from charter.cli.local.services import SERVICES, channel_to, endpoint
+from charter.cli.local.services import SERVICES, endpoint
 from charter.cli.runs.progress import watch
 from charter.rpc.channel import QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc

@@ -66,7 +66,8 @@ def services(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
 @pytest.fixture
 def write_spec(tmp_path: Path) -> Any:
     """Writes a spec; the name of a run says what its worker does."""
-    (tmp_path / "t.jsonl").touch()
+    for name in ("t", "h"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"prompt": "{name}"}}\n')
 
     def write(
         name: str, policy: str = "fake-policy", judge: str = "fake-judge", constitution: Path = CONSTITUTION
@@ -75,7 +76,7 @@ def write_spec(tmp_path: Path) -> Any:
         file.write_text(
             f"name: {name}\npolicy: {{model: {policy}, engine: fake}}\n"
             f"judge: {{model: {judge}, engine: fake, constitution: {constitution}}}\n"
-            "prompts: {train: [t.jsonl], held_out: [t.jsonl]}\n"
+            "prompts: {train: [t.jsonl], held_out: [h.jsonl]}\n"
         )
         return str(file)
 

@@ -29,6 +29,8 @@ def read_quality(text: str) -> float:
 
 
 def reply(body: Body) -> Answer:
+    if "Rewrite" in str(body["messages"]) or "Point out" in str(body["messages"]):
+        return Answer("Say it kindly.", {})
     text = str([turn["content"] for turn in body["messages"] if turn["role"] == "user"][-1])
     if "whole number" in text:
         return Answer("7", {"7": 0.5, "8": 0.5})
@@ -292,3 +294,18 @@ def test_show_prints_what_the_judge_judges_by(address: str) -> None:
     assert json.loads(result.stdout)["name"] == "customer-support"
     table = charter("constitution", "show", str(CONSTITUTION))
     assert "protects-accounts" in table.stdout
+
+
+def test_critique_and_revise_write_by_a_principle(address: str) -> None:
+    about = ["--prompt", "Help", "--answer", "No.", "--principle", "calm-with-angry-customers", "--address", address]
+    critique = charter("judge", "critique", *about, "--json")
+    assert critique.exit_code == 0, critique.output
+    found = json.loads(critique.stdout)
+    assert found == {"critique": "Say it kindly.", "principle_id": "calm-with-angry-customers", "failure": ""}
+    revision = charter("judge", "revise", *about, "--critique", found["critique"])
+    assert revision.exit_code == 0, revision.output
+    assert "Say it kindly." in revision.stdout
+    assert "revision by calm-with-angry-customers" in revision.stdout
+    unknown = charter("judge", "critique", *about[:4], "--principle", "none", "--address", address)
+    assert unknown.exit_code == 1
+    assert "no principle 'none'" in unknown.stderr

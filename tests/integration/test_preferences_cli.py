@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charter.cli.preferences.preferences import app
+from charter.cli.main import app
 from charter.preference.server import PreferenceConfig, build
 from charter.storage.comparison_files import read_rows, write_comparisons
 from typer.testing import CliRunner, Result
@@ -28,7 +28,7 @@ def address(tiny_model: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def call(address: str, *arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments] + ["--address", address])
+    return CliRunner().invoke(app, ["preferences", *(str(one) for one in arguments), "--address", address])
 
 
 def result(address: str, *arguments: str | Path) -> Any:
@@ -40,7 +40,7 @@ def result(address: str, *arguments: str | Path) -> Any:
 
 def test_service_is_found_as_by_every_command(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHARTER_PREFERENCE_ADDRESS", address)
-    done = CliRunner().invoke(app, ["stats", "--json"])
+    done = CliRunner().invoke(app, ["preferences", "stats", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["total"] == 0
 

@@ -28,6 +28,8 @@ from tests.support.harness import running
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
+# Files that a spec can name: a trainer looks into them.
+PROMPTS = ROOT / "services" / "charter" / "spec" / "starter"
 # Longest that a test waits for a worker; nothing depends on how long it takes.
 PATIENCE = 60.0
 
@@ -62,8 +64,9 @@ class Client:
     def cancel(self, run_id: str) -> run_pb2.Run:
         return self.runs.CancelRun(trainer_pb2.CancelRunRequest(run_id=run_id), timeout=QUICK).run
 
-    def resume(self, run_id: str) -> run_pb2.Run:
-        return self.runs.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run_id), timeout=QUICK).run
+    def resume(self, run_id: str, corrected: run_pb2.RunSpec | None = None) -> run_pb2.Run:
+        request = trainer_pb2.ResumeRunRequest(run_id=run_id, spec=corrected)
+        return self.runs.ResumeRun(request, timeout=QUICK).run
 
     def report(self, run_id: str, attempt: int, *sequences: int) -> trainer_pb2.ReportEventsResponse:
         events = [run_pb2.RunEvent(sequence=number, phase=run_pb2.PHASE_STARTING) for number in sequences]
@@ -80,7 +83,8 @@ def spec(name: str, policy: str = "host:1") -> run_pb2.RunSpec:
         "name": name,
         "policy": {"model": "m"},
         "judge": {"model": "j"},
-        "prompts": {"train": ["t.jsonl"], "held_out": ["h.jsonl"]},
+        "prompts": {"train": [str(PROMPTS / "train.jsonl")], "held_out": [str(PROMPTS / "held_out.jsonl")]},
+        "comparisons": {"pairs": 2},
         "services": {"policy": [policy]},
     }
     return json_format.ParseDict(fields, run_pb2.RunSpec())
@@ -123,6 +127,14 @@ def trainer(room: Callable[..., TrainerRoom]) -> Iterator[Client]:
 def code(error: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
     assert isinstance(error.value, grpc.Call)
     return error.value.code()
+
+
+def refused(error: pytest.ExceptionInfo[grpc.RpcError]) -> set[str]:
+    """The fields that a call was refused for."""
+    assert code(error) is grpc.StatusCode.INVALID_ARGUMENT
+    details = error_details_pb2.BadRequest()
+    rpc_status.from_call(error.value).details[0].Unpack(details)
+    return {one.field for one in details.field_violations}
 
 
 def test_a_run_succeeds_and_can_be_watched_from_any_event(trainer: Client) -> None:
@@ -178,6 +190,51 @@ def test_a_crash_says_how_and_the_run_can_be_resumed(trainer: Client) -> None:
     assert trainer.end(run.id).state == run_pb2.RUN_STATE_SUCCEEDED
     events = [one.event for one in trainer.watch(run.id) if one.HasField("event")]
     assert [(event.sequence, event.text) for event in events] == [(1, "1"), (2, "2")]
+
+
+def test_a_run_without_a_checkpoint_can_be_corrected(trainer: Client) -> None:
+    run = trainer.create("crashes-once")
+    assert "and with `--spec FILE` by a corrected spec" in trainer.end(run.id).error
+    (corrected := spec("crashes-once")).ppo.steps = 3
+    # What it has done so far does not depend on that, but on this.
+    (Path(run.artifacts) / "labels.jsonl").touch()
+    corrected.judge.model = "other"
+    with pytest.raises(grpc.RpcError, match=r"pairs are judged already, by another judge\.model") as error:
+        trainer.resume(run.id, corrected)
+    assert code(error) is grpc.StatusCode.FAILED_PRECONDITION
+    corrected.judge.model = "j"
+    corrected.ppo.minibatches = 99
+    with pytest.raises(grpc.RpcError) as error:
+        trainer.resume(run.id, corrected)
+    assert refused(error) == {"spec.ppo.minibatches"}
+    assert trainer.get(run.id).spec.ppo.steps == 8
+    corrected.ppo.ClearField("minibatches")
+    assert trainer.resume(run.id, corrected).spec.ppo.steps == 3
+    assert trainer.end(run.id).state == run_pb2.RUN_STATE_SUCCEEDED
+    assert '"steps": 3' in (Path(run.artifacts) / "spec.json").read_text()
+
+
+def test_a_run_with_a_checkpoint_keeps_its_spec(trainer: Client) -> None:
+    run = trainer.create("crashes-once")
+    (step := Path(run.artifacts) / "checkpoints" / "step-000001").mkdir(parents=True)
+    (step / "COMPLETE").touch()
+    assert f"charter runs resume {run.id}` continues from the newest checkpoint" in trainer.end(run.id).error
+    with pytest.raises(grpc.RpcError, match="has learned already") as error:
+        trainer.resume(run.id, spec("crashes-once"))
+    assert code(error) is grpc.StatusCode.FAILED_PRECONDITION
+    trainer.resume(run.id)
+    assert trainer.end(run.id).state == run_pb2.RUN_STATE_SUCCEEDED
+
+
+def test_every_mistake_in_a_spec_and_its_files_is_named(trainer: Client, tmp_path: Path) -> None:
+    (bad := spec("finishes")).ppo.minibatches = 99
+    bad.prompts.train[:] = [str(tmp_path / "gone.jsonl")]
+    (tmp_path / "broken.jsonl").write_text("no json\n")
+    bad.prompts.held_out.append(str(tmp_path / "broken.jsonl"))
+    with pytest.raises(grpc.RpcError) as error:
+        trainer.runs.CreateRun(trainer_pb2.CreateRunRequest(request_id="r", spec=bad), timeout=QUICK)
+    assert refused(error) == {"spec.ppo.minibatches", "spec.prompts.train[0]", "spec.prompts.held_out[1]"}
+    assert not trainer.runs.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK).runs
 
 
 def test_exit_status_0_is_not_success_before_the_last_phase_is_done(trainer: Client) -> None:
@@ -274,11 +331,7 @@ def test_a_bad_spec_is_refused_by_field(trainer: Client) -> None:
     bad.name = "Not A Name"
     with pytest.raises(grpc.RpcError) as error:
         trainer.runs.CreateRun(trainer_pb2.CreateRunRequest(request_id="r", spec=bad), timeout=QUICK)
-    assert code(error) is grpc.StatusCode.INVALID_ARGUMENT
-    assert isinstance(error.value, grpc.Call)
-    details = error_details_pb2.BadRequest()
-    rpc_status.from_call(error.value).details[0].Unpack(details)
-    assert {one.field for one in details.field_violations} == {"spec.name", "spec.ppo.learning_rate"}
+    assert refused(error) == {"spec.name", "spec.ppo.learning_rate"}
     assert not trainer.runs.ListRuns(trainer_pb2.ListRunsRequest(), timeout=QUICK).runs
 
 

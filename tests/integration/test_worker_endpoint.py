@@ -93,3 +93,48 @@ def test_an_outage_stops_the_run_and_costs_no_pair(stage: Stage, caplog: pytest.
     with endpoint(reply) as served, judged_by(stage, served) as spec:
         assert stage.work(run, spec, attempt=2) == 0
         assert stored(stage, run) > 0
+
+
+def test_pairs_that_an_outage_left_are_asked_about_again(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """One prompt of seven cannot be judged at first: nothing of it is stored, and the others are not judged twice."""
+    run = "partial"
+    down = [True]
+
+    def reply(body: Body) -> Answer | Failure:
+        return Failure(503) if down[0] and "Say the number 3" in str(body["messages"]) else prefers_the_longer(body)
+
+    with endpoint(reply) as served, judged_by(stage, served) as spec:
+        assert stage.work(run, spec) == 1
+        assert "the judge's model cannot be reached" in caplog.messages[-1]
+        before = stored_comparisons(stage, run)
+        assert {one.prompt[0].content for one in before} > {"Say the number 1."}
+        assert "Say the number 3." not in {one.prompt[0].content for one in before}
+        down[0] = False
+        served.requests.clear()
+        assert stage.work(run, spec, attempt=2) == 0
+        asked = {str(body["messages"][0]["content"]) for body in served.requests}
+    paid = [f"(A) {one.answer_a.text}\n\n(B) {one.answer_b.text}" for one in before]
+    assert not [pair for pair in paid if any(pair in text for text in asked)]
+    after = stored_comparisons(stage, run)
+    assert "Say the number 3." in {one.prompt[0].content for one in after}
+    assert types_pb2.OUTCOME_UNAVAILABLE not in {one.outcome for one in after}
+    counts = json.loads((stage.run_folder(run) / "run.json").read_text())["counts"]
+    assert len(after) == counts["pairs_sampled"] - counts["pairs_identical"]
+
+
+def test_online_dpo_leaves_out_pairs_that_cannot_be_judged(stage: Stage) -> None:
+    """Those to one of the seven prompts, of which each step has six."""
+
+    def reply(body: Body) -> Answer | Failure:
+        unclear = "Say the number 3" in str(body["messages"])
+        return Answer("Well", {"Well": 1.0}) if unclear else prefers_the_longer(body)
+
+    with endpoint(reply) as served, judged_by(stage, served) as spec:
+        spec.ppo.algorithm, spec.ppo.samples_per_prompt = run_pb2.ALGORITHM_ONLINE_DPO, 2
+        spec.ppo.steps, spec.ppo.episodes_per_step, spec.failures.max_share = 2, 12, 0.5
+        assert stage.work("pairs", spec) == 0
+    steps = stage.ppo_steps("pairs")
+    shares = [steps[step].get("left_out.unclear", 0) for step in (1, 2)]
+    assert max(shares) == 1
+    assert [steps[step]["left_out_share"] for step in (1, 2)] == [share / 6 for share in shares]
+    assert all(0.5 < steps[step]["judge_certainty"] < 1 and "score_mean" not in steps[step] for step in (1, 2))

@@ -91,7 +91,7 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
 
 def test_killed_while_it_refreshes_and_while_the_judge_compares(stage: Stage, unbroken: str) -> None:
     instants = {
-        "pairs of the new policy sampled, not stored": ("charter.worker.stages.refresh:store_labels", 1),
+        "pairs of the new policy sampled, not stored": ("charter.worker.stages.label:Labelling.label", 2),
         "preference model fitted, not served": ("charter.worker.stages.fit:serve_preference_model", 1),
         "step done, the judge compares": ("charter.worker.stages.ppo:measure", 1),
     }

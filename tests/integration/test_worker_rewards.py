@@ -1,6 +1,6 @@
 """Where scores come from, through real services: weighted sums that are right, and failures that never are numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,19 @@ import pytest
 from charter.chat import ChatMessage
 from charter.judge import server as judge
 from charter.rpc.channel import connect
-from charter.rpc.errors import ServiceError
+from charter.rpc.errors import ServiceError, invalid_fields
 from charter.rpc.messages import proto_messages
+from charter.rpc.validation import Violation
 from charter.runs.artifacts import Artifacts
 from charter.spec.prompts import TaskPrompt
-from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
+from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.patience import WaitedTooLongError
 from charter.worker.clients.policy import Answer
 from charter.worker.clients.services import Services
 from charter.worker.context import Run
-from charter.worker.errors import RunError
 from charter.worker.prompts import PromptSets
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reporter import Reporter
@@ -30,7 +31,7 @@ from charter.worker.training.lead import Leader
 
 from tests.support.harness import running
 from tests.support.ports import free_ports
-from tests.support.reward_service import reward_service
+from tests.support.reward_service import Scores, reward_service
 from tests.support.worker_services import Stage, tiny_services
 
 PROMPTS = [TaskPrompt(str(n), (ChatMessage("user", f"Say {n}."),), "helpful") for n in range(3)]
@@ -106,18 +107,44 @@ def test_a_weighted_sum_of_judge_and_own_service(rating: Stage) -> None:
     assert got == pytest.approx([0.5 * r + 2 * s for r, s in zip(ratings, [1.0, -2.0, 5.0], strict=True)])
 
 
+def kinds(results: Sequence[float | Failed]) -> list[float | str]:
+    return [one.kind if isinstance(one, Failed) else one for one in results]
+
+
+def refuses(request: preference_pb2.PreferenceServiceScoreRequest) -> list[tuple[str, float]]:
+    """As an old preference service: one item that is too long, and nothing is scored."""
+    for place, item in enumerate(request.items):
+        if item.answer == "a longer answer":
+            raise invalid_fields([Violation(f"items[{place}]", "needs too many tokens", "TOO_LONG")])
+        if item.answer == "x":
+            raise invalid_fields([Violation(f"items[{place}].answer", "I do not like x")])
+    return [(item.id, 1.0) for item in request.items]
+
+
 @pytest.mark.parametrize(
-    ("scores", "error"),
+    ("scores", "expected"),
     [
-        ([("0", 1.0), ("1", float("nan")), ("2", 1.0)], "gave the score nan"),
-        ([("0", 1.0), ("1", float("inf")), ("2", 1.0)], "gave the score inf"),
-        ([("0", 1.0), ("2", 1.0)], "left out 1 of 3"),
+        (lambda _: [("0", 1.0), ("1", float("nan")), ("2", 1.0)], [1.0, "unclear", 1.0]),
+        (lambda _: [("0", 1.0), ("1", float("inf")), ("2", 1.0)], [1.0, "unclear", 1.0]),
+        (lambda _: [("0", 1.0), ("2", 1.0)], [1.0, "missing", 1.0]),
+        (lambda _: [], ["missing"] * 3),
+        (refuses, [1.0, "too_long", "refused"]),
     ],
 )
-def test_a_broken_service_is_an_error(stage: Stage, scores: list[tuple[str, float]], error: str) -> None:
-    with reward_service(lambda _: scores) as address:
+def test_what_a_service_cannot_score_has_no_score(stage: Stage, scores: Scores, expected: list[float | str]) -> None:
+    with reward_service(scores) as address:
         reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
-        with a_run(stage, reward=reward) as run, pytest.raises(RunError, match=error):
+        with a_run(stage, reward=reward) as run:
+            assert kinds(rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)) == expected
+
+
+def test_a_service_that_refuses_the_request_is_an_error(stage: Stage) -> None:
+    def refuse(_: object) -> list[tuple[str, float]]:
+        raise invalid_fields([Violation("model", "there is no such model")])
+
+    with reward_service(refuse) as address:
+        reward = {"preference_weight": 0.0, "service_weight": 1.0, "service": address}
+        with a_run(stage, reward=reward) as run, pytest.raises(ServiceError, match="no such model"):
             rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 
@@ -136,10 +163,12 @@ def test_the_preference_model_must_be_there(stage: Stage) -> None:
         rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
 
 
-def test_an_answer_that_cannot_be_rated_is_an_error(stage: Stage) -> None:
+def test_an_answer_that_the_judge_cannot_rate_has_no_score(stage: Stage) -> None:
+    """The tiny model gives no rating; an empty answer is not rated, one that is too long for the contract not sent."""
     by_the_judge = {"preference_weight": 0.0, "judge_weight": 1.0}
-    with a_run(stage, reward=by_the_judge) as run, pytest.raises(RunError, match="could not rate an answer"):
-        rewards.score(run, PROMPTS, ANSWERS, seed=0, preference_version=1)
+    with a_run(stage, reward=by_the_judge) as run:
+        got = rewards.score(run, PROMPTS, ["one", " ", "x" * 400_001], seed=0, preference_version=1)
+    assert kinds(got) == ["unclear", "empty", "too_long"]
 
 
 def answer(text: str) -> Answer:
@@ -154,20 +183,17 @@ def test_pairs_are_compared_by_the_judge(stage: Stage) -> None:
         got = rewards.compare(run, PROMPTS, pairs, seed=1)
         turned = rewards.compare(run, PROMPTS, [pair[::-1] for pair in pairs], seed=1)
     assert got[2:4] == [0.5, 0.5]
-    assert [got[i] + got[i + 1] for i in (0, 2, 4)] == pytest.approx([1, 1, 1])
+    numbers = [one for one in got if not isinstance(one, Failed)]
+    assert [numbers[i] + numbers[i + 1] for i in (0, 2, 4)] == pytest.approx([1, 1, 1])
     assert turned == pytest.approx([p for i in (0, 2, 4) for p in (got[i + 1], got[i])])
     assert got[0] != 0.5
 
 
-def test_a_pair_that_cannot_be_judged_is_an_error(stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "long.yaml"
-    text = (stage.folder / "constitution.yaml").read_text()
-    path.write_text(text.replace("You are kind.", "Kind " * 150).replace("You are careful.", "Safe " * 150))
-    pairs = [[answer("yes"), answer("no")]] * 3
-    with running(judge.build(judge.JudgeConfig(str(stage.model), path))) as at:
-        dpo = a_run(judged_by(stage, at.main), ppo={"algorithm": "ALGORITHM_ONLINE_DPO"})
-        with dpo as run, pytest.raises(RunError, match=r"could not judge a pair of this step: INVALID"):
-            rewards.compare(run, PROMPTS, pairs, seed=1)
+def test_a_pair_that_cannot_be_judged_has_no_score(stage: Stage) -> None:
+    pairs = [[answer("yes"), answer("")], [answer("yes"), answer("no " * 400)], [answer("a"), answer("b" * 400_001)]]
+    with a_run(stage, ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
+        got = kinds(rewards.compare(run, PROMPTS, pairs, seed=1))
+    assert got == ["empty"] * 2 + ["too_long"] * 4
 
 
 @pytest.mark.parametrize(

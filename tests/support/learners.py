@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from charter.spec.defaults import fill_defaults
+from charter.spec.facts import has_own_critic
 from charter.v1 import run_pb2
-from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.update import Learner
 from charter.worker.training import ranks
 from charter.worker.training.batches import Episodes

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
+from charter.rpc.errors import StatusError
 from charter.v1 import preference_pb2
 
 # (item id, score) of each item that it answers for.
@@ -13,12 +14,16 @@ Scores = Callable[[preference_pb2.PreferenceServiceScoreRequest], Iterable[tuple
 
 @contextmanager
 def reward_service(scores: Scores) -> Iterator[str]:
-    """Address of a service that answers each request with ``scores``."""
+    """Address of a service that answers each request with ``scores``, or with the ``StatusError`` that they raise."""
 
     def score(
         request: preference_pb2.PreferenceServiceScoreRequest, context: grpc.ServicerContext
     ) -> Iterator[preference_pb2.PreferenceServiceScoreResponse]:
-        for item, number in scores(request):
+        try:
+            found = scores(request)
+        except StatusError as error:
+            context.abort_with_status(error.to_status())
+        for item, number in found:
             yield preference_pb2.PreferenceServiceScoreResponse(item_id=item, score=number, weight_version=77)
 
     # It speaks Score and nothing else of the service.

@@ -7,8 +7,6 @@ import typer
 from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
 
-app = typer.Typer(help="Look after the database of runs and comparisons.", no_args_is_help=True)
-
 DatabaseOption = Annotated[
     str, typer.Option(envvar="CHARTER_DATABASE", help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")
 ]
@@ -19,12 +17,6 @@ def default_database() -> str:
     return f"sqlite:///{home() / 'charter.db'}"
 
 
-@app.callback()
-def _database() -> None:
-    """Keeps `migrate` a command of its own."""
-
-
-@app.command()
 def migrate(database: DatabaseOption = "", as_json: JsonOption = False) -> None:
     """Bring the tables to this version.
 
@@ -43,7 +35,7 @@ def migrate(database: DatabaseOption = "", as_json: JsonOption = False) -> None:
             found[name] = version(engine, schema)
             engine.dispose()
     except DatabaseError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(found)
     else:

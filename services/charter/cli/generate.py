@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from charter.cli.local.services import channel_to
+from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, printable
 from charter.rpc.channel import BATCH
 from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2

@@ -1,36 +1,38 @@
 """The `charter` command."""
 
-from typing import Annotated
+import sys
+from io import TextIOWrapper
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from charter.cli import database, generate, status
-from charter.cli.judging import audit, constitution, judge
-from charter.cli.local import demo, doctor, serve, up
-from charter.cli.output import fail
-from charter.cli.preferences import curve as preference_curve
-from charter.cli.preferences import feedback, preferences
-from charter.cli.runs import plan, report, run, runs, samples, top
-from charter.cli.runs.run import INTERRUPTED
-from charter.rpc.errors import ServiceError
-from charter.spec.constitution import ConstitutionError
-from charter.spec.load import SpecError
+from charter.cli.commands import COMMANDS
+from charter.cli.lazy import tree
+from charter.cli.output import INTERRUPTED, fail, words_of
 
 # Of the overlays in deploy/.
 DEFAULT_NAMESPACE = "charter"
+# Commands that find the cluster themselves, or need none.
+FIND_IT_THEMSELVES = ("check", "doctor", "init")
 
 
 class _Commands(TyperGroup):
     """Failures that a person can act on are printed without a traceback."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands.update(tree(COMMANDS))
+
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
             return super().invoke(ctx)
-        except (ServiceError, SpecError, ConstitutionError) as error:
-            fail(str(error))
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if words := words_of(error):
+                fail(words)
+            raise
 
 
 app = typer.Typer(
@@ -54,43 +56,26 @@ def on_a_cluster(
     ] = "",
 ) -> None:
     """Open the way to a cluster before the command, where one is asked for."""
-    # Commands that only speak of the cluster find it themselves; --help needs none.
-    if not (kube_context or namespace) or context.resilient_parsing or context.invoked_subcommand == "doctor":
-        context.obj = (kube_context, namespace or DEFAULT_NAMESPACE)
+    asked = bool(kube_context or namespace)
+    context.obj = (kube_context, namespace or DEFAULT_NAMESPACE)
+    # --help needs no cluster.
+    if not asked or context.resilient_parsing or context.invoked_subcommand in FIND_IT_THEMSELVES:
         return
     # Here, not at the top: every other command starts without the Kubernetes client.
     from charter.cli.cluster.access import Cluster, ClusterError, connected
 
     try:
-        context.with_resource(connected(Cluster.open(kube_context, namespace or DEFAULT_NAMESPACE)))
+        context.with_resource(connected(Cluster.open(*context.obj)))
     except ClusterError as error:
-        fail(str(error))
-
-
-app.command()(demo.demo)
-app.command()(up.up)
-app.command()(up.down)
-app.command()(plan.plan)
-app.command()(status.status)
-app.command()(top.top)
-app.command()(doctor.doctor)
-app.command()(run.run)
-app.add_typer(runs.app, name="runs")
-app.command()(report.report)
-app.command()(samples.samples)
-app.command()(audit.audit)
-app.command()(generate.generate)
-app.command()(feedback.feedback)
-app.add_typer(judge.app, name="judge")
-app.add_typer(constitution.app, name="constitution")
-preferences.app.command()(preference_curve.curve)
-app.add_typer(preferences.app, name="preferences")
-app.add_typer(serve.app, name="serve")
-app.add_typer(database.app, name="database")
+        fail(error)
 
 
 def main() -> None:
     """Entry point of the installed command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A character that the terminal's encoding lacks is written as its escape.
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -1,5 +1,6 @@
 """What every command prints with: one console, results as text or JSON, failures with an exit code."""
 
+import errno
 import json
 import sys
 from typing import Annotated, Any, NoReturn
@@ -7,6 +8,23 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.segment import Segments
+from rich.table import Table
+
+# Exit status after Ctrl-C.
+INTERRUPTED = 130
+
+# Errors whose message is for a person: module and class. Named, not imported: whoever raises one has imported it, and
+# `--help` needs none of them.
+_FOR_A_PERSON = (
+    ("charter.rpc.errors", "ServiceError"),
+    ("charter.spec.problems", "SpecError"),
+    ("charter.spec.constitution", "ConstitutionError"),
+)
+
+# Characters of the widest table.
+_WIDEST = 10_000
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -28,13 +46,40 @@ def shortened(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
+def print_whole(table: Table) -> None:
+    """Print a table as wide as its content: in a narrow terminal lines wrap, and addresses and paths stay whole."""
+    natural = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    lines = console.render(table, console.options.update(width=natural, max_width=natural))
+    console.print(Segments(lines), end="", soft_wrap=True)
+
+
+def fail(problem: str | Exception, code: int = 1) -> NoReturn:
     """Say what went wrong on stderr, as it stands, and end with a non-zero exit code."""
+    message = file_words(problem) if isinstance(problem, OSError) else str(problem)
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
 
 
+def words_of(error: Exception) -> str:
+    """What a failure says to a person; empty for one that tells only a programmer something."""
+    classes = [getattr(sys.modules[module], name) for module, name in _FOR_A_PERSON if module in sys.modules]
+    if isinstance(error, tuple(classes)):
+        return str(error)
+    # Of a file that an argument or a variable names. A reader that ended early (EPIPE) is no failure.
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.EPIPE:
+        return file_words(error)
+    return ""
+
+
+def file_words(error: OSError) -> str:
+    """Why a file cannot be used, without Python's own words."""
+    reason = error.strerror or type(error).__name__
+    return f"{error.filename}: {reason[:1].lower()}{reason[1:]}" if error.filename is not None else str(error)
+
+
 def emit_json(result: Any) -> None:
     """Print a result as JSON on stdout and nothing else."""
-    json.dump(result, sys.stdout, indent=2, ensure_ascii=False)
+    # Escapes are JSON everywhere; other encodings lack most characters.
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    json.dump(result, sys.stdout, indent=2, ensure_ascii=not unicode)
     sys.stdout.write("\n")

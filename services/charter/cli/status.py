@@ -6,8 +6,9 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from charter.cli.local.services import SERVICES, channel_to, endpoint, health, started
-from charter.cli.output import JsonOption, console, emit_json
+from charter.cli.calls import channel_to, health
+from charter.cli.local.services import SERVICES, endpoint, started
+from charter.cli.output import JsonOption, console, emit_json, print_whole
 from charter.rpc.channel import QUICK
 from charter.v1 import (
     judge_pb2,
@@ -36,7 +37,7 @@ def status(as_json: JsonOption = False) -> None:
     else:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for heading in ("SERVICE", "HEALTH", "ADDRESS", "MODEL", "ENGINE", "WEIGHTS"):
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, no_wrap=True)
         for row in rows:
             table.add_row(
                 row["service"],
@@ -49,7 +50,7 @@ def status(as_json: JsonOption = False) -> None:
             )
             for one in row["more_models"]:
                 table.add_row("", "", "", f"{Path(one['model']).name} as {one['name']}", row["engine"], "version 0")
-        console.print(table)
+        print_whole(table)
         if any(row["health"] != "SERVING" for row in rows):
             console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
     if any(row["health"] != "SERVING" for row in rows):

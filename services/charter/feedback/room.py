@@ -61,7 +61,7 @@ class Room:
                 pairs += [pair_of(one) for one in page.comparisons if one.source != types_pb2.LABEL_SOURCE_HUMAN]
         queued = unique(pairs)
         if (self.config.files or self.config.run) and not queued:
-            raise ValueError("there are no pairs to compare: the files or the run hold none whose answers differ")
+            raise ValueError(_no_pairs(self.config))
         self._queue = Queue(queued, self.config.second_share)
         await self._read_labels()
 
@@ -178,3 +178,9 @@ class Room:
         fitting = [one for one in every if one.dimension == pair.comparison.dimension] or every
         drawn = fitting[int(stable_fraction("principle", pair.id) * len(fitting))]
         return {"id": drawn.id, "text": drawn.compare}
+
+
+def _no_pairs(config: FeedbackConfig) -> str:
+    if config.files:
+        return "there are no pairs to compare: the files hold none whose answers differ"
+    return f"run {config.run} has no pairs to compare yet: they are stored when its judge labels them"

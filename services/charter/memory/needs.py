@@ -6,9 +6,9 @@ Not in them is what allocators waste; ``plan.USABLE`` leaves room for it.
 from dataclasses import dataclass
 
 from charter.memory.model_size import ModelSize
+from charter.spec.facts import has_own_critic
 from charter.v1 import run_pb2
 from charter.worker.preference.fit import BACKWARD_TOKENS as FIT_TOKENS
-from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.update import BACKWARD_TOKENS
 
 GIB = 2**30

@@ -12,7 +12,7 @@ import grpc
 import torch
 
 from charter.chat import ChatMessage
-from charter.inference.engine import ContextTooLongError, EngineInfo, Prompt
+from charter.inference.engine import EngineInfo, Prompt
 from charter.inference.local.model import move
 from charter.inference.local.prefix_tree import tree_tokens
 from charter.inference.preference_model import PreferenceModel, encode, encode_answer
@@ -34,12 +34,12 @@ class OverloadedError(RuntimeError):
     """Too many answers wait already."""
 
 
-class UnreadableInputError(ValueError):
-    """The chat template refuses the conversation of the input at ``index``."""
+class UnusableInputsError(ValueError):
+    """Some inputs cannot be scored. ``problems`` are index, what is wrong, and its ``FailureKind`` without prefix."""
 
-    def __init__(self, index: int, problem: str) -> None:
-        super().__init__(problem)
-        self.index = index
+    def __init__(self, problems: Sequence[tuple[int, str, str]]) -> None:
+        super().__init__("; ".join(problem for _, problem, _ in problems))
+        self.problems = tuple(problems)
 
 
 def is_fitted(model: str) -> bool:
@@ -168,8 +168,8 @@ class Scorer:
     async def score(self, inputs: Sequence[ScoreInput]) -> AsyncIterator[Score]:
         """Scores in the order in which they are finished.
 
-        They mean something only when ``fitted``. Raises ``OverloadedError``, ``ContextTooLongError`` (with the index
-        of the first input that does not fit) or ``UnreadableInputError``, each before anything is scored.
+        They mean something only when ``fitted``. Raises ``OverloadedError``, or ``UnusableInputsError`` for inputs that
+        do not fit the context or that the chat template refuses, each before anything is scored.
         """
         if len(self._waiting) + len(inputs) > MOST_WAITING:
             raise OverloadedError
@@ -213,17 +213,23 @@ class Scorer:
         """Token ids of each conversation and answer."""
         model = self._loaded()
         conversations: dict[tuple[ChatMessage, ...], list[int]] = {}
-        encoded = []
+        encoded: list[tuple[list[int], list[int]]] = []
+        problems: list[tuple[int, str, str]] = []
         for index, one in enumerate(inputs):
             try:
                 if one.messages not in conversations:
                     conversations[one.messages] = model.tokenizer.prompt_ids(Prompt(one.messages))
             except ValueError as error:
-                raise UnreadableInputError(index, str(error)) from error
+                problems.append((index, f"cannot be read: {error}", "REFUSED"))
+                continue
             conversation, answer = conversations[one.messages], encode_answer(model.tokenizer, one.answer)
-            if len(conversation) + len(answer) > model.max_context_tokens:
-                raise ContextTooLongError(index, len(conversation) + len(answer), model.max_context_tokens)
+            tokens = len(conversation) + len(answer)
+            if tokens > model.max_context_tokens:
+                limit = f"needs {tokens} tokens, the model's context holds {model.max_context_tokens}"
+                problems.append((index, limit, "TOO_LONG"))
             encoded.append((conversation, answer))
+        if problems:
+            raise UnusableInputsError(problems)
         return encoded
 
     async def _run_batches(self) -> None:

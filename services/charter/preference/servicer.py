@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from charter.inference.engine import ContextTooLongError
 from charter.preference import metrics
 from charter.preference.models import PreferenceModels
-from charter.preference.scorer import OverloadedError, ScoreInput, Scorer, UnreadableInputError
+from charter.preference.scorer import OverloadedError, ScoreInput, Scorer, UnusableInputsError
 from charter.preference.store import ComparisonStore
 from charter.rpc.errors import StatusError, invalid_fields
 from charter.rpc.gate import Gate
 from charter.rpc.messages import chat_messages
-from charter.rpc.validation import Violation
+from charter.rpc.validation import MOST_VIOLATIONS, Violation
 from charter.storage.comparisons import enum_name
 from charter.v1 import preference_pb2, preference_pb2_grpc
 from charter.weights.receiver import model_info
@@ -94,11 +93,12 @@ class PreferenceServicer(preference_pb2_grpc.PreferenceServiceServicer):
                         weight_version=score.weight_version,
                         member_scores=score.members if request.member_scores else (),
                     )
-        except ContextTooLongError as error:
-            problem = f"{ids[error.index]!r} needs {error.tokens} tokens, the model's context holds {error.limit}"
-            raise invalid_fields([Violation(f"items[{error.index}]", problem)]) from error
-        except UnreadableInputError as error:
-            raise invalid_fields([Violation(f"items[{error.index}]", f"{ids[error.index]!r}: {error}")]) from error
+        except UnusableInputsError as error:
+            refused = [
+                Violation(f"items[{index}]", f"{ids[index]!r} {problem}", reason)
+                for index, problem, reason in error.problems[:MOST_VIOLATIONS]
+            ]
+            raise invalid_fields(refused) from error
         except OverloadedError as error:
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "too many answers wait to be scored", _RETRY_SECONDS

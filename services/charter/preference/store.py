@@ -14,9 +14,9 @@ from charter.preference.tables import ComparisonRow, PrincipleRow, RequestRow
 from charter.rpc.errors import invalid_fields
 from charter.rpc.validation import MOST_VIOLATIONS, Violation
 from charter.storage.comparisons import (
+    COLUMNS,
     LABELLED,
     MOST_WEIGHT_VERSION,
-    SCHEMA,
     Row,
     comparison_from_row,
     comparison_to_row,
@@ -138,7 +138,7 @@ class ComparisonStore:
             cursor = _page_end(connection.execute(sizes).all())
             if cursor is None:
                 return None
-            columns = [getattr(ComparisonRow, name) for name in SCHEMA.names]
+            columns = [getattr(ComparisonRow, name) for name in COLUMNS]
             rows = connection.execute(
                 sa.select(*columns)
                 .where(*conditions, ComparisonRow.sequence <= cursor)

@@ -35,7 +35,9 @@ class StatusError(Exception):
             details.append(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=v.field, description=v.description, reason=v.reason
+                        )
                         for v in self.violations
                     ]
                 )
@@ -63,7 +65,8 @@ def invalid_fields(found: Sequence[Violation]) -> StatusError:
 class ServiceError(RuntimeError):
     """A call to a service failed; the message says which service, where, why and what to do.
 
-    ``retry_after_seconds`` is what the service asked to be waited for, None when it did not.
+    ``retry_after_seconds`` is what the service asked to be waited for, None when it did not. ``violations`` are the
+    fields that it refused, as far as it names them.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class ServiceError(RuntimeError):
         code: grpc.StatusCode,
         details: str,
         retry_after_seconds: float | None = None,
+        violations: Sequence[Violation] = (),
     ) -> None:
         self.service = service
         self.address = address
         self.code = code
         self.details = details
         self.retry_after_seconds = retry_after_seconds
+        self.violations = tuple(violations)
         super().__init__(f"the {service} service at {address} {_reason(service, code, _shortened(details))}")
 
 
@@ -118,8 +123,19 @@ def explained(service: str, address: str) -> Iterator[None]:
         if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
             raise
         raise ServiceError(
-            service, address, error.code(), error.details() or "no details", _retry_after(error)
+            service, address, error.code(), error.details() or "no details", _retry_after(error), _violations(error)
         ) from error
+
+
+def _violations(error: grpc.Call | grpc.aio.AioRpcError) -> list[Violation]:
+    """Fields of the error's BadRequest, if it has one."""
+    status = rpc_status.from_call(error)
+    found: list[Violation] = []
+    for detail in status.details if status is not None else ():
+        refused = error_details_pb2.BadRequest()
+        if detail.Unpack(refused):
+            found += [Violation(one.field, one.description, one.reason) for one in refused.field_violations]
+    return found
 
 
 def _retry_after(error: grpc.Call | grpc.aio.AioRpcError) -> float | None:

@@ -17,10 +17,14 @@ MOST_VIOLATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that breaks its constraint; ``field`` is its path, for example ``items[3].answer_a``."""
+    """One field that breaks its constraint; ``field`` is its path, for example ``items[3].answer_a``.
+
+    ``reason`` is for a program: a ``FailureKind`` without its prefix, where only the item is at fault.
+    """
 
     field: str
     description: str
+    reason: str = ""
 
 
 def violations(message: Message) -> list[Violation]:

@@ -8,6 +8,10 @@ from typing import Any
 from charter.atomic_files import write_json
 from charter.runs import samples
 
+CHECKPOINTS = "checkpoints"
+# In the folder of each checkpoint that is whole.
+COMPLETE = "COMPLETE"
+
 
 class RunFolderGoneError(RuntimeError):
     """The folder of a run was deleted or emptied while its worker was at work."""
@@ -22,7 +26,8 @@ class RunFolderGoneError(RuntimeError):
 class Artifacts:
     """Paths of a run's folder, and ``run.json``, which is there from the beginning.
 
-    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds and counts.
+    ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
+    stage (``left_out``) and where too much of that stopped the run (``stops``).
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -34,7 +39,7 @@ class Artifacts:
         self.pairs = folder / "pairs.jsonl"
         self.labels = folder / "labels.jsonl"
         self.preference_model = folder / "preference_model"
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder / CHECKPOINTS
         self.policy = folder / "policy"
         self.samples = folder / samples.FILE
         self.comparisons = folder / "comparisons.parquet"
@@ -50,6 +55,8 @@ class Artifacts:
                 "finished": None,
                 "phase_seconds": {},
                 "counts": {},
+                "left_out": {},
+                "stops": [],
             }
         )
 
@@ -79,6 +86,11 @@ class Artifacts:
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint that is whole."""
+    return any((folder / CHECKPOINTS).glob(f"step-*/{COMPLETE}"))
 
 
 def now() -> str:

@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, PreferenceFit
+from charter.runs.results import Evaluation, JudgeCheck, LeftOut, PreferenceFit
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
@@ -33,6 +33,8 @@ class RunInfo:
     finished: datetime | None = None
     phase_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    # By stage.
+    left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

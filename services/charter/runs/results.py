@@ -1,10 +1,42 @@
 """The results that a run writes as JSON into its folder and that the report reads back."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from charter.atomic_files import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Items that a stage has had, and by kind of failure how many of them it left out (``run.json``)."""
+
+    items: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: int, kinds: Iterable[str]) -> "LeftOut":
+        """Count so many items, some of which failed for these kinds."""
+        return cls(items, dict(Counter(kinds)))
+
+    def __add__(self, other: "LeftOut") -> "LeftOut":
+        """Both together."""
+        return LeftOut(self.items + other.items, dict(Counter(self.kinds) + Counter(other.kinds)))
+
+    @property
+    def failures(self) -> int:
+        """How many were left out."""
+        return sum(self.kinds.values())
+
+    def kinds_in_words(self) -> str:
+        """For example ``2 empty, 1 too long``."""
+        return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in self.kinds.items())
+
+    def in_words(self) -> str:
+        """For example ``3 of 64 left out: 2 empty, 1 too long``; empty where nothing was."""
+        return f"{self.failures} of {self.items} left out: {self.kinds_in_words()}" if self.kinds else ""
 
 
 @dataclass(frozen=True, slots=True)

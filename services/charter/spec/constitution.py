@@ -13,13 +13,13 @@ import yaml
 from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import judge_pb2
 
-_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_MOST_CHARACTERS = {"id": 200, "dimension": 100, "name": 200, "version": 100}
-_MOST_TEXT = 20_000
+ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+MOST_CHARACTERS = {"id": 200, "dimension": 100, "name": 200, "version": 100}
+MOST_TEXT = 20_000
 _CONSTITUTION_TEXTS = ("name", "version")
 _PRINCIPLE_TEXTS = ("id", "dimension", "compare", "critique", "revise", "follow", "oppose")
 _EXAMPLE_TEXTS = ("prompt", "better", "worse")
-_MOST_EXAMPLES = 8
+MOST_EXAMPLES = 8
 
 
 class ConstitutionError(ValueError):
@@ -191,7 +191,7 @@ class _Reader:
             return None
         texts = {name: self._required_text(node, given, name, f"{path}.{name}") for name in _PRINCIPLE_TEXTS}
         for name in ("id", "dimension"):
-            if texts[name] and not _ID.fullmatch(texts[name]):
+            if texts[name] and not ID.fullmatch(texts[name]):
                 self._problem(given[name], f"{path}.{name}", "may have lower-case letters, digits and single hyphens")
         blind = self._flag(given, "oppose_without_prompt", path)
         weight = self._weight(given["weight"], f"{path}.weight") if "weight" in given else 1.0
@@ -199,8 +199,8 @@ class _Reader:
         return Principle(**texts, oppose_without_prompt=blind, weight=weight, examples=examples)
 
     def _examples(self, node: yaml.Node, path: str) -> tuple[Example, ...]:
-        if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= _MOST_EXAMPLES:
-            self._problem(node, path, f"must be a list of 1 to {_MOST_EXAMPLES} examples")
+        if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= MOST_EXAMPLES:
+            self._problem(node, path, f"must be a list of 1 to {MOST_EXAMPLES} examples")
             return ()
         examples = []
         for index, item in enumerate(node.value):
@@ -234,7 +234,7 @@ class _Reader:
             self._problem(parent, path, "is missing")
             return ""
         text = self._text(given[name], path)
-        most = _MOST_CHARACTERS.get(name, _MOST_TEXT)
+        most = MOST_CHARACTERS.get(name, MOST_TEXT)
         if len(text) > most:
             self._problem(given[name], path, f"has {len(text)} characters, at most {most} are allowed")
         return text

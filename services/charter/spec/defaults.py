@@ -17,8 +17,8 @@ MAX_WAIT_SECONDS = 7200
 
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
 # ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
-# comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), and the optional files of the
-# judge.
+# comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
+# many as there are), and the optional files of the judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"logprob_tolerance": 0.1},
     "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
@@ -59,8 +59,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_staleness": 1,
     },
     "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
-    "evaluation": {"prompts": 32, "bootstrap_samples": 2000, "watched_prompts": 16},
+    "evaluation": {"bootstrap_samples": 2000, "watched_prompts": 16},
     "checkpoints": {"every_steps": 1, "keep": 2},
+    "failures": {"max_share": 0.1},
     "services": {
         "policy": [POLICY],
         "policy_control": [POLICY_CONTROL],

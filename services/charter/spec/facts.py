@@ -2,8 +2,73 @@
 
 from charter.v1 import run_pb2
 
+# Sources of labels, as they are stored.
+AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
+
+# Whose loss sets the answers to one prompt against each other, and whose advantage comes from a learned critic. The
+# classes of the algorithms say the same (a test compares them), but need torch.
+COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGORITHM_ONLINE_DPO)
+_WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
+_EVALUATED_PROMPTS = 32
+
 
 def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
     """Whether a preference model scores the answers: not when only others do, or the judge compares pairs."""
     compares = spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
     return spec.reward.preference_weight > 0 and not compares
+
+
+def needs_judge(spec: run_pb2.RunSpec) -> bool:
+    """Whether a judge is asked: by every run that ends with the comparison of the policy and the one before."""
+    return True
+
+
+def needs_prompts(spec: run_pb2.RunSpec) -> bool:
+    """Whether prompts are answered: by every run that samples."""
+    return True
+
+
+def algorithm_name(ppo: run_pb2.PpoSpec) -> str:
+    """As a spec has it: ``online_dpo``."""
+    return run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
+
+
+def needs_critic(ppo: run_pb2.PpoSpec) -> bool:
+    """Whether the algorithm learns a critic."""
+    return ppo.algorithm in _WITH_CRITIC
+
+
+def has_own_critic(ppo: run_pb2.PpoSpec) -> bool:
+    """Whether the critic is a model of its own: the algorithm needs one, and it is no head of the policy."""
+    return needs_critic(ppo) and not ppo.shared_trunk
+
+
+def episodes_together(ppo: run_pb2.PpoSpec) -> int:
+    """Neighbouring episodes that one term of the loss needs together."""
+    return 2 if ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO else 1
+
+
+def servers_sleep(addresses: run_pb2.ServiceAddresses) -> bool:
+    """Whether the services free their GPU while the worker computes."""
+    return addresses.gpu_sharing in (run_pb2.GPU_SHARING_SERVERS_SLEEP, run_pb2.GPU_SHARING_TAKE_TURNS)
+
+
+def label_shares(feedback: run_pb2.FeedbackSpec, dimension: str) -> dict[str, float]:
+    """Share of each source in a dimension, summing to 1; sources without one are left out, and nothing may be left."""
+    chosen = feedback.by_dimension.get(dimension, feedback)
+    given = {AI: chosen.ai, HUMAN: chosen.human, IMPORTED: chosen.imported}
+    total = sum(given.values())
+    if not 0 < total < float("inf") or min(given.values()) < 0:
+        return {}
+    return {source: share / total for source, share in given.items() if share > 0}
+
+
+def label_sources(feedback: run_pb2.FeedbackSpec) -> set[str]:
+    """Sources that have a share anywhere."""
+    return {source for dimension in ("", *feedback.by_dimension) for source in label_shares(feedback, dimension)}
+
+
+def evaluated_prompts(spec: run_pb2.RunSpec, held_out: int) -> int:
+    """Of so many held-out prompts, those of the final comparison."""
+    wanted = spec.evaluation.prompts if spec.evaluation.HasField("prompts") else _EVALUATED_PROMPTS
+    return min(wanted, held_out)

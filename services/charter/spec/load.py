@@ -1,7 +1,7 @@
 """Reads a run spec from YAML. Every mistake is reported with the field's full path and its line."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -13,51 +13,83 @@ from google.protobuf.message import Message
 
 from charter.rpc.validation import violations
 from charter.spec.paths import resolve_paths
+from charter.spec.problems import Problem, SpecError
 from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import run_pb2
 
 _UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
 
 
-class SpecError(ValueError):
-    """A spec cannot be used. ``problems`` has one line of text for each mistake, ``file:line: field: what``."""
+class SpecFile:
+    """A spec as its file says it, with every mistake that was found, and the line of each field.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    ``spec`` has relative files resolved against the file's folder; defaults are not filled in. With ``remote`` the
+    models that it names are on the machine that will run it.
+
+    Raises ``SpecError`` for a file that cannot be read, or is not YAML.
+    """
+
+    def __init__(self, path: Path, remote: bool = False) -> None:
+        self.path = path
+        self.spec = run_pb2.RunSpec()
+        self._reader = _Reader()
+        self._reader.read_message(_root(path), self.spec, "")
+        self._problems = list(self._reader.problems)
+        broken = [Problem(one.field, one.description) for one in violations(self.spec)]
+        self.add(broken)
+        # A value that is out of its bounds breaks no other rule.
+        self._reader.unusable.update(one.field for one in broken)
+        self.add(resolve_paths(self.spec, path.resolve().parent, remote))
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        """Note further mistakes. Those about a field that could not be read are none: it may be right once it can."""
+        for problem in problems:
+            if not any(self._reader.doubtful(field) for field in (problem.field, *problem.others)):
+                self._problems.append(problem)
+
+    def line(self, problem: Problem) -> int:
+        """Line of the field that it is about, or of the part of the spec that would contain it; counts from 1."""
+        return self._reader.line(problem.field)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The mistakes, each once, in the order of the file."""
+        return sorted(dict.fromkeys(self._problems), key=self.line)
+
+    def raise_if_wrong(self) -> None:
+        """Raises ``SpecError`` with every mistake."""
+        if problems := self.problems:
+            raise SpecError([f"{self.path}:{self.line(one)}: {one}" for one in problems])
 
 
 def load_spec(path: Path, remote: bool = False) -> run_pb2.RunSpec:
-    """Read the spec in ``path``, with relative files in it resolved against its folder. Defaults are not filled in.
-
-    With ``remote`` the models that it names are on the machine that will run it.
+    """The spec in a file, as ``SpecFile`` reads it.
 
     Raises ``SpecError`` for anything wrong in it: unreadable file, not YAML, unknown field, wrong type, broken
-    constraint, missing file.
+    constraint, missing file. ``charter.spec.checks.load_checked`` looks further.
     """
+    file = SpecFile(path, remote)
+    file.raise_if_wrong()
+    return file.spec
+
+
+def _root(path: Path) -> yaml.MappingNode:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([f"{path}: cannot be read: {error}"]) from error
+    except OSError as error:
+        raise SpecError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise SpecError([f"{path}: cannot be read: it is not UTF-8 text: {error}"]) from error
     try:
         root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SpecError([f"{path}{line}: not YAML: {error.problem or error.context}"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError([f"{path}: not YAML: {error}"]) from error
     if not isinstance(root, yaml.MappingNode):
         raise SpecError([f"{path}: a spec is a mapping of fields, for example `name: my-run`"])
-    spec = run_pb2.RunSpec()
-    reader = _Reader()
-    reader.read_message(root, spec, "")
-    # Constraints only make sense on a message that was read completely.
-    found = reader.problems or [(broken.field, broken.description) for broken in violations(spec)]
-    found += resolve_paths(spec, path.resolve().parent, remote)
-    if found:
-        found.sort(key=lambda problem: reader.line(problem[0]))
-        raise SpecError([f"{path}:{reader.line(field)}: {field}: {problem}" for field, problem in found])
-    return spec
+    return root
 
 
 def spec_to_yaml(spec: run_pb2.RunSpec) -> str:
@@ -80,11 +112,22 @@ def spec_from_json(text: str) -> run_pb2.RunSpec:
 
 
 class _Reader:
-    """Copies YAML nodes into a message; notes each mistake as (field path, text), and the line of each field."""
+    """Copies YAML nodes into a message; notes each mistake, and the line of each field."""
 
     def __init__(self) -> None:
-        self.problems: list[tuple[str, str]] = []
+        self.problems: list[Problem] = []
         self._lines: dict[str, int] = {}
+        # Fields that do not hold what the file wants to say: misspelled, of the wrong type, or out of bounds.
+        self.unusable: set[str] = set()
+
+    def doubtful(self, field: str) -> bool:
+        """Whether a field, what it is in, or a part of it is unusable."""
+        return any(_within(field, one) or _within(one, field) for one in self.unusable)
+
+    def _problem(self, field: str, text: str, meant: str = "") -> None:
+        """Note a mistake in ``field``; ``meant`` is the field that was perhaps meant."""
+        self.problems.append(Problem(field, text))
+        self.unusable.add(meant or field)
 
     def line(self, field: str) -> int:
         """Line of a field, or of the nearest part of the spec that would contain it; counts from 1."""
@@ -95,19 +138,20 @@ class _Reader:
 
     def read_message(self, node: yaml.Node, message: Message, path: str) -> None:
         if not isinstance(node, yaml.MappingNode):
-            self.problems.append((path, f"expected a mapping with fields of {message.DESCRIPTOR.name}"))
+            self._problem(path, f"expected a mapping with fields of {message.DESCRIPTOR.name}")
             return
         message.SetInParent()
         descriptor = cast(Descriptor, message.DESCRIPTOR)
         for name, key, value in _entries(node):
             field_path = f"{path}.{name}" if path else name
             if field_path in self._lines:
-                self.problems.append((field_path, f"given again on line {key.start_mark.line + 1}"))
+                self._problem(field_path, f"given again on line {key.start_mark.line + 1}")
                 continue
             self._lines[field_path] = key.start_mark.line + 1
             field = descriptor.fields_by_name.get(name)
             if field is None:
-                self.problems.append((field_path, _unknown(name, descriptor)))
+                close, text = _unknown(name, descriptor)
+                self._problem(field_path, text, f"{path}.{close}".lstrip(".") if close else "")
             elif not _is_null(value):
                 self._read_field(value, message, field, field_path)
 
@@ -116,7 +160,7 @@ class _Reader:
             self._read_map(node, getattr(message, field.name), path)
         elif field.is_repeated:
             if not isinstance(node, yaml.SequenceNode):
-                self.problems.append((path, "expected a list"))
+                self._problem(path, "expected a list")
                 return
             for index, item in enumerate(node.value):
                 item_path = f"{path}[{index}]"
@@ -131,12 +175,12 @@ class _Reader:
     def _read_map(self, node: yaml.Node, entries: Any, path: str) -> None:
         """A map from text to messages, the only kind that a spec has."""
         if not isinstance(node, yaml.MappingNode):
-            self.problems.append((path, "expected a mapping from names"))
+            self._problem(path, "expected a mapping from names")
             return
         for name, key, value in _entries(node):
             entry_path = f"{path}.{name}"
             if entry_path in self._lines:
-                self.problems.append((entry_path, f"given again on line {key.start_mark.line + 1}"))
+                self._problem(entry_path, f"given again on line {key.start_mark.line + 1}")
                 continue
             self._lines[entry_path] = key.start_mark.line + 1
             # Asking for an entry makes it.
@@ -149,7 +193,7 @@ class _Reader:
                 raise ValueError(f"expected {_expected(field)}")
             return _convert(node, field)
         except ValueError as error:
-            self.problems.append((path, str(error)))
+            self._problem(path, str(error))
             return None
 
 
@@ -162,11 +206,16 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def _unknown(name: str, descriptor: Descriptor) -> str:
+def _within(field: str, whole: str) -> bool:
+    return field == whole or field.startswith((f"{whole}.", f"{whole}["))
+
+
+def _unknown(name: str, descriptor: Descriptor) -> tuple[str, str]:
+    """The field that was perhaps meant, or nothing, and what to say."""
     valid = [field.name for field in descriptor.fields]
-    close = get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean `{close[0]}`?" if close else f"{descriptor.name} has: {', '.join(valid)}"
-    return f"unknown field; {hint}"
+    (close,) = get_close_matches(name, valid, n=1, cutoff=0.5) or [""]
+    hint = f"did you mean `{close}`?" if close else f"{descriptor.name} has: {', '.join(valid)}"
+    return close, f"unknown field; {hint}"
 
 
 def _convert(node: yaml.ScalarNode, field: FieldDescriptor) -> str | int | float | bool:

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from charter.spec.problems import Problem
 from charter.v1 import run_pb2
+
+# Engines of a judge whose model is no folder.
+_REMOTE_JUDGES = ("openai", "fake", "external")
 
 
 def same_model(served: str, wanted: str) -> bool:
@@ -13,33 +17,44 @@ def same_model(served: str, wanted: str) -> bool:
     return one.is_dir() and other.is_dir() and one.resolve() == other.resolve()
 
 
-def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[tuple[str, str]]:
+def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[Problem]:
     """Make every file and local model folder of ``spec`` absolute, in place.
 
     With ``remote`` the run is for another machine: its models are there, and so are absolute files that are not here.
-    Returns a problem, as (field path, text), for each one that does not exist.
+    Returns a problem for each one that does not exist.
     """
-    problems: list[tuple[str, str]] = []
+    problems: list[Problem] = []
 
     def file(field: str, value: str) -> str:
-        path = (base / Path(value).expanduser()).resolve()
+        try:
+            path = _absolute(base, value)
+        except ValueError as error:
+            problems.append(Problem(field, f"no such file: {error}"))
+            return value
         if remote and value.startswith("/") and not path.exists():
             return value
-        if not path.is_file():
-            problems.append((field, f"no such file: {path}"))
+        if path.is_dir():
+            problems.append(Problem(field, f"is a folder, not a file: {path}"))
+        elif not path.exists():
+            problems.append(Problem(field, f"no such file: {path}"))
         return str(path)
 
     def model(field: str, value: str) -> str:
+        # A hub id never starts like a path.
         if remote:
             if value.startswith((".", "~")):
-                problems.append((field, f"`{value}` is a folder here; name one there, as /models/NAME, or a hub id"))
+                text = f"`{value}` is a folder here; name one there, as /models/NAME, or a hub id"
+                problems.append(Problem(field, text))
             return value
-        path = (base / Path(value).expanduser()).resolve()
+        try:
+            path = _absolute(base, value)
+        except ValueError as error:
+            problems.append(Problem(field, f"no such model folder: {error}"))
+            return value
         if path.is_dir():
             return str(path)
-        # A hub id never starts like this.
-        if value.startswith((".", "/", "~")):
-            problems.append((field, f"no such model folder: {path}"))
+        if value.startswith((".", "/", "~")) or path.exists():
+            problems.append(Problem(field, f"no such model folder: {path}"))
         return value
 
     for name in ("train", "held_out"):
@@ -48,10 +63,29 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
     for name in ("constitution", "labelled_pairs", "calibration"):
         if value := getattr(spec.judge, name):
             setattr(spec.judge, name, file(f"judge.{name}", value))
-    if spec.policy.engine != "fake":
+    if spec.policy.engine != "fake" and spec.policy.model:
         spec.policy.model = model("policy.model", spec.policy.model)
-    if spec.judge.engine not in ("openai", "fake", "external"):
+    if spec.judge.engine not in _REMOTE_JUDGES and spec.judge.model:
         spec.judge.model = model("judge.model", spec.judge.model)
     if spec.preference_model.model:
         spec.preference_model.model = model("preference_model.model", spec.preference_model.model)
     return problems
+
+
+def _absolute(base: Path, value: str) -> Path:
+    """Raises ``ValueError`` with the reason for what is no path, and for one that may not be looked at."""
+    shown = value if len(value) <= 80 else f"{value[:79]}…"
+    if "\0" in value:
+        raise ValueError(f"{shown!r} holds a NUL character")
+    try:
+        path = (base / Path(value).expanduser()).resolve()
+        # A name that is too long, or a folder that may not be entered.
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise ValueError(f"{shown}: {error.strerror}") from error
+    except RuntimeError as error:
+        # An unknown user, or links in a circle.
+        raise ValueError(f"{shown}: {error}") from error
+    return path

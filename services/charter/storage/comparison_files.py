@@ -1,37 +1,35 @@
 """Files of rows: written whole or not at all, read row by row with the place of each; JSONL or Parquet by ending."""
 
 import gzip
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from charter.atomic_files import replacing
 from charter.jsonl import RowError, lines
-from charter.storage.comparisons import SCHEMA, Row, comparison_to_row, row_to_json
+from charter.storage.comparisons import COLUMNS, Row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
-
-# Rows that are in memory at a time, and in one row group of a Parquet file.
-_ROWS = 1000
 
 
 def write_comparisons(path: Path, comparisons: Iterable[types_pb2.Comparison]) -> int:
     """Write comparisons in our own layout, streaming, and return how many. Raises as ``write_rows``."""
-    return write_rows(path, map(comparison_to_row, comparisons), SCHEMA)
+    return write_rows(path, map(comparison_to_row, comparisons), COLUMNS)
 
 
-def write_rows(path: Path, rows: Iterable[Row], schema: pa.Schema) -> int:
+def write_rows(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> int:
     """Write rows to ``.jsonl``, ``.jsonl.gz`` or ``.parquet``, streaming, and return how many.
+
+    ``columns`` are names with kinds, as ``charter.storage.comparisons.COLUMNS``.
 
     The file appears under its name only when it is complete. Raises ``ValueError`` for another ending, ``OSError`` when
     the file cannot be written, and whatever ``rows`` raises.
     """
     if _is_parquet(path):
+        # Here, not at the top: who reads and writes no Parquet waits for no pyarrow.
+        from charter.storage.parquet import write_parquet
+
         with replacing(path) as temporary:
-            return _write_parquet(temporary, iter(rows), schema)
+            return write_parquet(temporary, iter(rows), columns)
     open_file = gzip.open if path.name.lower().endswith(".gz") else open
     with replacing(path) as temporary, open_file(temporary, "wt", encoding="utf-8", newline="\n") as file:
         return _write_jsonl(file, rows)
@@ -43,7 +41,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     Raises ``RowError`` behind the last row, which names all malformed lines; ``ValueError`` for another ending or a
     broken Parquet file, ``OSError`` when the file cannot be read.
     """
-    return _read_parquet(path) if _is_parquet(path) else _read_jsonl(path)
+    if _is_parquet(path):
+        from charter.storage.parquet import read_parquet
+
+        return read_parquet(path)
+    return _read_jsonl(path)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -61,15 +63,6 @@ def _write_jsonl(file: IO[str], rows: Iterable[Row]) -> int:
     return count
 
 
-def _write_parquet(path: Path, rows: Iterator[Row], schema: pa.Schema) -> int:
-    count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while group := list(islice(rows, _ROWS)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            count += len(group)
-    return count
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     problems: list[str] = []
     for line in lines(path):
@@ -81,15 +74,3 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
             yield f"line {line.number}", row
     if problems:
         raise RowError(problems)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error

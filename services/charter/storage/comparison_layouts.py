@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from charter.hashing import stable_number
 from charter.held_out import is_held_out, normalised, prompt_key
 from charter.outcomes import outcome_of
@@ -21,17 +19,15 @@ from charter.storage.comparisons import (
 )
 from charter.v1 import types_pb2
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-PAIR_SCHEMA = pa.schema(
-    [
-        ("chosen", _MESSAGES),
-        ("rejected", _MESSAGES),
-        ("probability_chosen", pa.float64()),
-        ("source", pa.string()),
-        ("dimension", pa.string()),
-        ("split", pa.string()),
-    ]
-)
+# As ``charter.storage.comparisons.COLUMNS``.
+PAIR_COLUMNS = {
+    "chosen": "messages",
+    "rejected": "messages",
+    "probability_chosen": "number",
+    "source": "text",
+    "dimension": "text",
+    "split": "text",
+}
 
 # Pairs of columns in which data sets of the field give the ratings that chosen and rejected were made from.
 _RATINGS = (
@@ -66,7 +62,7 @@ class PairDefaults:
 def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2.Comparison:
     """A comparison from a row in any layout; the layout is told by the row's fields.
 
-    - ours: the columns of ``charter.storage.comparisons.SCHEMA``;
+    - ours: the columns of ``charter.storage.comparisons.COLUMNS``;
     - ``chosen`` and ``rejected`` as message lists that share all but their last turn (UltraFeedback);
     - ``chosen`` and ``rejected`` as dialogues in one text, each turn after ``\\n\\nHuman:`` or ``\\n\\nAssistant:``
       (HH-RLHF);
@@ -103,7 +99,7 @@ def read_comparison(row: Mapping[str, Any], defaults: PairDefaults) -> types_pb2
 
 
 def pair_row(comparison: types_pb2.Comparison) -> Row | None:
-    """A row with the columns of ``PAIR_SCHEMA``; None for a tie and for a comparison without a label."""
+    """A row with the columns of ``PAIR_COLUMNS``; None for a tie and for a comparison without a label."""
     if comparison.outcome not in LABELLED or comparison.outcome == types_pb2.OUTCOME_TIE:
         return None
     row = comparison_to_row(comparison)

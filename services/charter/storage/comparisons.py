@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
 from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages
 from charter.v1 import judge_pb2, types_pb2
@@ -24,53 +22,49 @@ MOST_WEIGHT_VERSION = 2**63 - 1
 # The bound that the contract declares.
 MOST_TOKENS = 2**53 - 1
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_JUDGEMENT = pa.struct(
-    [
-        ("principle_id", pa.string()),
-        ("dimension", pa.string()),
-        ("outcome", pa.string()),
-        ("probability_a", pa.float64()),
-        ("probability_a_shown_first", pa.float64()),
-        ("probability_a_shown_second", pa.float64()),
-        ("rationale", pa.string()),
-        ("rationale_swapped", pa.string()),
-        ("failure", pa.string()),
-        ("evidence", pa.list_(pa.float64())),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("without_logprobs", pa.bool_()),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("prompt", _MESSAGES),
-        ("answer_a", pa.string()),
-        ("answer_a_model", pa.string()),
-        ("answer_a_weight_version", pa.int64()),
-        ("answer_a_rating", pa.string()),
-        ("answer_a_cut_off", pa.bool_()),
-        ("answer_b", pa.string()),
-        ("answer_b_model", pa.string()),
-        ("answer_b_weight_version", pa.int64()),
-        ("answer_b_rating", pa.string()),
-        ("answer_b_cut_off", pa.bool_()),
-        ("source", pa.string()),
-        ("labeller", pa.string()),
-        ("outcome", pa.string()),
-        ("probability_a", pa.float64()),
-        ("judgements", pa.list_(_JUDGEMENT)),
-        ("method", pa.string()),
-        ("constitution_digest", pa.string()),
-        ("run_id", pa.string()),
-        ("split", pa.string()),
-        ("dimension", pa.string()),
-        ("rationale", pa.string()),
-        ("create_time", pa.timestamp("us", tz="UTC")),
-    ]
-)
-_JUDGEMENT_FIELDS = tuple(field.name for field in _JUDGEMENT)
+# Columns of a file with the kind of their values; ``charter.storage.parquet`` gives each kind its type there.
+JUDGEMENT_COLUMNS = {
+    "principle_id": "text",
+    "dimension": "text",
+    "outcome": "text",
+    "probability_a": "number",
+    "probability_a_shown_first": "number",
+    "probability_a_shown_second": "number",
+    "rationale": "text",
+    "rationale_swapped": "text",
+    "failure": "text",
+    "evidence": "numbers",
+    "prompt_tokens": "count",
+    "completion_tokens": "count",
+    "without_logprobs": "flag",
+}
+COLUMNS = {
+    "id": "text",
+    "prompt": "messages",
+    "answer_a": "text",
+    "answer_a_model": "text",
+    "answer_a_weight_version": "count",
+    "answer_a_rating": "text",
+    "answer_a_cut_off": "flag",
+    "answer_b": "text",
+    "answer_b_model": "text",
+    "answer_b_weight_version": "count",
+    "answer_b_rating": "text",
+    "answer_b_cut_off": "flag",
+    "source": "text",
+    "labeller": "text",
+    "outcome": "text",
+    "probability_a": "number",
+    "judgements": "judgements",
+    "method": "text",
+    "constitution_digest": "text",
+    "run_id": "text",
+    "split": "text",
+    "dimension": "text",
+    "rationale": "text",
+    "create_time": "time",
+}
+_JUDGEMENT_FIELDS = tuple(JUDGEMENT_COLUMNS)
 _PROBABILITIES = ("probability_a", "probability_a_shown_first", "probability_a_shown_second")
 _TOKENS = ("prompt_tokens", "completion_tokens")
 _NOT_TEXTS = ("outcome", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
@@ -166,7 +160,7 @@ def comparison_from_row(row: Mapping[str, Any]) -> types_pb2.Comparison:
 
     Raises ``ValueError`` that names the column when one is unknown, of the wrong type or not a known name.
     """
-    _refuse_unknown(row, SCHEMA.names)
+    _refuse_unknown(row, COLUMNS)
     comparison = types_pb2.Comparison(
         id=_text(row, "id"),
         prompt=messages_from(row.get("prompt"), "prompt"),

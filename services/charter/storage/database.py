@@ -56,10 +56,23 @@ def open_database(url: str, schema: Schema, migrate: bool = True) -> sqlalchemy.
     except (sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
         # The password stays out of messages and logs.
         shown = make_url(url).render_as_string() if "://" in url else url
-        raise DatabaseError(
-            f"cannot open the database {shown}: {error}. Is it a URL such as sqlite:///FILE?"
-        ) from error
+        raise DatabaseError(f"cannot open the database {shown}: {_reason(error)}") from error
     return engine
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, and what to do where that is known."""
+    if isinstance(error, sqlalchemy.exc.ArgumentError | sqlalchemy.exc.NoSuchModuleError):
+        return f"{error}. Is it a URL such as sqlite:///FILE?"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return str(error)
+    # Without SQLAlchemy's own lines about statement and documentation.
+    cause = str(error.orig).strip()
+    if "not a database" in cause or "malformed" in cause:
+        return f"{cause}: the file is damaged, or none of ours. Put a copy of it back, or move it away to begin anew"
+    return cause
 
 
 def version(engine: sqlalchemy.Engine, schema: Schema) -> str | None:

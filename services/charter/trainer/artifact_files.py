@@ -8,10 +8,10 @@ import grpc
 
 from charter.atomic_files import write_bytes
 from charter.rpc.errors import StatusError
+from charter.runs.artifacts import CHECKPOINTS
 from charter.v1 import run_pb2, trainer_pb2
 
 INPUTS = "inputs"
-CHECKPOINTS = "checkpoints"
 CHUNK_BYTES = 512 * 1024
 # inputs, a digest, and the file's name.
 _COPY_PARTS = 3

@@ -50,6 +50,8 @@ class LaunchError(OSError):
 class KubernetesLauncher:
     """Launcher of Jobs in one namespace. A worker is known by the name of its Job."""
 
+    shares_files = False
+
     def __init__(self, namespace: str, configuration: client.Configuration) -> None:
         self._namespace = namespace
         self._configuration = configuration

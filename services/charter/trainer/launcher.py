@@ -27,6 +27,9 @@ class WorkerExit:
 class Launcher(Protocol):
     """Starts, watches and stops workers. A worker outlives the trainer that started it."""
 
+    # Whether its workers find under every path what the trainer finds there.
+    shares_files: bool
+
     async def start(self, order: WorkerOrder) -> str:
         """Start a worker; the returned text finds it again, after a restart of the trainer too.
 

@@ -26,6 +26,8 @@ _ATTEMPT_LINE = "=== attempt"
 class LocalLauncher:
     """Launcher of local processes. ``command`` is what a worker is started with, before its arguments."""
 
+    shares_files = True
+
     def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._command = tuple(command)
         self._children: dict[int, subprocess.Popen[bytes]] = {}

@@ -104,6 +104,18 @@ class RunStore:
             session.add(row)
             return row, True
 
+    def made_by(self, request_id: str) -> RunRow | None:
+        """The run that an earlier request with this id created."""
+        with self._session() as session:
+            return session.scalar(sa.select(RunRow).where(RunRow.request_id == request_id))
+
+    def replace_spec(self, run_id: str, spec: run_pb2.RunSpec, allowed: Sequence[State]) -> RunRow:
+        """Give a run another spec. Raises ``RunStateError`` when its state is not in ``allowed``."""
+        with self._session() as session:
+            row = _in_state(session, run_id, allowed)
+            row.spec = self._stored(spec)
+            return row
+
     def find(self, run: str) -> RunRow:
         """Run with this id, or the newest with this name. Raises ``UnknownRunError``."""
         with self._session() as session:
@@ -131,9 +143,7 @@ class RunStore:
     def begin_attempt(self, run_id: str, allowed: Sequence[State]) -> RunRow:
         """Make the run RUNNING with one more attempt. Raises ``RunStateError`` when its state is not in ``allowed``."""
         with self._session() as session:
-            row = _find(session, run_id, lock=True)
-            if row.state not in allowed:
-                raise RunStateError(f"run {row.id} is {row.state}, not {' or '.join(allowed)}")
+            row = _in_state(session, run_id, allowed)
             if row.state != State.PENDING:
                 _refuse_shared_policy(session, spec_from_json(row.spec))
             row.state = State.RUNNING
@@ -250,6 +260,13 @@ def _find(session: Session, run: str, lock: bool = False) -> RunRow:
     row = session.scalar(query.with_for_update() if lock else query)
     if row is None:
         raise UnknownRunError(run)
+    return row
+
+
+def _in_state(session: Session, run_id: str, allowed: Sequence[State]) -> RunRow:
+    row = _find(session, run_id, lock=True)
+    if row.state not in allowed:
+        raise RunStateError(f"run {row.id} is {row.state}, not {' or '.join(allowed)}")
     return row
 
 

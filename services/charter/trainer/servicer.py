@@ -57,8 +57,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.CancelRunResponse(run=to_proto(await self._supervisor.cancel(request.run_id)))
 
     async def ResumeRun(self, request: trainer_pb2.ResumeRunRequest, context: Context) -> trainer_pb2.ResumeRunResponse:
-        """Start a run's worker again."""
-        return trainer_pb2.ResumeRunResponse(run=to_proto(await self._supervisor.resume(request.run_id)))
+        """Start a run's worker again, by a corrected spec if one is given."""
+        spec = request.spec if request.HasField("spec") else None
+        row = await self._supervisor.resume(request.run_id, spec, request.files)
+        return trainer_pb2.ResumeRunResponse(run=to_proto(row))
 
     async def ListArtifacts(
         self, request: trainer_pb2.ListArtifactsRequest, context: Context

@@ -8,17 +8,24 @@ from pathlib import Path
 
 import grpc
 
-from charter.rpc.errors import StatusError
+from charter.rpc.errors import StatusError, invalid_fields
+from charter.rpc.validation import Violation
+from charter.runs.artifacts import has_checkpoint
+from charter.runs.corrections import conflicts
+from charter.spec.checks import problems
 from charter.spec.defaults import fill_defaults, with_addresses
+from charter.spec.load import spec_from_json
 from charter.trainer import metrics
 from charter.trainer.artifact_files import with_stored_files
 from charter.trainer.launcher import Launcher, WorkerExit, WorkerOrder
-from charter.trainer.runs import MOST_EVENTS_READ, RunStore, State, to_proto
+from charter.trainer.runs import MOST_EVENTS_READ, RunStateError, RunStore, State, to_proto
 from charter.trainer.tables import RunRow
 from charter.v1 import run_pb2, trainer_pb2
 
 logger = logging.getLogger("charter.trainer")
 
+# States in which a run can be resumed.
+RESUMABLE = (State.FAILED, State.CANCELLED)
 # After a cancel the worker has this long to stop by itself, then this long after SIGTERM, then it is killed.
 COOPERATE_SECONDS = 10.0
 TERMINATE_SECONDS = 30.0
@@ -72,18 +79,29 @@ class Supervisor:
     async def create(
         self, request_id: str, spec: run_pb2.RunSpec, files: Sequence[trainer_pb2.InputFile] = ()
     ) -> RunRow:
-        """Store a run with the client's files and start its worker. Raises ``RunStateError``."""
-        stored = await asyncio.to_thread(with_stored_files, spec, files, self._artifacts)
-        filled = fill_defaults(with_addresses(stored, self._services))
+        """Store a run with the client's files and start its worker.
+
+        Raises ``StatusError`` that names every mistake in the spec, ``RunStateError``.
+        """
+        if known := await asyncio.to_thread(self._store.made_by, request_id):
+            return known
+        filled = await asyncio.to_thread(self._checked, spec, files)
         row, new = await asyncio.to_thread(self._store.create, request_id, filled)
         if new:
             row = await self._start_worker(row, (State.PENDING,))
         return row
 
-    async def resume(self, run: str) -> RunRow:
-        """Start a failed or cancelled run's worker again. Raises ``UnknownRunError``, ``RunStateError``."""
+    async def resume(
+        self, run: str, spec: run_pb2.RunSpec | None = None, files: Sequence[trainer_pb2.InputFile] = ()
+    ) -> RunRow:
+        """Start a failed or cancelled run's worker again, by a corrected spec if there is one.
+
+        Raises ``UnknownRunError``, ``RunStateError``, ``StatusError`` that names every mistake in the spec.
+        """
         row = await asyncio.to_thread(self._store.find, run)
-        return await self._start_worker(row, (State.FAILED, State.CANCELLED))
+        if spec is not None:
+            row = await asyncio.to_thread(self._correct, row, spec, files)
+        return await self._start_worker(row, RESUMABLE)
 
     async def cancel(self, run: str) -> RunRow:
         """Ask a run's worker to stop; end it when it does not. Raises ``UnknownRunError``, ``RunStateError``."""
@@ -132,6 +150,24 @@ class Supervisor:
         self._draining = True
         for changed in list(self._changed.values()):
             changed.set()
+
+    def _checked(self, spec: run_pb2.RunSpec, files: Sequence[trainer_pb2.InputFile]) -> run_pb2.RunSpec:
+        """The spec with the client's files stored and every default filled in. Raises ``StatusError``."""
+        stored = with_stored_files(spec, files, self._artifacts)
+        filled = fill_defaults(with_addresses(stored, self._services))
+        if found := problems(filled, absent_files=not self._launcher.shares_files):
+            raise invalid_fields([Violation(f"spec.{one.field}", one.text) for one in found])
+        return filled
+
+    def _correct(self, row: RunRow, spec: run_pb2.RunSpec, files: Sequence[trainer_pb2.InputFile]) -> RunRow:
+        """Store another spec for a run that has ended. Raises ``RunStateError``, ``StatusError``."""
+        corrected = self._checked(spec, files)
+        if found := conflicts(Path(row.artifacts), spec_from_json(row.spec), corrected):
+            raise RunStateError(
+                f"the spec of run {row.id} cannot be changed any more: {'; '.join(found)}. Resume it as it is, or "
+                "start a new run"
+            )
+        return self._store.replace_spec(row.id, corrected, RESUMABLE)
 
     async def _start_worker(self, row: RunRow, allowed: Sequence[State]) -> RunRow:
         row = await asyncio.to_thread(self._store.begin_attempt, row.id, allowed)
@@ -211,7 +247,9 @@ def _outcome(row: RunRow, ended: WorkerExit) -> tuple[State, str]:
         return State.SUCCEEDED, ""
     if row.cancel_requested:
         return State.CANCELLED, ""
-    return State.FAILED, (
-        f"the worker did not finish the run: {ended.reason}. "
-        f"`charter runs resume {row.id}` continues from the newest checkpoint"
+    goes_on = (
+        "continues from the newest checkpoint"
+        if has_checkpoint(Path(row.artifacts))
+        else "does again what was not finished, and with `--spec FILE` by a corrected spec"
     )
+    return State.FAILED, f"the worker did not finish the run: {ended.reason}. `charter runs resume {row.id}` {goes_on}"

@@ -106,7 +106,8 @@ class PreferenceServiceServicer:
         """Scores answers with the preference model; results stream as they are finished, in any order, with
         their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
         FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
-        INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+        INVALID_ARGUMENT (bad field; answers that cannot be scored are named as items[i], with a FailureKind as the reason where
+        it is known, and nothing is scored: ask again without them),
         RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

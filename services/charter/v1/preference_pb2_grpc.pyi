@@ -50,7 +50,8 @@ class PreferenceServiceStub:
     """Scores answers with the preference model; results stream as they are finished, in any order, with
     their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
     FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
-    INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+    INVALID_ARGUMENT (bad field; answers that cannot be scored are named as items[i], with a FailureKind as the reason where
+    it is known, and nothing is scored: ask again without them),
     RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]
@@ -78,7 +79,8 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     """Scores answers with the preference model; results stream as they are finished, in any order, with
     their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
     FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
-    INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+    INVALID_ARGUMENT (bad field; answers that cannot be scored are named as items[i], with a FailureKind as the reason where
+    it is known, and nothing is scored: ask again without them),
     RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_preference_pb2.PreferenceServiceGetModelInfoRequest, _preference_pb2.PreferenceServiceGetModelInfoResponse]  # type: ignore[assignment]
@@ -133,7 +135,8 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores answers with the preference model; results stream as they are finished, in any order, with
         their item id. Idempotent. Errors: NOT_FOUND (no model of that name; those that are loaded are listed),
         FAILED_PRECONDITION (no preference model was loaded yet, or an older one than required_weight_version),
-        INVALID_ARGUMENT (bad field; an answer that does not fit the context is named and nothing is scored),
+        INVALID_ARGUMENT (bad field; answers that cannot be scored are named as items[i], with a FailureKind as the reason where
+        it is known, and nothing is scored: ask again without them),
         RESOURCE_EXHAUSTED (too many waiting answers; see RetryInfo).
         """
 

@@ -211,13 +211,16 @@ class RunSpec(_message.Message):
     REWARD_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     SINKS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
     @_builtins.property
     def policy(self) -> Global___PolicySpec: ...
     @_builtins.property
-    def judge(self) -> Global___JudgeSpec: ...
+    def judge(self) -> Global___JudgeSpec:
+        """Which run needs a judge, and which prompts, charter.spec.facts says."""
+
     @_builtins.property
     def prompts(self) -> Global___PromptSpec: ...
     @_builtins.property
@@ -244,6 +247,8 @@ class RunSpec(_message.Message):
         'charter[tensorboard]'`, `pip install 'charter[wandb]'`.
         """
 
+    @_builtins.property
+    def failures(self) -> Global___FailureSpec: ...
     def __init__(
         self,
         *,
@@ -262,14 +267,43 @@ class RunSpec(_message.Message):
         reward: Global___RewardSpec | None = ...,
         feedback: Global___FeedbackSpec | None = ...,
         sinks: _abc.Iterable[Global___Sink.ValueType] | None = ...,
+        failures: Global___FailureSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class FailureSpec(_message.Message):
+    """Single items that cannot be used: an answer that is empty, too long or unreadable, a pair that the judge cannot judge. They
+    are left out and counted by kind.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SHARE_FIELD_NUMBER: _builtins.int
+    max_share: _builtins.float
+    """A stage stops when a larger share of its latest 1,000 items had to be left out, or of all where it has fewer. When
+    the run is resumed, twice the share is allowed. Default 0.1.
+    """
+    def __init__(
+        self,
+        *,
+        max_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_share: _TypeAlias = _typing.Literal["max_share"]  # noqa: Y015
+    _WhichOneofArgType__max_share: _TypeAlias = _typing.Literal["_max_share", b"_max_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_share) -> _WhichOneofReturnType__max_share | None: ...
+
+Global___FailureSpec: _TypeAlias = FailureSpec  # noqa: Y015
 
 @_typing.final
 class PolicySpec(_message.Message):
@@ -1067,7 +1101,7 @@ class EvaluationSpec(_message.Message):
     WATCHED_PROMPTS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
-    """Held-out prompts. Default 32."""
+    """Held-out prompts, no more than there are. Unset = 32, or all where there are fewer."""
     bootstrap_samples: _builtins.int
     """Bootstrap resamples of the confidence interval. Default 2000."""
     every_steps: _builtins.int

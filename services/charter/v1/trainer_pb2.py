@@ -26,7 +26,7 @@ from charter.v1 import run_pb2 as charter_dot_v1_dot_run__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/trainer.proto\x12\ncharter.v1\x1a\x14\x63harter/v1/run.proto\x1a\x1b\x63harter/v1/validation.proto\"\x8b\x01\n\x10\x43reateRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpecB\x06\xa2\xbb\x18\x02\x08\x01\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"@\n\tInputFile\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xa2\xbb\x18\x05\x10\x80\x80\x80\x18\"1\n\x11\x43reateRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"*\n\rGetRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\".\n\x0eGetRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"l\n\x0fListRunsRequest\x12.\n\tpage_size\x18\x01 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x42\x0c\n\n_page_size\"J\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.charter.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x0fWatchRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"U\n\x10WatchRunResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.charter.v1.RunEvent\x12\x1c\n\x03run\x18\x02 \x01(\x0b\x32\x0f.charter.v1.Run\"-\n\x10\x43\x61ncelRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"1\n\x11\x43\x61ncelRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"-\n\x10ResumeRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"1\n\x11ResumeRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x81\x01\n\x13ReportEventsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x1e\n\x07\x61ttempt\x18\x02 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x14.charter.v1.RunEventB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"0\n\x14ReportEventsResponse\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\"1\n\x14ListArtifactsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"&\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"@\n\x15ListArtifactsResponse\x12\'\n\tartifacts\x18\x01 \x03(\x0b\x32\x14.charter.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x17\n\x04path\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xea\x04\n\x0eTrainerService\x12H\n\tCreateRun\x12\x1c.charter.v1.CreateRunRequest\x1a\x1d.charter.v1.CreateRunResponse\x12?\n\x06GetRun\x12\x19.charter.v1.GetRunRequest\x1a\x1a.charter.v1.GetRunResponse\x12\x45\n\x08ListRuns\x12\x1b.charter.v1.ListRunsRequest\x1a\x1c.charter.v1.ListRunsResponse\x12G\n\x08WatchRun\x12\x1b.charter.v1.WatchRunRequest\x1a\x1c.charter.v1.WatchRunResponse0\x01\x12H\n\tCancelRun\x12\x1c.charter.v1.CancelRunRequest\x1a\x1d.charter.v1.CancelRunResponse\x12H\n\tResumeRun\x12\x1c.charter.v1.ResumeRunRequest\x1a\x1d.charter.v1.ResumeRunResponse\x12T\n\rListArtifacts\x12 .charter.v1.ListArtifactsRequest\x1a!.charter.v1.ListArtifactsResponse\x12S\n\x0cReadArtifact\x12\x1f.charter.v1.ReadArtifactRequest\x1a .charter.v1.ReadArtifactResponse0\x01\x32\x65\n\x10RunReportService\x12Q\n\x0cReportEvents\x12\x1f.charter.v1.ReportEventsRequest\x1a .charter.v1.ReportEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/trainer.proto\x12\ncharter.v1\x1a\x14\x63harter/v1/run.proto\x1a\x1b\x63harter/v1/validation.proto\"\x8b\x01\n\x10\x43reateRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpecB\x06\xa2\xbb\x18\x02\x08\x01\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"@\n\tInputFile\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xa2\xbb\x18\x05\x10\x80\x80\x80\x18\"1\n\x11\x43reateRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"*\n\rGetRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\".\n\x0eGetRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"l\n\x0fListRunsRequest\x12.\n\tpage_size\x18\x01 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x42\x0c\n\n_page_size\"J\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.charter.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x0fWatchRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"U\n\x10WatchRunResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.charter.v1.RunEvent\x12\x1c\n\x03run\x18\x02 \x01(\x0b\x32\x0f.charter.v1.Run\"-\n\x10\x43\x61ncelRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"1\n\x11\x43\x61ncelRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x7f\n\x10ResumeRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpec\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"1\n\x11ResumeRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x81\x01\n\x13ReportEventsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x1e\n\x07\x61ttempt\x18\x02 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x14.charter.v1.RunEventB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"0\n\x14ReportEventsResponse\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\"1\n\x14ListArtifactsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"&\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"@\n\x15ListArtifactsResponse\x12\'\n\tartifacts\x18\x01 \x03(\x0b\x32\x14.charter.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x17\n\x04path\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xea\x04\n\x0eTrainerService\x12H\n\tCreateRun\x12\x1c.charter.v1.CreateRunRequest\x1a\x1d.charter.v1.CreateRunResponse\x12?\n\x06GetRun\x12\x19.charter.v1.GetRunRequest\x1a\x1a.charter.v1.GetRunResponse\x12\x45\n\x08ListRuns\x12\x1b.charter.v1.ListRunsRequest\x1a\x1c.charter.v1.ListRunsResponse\x12G\n\x08WatchRun\x12\x1b.charter.v1.WatchRunRequest\x1a\x1c.charter.v1.WatchRunResponse0\x01\x12H\n\tCancelRun\x12\x1c.charter.v1.CancelRunRequest\x1a\x1d.charter.v1.CancelRunResponse\x12H\n\tResumeRun\x12\x1c.charter.v1.ResumeRunRequest\x1a\x1d.charter.v1.ResumeRunResponse\x12T\n\rListArtifacts\x12 .charter.v1.ListArtifactsRequest\x1a!.charter.v1.ListArtifactsResponse\x12S\n\x0cReadArtifact\x12\x1f.charter.v1.ReadArtifactRequest\x1a .charter.v1.ReadArtifactResponse0\x01\x32\x65\n\x10RunReportService\x12Q\n\x0cReportEvents\x12\x1f.charter.v1.ReportEventsRequest\x1a .charter.v1.ReportEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,6 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_RESUMERUNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_RESUMERUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
+  _globals['_RESUMERUNREQUEST'].fields_by_name['files']._loaded_options = None
+  _globals['_RESUMERUNREQUEST'].fields_by_name['files']._serialized_options = b'\242\273\030\003 \254\002'
   _globals['_REPORTEVENTSREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_REPORTEVENTSREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_REPORTEVENTSREQUEST'].fields_by_name['attempt']._loaded_options = None
@@ -90,25 +92,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELRUNRESPONSE']._serialized_start=832
   _globals['_CANCELRUNRESPONSE']._serialized_end=881
   _globals['_RESUMERUNREQUEST']._serialized_start=883
-  _globals['_RESUMERUNREQUEST']._serialized_end=928
-  _globals['_RESUMERUNRESPONSE']._serialized_start=930
-  _globals['_RESUMERUNRESPONSE']._serialized_end=979
-  _globals['_REPORTEVENTSREQUEST']._serialized_start=982
-  _globals['_REPORTEVENTSREQUEST']._serialized_end=1111
-  _globals['_REPORTEVENTSRESPONSE']._serialized_start=1113
-  _globals['_REPORTEVENTSRESPONSE']._serialized_end=1161
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1163
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1212
-  _globals['_ARTIFACT']._serialized_start=1214
-  _globals['_ARTIFACT']._serialized_end=1252
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1254
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1318
-  _globals['_READARTIFACTREQUEST']._serialized_start=1320
-  _globals['_READARTIFACTREQUEST']._serialized_end=1409
-  _globals['_READARTIFACTRESPONSE']._serialized_start=1411
-  _globals['_READARTIFACTRESPONSE']._serialized_end=1450
-  _globals['_TRAINERSERVICE']._serialized_start=1453
-  _globals['_TRAINERSERVICE']._serialized_end=2071
-  _globals['_RUNREPORTSERVICE']._serialized_start=2073
-  _globals['_RUNREPORTSERVICE']._serialized_end=2174
+  _globals['_RESUMERUNREQUEST']._serialized_end=1010
+  _globals['_RESUMERUNRESPONSE']._serialized_start=1012
+  _globals['_RESUMERUNRESPONSE']._serialized_end=1061
+  _globals['_REPORTEVENTSREQUEST']._serialized_start=1064
+  _globals['_REPORTEVENTSREQUEST']._serialized_end=1193
+  _globals['_REPORTEVENTSRESPONSE']._serialized_start=1195
+  _globals['_REPORTEVENTSRESPONSE']._serialized_end=1243
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1245
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1294
+  _globals['_ARTIFACT']._serialized_start=1296
+  _globals['_ARTIFACT']._serialized_end=1334
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1336
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1400
+  _globals['_READARTIFACTREQUEST']._serialized_start=1402
+  _globals['_READARTIFACTREQUEST']._serialized_end=1491
+  _globals['_READARTIFACTRESPONSE']._serialized_start=1493
+  _globals['_READARTIFACTRESPONSE']._serialized_end=1532
+  _globals['_TRAINERSERVICE']._serialized_start=1535
+  _globals['_TRAINERSERVICE']._serialized_end=2153
+  _globals['_RUNREPORTSERVICE']._serialized_start=2155
+  _globals['_RUNREPORTSERVICE']._serialized_end=2256
 # @@protoc_insertion_point(module_scope)

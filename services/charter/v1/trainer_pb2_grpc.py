@@ -82,8 +82,8 @@ class TrainerServiceServicer:
     """
 
     def CreateRun(self, request, context):
-        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
-        FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (every mistake in the spec
+        and in the files that it names, by field), FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,8 +119,10 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+        """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
+        finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+        FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
+        a checkpoint, or what was done depends on what the spec changes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,8 @@ class TrainerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainerServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CreateRunRequest, _trainer_pb2.CreateRunResponse]
-    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
-    FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (every mistake in the spec
+    and in the files that it names, by field), FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]
     """One run. Idempotent. Errors: NOT_FOUND."""
@@ -48,8 +48,10 @@ class TrainerServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelRunRequest, _trainer_pb2.CancelRunResponse]
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]
-    """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+    """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
+    finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+    FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
+    a checkpoint, or what was done depends on what the spec changes).
     """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]
     """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND."""
@@ -64,8 +66,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CreateRunRequest, _trainer_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
-    FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+    """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (every mistake in the spec
+    and in the files that it names, by field), FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetRunRequest, _trainer_pb2.GetRunResponse]  # type: ignore[assignment]
     """One run. Idempotent. Errors: NOT_FOUND."""
@@ -78,8 +80,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelRunRequest, _trainer_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]  # type: ignore[assignment]
-    """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-    Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+    """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
+    finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+    FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
+    a checkpoint, or what was done depends on what the spec changes).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ListArtifactsRequest, _trainer_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """The files of a run's folder, without its checkpoints. Idempotent. Errors: NOT_FOUND."""
@@ -97,8 +101,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.CreateRunResponse, _abc.Awaitable[_trainer_pb2.CreateRunResponse]]:
-        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (bad field of the spec),
-        FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
+        """Creates a run and starts its worker. Idempotent by request_id. Errors: INVALID_ARGUMENT (every mistake in the spec
+        and in the files that it names, by field), FAILED_PRECONDITION (an active run uses the same policy service: both would replace its weights).
         """
 
     @_abc_1.abstractmethod
@@ -141,8 +145,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ResumeRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ResumeRunResponse, _abc.Awaitable[_trainer_pb2.ResumeRunResponse]]:
-        """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint.
-        Errors: NOT_FOUND, FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service).
+        """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
+        finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+        FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
+        a checkpoint, or what was done depends on what the spec changes).
         """
 
     @_abc_1.abstractmethod

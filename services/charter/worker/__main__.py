@@ -3,9 +3,9 @@
 On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEVICES chooses), unless the services share
 one GPU with it; under torchrun it is one of many. They all end alike.
 
-Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec or a file that it
-names, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker
-again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
+Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec, a file that it
+names, or too many items that could not be used, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended
+by a signal. A cluster starts a worker again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
@@ -24,11 +24,11 @@ from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
 from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.spec.defaults import fill_defaults
+from charter.spec.facts import servers_sleep
 from charter.spec.load import spec_from_json
 from charter.v1 import run_pb2
 from charter.worker import metrics
-from charter.worker.clients.services import servers_sleep
-from charter.worker.errors import Cancelled, RunError, SpecError, Superseded
+from charter.worker.errors import Cancelled, RunError, SpecError, Superseded, TooManyFailuresError
 from charter.worker.reporter import Reporter
 from charter.worker.run import execute
 from charter.worker.training import ranks, torchrun
@@ -89,7 +89,7 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except (RunError, RunFolderGoneError, ServiceError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        status = REFUSED if isinstance(error, SpecError | RunFolderGoneError) else FAILED
+        status = REFUSED if isinstance(error, SpecError | TooManyFailuresError | RunFolderGoneError) else FAILED
     except Exception:
         logger.exception("the worker failed")
     finally:

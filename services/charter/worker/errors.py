@@ -9,6 +9,10 @@ class SpecError(RunError):
     """The spec or a file that it names is wrong: starting the worker again would change nothing."""
 
 
+class TooManyFailuresError(RunError):
+    """More of a stage's items had to be left out than the spec allows: a person should look before it goes on."""
+
+
 class Cancelled(Exception):  # noqa: N818 (it is not an error)
     """The run was asked to stop and everything worth keeping is saved."""
 

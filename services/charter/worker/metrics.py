@@ -28,6 +28,7 @@ PPO = {
     "score_std": "Standard deviation of these scores; absent with online DPO.",
     "judge_certainty": "Mean probability that the judge gives the better answer of a pair, 0.5 where it cannot tell "
     "(online DPO).",
+    "left_out_share": "Share of the step's answers, or pairs with online DPO, that had no score and were left out.",
     "reward_mean": "Mean reward of an answer: score, less the missing-EOS penalty, less the KL penalty.",
     "reward_p10": "Reward that a tenth of the answers stay below.",
     "reward_p50": "Median reward of an answer.",
@@ -81,6 +82,8 @@ FIT = {
 }
 # Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
 BY_DIMENSION = "score_mean."
+# Items of a stage that were left out for a kind of failure, in a step or in the stage so far.
+BY_KIND = "left_out."
 
 _PPO_GAUGES = {name: Gauge(f"charter_ppo_{name}", text, ["run"]) for name, text in PPO.items()}
 _FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text, ["run"]) for name, text in FIT.items()}
@@ -103,6 +106,11 @@ STEPS = Counter("charter_worker_steps_total", "PPO steps done by this process.",
 EPISODES = Counter("charter_worker_episodes_total", "Answers that PPO has learned from.", ["run"])
 TOKENS = Counter("charter_worker_tokens_total", "Answer tokens that PPO has learned from.", ["run"])
 PAIRS = Counter("charter_worker_pairs_total", "Judged pairs by outcome.", ["run", "outcome"])
+LEFT_OUT = Counter(
+    "charter_worker_left_out_total",
+    "Items that a stage could not use and left out, by kind of failure.",
+    ["run", "stage", "kind"],
+)
 REPLICAS = Gauge(
     "charter_worker_replicas", "Replicas that the worker knows, by whether they take calls.", ["service", "ready"]
 )

@@ -16,7 +16,7 @@ from charter.worker.seeds import derive_seed
 from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import sample_held_out
 from charter.worker.stages.evaluate import evaluate
-from charter.worker.stages.fit import fit_preference_model
+from charter.worker.stages.fit import fit_preference_model, is_fitted
 from charter.worker.stages.judge_check import check_judge
 from charter.worker.stages.label import label_pairs
 from charter.worker.stages.ppo import run_ppo
@@ -56,7 +56,8 @@ def execute(
             reporter.report(1, 1)
         check_judge(run)
         if run.needs_preference_model:
-            label_pairs(run, sample_pairs(run))
+            if not is_fitted(run, 0):
+                label_pairs(run, sample_pairs(run))
             fit_preference_model(run)
         with reporter.in_phase(run_pb2.PHASE_EVALUATING):
             # In this order: the answers before PPO tell a later attempt that the starting weights are not needed.

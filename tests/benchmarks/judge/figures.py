@@ -17,7 +17,6 @@ from typing import Any
 from charter.evaluation.judge.calibration import position_bias_rate
 from charter.evaluation.judge.fitting import fit
 from charter.evaluation.judge.judged import JudgedPair, as_served, halves, probability
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.evaluation.judge.measurement import figures
 from charter.judge.calibration import CalibrationSet
 from charter.judge.judging import Task, Way, judgement_of
@@ -26,6 +25,7 @@ from charter.judge.methods.mix import PARTS, combined
 from charter.judge.pairs import Finding, Pair
 from charter.judge.principles import draw
 from charter.spec.constitution import Constitution, load_constitution
+from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2
 from rich.console import Console
 

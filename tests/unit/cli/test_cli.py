@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import typer.main
+from charter.cli.commands import COMMANDS
+from charter.cli.lazy import LazyCommand
 from charter.cli.local import services
 from charter.cli.local.services import SERVICES, Endpoint, Started, endpoint, remember, started
 from charter.cli.main import app
@@ -22,6 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[3]
+STARTER = ROOT / "services" / "charter" / "spec" / "starter"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield path, group
+    yield path, group.load() if isinstance(group, LazyCommand) else group
     for name, command in getattr(group, "commands", {}).items():
         yield from commands(command, (*path, name))
 
@@ -69,6 +72,12 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     command = ALL[path]
     assert command.help
     assert [option.name for option in command.params if not getattr(option, "help", None)] == []
+
+
+@pytest.mark.parametrize(("path", "target", "line"), [row for row in COMMANDS if row[1]], ids=lambda part: part)
+def test_the_line_of_help_is_the_beginning_of_the_docstring(path: str, target: str, line: str) -> None:
+    """The list of commands shows it without importing the function."""
+    assert ALL[tuple(path.split())].help.partition("\n")[0] == line
 
 
 # What prints a result can print it as JSON; what acts, serves or only writes a file need not.
@@ -142,12 +151,10 @@ def test_status_of_nothing_says_so_for_each_service(nobody: str) -> None:
 
 
 def test_a_run_names_every_service_that_is_missing(nobody: str, tmp_path: Path) -> None:
-    for name in ("c.yaml", "t.jsonl", "h.jsonl"):
-        (tmp_path / name).touch()
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "name: x\npolicy: {model: m}\njudge: {model: j, constitution: c.yaml}\n"
-        "prompts: {train: [t.jsonl], held_out: [h.jsonl]}\n"
+        f"name: x\npolicy: {{model: m}}\njudge: {{model: j, constitution: {STARTER}/constitution.yaml}}\n"
+        f"prompts: {{train: [{STARTER}/train.jsonl], held_out: [{STARTER}/held_out.jsonl]}}\n"
     )
     result = CliRunner().invoke(app, ["run", str(spec)])
     assert result.exit_code == 1

@@ -10,15 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from charter.chat import ChatMessage
-from charter.evaluation.judge.labelled_pairs import (
-    harmlessness_pairs,
-    helpfulness_pairs,
-    read_labelled_pairs,
-    split_by_group,
-    write_labelled_pairs,
-)
+from charter.evaluation.judge.labelled_pairs import harmlessness_pairs, helpfulness_pairs, split_by_group
 from charter.held_out import prompt_key
 from charter.jsonl import RowError
+from charter.spec.labelled_pairs import read_labelled_pairs, write_labelled_pairs
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
 

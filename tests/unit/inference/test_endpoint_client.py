@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from charter.inference.endpoint.client import EndpointClient, Limits, retry_after
+from charter.inference.endpoint.reply import Reply
 from charter.inference.engine import BudgetSpentError, RefusedRequestError
-from openai.types.chat import ChatCompletion
 
 from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
 
@@ -28,7 +28,7 @@ async def client(
         await calling.close()
 
 
-async def complete(calling: EndpointClient) -> ChatCompletion:
+async def complete(calling: EndpointClient) -> Reply:
     return await calling.complete(HI, {"max_tokens": 1})
 
 
@@ -41,7 +41,7 @@ def replies(*those: Answer | Failure) -> Callable[[Body], Answer | Failure]:
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_what_passes_is_tried_again(status: int) -> None:
     async with client(replies(Failure(status), Failure(status), Answer("yes"))) as (calling, served):
-        assert (await complete(calling)).choices[0].message.content == "yes"
+        assert (await complete(calling)).text == "yes"
     assert len(served.requests) == 3
 
 
@@ -116,7 +116,7 @@ async def test_a_limited_endpoint_is_not_down() -> None:
         for _ in range(10):
             with pytest.raises(ConnectionError):
                 await complete(calling)
-        assert (await complete(calling)).choices[0].message.content == "yes"
+        assert (await complete(calling)).text == "yes"
 
 
 async def test_the_budget_ends_the_calls() -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,6 +24,10 @@ class Endpoint(ThreadingHTTPServer):
         self.knows_continuation = True
         self.gives_logprobs = True
         self.status = 200
+        # Of requests that ask for log-probs.
+        self.logprobs_status = 200
+        # Changes the body of an answer, or takes its place.
+        self.odd: Callable[[dict[str, Any]], Any] = lambda body: body
 
     @property
     def url(self) -> str:
@@ -39,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         status = self.server.status
         if "continue_final_message" in asked and not self.server.knows_continuation:
             status = 400
+        if asked.get("logprobs") and self.server.logprobs_status != 200:
+            status = self.server.logprobs_status
         top = [("B", 0.6), ("A", 0.2), (" A", 0.1), ("The", 0.05)]
         listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top]
         logprobs = {"content": [listed[0] | {"top_logprobs": listed}]} if self.server.gives_logprobs else None
@@ -57,8 +63,10 @@ class Handler(BaseHTTPRequestHandler):
             ],
             "usage": {"prompt_tokens": 17, "completion_tokens": 1, "total_tokens": 18},
         }
-        data = json.dumps(body if status == 200 else {"error": {"message": "no such parameter"}}).encode()
+        content = self.server.odd(body) if status == 200 else {"error": {"message": "no such parameter"}}
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
+        self.send_header("retry-after-ms", "1")
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()
@@ -126,6 +134,76 @@ async def test_what_the_api_cannot_do_is_refused(endpoint: Endpoint) -> None:
     endpoint.gives_logprobs = False
     with pytest.raises(RefusedRequestError, match="gave no log-probs"):
         await engine.choice_logprobs([ASKED], ["A"])
+    await engine.stop()
+
+
+def of_choice(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda body: body | {"choices": [change(body["choices"][0])]}
+
+
+def without_alternatives(choice: dict[str, Any]) -> dict[str, Any]:
+    return choice | {"logprobs": {"content": [choice["logprobs"]["content"][0] | {"top_logprobs": None}]}}
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "total_tokens": None}, "many"])
+async def test_usage_that_cannot_be_read_costs_nothing_else(endpoint: Endpoint, usage: Any) -> None:
+    engine = await started(endpoint)
+    endpoint.odd = lambda body: body | {"usage": usage}
+    (result,) = await engine.choice_logprobs([ASKED], ["A", "B"])
+    assert isinstance(result, ChoiceLogprobs)
+    assert math.exp(result.logprobs[1]) == pytest.approx(0.6)
+    assert result.prompt_tokens == 0
+    await engine.stop()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda _: b"",
+        lambda _: b"<html>",
+        lambda _: None,
+        lambda _: {},
+        lambda body: body | {"choices": None},
+        lambda body: body | {"choices": []},
+        lambda body: body | {"choices": [None]},
+        of_choice(lambda choice: choice | {"message": None}),
+    ],
+)
+async def test_an_odd_reply_is_one_failure_that_may_pass(
+    endpoint: Endpoint, odd: Callable[[dict[str, Any]], Any]
+) -> None:
+    engine = await started(endpoint)
+    endpoint.odd = odd
+    with pytest.raises(ConnectionError, match="did not answer with a chat completion"):
+        await engine.choice_logprobs([ASKED], ["A"])
+    with pytest.raises(ConnectionError, match="did not answer with a chat completion"):
+        [sample async for sample in engine.generate([Prompt(ASKED.messages)], Sampling(5))]
+    await engine.stop()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        of_choice(without_alternatives),
+        of_choice(lambda choice: choice | {"logprobs": {"content": None}}),
+        of_choice(lambda choice: choice | {"logprobs": [1]}),
+    ],
+)
+async def test_odd_logprobs_are_one_failure(endpoint: Endpoint, odd: Callable[[dict[str, Any]], Any]) -> None:
+    engine = await started(endpoint)
+    endpoint.odd = odd
+    with pytest.raises(RefusedRequestError, match="gave no log-probs this time"):
+        await engine.choice_logprobs([ASKED], ["A"])
+    await engine.stop()
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+async def test_where_logprobs_are_an_error_choices_are_written(endpoint: Endpoint, status: int) -> None:
+    endpoint.logprobs_status = status
+    endpoint.odd = of_choice(lambda choice: choice | {"message": {"role": "assistant", "content": '{"answer": "B"}'}})
+    engine = await started(endpoint)
+    (result,) = await engine.choice_logprobs([ASKED], ["A", "B"])
+    assert result == ChoiceLogprobs((-math.inf, 0.0), 17, 1, written=True)
     await engine.stop()
 
 

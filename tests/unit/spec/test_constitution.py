@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charter.cli.judging import constitution as constitution_cli
+from charter.cli.main import app
 from charter.spec.constitution import ConstitutionError, from_proto, load_constitution, parse_constitution
 from typer.testing import CliRunner
 
@@ -99,6 +99,8 @@ def test_a_valid_file_is_read() -> None:
             "file.yaml:7: principles[0].examples[0].why: unknown field; known are prompt, better, worse",
         ),
         ("weight: 2", "weight: -1", "file.yaml:7: principles[0].weight: must be a number above 0, not '-1'"),
+        ("weight: 2", "weight: '1e3'", "file.yaml:7: principles[0].weight: must be a number above 0"),
+        ("weight: 2", "weight: 1e999", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("weight: 2", "weight: .inf", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("weight: 2", "weight: much", "file.yaml:7: principles[0].weight: must be a number above 0"),
         ("    revise: Make it safe.\n", "", "file.yaml:13: principles[1].revise: is missing"),
@@ -172,15 +174,15 @@ def test_the_shipped_constitutions_are_valid_and_survive_the_wire(name: str) -> 
 def test_check_says_what_is_wrong_and_fails(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text(VALID.replace("weight: 2", "weight: no"))
-    result = CliRunner().invoke(constitution_cli.app, ["check", str(file)])
+    result = CliRunner().invoke(app, ["constitution", "check", str(file)])
     assert result.exit_code == 1
     assert "broken.yaml:7: principles[0].weight" in result.output.replace("\n", "")
-    missing = CliRunner().invoke(constitution_cli.app, ["check", str(tmp_path / "none.yaml")])
+    missing = CliRunner().invoke(app, ["constitution", "check", str(tmp_path / "none.yaml")])
     assert (missing.exit_code, "No such file" in missing.output) == (1, True)
 
 
 def test_check_summarises_a_valid_file() -> None:
-    result = CliRunner().invoke(constitution_cli.app, ["check", str(EXAMPLES / "general.yaml"), "--json"])
+    result = CliRunner().invoke(app, ["constitution", "check", str(EXAMPLES / "general.yaml"), "--json"])
     found = json.loads(result.stdout)
     assert (found["principles"], found["dimensions"]) == (16, {"helpful": 6, "harmless": 6, "honest": 4})
 
@@ -189,7 +191,7 @@ def test_diff_names_each_change(tmp_path: Path) -> None:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     old.write_text(VALID)
     new.write_text(VALID.replace("id: safe", "id: sure").replace("kinder", "nicer").replace('"1"', '"2"'))
-    result = CliRunner().invoke(constitution_cli.app, ["diff", str(old), str(new), "--json"])
+    result = CliRunner().invoke(app, ["constitution", "diff", str(old), str(new), "--json"])
     changes = [(one["change"], one["principle"], one["field"]) for one in json.loads(result.stdout)]
     assert changes == [
         ("changed", "", "version"),
@@ -197,5 +199,10 @@ def test_diff_names_each_change(tmp_path: Path) -> None:
         ("changed", "kind", "compare"),
         ("added", "sure", ""),
     ]
-    same = CliRunner().invoke(constitution_cli.app, ["diff", str(old), str(old)])
+    same = CliRunner().invoke(app, ["constitution", "diff", str(old), str(old)])
     assert (same.exit_code, same.stdout) == (0, "The constitutions say the same.\n")
+
+
+@pytest.mark.parametrize("weight", ["1e3", "1E+3", "1000", "1000.0"])
+def test_a_weight_may_be_written_as_people_do(weight: str) -> None:
+    assert parse_constitution(VALID.replace("weight: 2", f"weight: {weight}"), "f").principles[0].weight == 1000

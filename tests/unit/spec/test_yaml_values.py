@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from charter.spec.constitution import ConstitutionError, parse_constitution
-from charter.spec.load import SpecError, load_spec
+from charter.spec.load import load_spec
+from charter.spec.problems import SpecError
 from charter.spec.yaml_values import Loader
 
 PRINCIPLE = """\

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from charter.jsonl import RowError
 from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row, read_comparison
-from charter.storage.comparisons import SCHEMA, comparison_from_row, comparison_to_row, content_digest, label_problem
+from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row, read_comparison
+from charter.storage.comparisons import COLUMNS, comparison_from_row, comparison_to_row, content_digest, label_problem
+from charter.storage.parquet import schema_of
 from charter.v1 import types_pb2
 
 from tests.support.comparisons import comparison, full_comparison
@@ -40,7 +41,7 @@ def test_our_layout_is_lossless(tmp_path: Path, ending: str) -> None:
 def test_parquet_has_the_declared_columns(tmp_path: Path) -> None:
     write_comparisons(tmp_path / "c.parquet", [full_comparison()])
     table = pq.read_table(tmp_path / "c.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(schema_of(COLUMNS))
     assert table["outcome"].to_pylist() == ["PREFERRED_B"]
     assert table["probability_a"].to_pylist() == [0.1 + 0.2]
 
@@ -238,7 +239,7 @@ def test_exported_pairs_read_back(tmp_path: Path) -> None:
     assert [row["probability_chosen"] for row in rows] == [0.8, 0.9]
     for ending in ("jsonl", "parquet"):
         path = tmp_path / f"pairs.{ending}"
-        assert write_rows(path, rows, PAIR_SCHEMA) == 2
+        assert write_rows(path, rows, PAIR_COLUMNS) == 2
         back = [read_comparison(row, DEFAULTS) for _, row in read_rows(path)]
         assert [chosen_and_rejected(one) for one in back] == [("Yes", "No"), ("No", "Fish")]
         assert [turn.content for turn in back[0].prompt] == ["Is water wet?"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from charter.runs.artifacts import Artifacts
-from charter.spec.load import SpecError, load_spec
+from charter.spec.load import load_spec
+from charter.spec.problems import SpecError
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter

@@ -51,7 +51,8 @@ class Cluster:
         try:
             return cls(context, namespace, config.new_client_from_config(context=context or None))
         except config.ConfigException as error:
-            raise ClusterError(f"{error}. Set KUBECONFIG, or choose a context that is in it") from error
+            reason = str(error).rstrip(". ")
+            raise ClusterError(f"{reason}. Set KUBECONFIG, or choose a context that is in it") from error
 
     def ready_pod(self, service: str) -> str:
         """Name of a pod that can be called. Raises ``ClusterError``."""

@@ -9,11 +9,12 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from charter.cli.calls import health
 from charter.cli.cluster.access import Cluster, connected
 from charter.cli.cluster.components import component
 from charter.cli.cluster.findings import Finding, rights_finding
 from charter.cli.cluster.workers import gpus, worker_template, workers
-from charter.cli.local.services import SERVICES, endpoint, health
+from charter.cli.local.services import SERVICES, endpoint
 
 # podFailurePolicy of Jobs is stable from 1.31 on, native gRPC probes from 1.27 on.
 OLDEST = (1, 31)

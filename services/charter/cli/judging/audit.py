@@ -4,19 +4,18 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Annotated, Any
 
-import grpc
 import typer
 
+from charter.cli.calls import channel_to
 from charter.cli.judging.audit_summary import summary_of
 from charter.cli.judging.audit_tables import print_comparison, print_comparisons, print_summary
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, emit_json, fail
 from charter.cli.preferences.preferences import AddressOption
-from charter.rpc.channel import BATCH, QUICK
-from charter.rpc.errors import ServiceError
+from charter.cli.runs.finding import run_id_of
+from charter.rpc.channel import BATCH
 from charter.rpc.stalled import unless_stalled
 from charter.storage.comparisons import Row, comparison_to_row
-from charter.v1 import preference_pb2, preference_pb2_grpc, trainer_pb2, trainer_pb2_grpc, types_pb2
+from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
 _ID_LENGTH = 64
 
@@ -37,14 +36,14 @@ def audit(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show which principle each label of a run came from, with the probabilities, the reasoning and the model.
+    """Show which principle each label of a run came from, with probabilities, reasoning and model.
 
     Without an option the labels are listed. Everything is read from the comparison store as it was written when the
     label was made.
     """
     if comparison and summary:
         fail("give --comparison or --summary, not both")
-    run_id, first = _found(run, address)
+    run_id = run_id_of(run, address)
     chosen = preference_pb2.ComparisonFilter(run_id=run_id, principle_id=principle, dimension=dimension)
     if comparison:
         one = _one(chosen, comparison, address)
@@ -53,7 +52,7 @@ def audit(
         else:
             print_comparison(one)
         return
-    labels = _stream(chosen, address) if principle or dimension else first
+    labels = _stream(chosen, address) if principle or dimension else labels_of(run_id, address)
     if summary:
         result = summary_of(labels)
         if as_json:
@@ -73,22 +72,6 @@ def labels_of(run_id: str, address: str) -> Iterator[types_pb2.Comparison]:
     if (labels := _any(run_id, address)) is None:
         fail(f"run {run_id} has no labels yet: its pairs are judged before the preference model is fitted")
     return labels
-
-
-def _found(run: str, address: str) -> tuple[str, Iterator[types_pb2.Comparison]]:
-    """The id of the run and its labels; ends the command when there are none."""
-    if (first := _any(run, address)) is not None:
-        return run, first
-    try:
-        with channel_to("trainer") as channel:
-            stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-            run_id = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run.id
-    except ServiceError as error:
-        nothing = f"the preference service holds no comparison of a run with the id `{run}`"
-        if error.code is grpc.StatusCode.NOT_FOUND:
-            fail(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs")
-        fail(f"{nothing}. For a run's name the trainer service is needed, but {error}")
-    return run_id, labels_of(run_id, address)
 
 
 def _any(run_id: str, address: str) -> Iterator[types_pb2.Comparison] | None:

@@ -9,18 +9,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, fail
-from charter.rpc.channel import QUICK
 from charter.spec.constitution import Constitution, ConstitutionError, from_proto, load_constitution
-from charter.v1 import judge_pb2, judge_pb2_grpc
-
-app = typer.Typer(help="Check, compare and show constitutions.", no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(help="YAML file of a constitution.")]
 
 
-@app.command()
 def check(file: FileArgument, as_json: JsonOption = False) -> None:
     """Check a file; every problem is named with its line and field."""
     constitution = _load(file)
@@ -35,13 +29,15 @@ def check(file: FileArgument, as_json: JsonOption = False) -> None:
     )
 
 
-@app.command()
 def diff(
     a: Annotated[Path, typer.Argument(help="The old file.")],
     b: Annotated[Path, typer.Argument(help="The new file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what changed from one constitution to another: principles added, removed and changed, field by field."""
+    """Show what changed from one constitution to another.
+
+    A principle that changed is shown field by field.
+    """
     changes = list(differences(_load(a), _load(b)))
     if as_json:
         emit_json(changes)
@@ -56,7 +52,6 @@ def diff(
             console.print(f"  [red]- {escape(str(change['old']))}[/]\n  [green]+ {escape(str(change['new']))}[/]")
 
 
-@app.command()
 def show(
     file: Annotated[Path | None, typer.Argument(help="YAML file. Default: what the judge service judges by.")] = None,
     address: Annotated[str, typer.Option(help="The judge service, host:port. Default: that of `charter up`.")] = "",
@@ -110,6 +105,11 @@ def _load(file: Path) -> Constitution:
 
 
 def _served(address: str) -> Constitution:
+    # Here, not at the top: a file is checked without calling anyone.
+    from charter.cli.calls import channel_to
+    from charter.rpc.channel import QUICK
+    from charter.v1 import judge_pb2, judge_pb2_grpc
+
     with channel_to("judge", address) as channel:
         stub = judge_pb2_grpc.JudgeServiceStub(channel)
         return from_proto(stub.GetConstitution(judge_pb2.GetConstitutionRequest(), timeout=QUICK).constitution)

@@ -7,24 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from charter.chat import ChatMessage
+from charter.cli.calls import channel_to
 from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.evaluation.judge.judged import JudgedPair
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs, said
-from charter.evaluation.judge.measurement import measurement
 from charter.jsonl import RowError
 from charter.judge.calibration_file import CalibrationFile, write_calibration
 from charter.judge.methods import METHODS
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
+from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs, said
 from charter.v1 import judge_pb2, judge_pb2_grpc
-
-app = typer.Typer(
-    help="Compare and rate answers by the constitution; measure and calibrate the judge.", no_args_is_help=True
-)
-
 
 AddressOption = Annotated[
     str, typer.Option(help="The judge service, host:port. Default: that of `charter up`, port 50052.")
@@ -56,7 +50,6 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the draw of princi
 PromptOption = Annotated[str, typer.Option(help="The user's request.")]
 
 
-@app.command()
 def compare(
     prompt: PromptOption = "",
     a: Annotated[str, typer.Option("--a", help="First answer.")] = "",
@@ -90,7 +83,6 @@ def compare(
         raise typer.Exit(1)
 
 
-@app.command()
 def score(
     prompt: PromptOption,
     answer: Annotated[str, typer.Option(help="The answer to rate.")],
@@ -101,7 +93,10 @@ def score(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Rate one answer from 1 to 10 by a principle; the score is the expected rating, mapped to -1 .. 1."""
+    """Rate one answer from 1 to 10 by a principle.
+
+    The score is the expected rating, mapped to -1 .. 1.
+    """
     item = judge_pb2.AnswerItem(id="0", prompt=proto_messages([ChatMessage("user", prompt)]), answer=answer)
     options = _options(None, principle, 1, dimension, instruction, False, seed)
     request = judge_pb2.JudgeServiceScoreRequest(items=[item], options=options)
@@ -125,7 +120,6 @@ def score(
         fail(f"the answer could not be rated: {found.failure}")
 
 
-@app.command()
 def calibrate(
     files: Annotated[
         list[Path],
@@ -157,6 +151,9 @@ def calibrate(
     them; the figures are those of the other half. A pair's own dimension says by which principles it is judged, unless
     --principle or --dimension do. With --method mix, each method that the mix asks is measured alone, too.
     """
+    # Here, not at the top: comparing and rating need no numpy.
+    from charter.evaluation.judge.measurement import measurement
+
     if output is not None and instruction:
         fail("a calibration holds for a constitution, and --instruction judges by none: leave out --output or that")
     pairs = [pair for file in files for pair in _read(file)]
@@ -165,7 +162,7 @@ def calibrate(
     try:
         found = measurement(judged)
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     found = {"files": [file.name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
@@ -185,7 +182,7 @@ def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
     try:
         pairs = read_labelled_pairs(file, default_label=default_label)
     except RowError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}")
     if pairs.left_out:
@@ -218,7 +215,7 @@ def _judge(
     try:
         return judge_pairs(pairs, options, address, own_dimension=own_dimension, details=details)
     except DetailsError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(f"cannot write {details}: {error.strerror}")
 

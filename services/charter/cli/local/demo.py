@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from charter.cli.calls import channel_to
 from charter.cli.local import up as up_command
 from charter.cli.local.demo_inputs import DemoInputError, prepare_labelled_pairs, prepare_model, prepare_prompts
-from charter.cli.local.services import channel_to
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.cli.runs import run as run_command
 from charter.rpc.channel import QUICK
@@ -64,7 +64,7 @@ def _prepare() -> None:
         prepare_prompts(INPUTS / "demo" / "prompts", console.print)
         prepare_labelled_pairs(INPUTS / "demo" / "labelled_pairs.jsonl", HELPFUL_ANSWERS, console.print)
     except DemoInputError as error:
-        fail(str(error))
+        fail(error)
 
 
 def _timed(work: Callable[[], None]) -> float:

@@ -17,10 +17,10 @@ MARKS = {"ok": "[green]ok  [/]", "warning": "[yellow]warn[/]", "failed": "[red]F
 
 
 def doctor(context: typer.Context, component: ComponentOption = None, as_json: JsonOption = False) -> None:
-    """Check a cluster, before and after Charter is applied, and say what to do about each failure.
+    """Check a cluster, and say what to do about each failure.
 
-    `charter --context CTX -n NAMESPACE doctor`. Without --context it is the kubeconfig's current one. Exit code 1 when
-    anything failed.
+    Before and after Charter is applied: `charter --context CTX -n NAMESPACE doctor`. Without --context it is the
+    kubeconfig's current one. Exit code 1 when anything failed.
     """
     # Here, not at the top: every other command starts without the Kubernetes client.
     from charter.cli.cluster.access import Cluster, ClusterError
@@ -31,7 +31,7 @@ def doctor(context: typer.Context, component: ComponentOption = None, as_json: J
     try:
         findings = examine(Cluster.open(*context.obj), component or ())
     except ClusterError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json([finding.as_dict() for finding in findings])
     else:

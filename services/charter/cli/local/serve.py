@@ -20,8 +20,6 @@ from charter.spec.yaml_values import Loader
 if TYPE_CHECKING:
     from charter.trainer.launcher import Launcher
 
-app = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
-
 # Name of a preference model that was given none.
 DEFAULT_MODEL = "default"
 
@@ -53,7 +51,6 @@ MigrateOption = Annotated[
 ]
 
 
-@app.command()
 def policy(
     model: ModelOption,
     engine: Annotated[str, typer.Option(help="transformers, vllm or fake.")] = "transformers",
@@ -75,7 +72,6 @@ def policy(
     _run("policy", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def judge(
     model: ModelOption,
     constitution: Annotated[Path, typer.Option(help="YAML file of the constitution.")],
@@ -111,7 +107,6 @@ def judge(
     _run("judge", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def preference(
     model: Annotated[
         list[str],
@@ -140,7 +135,6 @@ def preference(
     _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
 
-@app.command()
 def trainer(
     database: DatabaseOption = "",
     migrate: MigrateOption = True,

@@ -1,20 +1,14 @@
-"""Where the services are, and which of them `charter up` started. Every command finds them here."""
+"""Where the services are, and which of them `charter up` started. `charter.cli.calls` calls them."""
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from charter.atomic_files import write_text
-from charter.rpc.channel import connect
-from charter.rpc.errors import explained
 from charter.spec import defaults
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
@@ -27,13 +21,6 @@ WORKER_METRICS_PORT = 9095
 _SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}
 
 SERVICES = ("policy", "judge", "preference", "trainer")
-HEALTH_NAMES = {
-    "policy": "charter.v1.PolicyService",
-    "judge": "charter.v1.JudgeService",
-    "preference": "charter.v1.PreferenceService",
-    "trainer": "charter.v1.TrainerService",
-}
-HEALTH_SECONDS = 3.0
 TAIL_LINES = 15
 
 # Where `charter up` lets everything listen.
@@ -171,25 +158,3 @@ def service_addresses(
         judge_control=judge.control,
         gpu_sharing=sharing,
     )
-
-
-@contextmanager
-def channel_to(name: str, address: str = "") -> Iterator[grpc.Channel]:
-    """A channel to a service; a failed call inside becomes a ``ServiceError`` that names it."""
-    address = address or endpoint(name).main
-    with connect(address) as channel, explained(name, address):
-        yield channel
-
-
-def health(name: str, address: str) -> str:
-    """SERVING, NOT_SERVING (it loads its model, or drains), or UNREACHABLE."""
-    request = health_pb2.HealthCheckRequest(service=HEALTH_NAMES[name])
-    # A fresh channel each time: a used one waits longer and longer before it tries again.
-    with connect(address) as channel:
-        try:
-            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=HEALTH_SECONDS)
-        except grpc.RpcError as error:
-            # Another service on that port does not know the name.
-            code = error.code() if isinstance(error, grpc.Call) else None
-            return "ANOTHER SERVICE" if code is grpc.StatusCode.NOT_FOUND else "UNREACHABLE"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from charter.cli.calls import health
 from charter.cli.local.monitoring import start_monitoring
 from charter.cli.local.services import (
     DEFAULTS,
@@ -24,7 +26,6 @@ from charter.cli.local.services import (
     JUDGE_CONTROL,
     Endpoint,
     Started,
-    health,
     launch,
     remember,
     sharing_name,
@@ -33,8 +34,8 @@ from charter.cli.local.services import (
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.plan import gpu_memory, planned_for, show
 from charter.cli.runs.runs import cancel_all
+from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
-from charter.spec.load import load_spec
 from charter.v1 import judge_pb2, run_pb2
 
 POLL_SECONDS = 0.5
@@ -65,7 +66,7 @@ def up(
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
     say = errors if as_json else console
-    filled = with_engines(fill_defaults(load_spec(spec)))
+    filled = with_engines(fill_defaults(load_checked(spec, to_serve=True)))
     filled.policy.engine = _engine(filled.policy.engine)
     wanted = _commands(filled, port_offset, *_gpu_shared(filled, say))
     known = {name: one for name, one in started().items() if one.process.alive()}
@@ -182,8 +183,6 @@ def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
     """Options of `charter serve judge`; None for a judge that somebody else serves."""
     if spec.judge.engine == "external":
         return None
-    if not spec.judge.constitution:
-        fail("the spec names no constitution: set judge.constitution to a file")
     judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
     if spec.judge.method:
         method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
@@ -228,17 +227,27 @@ def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
 
 
 def _wait(services: dict[str, Started], say: Console) -> str:
-    """Show the services until all are serving; the name of one that ended instead, or nothing."""
+    """Show the services until all are serving; the name of one that ended instead, or nothing.
+
+    On a terminal that is a table that changes, elsewhere a line for each service when it serves or has ended.
+    """
     begin = time.monotonic()
     states = dict.fromkeys(services, "starting")
-    with Live(_table(services, states, begin), console=say, refresh_per_second=8) as live:
+    first = _table(services, states, begin)
+    with Live(first, console=say, refresh_per_second=8) if say.is_terminal else nullcontext() as live:
         while True:
+            before = dict(states)
             for name, one in services.items():
                 if not one.process.alive():
                     states[name] = "ended"
                 elif health(name, one.endpoint.main) == "SERVING":
                     states[name] = "serving"
-            live.update(_table(services, states, begin))
+            if live is not None:
+                live.update(_table(services, states, begin))
+            else:
+                for name in (name for name, state in states.items() if state != before[name]):
+                    at = f" at {services[name].endpoint.main}" if states[name] == "serving" else ""
+                    say.print(f"{name}: {states[name]}{at}", soft_wrap=True)
             if failed := next((name for name, state in states.items() if state == "ended"), ""):
                 return failed
             if set(states.values()) == {"serving"}:

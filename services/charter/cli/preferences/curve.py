@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.local.services import channel_to
+from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.preferences import (
     AddressOption,
@@ -19,6 +19,7 @@ from charter.cli.preferences.preferences import (
     chosen_comparisons,
     stream_comparisons,
 )
+from charter.cli.runs.finding import run_id_of
 from charter.rpc.errors import ServiceError
 from charter.v1 import preference_pb2_grpc, run_pb2
 
@@ -53,10 +54,10 @@ def curve(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit preference models to 10, 30 and 100 % of the labels, and measure each on the same held-out labels.
+    """Fit preference models to 10, 30 and 100 % of the labels, and measure each.
 
-    The fits run in this process and change nothing that is served. If accuracy still rises at the end, more labels
-    would help.
+    All are measured on the same held-out labels. The fits run in this process and change nothing that is served. If
+    accuracy still rises at the end, more labels would help.
     """
     percents = percent or [10.0, 30.0, 100.0]
     if not all(0 < one <= 100 for one in percents):
@@ -98,7 +99,7 @@ def _points(
         start = PreferenceModel.from_causal_lm(spec.model, derive_seed(seed, "head"))
         with channel_to("preference", address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            chosen = chosen_comparisons(run, source, None, "", dimension, labelled_only=True)
+            chosen = chosen_comparisons(run_id_of(run, address), source, None, "", dimension, labelled_only=True)
             train, held_out, _ = split_examples(start, stream_comparisons(stub, chosen, "reading"))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with errors.status("fitting…") as status:
@@ -110,7 +111,7 @@ def _points(
                 learning_curve(start, train, held_out, percents, spec, device, seed=seed, after_step=after_step)
             )
     except (ServiceError, RunError, OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
 
 
 def _print(points: "list[CurvePoint]") -> None:

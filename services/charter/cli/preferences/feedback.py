@@ -3,19 +3,20 @@
 import asyncio
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvicorn
 from rich.markup import escape
 
 from charter.cli.local.services import endpoint, home
 from charter.cli.output import console, fail
-from charter.feedback.app import build
+from charter.cli.runs.finding import run_id_of
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
-from charter.feedback.room import FeedbackConfig, Room
 from charter.rpc.errors import ServiceError
 from charter.spec.constitution import load_constitution
+
+if TYPE_CHECKING:
+    from charter.feedback.room import FeedbackConfig
 
 LabellerOption = Annotated[
     list[str] | None,
@@ -28,7 +29,9 @@ LabellersOption = Annotated[
 PairsOption = Annotated[
     list[Path] | None, typer.Option("--pairs", help="File of pairs to compare, .jsonl or .parquet. Repeatable.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Compare the pairs of this run (its id), blind to its labels.")]
+RunOption = Annotated[
+    str, typer.Option("--run", help="Compare the pairs of this run (id or name), blind to its labels.")
+]
 SecondOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the pairs that a second person labels too.")]
 ConstitutionOption = Annotated[
     Path | None, typer.Option(help="Constitution whose principles a labeller can name as the one that decided.")
@@ -57,11 +60,14 @@ def feedback(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8600,
 ) -> None:
-    """Serve the page where people chat with the policy and compare answers, until Ctrl-C.
+    """Serve the page where people chat with the policy and compare answers.
 
-    Prints a sign-in link for each labeller. Labels go to the preference service; what was not sent stays in the browser
-    and is sent later.
+    It runs until Ctrl-C. Prints a sign-in link for each labeller. Labels go to the preference service; what was not
+    sent stays in the browser and is sent later.
     """
+    # Here, not at the top: who asks for help waits for no numpy and no web server.
+    from charter.feedback.room import FeedbackConfig
+
     if guided and constitution is None:
         fail("--guided needs --constitution, the file whose principles are shown")
     known = _labellers(labellers or home() / "feedback" / "labellers.json", labeller or [])
@@ -71,7 +77,7 @@ def feedback(
         labellers=known,
         chats=home() / "feedback" / "chats.jsonl",
         files=tuple(pairs or ()),
-        run=run,
+        run=run_id_of(run, preference),
         second_share=second_share,
         constitution=None if constitution is None else load_constitution(constitution).to_proto(),
         guided=guided,
@@ -81,13 +87,18 @@ def feedback(
     asyncio.run(_serve(config, host, port))
 
 
-async def _serve(config: FeedbackConfig, host: str, port: int) -> None:
+async def _serve(config: "FeedbackConfig", host: str, port: int) -> None:
+    import uvicorn
+
+    from charter.feedback.app import build
+    from charter.feedback.room import Room
+
     room = Room(config)
     try:
         await room.start()
     except (ServiceError, OSError, ValueError) as error:
         await room.stop()
-        fail(str(error))
+        fail(error)
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
@@ -110,7 +121,7 @@ def _labellers(file: Path, names: list[str]) -> Labellers:
         for name in names:
             known = add_labeller(file, name)
     except (LabellersError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if not known.tokens:
         fail("nobody may label yet: name someone with --labeller NAME")
     return known

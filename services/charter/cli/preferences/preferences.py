@@ -11,19 +11,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.local.services import channel_to
+from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.importing import check_files, read_file, requests, told, unreadable
+from charter.cli.runs.finding import run_id_of
 from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
 from charter.rpc.stalled import unless_stalled
 from charter.storage.comparison_files import write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_SCHEMA, PairDefaults, pair_row
+from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row
 from charter.storage.comparisons import Row, enum_number
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
-
-app = typer.Typer(help="Count, export and import the stored comparisons.", no_args_is_help=True)
 
 
 class Source(StrEnum):
@@ -51,7 +50,7 @@ class Layout(StrEnum):
 AddressOption = Annotated[
     str, typer.Option(help="The preference service, host:port. Default: that of `charter up`, port 50053.")
 ]
-RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id).")]
+RunOption = Annotated[str, typer.Option("--run", help="Only comparisons of this run (its id or name).")]
 SourceOption = Annotated[Source | None, typer.Option(help="Only labels from here.")]
 SplitOption = Annotated[Split | None, typer.Option(help="Only this part of the data.")]
 PrincipleOption = Annotated[str, typer.Option(help="Only comparisons judged by this principle.")]
@@ -59,7 +58,6 @@ DimensionOption = Annotated[str, typer.Option(help="Only prompts of this dimensi
 LabelledOption = Annotated[bool, typer.Option("--labelled-only", help="Leave out INVALID and UNAVAILABLE.")]
 
 
-@app.command()
 def stats(
     address: AddressOption = "",
     run: RunOption = "",
@@ -71,20 +69,19 @@ def stats(
     as_json: JsonOption = False,
 ) -> None:
     """Count the stored comparisons by outcome, source, dimension, principle and split."""
-    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run_id_of(run, address), source, split, principle, dimension, labelled_only)
     try:
         with channel_to("preference", address) as channel:
             request = preference_pb2.GetStatsRequest(filter=chosen)
             found = preference_pb2_grpc.PreferenceServiceStub(channel).GetStats(request, timeout=QUICK)
     except ServiceError as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(_stats_result(found))
     else:
         _print_stats(found)
 
 
-@app.command("export")
 def export_file(
     file: Annotated[Path, typer.Argument(help="File to write: .jsonl, .jsonl.gz or .parquet.")],
     address: AddressOption = "",
@@ -99,11 +96,12 @@ def export_file(
     labelled_only: LabelledOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the stored comparisons to a file; an existing one is replaced when the new one is complete.
+    """Write the stored comparisons to a file.
 
-    The chosen-rejected layout leaves out ties and comparisons without a label, and says how many.
+    An existing file is replaced when the new one is complete. The chosen-rejected layout leaves out ties and
+    comparisons without a label, and says how many.
     """
-    chosen = chosen_comparisons(run, source, split, principle, dimension, labelled_only)
+    chosen = chosen_comparisons(run_id_of(run, address), source, split, principle, dimension, labelled_only)
     try:
         with channel_to("preference", address) as channel:
             comparisons = stream_comparisons(preference_pb2_grpc.PreferenceServiceStub(channel), chosen, "exporting")
@@ -111,10 +109,10 @@ def export_file(
                 written, left_out = write_comparisons(file, comparisons), 0
             else:
                 pairs = _Pairs(comparisons)
-                written = write_rows(file, pairs.rows(), PAIR_SCHEMA)
+                written = write_rows(file, pairs.rows(), PAIR_COLUMNS)
                 left_out = pairs.left_out
     except (ServiceError, ValueError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json({"file": str(file), "layout": layout.value, "written": written, "left_out": left_out})
         return
@@ -123,7 +121,6 @@ def export_file(
         console.print(f"{left_out} ties and comparisons without a label were left out")
 
 
-@app.command("import")
 def import_files(
     files: Annotated[list[Path], typer.Argument(help="Files to read: .jsonl, .jsonl.gz or .parquet.")],
     address: AddressOption = "",
@@ -151,7 +148,7 @@ def import_files(
     except RowError as error:
         fail(f"nothing was imported\n{error}")
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     except OSError as error:
         fail(unreadable(error))
     try:

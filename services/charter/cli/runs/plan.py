@@ -32,7 +32,7 @@ GpuOption = Annotated[
 
 
 def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = False) -> None:
-    """Show how one GPU is shared by policy, judge, preference model and worker, and what to change if it is too small.
+    """Show how services and worker share one GPU, and what to change if it is too small.
 
     Computed from the models' configs; nothing is loaded. `charter up` does so on a machine with a GPU. Exit code 1
     when it does not fit.
@@ -67,7 +67,7 @@ def planned_for(spec: run_pb2.RunSpec, total: int) -> "tuple[Plan, list[tuple[tu
     try:
         known = {model: model_size(model) for model in set(models_of(spec).values())}
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     sizes = {service: known[model] for service, model in models_of(spec).items()}
     planned = plan(spec, sizes, total)
     return planned, [] if planned.fits else ways_out(spec, sizes, total)

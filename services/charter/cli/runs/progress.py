@@ -28,6 +28,7 @@ NUMBERS = {
     "train_loss": "loss {:.3f}",
     "held_out_accuracy": "agreement {:.0%}",
     "reward_mean": "reward {:+.3f}",
+    "judge_certainty": "judge's certainty {:.0%}",
     "kl_k1": "KL {:.3f}",
     "tokens_per_second": "{:.0f} tokens/s",
     "win_rate": "win rate {:.0%}",

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import grpc
 import typer
 
-from charter.cli.local.services import channel_to, home
+from charter.cli.calls import channel_to
+from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.evaluation.report.verdict import verdict
 from charter.rpc.channel import QUICK
@@ -33,7 +34,7 @@ def report(
         contents = read_run_folder(folder)
         path = write_report(folder, output).resolve()
     except (RunFolderError, OSError) as error:
-        fail(str(error))
+        fail(error)
     if as_json:
         emit_json(headline(contents) | {"report": str(path)})
     else:

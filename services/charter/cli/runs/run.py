@@ -9,18 +9,18 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.markup import escape
 
+from charter.cli.calls import channel_to
 from charter.cli.cluster.remote import remote
 from charter.cli.local import checks
 from charter.cli.local.fetch import fetch
-from charter.cli.local.services import channel_to, gpu_sharing, service_addresses
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.local.services import gpu_sharing, service_addresses
+from charter.cli.output import INTERRUPTED, JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.progress import RunProgress, watch
 from charter.rpc.channel import QUICK
+from charter.spec.checks import load_checked
 from charter.spec.defaults import with_addresses
-from charter.spec.load import load_spec
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
-INTERRUPTED = 130
 # One message carries them (charter.rpc.channel.MAX_MESSAGE_BYTES).
 MOST_FILE_BYTES = 48 * 1024 * 1024
 
@@ -34,23 +34,27 @@ def run(spec: SpecArgument, detach: DetachOption = False, as_json: JsonOption = 
     The services must be up. Ctrl-C cancels the run; it can be resumed. On a cluster (`charter --context CTX run SPEC`)
     the spec's files are sent along, and the report and the model are fetched at the end.
     """
+    here, sent, files = spec_and_files(spec)
+    if found := checks.problems(here):
+        hint = "`charter doctor` says what is wrong with the cluster." if remote() else _local_hint(spec)
+        fail("\n".join([*found, hint]))
+    request = trainer_pb2.CreateRunRequest(request_id=str(uuid.uuid4()), spec=sent, files=files)
+    with channel_to("trainer") as channel:
+        created = trainer_pb2_grpc.TrainerServiceStub(channel).CreateRun(request, timeout=QUICK).run
+    follow(created, detach, as_json)
+
+
+def spec_and_files(path: Path) -> tuple[run_pb2.RunSpec, run_pb2.RunSpec, list[trainer_pb2.InputFile]]:
+    """The checked spec in a file with the addresses as they are here, as it is sent, and the files that go with it."""
     there = remote()
-    wanted = load_spec(spec, there)
+    wanted = load_checked(path, there)
     here = run_pb2.RunSpec()
     here.CopyFrom(wanted)
     if there:
         # The checks go through the forwarded ports; the run itself takes the spec's addresses, or the trainer's.
         here.ClearField("services")
     here = with_addresses(here, service_addresses(gpu_sharing()))
-    if found := checks.problems(here):
-        hint = "`charter doctor` says what is wrong with the cluster." if there else _local_hint(spec)
-        fail("\n".join([*found, hint]))
-    request = trainer_pb2.CreateRunRequest(request_id=str(uuid.uuid4()), spec=wanted if there else here)
-    if there:
-        request.files.extend(_files_of(wanted))
-    with channel_to("trainer") as channel:
-        created = trainer_pb2_grpc.TrainerServiceStub(channel).CreateRun(request, timeout=QUICK).run
-    follow(created, detach, as_json)
+    return here, (wanted if there else here), (_files_of(wanted) if there else [])
 
 
 def _local_hint(spec: Path) -> str:
@@ -132,6 +136,6 @@ def _say_how_it_ended(ended: run_pb2.Run) -> None:
     if ended.state == run_pb2.RUN_STATE_SUCCEEDED:
         console.print(f"[green]✔[/] Succeeded. Look at it with `charter report {ended.id}`.")
     elif ended.state == run_pb2.RUN_STATE_CANCELLED:
-        console.print(f"Cancelled. `charter runs resume {ended.id}` continues from the newest checkpoint.")
+        console.print(f"Cancelled. `charter runs resume {ended.id}` continues it.")
     else:
         errors.print(f"[bold red]failed:[/] {escape(ended.error)}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,26 +11,26 @@ from google.protobuf import json_format
 from rich.markup import escape
 from rich.table import Table
 
+from charter.cli.calls import channel_to
 from charter.cli.local.checks import problems
-from charter.cli.local.services import channel_to
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_whole
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
-from charter.cli.runs.run import DetachOption, as_dict, bring, follow
+from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files
 from charter.rpc.channel import QUICK
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
-app = typer.Typer(help="List, show, watch, cancel and resume runs.", no_args_is_help=True)
-
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest run with that name.")
+]
+CorrectedOption = Annotated[
+    Path | None, typer.Option("--spec", metavar="SPEC", help="A corrected spec, while there is no checkpoint yet.")
 ]
 LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Most runs to list.")]
 
 STYLES = {"running": "cyan", "succeeded": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
 
-@app.command("list")
 def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
     """List runs, newest first."""
     with _trainer() as stub:
@@ -42,13 +43,12 @@ def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("RUN", "STATE", "PHASE", "CREATED", "TIME"):
-        table.add_column(heading, no_wrap=heading != "PHASE")
+        table.add_column(heading, no_wrap=True)
     for run in runs:
         table.add_row(run.id, _state(run), _position(run), f"{_local(run):%Y-%m-%d %H:%M}", _duration(run))
-    console.print(table)
+    print_whole(table)
 
 
-@app.command()
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show one run: its state, newest numbers and spec."""
     with _trainer() as stub:
@@ -68,12 +68,11 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     table.add_row("time", _duration(found))
     table.add_row("attempts", str(found.attempts))
     table.add_row("artifacts", escape(found.artifacts))
-    console.print(table)
+    print_whole(table)
     console.print("\nspec", style="bold")
     console.print(escape(spec_to_yaml(found.spec)), end="")
 
 
-@app.command("watch")
 def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show a run's progress until it ends. Leaving with Ctrl-C does not stop the run.
 
@@ -92,7 +91,6 @@ def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
 def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
     """Stop a run after its current operation, and wait until it has stopped."""
     with _trainer() as stub:
@@ -103,20 +101,33 @@ def cancel(run: RunArgument, as_json: JsonOption = False) -> None:
         console.print(f"Run {stopped.id} is {_state(stopped)}. `charter runs resume {stopped.id}` continues it.")
 
 
-@app.command()
-def resume(run: RunArgument, detach: DetachOption = False, as_json: JsonOption = False) -> None:
-    """Continue a failed or cancelled run from its newest checkpoint."""
+def resume(
+    run: RunArgument, spec: CorrectedOption = None, detach: DetachOption = False, as_json: JsonOption = False
+) -> None:
+    """Continue a failed or cancelled run where it stopped.
+
+    That is its newest checkpoint, or before the first one the stage that was under way. Until then --spec corrects its
+    spec; what was done already stays, and a change that would make it wrong is refused.
+    """
+    request = trainer_pb2.ResumeRunRequest(run_id=run)
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
-        if wrong := problems(found.spec):
+        wanted = found.spec
+        if spec is not None:
+            wanted, sent, files = spec_and_files(spec)
+            request.spec.CopyFrom(sent)
+            request.files.extend(files)
+        if wrong := problems(wanted):
             fail("\n".join([*wrong, "`charter up SPEC` starts the services that the run needs."]))
-        resumed = stub.ResumeRun(trainer_pb2.ResumeRunRequest(run_id=run), timeout=QUICK).run
+        resumed = stub.ResumeRun(request, timeout=QUICK).run
     follow(resumed, detach, as_json)
 
 
-@app.command("fetch")
 def fetch_run(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs; checkpoints stay there."""
+    """Copy a run's report, model and results from its trainer to CHARTER_HOME/runs.
+
+    Checkpoints stay there.
+    """
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
     folder = bring(found.id, errors if as_json else console)

@@ -46,11 +46,11 @@ def samples(
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the answers that a run scored lowest, of all steps or of one, and the labels that taught it to.
+    """Show the answers that a run scored lowest, and the labels that taught it to.
 
-    Each step keeps a few answers at either end of its scores. With --sample the run's labels are ranked by how much
-    they pushed that answer's score down and up; `charter audit RUN --comparison ID` then says which principle each
-    came from.
+    Those of all steps, or of one. Each step keeps a few answers at either end of its scores. With --sample the run's
+    labels are ranked by how much they pushed that answer's score down and up; `charter audit RUN --comparison ID` then
+    says which principle each came from.
     """
     folder = folder_of(run)
     try:
@@ -58,7 +58,7 @@ def samples(
     except FileNotFoundError:
         fail(f"{folder / FILE} is not there: PPO has not done a step yet, or an older Charter ran it")
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     if sample:
         one = next((one for one in kept if one.id == sample), None)
         if one is None:
@@ -131,7 +131,7 @@ def _run_id(folder: Path) -> str:
     try:
         info = read_run_folder(folder).info
     except RunFolderError as error:
-        fail(str(error))
+        fail(error)
     return info.id if info else folder.name
 
 

@@ -18,11 +18,11 @@ from charter.evaluation.judge.calibration import (
 )
 from charter.evaluation.judge.fitting import RESAMPLES, fit, fit_with_intervals
 from charter.evaluation.judge.judged import JudgedPair, as_served, fitted_prompts, halves, method_by, probability
-from charter.evaluation.judge.labelled_pairs import LabelledPair
 from charter.judge.calibration import CalibrationSet, Evidence
 from charter.judge.methods import mix
 from charter.judge.methods.method import Method
 from charter.outcomes import probability_of, win
+from charter.spec.labelled_pairs import LabelledPair
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2
 

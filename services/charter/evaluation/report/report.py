@@ -26,9 +26,13 @@ _BOOTSTRAP_SAMPLES = 2000
 
 _OUTCOMES = {
     "invalid": "the judge did not answer with one of the options, or the pair does not fit its context",
+    "empty": "an answer without text",
+    "refused": "the model's chat template, or its endpoint, refuses the text",
+    "unclear": "the model gave none of the options, or a number that is not finite",
     "unavailable": "the judge could not be reached",
+    "missing": "the service gave no result",
     "identical": "both answers are the same text: there is nothing to prefer",
-    "too long": "an answer does not fit the preference model's context",
+    "too long": "it does not fit the context of the model that reads it",
     "fitted": "the judge's calibration was fitted on the prompt: it would be measured too well",
     "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
@@ -229,12 +233,22 @@ def _phases(run: RunFolder) -> list[PhaseTime]:
 
 def _left_out(run: RunFolder) -> list[LeftOut]:
     """Everything that was counted instead of used, zero counts left away."""
-    judge = run.judge_check
-    sources: list[tuple[str, dict[str, int]]] = [
-        ("checking the judge", judge.failures | {"fitted": judge.left_out} if judge else {}),
-        ("comparisons", run.preference_fit.left_out if run.preference_fit else {}),
-        ("evaluation", run.evaluation.failures if run.evaluation else {}),
-    ]
+    stages = {stage: counted.kinds for stage, counted in run.info.left_out.items()} if run.info else {}
+
+    def besides(counts: dict[str, int], stage: str) -> dict[str, int]:
+        """Without what the stage has counted by kind."""
+        failed = ("INVALID", "UNAVAILABLE") if stages.get(stage) else ()
+        return {name: count for name, count in counts.items() if name not in failed}
+
+    sources = list(stages.items())
+    if run.preference_fit:
+        sources.append(("comparisons", besides(run.preference_fit.left_out, "labelling")))
+    if judge := run.judge_check:
+        sources.append(
+            ("checking the judge", besides(judge.failures, "checking the judge") | {"fitted": judge.left_out})
+        )
+    if run.evaluation and "evaluation" not in stages:
+        sources.append(("evaluation", run.evaluation.failures))
     return [
         LeftOut(where, _readable(outcome), count, _OUTCOMES.get(_readable(outcome), ""))
         for where, counts in sources

@@ -10,10 +10,10 @@ from typing import Any
 
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion
 
 from charter.inference.endpoint import metrics
 from charter.inference.endpoint.limits import CircuitBreaker, MinuteQuota, TokenBudget
+from charter.inference.endpoint.reply import Reply, read_reply
 from charter.inference.engine import RefusedRequestError
 
 # Seconds for one answer.
@@ -47,6 +47,10 @@ class Limits:
                 raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
 
 
+class NotServedError(ConnectionError):
+    """The endpoint is there and answered with an error: for its model, for this key, or for what was asked."""
+
+
 class EndpointClient:
     """Completes chats.
 
@@ -70,16 +74,17 @@ class EndpointClient:
         """Close the connections."""
         await self._http.close()
 
-    async def complete(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> ChatCompletion:
+    async def complete(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
         """One completion.
 
         Raises ``RefusedRequestError`` when the endpoint refuses the request, ``ConnectionError`` when it cannot be
-        reached or does not serve, ``BudgetSpentError`` when the budget is spent.
+        reached, does not serve (``NotServedError``) or replies with something else, ``BudgetSpentError`` when the
+        budget is spent.
         """
         attempt = 1
         while True:
             try:
-                completion = await self._try(messages, parameters)
+                reply = await self._try(messages, parameters)
             except openai.APIError as error:
                 passing = _passing(error)
                 pause = _pause(error, attempt) if passing and attempt < _TRIES else None
@@ -91,11 +96,11 @@ class EndpointClient:
             else:
                 self._breaker.succeeded()
                 metrics.CIRCUIT_OPEN.set(0)
-                return completion
+                return reply
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _try(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> ChatCompletion:
+    async def _try(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> Reply:
         estimate = sum(len(turn["content"]) for turn in messages) / _CHARACTERS_PER_TOKEN + parameters["max_tokens"]
         async with self._places:
             if self._requests:
@@ -109,7 +114,7 @@ class EndpointClient:
                     f"{wait:.0f} more seconds"
                 )
             try:
-                completion = await self._http.chat.completions.create(
+                response = await self._http.chat.completions.with_raw_response.create(
                     model=self._model,
                     messages=messages,  # type: ignore[arg-type]
                     **parameters,
@@ -118,22 +123,20 @@ class EndpointClient:
                 metrics.REQUESTS.labels(_result(error)).inc()
                 raise
         metrics.REQUESTS.labels("answered").inc()
-        if not isinstance(completion, ChatCompletion):
-            # The client hands over whatever is not JSON as text.
+        reply = read_reply(response.content)
+        if reply is None:
             raise ConnectionError(
                 f"the endpoint {self._url} did not answer with a chat completion. Is it the base URL of the API? "
                 "It often ends with /v1"
             )
-        self._count(completion)
-        if self._tokens and taken and completion.usage:
-            self._tokens.settle(taken, completion.usage.total_tokens)
-        if not completion.choices:
-            raise ConnectionError(f"the endpoint {self._url} answered without a choice")
-        return completion
+        self._count(reply)
+        if self._tokens and taken and reply.usage:
+            self._tokens.settle(taken, reply.usage.total_tokens)
+        return reply
 
-    def _count(self, completion: ChatCompletion) -> None:
-        if completion.usage:
-            self.budget.spent += completion.usage.total_tokens
+    def _count(self, reply: Reply) -> None:
+        if reply.usage:
+            self.budget.spent += reply.usage.total_tokens
         elif self.budget.most is not None:
             raise ConnectionError(f"the endpoint {self._url} reports no usage, so that token_budget cannot be kept")
         if self.budget.most is not None:
@@ -142,10 +145,11 @@ class EndpointClient:
     def _explained(self, error: openai.APIError) -> Exception:
         if isinstance(error, openai.APIStatusError) and error.status_code in (400, 413, 422):
             return RefusedRequestError(f"{self._url} refused the request: {error}")
-        return ConnectionError(
+        text = (
             f"the endpoint {self._url} does not serve {self._model}: {error}. Is it running, is the model's "
             "name right, and OPENAI_API_KEY set if it needs a key?"
         )
+        return NotServedError(text) if isinstance(error, openai.APIStatusError) else ConnectionError(text)
 
 
 def _passing(error: openai.APIError) -> bool:

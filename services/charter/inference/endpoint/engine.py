@@ -10,9 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from openai.types.chat import ChatCompletion
-
-from charter.inference.endpoint.client import EndpointClient, Limits
+from charter.inference.endpoint.client import EndpointClient, Limits, NotServedError
+from charter.inference.endpoint.reply import Reply
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
@@ -66,18 +65,18 @@ class OpenAIEngine:
         key = os.environ.get("OPENAI_API_KEY", "none")
         self._client = EndpointClient(self._model, self._endpoint, key, self._limits)
         asked = [{"role": "user", "content": "Hi"}]
+        # What one provider refuses with 400, another forbids with 403 or fails at with 500.
         try:
             await self._client.complete([*asked, _turn("He")], {"max_tokens": 1} | _continued())
-        except RefusedRequestError:
+        except (RefusedRequestError, NotServedError):
             self._continues_prefix = False
             await self._client.complete(asked, {"max_tokens": 1})
         for wanted in _TOP_LOGPROBS:
             try:
-                completion = await self._client.complete(asked, _first_token(wanted))
-            except RefusedRequestError:
+                reply = await self._client.complete(asked, _first_token(wanted))
+            except (RefusedRequestError, NotServedError):
                 continue
-            logprobs = completion.choices[0].logprobs
-            if logprobs is not None and logprobs.content:
+            if reply.first_token:
                 self._top_logprobs = wanted
                 return
         logger.warning(
@@ -122,18 +121,17 @@ class OpenAIEngine:
             }
             if sampling.seed is not None:
                 parameters["seed"] = (sampling.seed + place) % 2**63
-            completion = await self._answer(prompts[prompt_index], parameters)
-            choice = completion.choices[0]
+            reply = await self._answer(prompts[prompt_index], parameters)
             return GeneratedSample(
                 prompt_index=prompt_index,
                 sample_index=sample_index,
-                text=choice.message.content or "",
+                text=reply.text,
                 token_ids=(),
                 logprobs=(),
-                finish=Finish.LENGTH if choice.finish_reason == "length" else Finish.EOS,
+                finish=Finish.LENGTH if reply.cut_off else Finish.EOS,
                 version_spans=(),
                 prompt_token_ids=(),
-                counted_tokens=_usage(completion),
+                counted_tokens=_usage(reply),
             )
 
         places = count()
@@ -167,25 +165,24 @@ class OpenAIEngine:
                 task.cancel()
 
     async def _first_token(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
-        completion = await self._answer(prompt, _first_token(self._top_logprobs))
-        logprobs = completion.choices[0].logprobs
-        if logprobs is None or not logprobs.content:
+        reply = await self._answer(prompt, _first_token(self._top_logprobs))
+        if not reply.first_token:
             raise RefusedRequestError(f"{self._endpoint} gave no log-probs this time")
         mass = dict.fromkeys(choices, 0.0)
-        for candidate in logprobs.content[0].top_logprobs:
-            if candidate.token.strip() in mass:
-                mass[candidate.token.strip()] += math.exp(candidate.logprob)
-        return ChoiceLogprobs(tuple(math.log(p) if p else -math.inf for p in mass.values()), *_usage(completion))
+        for token, logprob in reply.first_token:
+            if token.strip() in mass:
+                mass[token.strip()] += math.exp(logprob)
+        return ChoiceLogprobs(tuple(math.log(p) if p else -math.inf for p in mass.values()), *_usage(reply))
 
     async def _written(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
         """The choice that the model writes as structured output. The schema takes the place of the prefix."""
         asked = f"\n\nAnswer as JSON with the one key `answer`, which is one of: {', '.join(choices)}."
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         turns[-1]["content"] += asked
-        completion = await self._client.complete(turns, _structured(choices))
-        chosen = _chosen(completion.choices[0].message.content or "")
+        reply = await self._client.complete(turns, _structured(choices))
+        chosen = _chosen(reply.text)
         logprobs = tuple(0.0 if choice == chosen else -math.inf for choice in choices)
-        return ChoiceLogprobs(logprobs, *_usage(completion), written=True)
+        return ChoiceLogprobs(logprobs, *_usage(reply), written=True)
 
     async def answer_loglikelihoods(
         self, items: Sequence[tuple[Prompt, str]]
@@ -197,7 +194,7 @@ class OpenAIEngine:
         """Not to be had: raises ``RefusedRequestError``."""
         raise RefusedRequestError("the weights of an endpoint cannot be replaced")
 
-    async def _answer(self, prompt: Prompt, parameters: dict[str, Any]) -> ChatCompletion:
+    async def _answer(self, prompt: Prompt, parameters: dict[str, Any]) -> Reply:
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         if prompt.assistant_prefix and self._continues_prefix:
             return await self._client.complete([*turns, _turn(prompt.assistant_prefix)], parameters | _continued())
@@ -240,6 +237,6 @@ def _chosen(text: str) -> str | None:
     return written.get("answer") if isinstance(written, dict) else None
 
 
-def _usage(completion: ChatCompletion) -> tuple[int, int]:
+def _usage(reply: Reply) -> tuple[int, int]:
     """Tokens of prompt and answer, as far as the endpoint tells."""
-    return (completion.usage.prompt_tokens, completion.usage.completion_tokens) if completion.usage else (0, 0)
+    return (reply.usage.prompt_tokens, reply.usage.completion_tokens) if reply.usage else (0, 0)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from charter.worker.clients.services import servers_sleep
+from charter.spec.facts import servers_sleep
 from charter.worker.context import Run
 
 

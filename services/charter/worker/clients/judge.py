@@ -8,6 +8,7 @@ import grpc
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import explained
 from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
+from charter.worker.clients.failed import Failed, failed, unjudged, unsendable
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.replicas import Replicas
 from charter.worker.clients.spread import Work, spread, tokens_of
@@ -69,12 +70,14 @@ class JudgeClient:
 
         Raises ``ServiceError`` when the request is refused, ``RunError`` when a judgement is missing.
         """
+        refused = {item.id: unjudged(failure) for item in items if (failure := unsendable(item)) is not None}
+        asked_for = [item for item in items if item.id not in refused]
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.CompareRequest(items=[items[index] for index in chosen], options=options)
+            request = judge_pb2.CompareRequest(items=[asked_for[index] for index in chosen], options=options)
             return judge_pb2_grpc.JudgeServiceStub(channel).Compare(request)
 
-        ids = {item.id: index for index, item in enumerate(items)}
+        ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
             asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
@@ -82,31 +85,31 @@ class JudgeClient:
             return ids[response.item_id], 0, response.judgement
 
         costs = [
-            tokens_of(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in items
+            tokens_of(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in asked_for
         ]
         self.replicas.wake()
         judged = spread(self.replicas, Work(costs, 1, ask, read))
-        return {item.id: judgement for item, (judgement,) in zip(items, judged, strict=True)}
+        return refused | {item.id: judgement for item, (judgement,) in zip(asked_for, judged, strict=True)}
 
-    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float]:
-        """The judge's rating of each answer, -1 to 1.
-
-        Raises as ``PreferenceClient.score``, also for an answer that was left unrated.
-        """
+    def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float | Failed]:
+        """The judge's rating of each answer, -1 to 1, or why it has none; raises as ``compare``."""
+        refused = {item.id: failure for item in items if (failure := unsendable(item)) is not None}
+        asked_for = [item for item in items if item.id not in refused]
 
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.JudgeServiceScoreRequest(items=[items[index] for index in chosen], options=options)
+            request = judge_pb2.JudgeServiceScoreRequest(items=[asked_for[index] for index in chosen], options=options)
             return judge_pb2_grpc.JudgeServiceStub(channel).Score(request)
 
-        ids = {item.id: index for index, item in enumerate(items)}
+        ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
             asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
-        ) -> tuple[int, int, float]:
-            if not response.rated:
-                raise RunError(f"the judge at {replica.address.main} could not rate an answer: {response.failure}")
-            return ids[response.item_id], 0, response.score
+        ) -> tuple[int, int, float | Failed]:
+            rating = response.score if response.rated else failed(response.failure_kind, response.failure)
+            return ids[response.item_id], 0, rating
 
-        costs = [tokens_of(*(message.content for message in item.prompt), item.answer) for item in items]
+        costs = [tokens_of(*(message.content for message in item.prompt), item.answer) for item in asked_for]
         self.replicas.wake()
-        return [rating for (rating,) in spread(self.replicas, Work(costs, 1, ask, read))]
+        ratings = spread(self.replicas, Work(costs, 1, ask, read))
+        rated = {item.id: rating for item, (rating,) in zip(asked_for, ratings, strict=True)}
+        return [refused[item.id] if item.id in refused else rated[item.id] for item in items]

@@ -14,8 +14,9 @@ from charter.rpc.errors import ServiceError, explained
 from charter.rpc.stalled import unless_stalled
 from charter.v1 import preference_pb2, preference_pb2_grpc, run_pb2, types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.sender import WeightUpdate, pack_weights, send_packed
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.patience import AWAY, Patience
-from charter.worker.clients.scoring import Scores, add_scores
+from charter.worker.clients.scoring import Scores, add_scores, in_order
 from charter.worker.clients.sleeper import send_to_sleep, wake_at_the_end, wake_up
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
@@ -109,10 +110,10 @@ class PreferenceClient:
         )
         return int(self._patiently(lambda: self._stub.GetStats(request, timeout=QUICK)).total)
 
-    def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float]:
-        """Preference score of each (prompt, answer). A score that is missing or not finite is an error, never a number.
+    def score(self, items: Sequence[tuple[Sequence[ChatMessage], str]], version: int) -> list[float | Failed]:
+        """Preference score of each (prompt, answer), or why there is none.
 
-        Raises ``ServiceError`` when the call fails, ``RunError`` for missing scores or scores of another version.
+        Raises ``ServiceError`` when the call fails, ``RunError`` for scores of another version.
         """
         if self._may_sleep:
             self._patiently(self._wake)
@@ -121,13 +122,13 @@ class PreferenceClient:
             lambda: add_scores(scores, "preference", self.address, self._stub, items, patience.renew, version=version),
             patience,
         )
-        others = {response.weight_version for response in scores.values()} - {version}
+        others = {one.weight_version for one in scores.values() if not isinstance(one, Failed)} - {version}
         if others:
             raise RunError(
                 f"the preference service at {self.address} scored with version {sorted(others)}, this run "
                 f"sent version {version}: something else sends weights to it. Stop that, then resume the run"
             )
-        return [scores[place].score for place in range(len(items))]
+        return in_order(scores)
 
     def send(self, tensors: Mapping[str, torch.Tensor], version: int) -> WeightUpdate:
         """Serve a preference model, whatever was served before."""

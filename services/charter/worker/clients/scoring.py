@@ -1,24 +1,26 @@
 """Scores by ``PreferenceService.Score``: of the run's own preference service, or of another one."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
+import grpc
 
 from charter.chat import ChatMessage
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.rpc.messages import proto_messages
 from charter.rpc.stalled import unless_stalled
-from charter.v1 import preference_pb2, preference_pb2_grpc
+from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
+from charter.worker.clients.failed import Failed, failed, unsendable
 from charter.worker.clients.patience import Patience
-from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
 
 # The contract's limit.
 _ITEMS_PER_CALL = 4096
 
-# Scores by the place of what they are for.
-Scores = dict[int, preference_pb2.PreferenceServiceScoreResponse]
+# Scores by the place of what they are for, or why there is none.
+Scores = dict[int, preference_pb2.PreferenceServiceScoreResponse | Failed]
 
 
 def score_elsewhere(
@@ -27,7 +29,7 @@ def score_elsewhere(
     items: Sequence[tuple[Sequence[ChatMessage], str]],
     reporter: Reporter,
     max_wait_seconds: float,
-) -> list[float]:
+) -> list[float | Failed]:
     """Score of each (prompt, answer) by a model of any service with ``Score``; an empty ``model`` is its first.
 
     Raises as ``add_scores``, and as ``Patience.wait`` when the service is away.
@@ -39,7 +41,7 @@ def score_elsewhere(
             with connect(address) as channel:
                 stub = preference_pb2_grpc.PreferenceServiceStub(channel)
                 add_scores(scores, "reward", address, stub, items, patience.renew, model=model)
-            return [scores[place].score for place in range(len(items))]
+            return in_order(scores)
         except ServiceError as error:
             patience.wait(error)
 
@@ -55,7 +57,9 @@ def add_scores(
     version: int = 0,
     model: str = "",
 ) -> None:
-    """Add the score of each (prompt, answer) that ``scores`` lacks. What came before an error stays there.
+    """Add the score of each (prompt, answer) that ``scores`` lacks, or why it has none.
+
+    Items that the service refuses by name are asked for no more. What came before an error stays there.
 
     Args:
         heard: called for each score that comes.
@@ -64,27 +68,53 @@ def add_scores(
 
     Raises:
         ServiceError: the call failed, or no score came for too long.
-        RunError: a score is missing or not finite, which is never a number.
     """
+    asked_for = [
+        preference_pb2.ScoreItem(id=str(place), prompt=proto_messages(prompt), answer=answer)
+        for place, (prompt, answer) in enumerate(items)
+    ]
+    scores |= {place: failure for place, item in enumerate(asked_for) if (failure := unsendable(item)) is not None}
     while missing := [place for place in range(len(items)) if place not in scores]:
         asked = missing[:_ITEMS_PER_CALL]
         request = preference_pb2.PreferenceServiceScoreRequest(
-            items=[
-                preference_pb2.ScoreItem(id=str(place), prompt=proto_messages(items[place][0]), answer=items[place][1])
-                for place in asked
-            ],
-            required_weight_version=version,
-            model=model,
+            items=[asked_for[place] for place in asked], required_weight_version=version, model=model
         )
-        with explained(service, address):
-            for response in unless_stalled(stub.Score(request), BATCH):
-                if not np.isfinite(response.score):
-                    raise RunError(
-                        f"the {service} service at {address} gave the score {response.score}, so that nothing can be "
-                        "learned from it. If it is the preference model's, look at preference_fit.json and lower "
-                        "preference_model.learning_rate"
-                    )
-                scores[int(response.item_id)] = response
-                heard()
-        if left := sum(place not in scores for place in asked):
-            raise RunError(f"the {service} service at {address} left out {left} of {len(asked)} scores; see its log")
+        try:
+            with explained(service, address):
+                for response in unless_stalled(stub.Score(request), BATCH):
+                    finite = math.isfinite(response.score)
+                    scores[int(response.item_id)] = response if finite else _not_finite(response)
+                    heard()
+        except ServiceError as error:
+            refused = _refused(error, asked)
+            if not refused:
+                raise
+            scores |= refused
+        else:
+            left_out = failed(types_pb2.FAILURE_KIND_MISSING, f"the {service} service at {address} left it out")
+            scores |= {place: left_out for place in asked if place not in scores}
+
+
+def in_order(scores: Scores) -> list[float | Failed]:
+    """The numbers, each at its place."""
+    found = (scores[place] for place in sorted(scores))
+    return [one if isinstance(one, Failed) else one.score for one in found]
+
+
+def _not_finite(response: preference_pb2.PreferenceServiceScoreResponse) -> Failed:
+    return failed(types_pb2.FAILURE_KIND_UNCLEAR, f"its score is {response.score}")
+
+
+def _refused(error: ServiceError, asked: Sequence[int]) -> dict[int, Failed]:
+    """The items that were refused, by place; none unless single items are all that is wrong with a request."""
+    if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+        return {}
+    found: dict[int, Failed] = {}
+    for one in error.violations:
+        item = re.match(r"items\[(\d+)\]", one.field)
+        if item is None or int(item[1]) >= len(asked):
+            return {}
+        kinds = types_pb2.FailureKind.DESCRIPTOR.values_by_name
+        kind = f"FAILURE_KIND_{one.reason}" if f"FAILURE_KIND_{one.reason}" in kinds else "FAILURE_KIND_REFUSED"
+        found[asked[int(item[1])]] = failed(types_pb2.FailureKind.Value(kind), one.description)
+    return found

@@ -4,17 +4,14 @@ from collections.abc import Sequence
 
 from charter.chat import ChatMessage
 from charter.spec.defaults import MAX_WAIT_SECONDS
+from charter.spec.facts import servers_sleep
 from charter.v1 import run_pb2
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.judge import JudgeClient
 from charter.worker.clients.policy import PolicyClient
 from charter.worker.clients.preference import PreferenceClient
 from charter.worker.clients.scoring import score_elsewhere
 from charter.worker.reporter import Reporter
-
-
-def servers_sleep(addresses: run_pb2.ServiceAddresses) -> bool:
-    """Whether the services free their GPU while the worker computes."""
-    return addresses.gpu_sharing in (run_pb2.GPU_SHARING_SERVERS_SLEEP, run_pb2.GPU_SHARING_TAKE_TURNS)
 
 
 class Services:
@@ -50,6 +47,6 @@ class Services:
 
     def score_elsewhere(
         self, address: str, model: str, items: Sequence[tuple[Sequence[ChatMessage], str]]
-    ) -> list[float]:
+    ) -> list[float | Failed]:
         """As the function of that name, waiting as for every service."""
         return score_elsewhere(address, model, items, self._reporter, self._max_wait_seconds)

@@ -105,7 +105,7 @@ class _Spread(Generic[T]):
         # Tokens, as estimated, that each replica has delivered.
         self._delivered: dict[Replica, int] = {}
         self._error: BaseException | None = None
-        # Since the last result; and what the last replica said that had too much to do.
+        # Since a replica last did more than refuse for having too much to do; and what the last one said that did so.
         self._patience = replicas.patience()
         self._overloaded = ""
 
@@ -133,7 +133,7 @@ class _Spread(Generic[T]):
             # All that are ready have asked not to be called yet.
             self._patience.check(self._overloaded)
             with self._replicas.changed:
-                self._replicas.changed.wait(max(0.0, min(1.0, *pauses)))
+                self._replicas.changed.wait(max(0.0, min([1.0, *pauses])))
 
     def cancel(self) -> None:
         """Break off what is still under way."""
@@ -273,6 +273,8 @@ class _Spread(Generic[T]):
             self._replicas.failed(replica, error)
         else:
             self._error = self._error or error
+        if reason != "overloaded":
+            self._patience.renew()
         metrics.REASSIGNED.labels(self._replicas.service, reason).inc(len(orphaned))
 
     def _count(self, times: list[int], orphaned: list[int], most: int, error: ServiceError) -> None:

@@ -19,8 +19,6 @@ from charter.worker.errors import RunError
 from charter.worker.preference.fit import Example
 from charter.worker.preference.mixing import with_share
 
-# With fewer labels than this share, the failures say more than the labels.
-_LEAST_LABELLED_SHARE = 0.5
 # Where no stored label says what is held out.
 _HELD_OUT_FRACTION = 0.2
 
@@ -80,14 +78,12 @@ def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evalu
     fit the model's context (``TOO_LONG``), and of the prompts whose keys are in ``evaluated`` (``EVALUATED``), on which
     the run is judged in the end.
 
-    Raises ``RunError`` when too few have a label.
+    Whether too many have no label is for the stage to say that had them judged (``failures.max_share``).
     """
     examples: list[Example] = []
     held_out: set[str] = set()
     left_out: Counter[str] = Counter()
-    stored = 0
     for comparison in comparisons:
-        stored += 1
         example = _example(model, comparison)
         if comparison.split == types_pb2.SPLIT_HELD_OUT:
             held_out.add(example.group)
@@ -95,10 +91,7 @@ def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evalu
             left_out[reason] += 1
         else:
             examples.append(example)
-    labels = Labels(examples, held_out, dict(left_out))
-    if left_out["INVALID"] + left_out["UNAVAILABLE"] > (1 - _LEAST_LABELLED_SHARE) * stored:
-        raise RunError(f"{labels.told()}, too few for a preference model: the judge's log says why labels failed")
-    return labels
+    return Labels(examples, held_out, dict(left_out))
 
 
 def divide_labels(

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from charter.runs.results import MixedLabels
+from charter.spec.facts import AI, HUMAN, IMPORTED, label_shares
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError, SpecError
 from charter.worker.preference.fit import Example
-
-AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 
 _ADVICE = {
     AI: "raise comparisons.pairs, or give prompts of it",
@@ -23,18 +22,11 @@ def shares(feedback: run_pb2.FeedbackSpec, dimension: str) -> dict[str, float]:
 
     Raises ``SpecError`` when no source has a share, or one is not a number of at least 0.
     """
-    chosen = feedback.by_dimension.get(dimension, feedback)
-    given = {AI: chosen.ai, HUMAN: chosen.human, IMPORTED: chosen.imported}
-    total = sum(given.values())
-    if not 0 < total < float("inf") or min(given.values()) < 0:
-        where = f"feedback.by_dimension.{dimension}" if chosen is not feedback else "feedback"
+    found = label_shares(feedback, dimension)
+    if not found:
+        where = f"feedback.by_dimension.{dimension}" if dimension in feedback.by_dimension else "feedback"
         raise SpecError(f"{where} must give at least one of ai, human and imported a share above 0, and none below")
-    return {source: share / total for source, share in given.items() if share > 0}
-
-
-def sources(feedback: run_pb2.FeedbackSpec) -> set[str]:
-    """Sources that have a share anywhere. Raises as ``shares``."""
-    return {source for dimension in ("", *feedback.by_dimension) for source in shares(feedback, dimension)}
+    return found
 
 
 def with_share(examples: Sequence[Example], feedback: run_pb2.FeedbackSpec) -> list[Example]:

@@ -1,10 +1,11 @@
 """Where PPO stands, and how a checkpoint keeps it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from charter.runs.results import LeftOut
 from charter.worker.reinforcement import overoptimisation
 from charter.worker.reinforcement.formulas import Moments
 from charter.worker.reinforcement.overoptimisation import Measurement
@@ -30,6 +31,8 @@ class Progress:
     controls: Controls
     # What the judge thought in the course of the run, oldest first.
     measured: tuple[Measurement, ...] = ()
+    # What was left out so far, by stage.
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
 
 
 def save_progress(
@@ -65,4 +68,6 @@ def unconsumed_batches(path: Path) -> dict[int, Batch]:
 def _progress(state: dict[str, Any]) -> Progress:
     kl_coefficient, scores = state.pop("controls")
     measured = tuple(Measurement(*one) for one in state.pop("measured"))
-    return Progress(**state, controls=Controls(kl_coefficient, Moments(*scores)), measured=measured)
+    left_out = {stage: LeftOut(**counted) for stage, counted in state.pop("left_out", {}).items()}
+    controls = Controls(kl_coefficient, Moments(*scores))
+    return Progress(**state, controls=controls, measured=measured, left_out=left_out)

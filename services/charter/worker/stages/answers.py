@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
+from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
 from charter.worker.context import Run
 from charter.worker.prompts import take
@@ -26,7 +27,7 @@ class HeldOutAnswer:
 
 def held_out_prompts(run: Run) -> list[TaskPrompt]:
     """The prompts of the evaluation, each once."""
-    return take(run.prompts.held_out, 0, min(run.spec.evaluation.prompts, len(run.prompts.held_out)), run.spec.seed)
+    return take(run.prompts.held_out, 0, evaluated_prompts(run.spec, len(run.prompts.held_out)), run.spec.seed)
 
 
 def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:

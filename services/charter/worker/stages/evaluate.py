@@ -1,5 +1,6 @@
 """Lets the judge compare the aligned policy with the one it started from, on held-out prompts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 
@@ -11,19 +12,22 @@ from charter.runs.results import Evaluation, EvaluationRow, write_result
 from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker.clients.failed import failure_of
 from charter.worker.clients.served import policy_serves, serve_policy
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.errors import RunError
+from charter.worker.failures import Failures, draws
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.answers import HeldOutAnswer, held_out_prompts, sample_held_out
 from charter.worker.training.models import LanguageModel, named_tensors
 
+# The stage of ``Failures``.
+EVALUATING = "evaluation"
 # Pairs in one call, so that progress shows.
 _BATCH = 16
 
 
 def evaluate(run: Run) -> None:
-    """Write ``evaluation.json`` once. Raises ``RunError`` when every judgement failed."""
+    """Write ``evaluation.json`` once, unless nothing could be judged in a run that was resumed nevertheless."""
     if (run.artifacts.folder / "evaluation.json").exists():
         return
     with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
@@ -36,11 +40,16 @@ def evaluate(run: Run) -> None:
         after = sample_held_out(run, "after", version)
         prompts = held_out_prompts(run)
         judgements: list[judge_pb2.Judgement] = []
+        failures = Failures(run, EVALUATING, len(prompts))
         for start in range(0, len(prompts), _BATCH):
             run.reporter.raise_if_stopped()
             rows = slice(start, start + _BATCH)
             judgements += _judge(run, prompts[rows], before[rows], after[rows], start)
-            run.reporter.report(len(judgements), len(prompts))
+            failures.add([failure_of(one) for one in judgements[start:]])
+            run.reporter.report(len(judgements), len(prompts), text=failures.so_far.in_words())
+        if failures.so_far.failures == len(prompts):
+            run.reporter.report(len(prompts), len(prompts), text="no held-out prompt could be judged: no evaluation")
+            return
         result = _evaluation(run, prompts, before, after, judgements)
         write_result(run.artifacts.folder, "evaluation", result)
         run.reporter.report(
@@ -67,7 +76,9 @@ def _judge(
         run.comparison_item(f"evaluation-{start + place}", prompt, new.text, old.text)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
     ]
-    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "evaluation")))
+    again = draws(run, EVALUATING, 0)
+    seed = derive_seed(run.spec.seed, "evaluation", *([again] if again else []))
+    judged = run.services.judge.compare(items, run.judging_options(seed))
     return [judged[item.id] for item in items]
 
 
@@ -79,13 +90,7 @@ def _evaluation(
     judgements: Sequence[judge_pb2.Judgement],
 ) -> Evaluation:
     probabilities = [one.probability_a if one.HasField("probability_a") else None for one in judgements]
-    failures: dict[str, int] = {}
-    for judgement, probability in zip(judgements, probabilities, strict=True):
-        if probability is None:
-            name = enum_name("outcome", judgement.outcome)
-            failures[name] = failures.get(name, 0) + 1
-    if all(probability is None for probability in probabilities):
-        raise RunError(f"the judge could not judge any of {len(prompts)} held-out prompts: {failures}. See its log")
+    failures = dict(Counter(one.kind for judgement in judgements if (one := failure_of(judgement)) is not None))
     rates = win_rate(probabilities, samples=run.spec.evaluation.bootstrap_samples, seed=run.spec.seed)
     return Evaluation(
         win_rate=rates.win_rate,

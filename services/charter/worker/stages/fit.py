@@ -11,6 +11,7 @@ from torch import Tensor
 
 from charter.inference.preference_model import Aggregation, PreferenceModel
 from charter.runs.results import Calibration, FitStep, PreferenceFit, write_result
+from charter.spec.facts import AI, HUMAN, IMPORTED, label_sources
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import preference_serves, serve_preference_model
@@ -18,7 +19,7 @@ from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
 from charter.worker.preference.examples import Divided, Labels, Reader, divide_labels, read_labels
 from charter.worker.preference.fit import Example, Measured
 from charter.worker.preference.fit_best import Best, calibration, fit_best
-from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, mix, sources
+from charter.worker.preference.mixing import mix
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
@@ -135,7 +136,7 @@ def correlation(scores: Sequence[float], lengths: Sequence[int]) -> float:
 
 def _labels(run: Run, policy_version: int) -> Iterator[types_pb2.Comparison]:
     """The judge's labels of this run's pairs up to ``policy_version``, and what the spec mixes in from the store."""
-    wanted = sources(run.spec.feedback)
+    wanted = label_sources(run.spec.feedback)
     if AI in wanted:
         for comparison in run.services.preference.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
             # A run that goes on from before a later refresh finds the pairs of that stored already.

@@ -4,20 +4,28 @@ from dataclasses import replace
 from pathlib import Path
 
 from charter.evaluation.judge.check import judge_check_of, without_fitted
-from charter.evaluation.judge.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.rpc.messages import proto_messages
 from charter.runs.results import write_result
+from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker.clients.failed import failure_of
 from charter.worker.context import Run
 from charter.worker.errors import RunError
+from charter.worker.failures import Failures
 from charter.worker.seeds import derive_seed, stable_fraction
 
+# The stage of ``Failures``.
+CHECKING = "checking the judge"
 # Pairs in one call, so that progress shows.
 _BATCH = 16
 
 
 def check_judge(run: Run) -> None:
-    """Write ``judge_check.json`` if the spec names labelled pairs. Raises ``RunError`` when no pair can be measured."""
+    """Write ``judge_check.json`` if the spec names labelled pairs.
+
+    It is not written when none could be judged in a run that was resumed nevertheless. Raises ``RunError`` when the
+    calibration was fitted on all of them.
+    """
     spec = run.spec.judge
     if not spec.labelled_pairs or (run.artifacts.folder / "judge_check.json").exists():
         return
@@ -30,16 +38,18 @@ def check_judge(run: Run) -> None:
         left_out = len(every) - len(unseen)
         pairs = _chosen(unseen, spec.labelled_pairs_limit)
         judgements: list[judge_pb2.Judgement] = []
+        failures = Failures(run, CHECKING, len(pairs))
         for start in range(0, len(pairs), _BATCH):
             run.reporter.raise_if_stopped()
             judgements += _judge(run, pairs[start : start + _BATCH], start)
-            run.reporter.report(len(judgements), len(pairs))
-        try:
-            result = judge_check_of(
-                pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
-            )
-        except ValueError as error:
-            raise RunError(f"{error}. See the judge's log") from error
+            failures.add([failure_of(one) for one in judgements[start:]])
+            run.reporter.report(len(judgements), len(pairs), text=failures.so_far.in_words())
+        if failures.so_far.failures == len(pairs):
+            run.reporter.report(len(pairs), len(pairs), text="no labelled pair could be judged: no check")
+            return
+        result = judge_check_of(
+            pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
+        )
         result = replace(result, failures=result.failures | dict(every.left_out))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(

@@ -4,36 +4,37 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from charter.held_out import held_out_of
-from charter.jsonl import append_line, recover_lines
+from charter.hashing import stable_number
+from charter.held_out import held_out_of, prompt_key
+from charter.jsonl import append_line
 from charter.outcomes import outcome_of
-from charter.rpc.messages import proto_messages
-from charter.storage.comparisons import enum_name, method_name
+from charter.rpc.messages import chat_messages, proto_messages
+from charter.rpc.validation import violations
+from charter.runs.results import LeftOut
+from charter.storage.comparisons import LABELLED, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
+from charter.worker.clients.failed import failure_of
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.errors import RunError
+from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts
 
+# Stages of ``Failures``.
+LABELLING, REFRESHING = "labelling", "refreshing"
+
+# Of a pair: its prompt's key and its answers.
+_Key = tuple[str, str, str]
+
 
 def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
-    """Judge and store each batch. Its request id is the same in every attempt, so that nothing is stored twice."""
-    total = sum(len(batch) for batch in batches)
-    finished = [json.loads(line) for line in recover_lines(run.artifacts.labels)]
-    if len(finished) < len(batches):
-        held_out = held_out_keys(run)
-        with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
-            for index in range(len(finished), len(batches)):
-                run.reporter.raise_if_stopped()
-                outcomes = store_labels(run, str(index), batches[index], held_out, STARTING_VERSION)
-                append_line(run.artifacts.labels, json.dumps(outcomes))
-                finished.append(outcomes)
-                done = sum((Counter(one) for one in finished), Counter())
-                run.reporter.report(done.total(), total, numbers={f"outcome_{name}": n for name, n in done.items()})
-    done = sum((Counter(one) for one in finished), Counter())
-    run.artifacts.count(**{f"labels_{name.lower()}": count for name, count in done.items()})
+    """Judge and store each pair that the store holds no label of."""
+    labelling = Labelling(run, LABELLING, sum(len(batch) for batch in batches), STARTING_VERSION)
+    with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
+        for index, batch in enumerate(batches):
+            labelling.label(str(index), batch)
+    run.artifacts.count(**{f"labels_{name.lower()}": count for name, count in labelling.outcomes.items()})
 
 
 def held_out_keys(run: Run) -> set[str]:
@@ -57,60 +58,104 @@ def held_out_keys(run: Run) -> set[str]:
     return held_out
 
 
-def store_labels(run: Run, name: str, pairs: Sequence[Pair], held_out: set[str], version: int) -> dict[str, int]:
-    """Have pairs judged and stored, and count them by outcome.
+class Labelling:
+    """The labels of some pairs, each asked for until the store has it.
+
+    A pair whose judge could not be reached is not stored, and asked about again by the next attempt. So are those that
+    the judge could not judge, where they have stopped the run.
 
     Args:
-        name: of these pairs in this run; what is stored under it already stays as it is.
-        pairs: written by the policy's weights ``version``.
-        held_out: keys of the prompts whose comparisons are held out.
+        run: of the pairs.
+        stage: of ``Failures``.
+        pairs: how many there are.
+        version: the policy's weights that wrote them.
     """
-    if not pairs:
-        return {}
-    items = [
-        run.comparison_item(f"pair-{name}-{place}", pair.prompt, pair.answer_a.text, pair.answer_b.text)
-        for place, pair in enumerate(pairs)
-    ]
-    judged = run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "labels")))
-    if all(one.outcome == types_pb2.OUTCOME_UNAVAILABLE for one in judged.values()):
-        # An outage, not a property of these pairs: nothing is stored, so that a resumed run asks about them again.
-        reason = next(principle.failure for one in judged.values() for principle in one.principles)
-        raise RunError(f"the judge's model cannot be reached: {reason}. Resume the run when it can")
-    comparisons = [
-        _comparison(run, pair, judged[item.id], pair.prompt.key in held_out, version)
-        for pair, item in zip(pairs, items, strict=True)
-    ]
-    run.services.preference.add_comparisons(f"{run.id}-labels-{name}", comparisons)
-    outcomes = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
-    for name, count in outcomes.items():
-        metrics.PAIRS.labels(run.id, name.lower()).inc(count)
-    return dict(outcomes)
 
+    def __init__(self, run: Run, stage: str, pairs: int, version: int) -> None:
+        self._run, self._version, self._pairs = run, version, pairs
+        self._again = draws(run, stage, 0)
+        self._held_out = held_out_keys(run)
+        # Of what the store holds, by name.
+        self.outcomes: Counter[str] = Counter()
+        self._stored: Counter[_Key] = Counter()
+        for comparison in run.services.preference.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
+            answers = comparison.answer_a, comparison.answer_b
+            if answers[0].weight_version == version and (not self._again or comparison.outcome in LABELLED):
+                messages = chat_messages(comparison.prompt)
+                self._stored[prompt_key(messages), answers[0].text, answers[1].text] += 1
+                self.outcomes[enum_name("outcome", comparison.outcome)] += 1
+        failed = self.outcomes.total() - sum(self.outcomes[enum_name("outcome", one)] for one in LABELLED)
+        earlier = LeftOut(self.outcomes.total(), {"other": failed} if failed else {})
+        self._failures = Failures(run, stage, pairs, earlier)
 
-def _comparison(
-    run: Run, pair: Pair, judgement: judge_pb2.Judgement, held_out: bool, version: int
-) -> types_pb2.Comparison:
-    comparison = types_pb2.Comparison(
-        prompt=proto_messages(pair.prompt.messages),
-        answer_a=_written(run, pair.answer_a, version),
-        answer_b=_written(run, pair.answer_b, version),
-        source=types_pb2.LABEL_SOURCE_AI,
-        labeller=judgement.model,
-        outcome=judgement.outcome,
-        judgements=judgement.principles,
-        method=method_name(judgement),
-        constitution_digest=judgement.constitution_digest,
-        run_id=run.id,
-        split=types_pb2.SPLIT_HELD_OUT if held_out else types_pb2.SPLIT_TRAIN,
-        dimension=pair.prompt.dimension,
-    )
-    if judgement.HasField("probability_a"):
-        comparison.probability_a = judgement.probability_a
-        comparison.outcome = outcome_of(judgement.probability_a)
-    return comparison
+    def label(self, name: str, pairs: Sequence[Pair]) -> None:
+        """Have those pairs judged and stored that are not, and report it; ``name`` is theirs in this run.
 
+        Raises as ``Failures.add``, and ``Cancelled``.
+        """
+        run = self._run
+        run.reporter.raise_if_stopped()
+        waiting = {f"pair-{name}-{place}": pair for place, pair in enumerate(pairs) if not self._take(pair)}
+        if not waiting:
+            return
+        items = [
+            run.comparison_item(item, pair.prompt, pair.answer_a.text, pair.answer_b.text)
+            for item, pair in waiting.items()
+        ]
+        seed = derive_seed(run.spec.seed, "labels", *([self._again] if self._again else []))
+        judged = run.services.judge.compare(items, run.judging_options(seed))
+        comparisons = [
+            comparison
+            for item, pair in waiting.items()
+            if judged[item].outcome != types_pb2.OUTCOME_UNAVAILABLE
+            and not violations(comparison := self._comparison(pair, judged[item]))
+        ]
+        if comparisons:
+            # Another one where other pairs of the batch are stored.
+            request = stable_number(str(self._again), *sorted(waiting))
+            run.services.preference.add_comparisons(f"{run.id}-labels-{name}-{request:016x}", comparisons)
+        stored = Counter(enum_name("outcome", comparison.outcome) for comparison in comparisons)
+        append_line(run.artifacts.labels, json.dumps(stored))
+        for outcome, count in stored.items():
+            metrics.PAIRS.labels(run.id, outcome.lower()).inc(count)
+        self.outcomes += stored
+        self._failures.add([failure_of(judged[item]) for item in waiting])
+        so_far = self._failures.so_far
+        numbers = {f"outcome_{outcome}": count for outcome, count in self.outcomes.items()}
+        numbers |= {f"{metrics.BY_KIND}{kind}": count for kind, count in so_far.kinds.items()}
+        run.reporter.report(so_far.items, self._pairs, numbers=numbers, text=so_far.in_words())
 
-def _written(run: Run, answer: Written, version: int) -> types_pb2.Answer:
-    return types_pb2.Answer(
-        text=answer.text, model=run.spec.policy.model, weight_version=version, cut_off=answer.cut_off
-    )
+    def _take(self, pair: Pair) -> bool:
+        """Whether the store holds this pair, once for each time that it is asked about."""
+        key = prompt_key(pair.prompt.messages), pair.answer_a.text, pair.answer_b.text
+        held = self._stored[key] > 0
+        self._stored[key] -= held
+        return held
+
+    def _comparison(self, pair: Pair, judgement: judge_pb2.Judgement) -> types_pb2.Comparison:
+        comparison = types_pb2.Comparison(
+            prompt=proto_messages(pair.prompt.messages),
+            answer_a=self._written(pair.answer_a),
+            answer_b=self._written(pair.answer_b),
+            source=types_pb2.LABEL_SOURCE_AI,
+            labeller=judgement.model,
+            outcome=judgement.outcome,
+            judgements=judgement.principles,
+            method=method_name(judgement),
+            constitution_digest=judgement.constitution_digest,
+            run_id=self._run.id,
+            split=types_pb2.SPLIT_HELD_OUT if pair.prompt.key in self._held_out else types_pb2.SPLIT_TRAIN,
+            dimension=pair.prompt.dimension,
+        )
+        if judgement.HasField("probability_a"):
+            comparison.probability_a = judgement.probability_a
+            comparison.outcome = outcome_of(judgement.probability_a)
+        return comparison
+
+    def _written(self, answer: Written) -> types_pb2.Answer:
+        return types_pb2.Answer(
+            text=answer.text,
+            model=self._run.spec.policy.model,
+            weight_version=self._version,
+            cut_off=answer.cut_off,
+        )

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,27 +14,29 @@ from transformers import AutoTokenizer
 from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
+from charter.runs.results import LeftOut
 from charter.runs.samples import extremes, step_to_line
+from charter.spec.facts import has_own_critic, servers_sleep
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker import metrics
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
-from charter.worker.clients.services import servers_sleep
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.errors import Cancelled
+from charter.worker.errors import Cancelled, TooManyFailuresError
+from charter.worker.failures import Failures
 from charter.worker.reinforcement.agreement import probe_policy
-from charter.worker.reinforcement.algorithms import has_own_critic
 from charter.worker.reinforcement.overoptimisation import best, parted
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling import rollouts
-from charter.worker.reinforcement.sampling.ahead import Ahead, prompts_of, rollouts_seed, sampling_ahead
+from charter.worker.reinforcement.sampling.ahead import TRAINING, Ahead, prompts_of, rollouts_seed, sampling_ahead
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.refresh import preference_version, refresh_preference_model
-from charter.worker.stages.watch import due, measure
+from charter.worker.stages.watch import WATCHING, due, measure, measurements
 from charter.worker.training import checkpoint, ranks
 from charter.worker.training.batches import Episodes
 from charter.worker.training.lora import add_lora, merged_tensors
@@ -56,6 +59,7 @@ def run_ppo(run: Run) -> None:
 
 def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) -> Progress:
     saved = progress.step
+    left_out = _LeftOut.of(run, learner, progress)
     while progress.step < run.spec.ppo.steps and not _parted(run, progress):
         with working_on(step=str(progress.step + 1)), ahead.traced_step(progress.step):
             try:
@@ -63,13 +67,13 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
                 clock = _Clock(run)
                 # Begun already, but in an attempt's first step and where the services sleep.
                 ahead.admit(progress)
-                scored = _rollout(run, ahead, progress, clock)
-            except Cancelled:
+                scored = _rollout(run, learner, ahead, progress, left_out.training, clock)
+            except (Cancelled, TooManyFailuresError):
                 # Nothing was updated: what was sampled for the step is kept for a resume.
                 if saved != progress.step:
                     _save(run, progress, ahead)
                 raise
-            progress = _learn(run, learner, ahead, progress, scored, clock)
+            progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
         last = progress.step == run.spec.ppo.steps
         if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
             _save(run, progress, ahead)
@@ -141,18 +145,45 @@ def _resume(run: Run, learner: Learner) -> tuple[Progress, dict[int, Batch]]:
     return progress, sampled
 
 
+class _LeftOut(NamedTuple):
+    """What the steps leave out, and what the judge's opinion on the way does."""
+
+    training: Failures
+    watching: Failures
+
+    @classmethod
+    def of(cls, run: Run, learner: Learner, progress: Progress) -> "_LeftOut":
+        """Go on counting from what a checkpoint says."""
+        spec, earlier = run.spec, progress.left_out
+        items = spec.ppo.steps * spec.ppo.episodes_per_step // learner.algorithm.together
+        watched = measurements(spec) * spec.evaluation.watched_prompts
+        return cls(
+            Failures(run, TRAINING, items, earlier.get(TRAINING)),
+            Failures(run, WATCHING, watched, earlier.get(WATCHING)),
+        )
+
+    def so_far(self) -> dict[str, LeftOut]:
+        """As a checkpoint keeps it."""
+        return {TRAINING: self.training.so_far, WATCHING: self.watching.so_far}
+
+
 @dataclass(frozen=True, slots=True)
 class _Scored:
     """What a step learns from."""
 
     prompts: list[TaskPrompt]
-    batch: Batch
+    # Seconds that it took to sample its answers.
+    sampling_seconds: float
+    answers: rollouts.Scored
     episodes: Episodes
+    left_out: LeftOut
     # Of the preference model that scored them.
     preference_version: int
 
 
-def _rollout(run: Run, ahead: Ahead, progress: Progress, clock: "_Clock") -> _Scored:
+def _rollout(
+    run: Run, learner: Learner, ahead: Ahead, progress: Progress, failures: Failures, clock: "_Clock"
+) -> _Scored:
     """Wait for the step's answers and have them scored."""
     _announce(run, progress, "sampling")
     batch = ahead.take(progress.step)
@@ -161,7 +192,7 @@ def _rollout(run: Run, ahead: Ahead, progress: Progress, clock: "_Clock") -> _Sc
     prompts = prompts_of(run, progress, progress.step)
     preference = preference_version(run, progress.step)
     with traced("score"):
-        episodes = rollouts.score(
+        scored = rollouts.score(
             run,
             prompts,
             batch.groups,
@@ -171,11 +202,24 @@ def _rollout(run: Run, ahead: Ahead, progress: Progress, clock: "_Clock") -> _Sc
         )
     check_served(run, preference)
     clock.lap("scoring_seconds")
+    # With online DPO both answers of a pair fail together.
+    results = scored.scores[:: learner.algorithm.together]
+    left_out = failures.add(results, progress.step)
+    if scored.episodes is None:
+        failures.stop_without([one for one in results if isinstance(one, Failed)], progress.step)
     _announce(run, progress, "updating")
-    return _Scored(prompts, batch, episodes, preference)
+    return _Scored(prompts, batch.seconds, scored, scored.episodes, left_out, preference)
 
 
-def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored: _Scored, clock: "_Clock") -> Progress:
+def _learn(
+    run: Run,
+    learner: Learner,
+    ahead: Ahead,
+    progress: Progress,
+    scored: _Scored,
+    left_out: _LeftOut,
+    clock: "_Clock",
+) -> Progress:
     """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
     spec, episodes = run.spec.ppo, scored.episodes
     with traced("update"), gpu_turn(run, learner):
@@ -196,38 +240,34 @@ def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored:
         weight_version=version,
         controls=controls,
         measured=progress.measured,
+        left_out=left_out.so_far(),
     )
     if not servers_sleep(run.spec.services):
         ahead.admit(done)
     if due(run, done.step):
         run.reporter.report(progress.step, spec.steps, text="the judge compares")
-        found = measure(run, learner, done.step, version, scored.preference_version, done.measured)
-        done = replace(done, measured=(*done.measured, found))
-        numbers |= {"held_out_judge": found.judge, "held_out_kl": found.kl}
-        if found.score is not None:
-            numbers["held_out_score"] = found.score
+        found = measure(run, learner, done.step, version, scored.preference_version, done.measured, left_out.watching)
+        done = replace(done, left_out=left_out.so_far())
+        if found is not None:
+            done = replace(done, measured=(*done.measured, found))
+            numbers |= {"held_out_judge": found.judge, "held_out_kl": found.kl}
+            if found.score is not None:
+                numbers["held_out_score"] = found.score
     clock.lap("watching_seconds")
 
-    kept = extremes(
-        rollouts.samples_of(
-            run,
-            done.step,
-            scored.prompts,
-            scored.batch.groups,
-            episodes,
-            preference_version=scored.preference_version,
-        )
-    )
+    kept = extremes(rollouts.samples_of(run, done.step, scored.answers, preference_version=scored.preference_version))
     append_line(run.artifacts.samples, step_to_line(kept))
     tokens = sum(len(answer) for answer in episodes.answers)
     # Its exemplar leads from the step on the dashboard to its trace.
     metrics.STEPS.labels(run.id).inc(exemplar=exemplar())
     metrics.EPISODES.labels(run.id).inc(len(episodes.answers))
     metrics.TOKENS.labels(run.id).inc(tokens)
-    numbers |= rollouts.scores_by_dimension(run, scored.prompts, scored.batch.groups, episodes)
+    numbers |= rollouts.scores_by_dimension(run, scored.answers)
+    numbers |= {f"{metrics.BY_KIND}{kind}": count for kind, count in scored.left_out.kinds.items()}
+    numbers["left_out_share"] = scored.left_out.failures / scored.left_out.items
     seconds = sum(clock.laps.values())
     numbers |= clock.laps | {
-        "sampling_seconds": scored.batch.seconds,
+        "sampling_seconds": scored.sampling_seconds,
         "step_seconds": seconds,
         "worker_idle_share": 1 - clock.laps["update_seconds"] / seconds,
         "policy_idle_share": 1 - clock.policy_busy / seconds,
@@ -235,7 +275,7 @@ def _learn(run: Run, learner: Learner, ahead: Ahead, progress: Progress, scored:
         "episodes_per_second": len(episodes.answers) / seconds,
         "weight_version": float(version),
     }
-    run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers)
+    run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers, text=scored.left_out.in_words())
     return done
 
 

@@ -12,7 +12,7 @@ from charter.worker.context import PREFERENCE_VERSION, Run
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.fit import fit_preference_model, is_fitted, model_folder
-from charter.worker.stages.label import held_out_keys, store_labels
+from charter.worker.stages.label import REFRESHING, Labelling
 from charter.worker.stages.sample_pairs import BATCH, Pair, judged_prompts, sample_two
 
 
@@ -48,20 +48,16 @@ def _refreshes(run: Run, step: int) -> int:
 
 
 def _label(run: Run, refreshes: int, policy_version: int) -> None:
-    spec, held_out = run.spec.comparisons, held_out_keys(run)
+    spec = run.spec.comparisons
     prompts = take(
         judged_prompts(run), spec.pairs + (refreshes - 1) * spec.refresh_pairs, spec.refresh_pairs, run.spec.seed
     )
+    labelling = Labelling(run, REFRESHING, len(prompts), policy_version)
+    run.reporter.report(0, len(prompts), text=f"labels for refresh {refreshes} of the preference model")
     with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
         for start in range(0, len(prompts), BATCH):
             run.reporter.raise_if_stopped()
             batch, name = prompts[start : start + BATCH], f"refresh-{refreshes}-{start}"
             answers = sample_two(run, batch, policy_version, derive_seed(run.spec.seed, name))
             pairs = [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a.text != b.text]
-            outcomes = store_labels(run, name, pairs, held_out, policy_version)
-            run.reporter.report(
-                start + len(batch),
-                len(prompts),
-                numbers={f"outcome_{name}": count for name, count in outcomes.items()},
-                text=f"labels for refresh {refreshes} of the preference model",
-            )
+            labelling.label(name, pairs)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.jsonl import append_line, recover_lines
+from charter.spec.facts import AI, label_shares, label_sources
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
-from charter.worker.preference.mixing import AI, shares, sources
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
@@ -40,7 +40,7 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
     Raises ``RunError`` when a preference model could not be fitted to them, whatever the judge will say.
     """
     prompts = pair_prompts(run)
-    if sources(run.spec.feedback) == {AI} and len({prompt.key for prompt in prompts}) < 2:
+    if label_sources(run.spec.feedback) == {AI} and len({prompt.key for prompt in prompts}) < 2:
         enough = len(judged_prompts(run)) > 1
         advice = "raise comparisons.pairs to 2 or more" if enough else "give prompts.train a second, different one"
         raise RunError(
@@ -77,7 +77,7 @@ def pair_prompts(run: Run) -> list[TaskPrompt]:
 
 def judged_prompts(run: Run) -> list[TaskPrompt]:
     """The training prompts of the dimensions in which the judge's labels have a share."""
-    return [prompt for prompt in run.prompts.train if AI in shares(run.spec.feedback, prompt.dimension)]
+    return [prompt for prompt in run.prompts.train if AI in label_shares(run.spec.feedback, prompt.dimension)]
 
 
 def sample_two(run: Run, prompts: Sequence[TaskPrompt], version: int, seed: int) -> list[list[Written]]:

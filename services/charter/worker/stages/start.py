@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,101 +11,37 @@ import torch
 from charter.atomic_files import write_text
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
-from charter.spec.facts import needs_preference_model
+from charter.spec import checks
+from charter.spec.facts import HUMAN, IMPORTED, evaluated_prompts, label_sources, needs_preference_model, servers_sleep
 from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker.clients.services import Services, servers_sleep
+from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
-from charter.worker.preference.mixing import AI, HUMAN, IMPORTED, sources
 from charter.worker.prompts import PromptSets, load_prompt_sets
-from charter.worker.reinforcement.algorithms import ALGORITHMS
 from charter.worker.training import ranks
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:
-    """Raise ``SpecError`` for numbers that do not go together."""
-    ppo = spec.ppo
-    name = run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
-    group, together = ppo.samples_per_prompt, ALGORITHMS[ppo.algorithm].together
-    if ppo.episodes_per_step % group:
-        raise SpecError(
-            f"ppo.episodes_per_step is {ppo.episodes_per_step}, not a multiple of ppo.samples_per_prompt, {group}"
-        )
-    if ppo.minibatches * together > ppo.episodes_per_step:
-        raise SpecError(
-            f"ppo.minibatches is {ppo.minibatches}, too many for ppo.episodes_per_step, {ppo.episodes_per_step}"
-        )
-    if ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO and group != 2:
-        raise SpecError(f"ppo.samples_per_prompt is {group}, but online_dpo learns from pairs: leave it out")
-    if ppo.algorithm in (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO) and group < 2:
-        raise SpecError(f"ppo.samples_per_prompt is 1, but {name} compares the answers to a prompt: set 2 or more")
-    reward = spec.reward
-    if ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO and not (
-        reward.preference_weight or reward.judge_weight or reward.service_weight
-    ):
-        raise SpecError("every weight in reward is 0, so that nothing is learned: set one of them")
-    if bool(reward.service) != (reward.service_weight > 0):
-        raise SpecError("reward.service and reward.service_weight belong together: set both or none")
-    if reward.service_model and not reward.service:
-        raise SpecError("reward.service_model names a model of reward.service, which is not set")
-    if spec.comparisons.HasField("refresh_every_steps") and not needs_preference_model(spec):
-        raise SpecError("comparisons.refresh_every_steps refreshes the preference model, and this run has none")
-    if spec.preference_model.separate_members and spec.preference_model.members < 2:
-        raise SpecError(
-            "preference_model.separate_members needs an ensemble: set preference_model.members to 2 or more"
-        )
-    label_sources = sources(spec.feedback)
-    if spec.comparisons.HasField("refresh_every_steps") and AI not in label_sources:
-        raise SpecError("comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share")
-    if spec.evaluation.HasField("patience") and not spec.evaluation.HasField("every_steps"):
-        raise SpecError("evaluation.patience counts the comparisons of evaluation.every_steps: set that too")
-    if len(spec.services.policy) != len(spec.services.policy_control):
-        raise SpecError("services.policy and services.policy_control must name the same replicas, in the same order")
-    if servers_sleep(spec.services) and (len(spec.services.policy) > 1 or spec.services.judge_replicas):
-        raise SpecError(
-            "services.gpu_sharing is for one GPU, on which there is one policy and one judge: name one of each"
-        )
+    """Raise ``SpecError`` with every mistake of a filled spec, and what this machine cannot do."""
+    found = [str(problem) for problem in checks.problems(spec)]
     if servers_sleep(spec.services) and ranks.size() > 1:
-        raise SpecError(
+        found.append(
             f"services.gpu_sharing is for one GPU, and the worker was started as {ranks.size()} processes: leave it out"
         )
-    if spec.ppo.shared_trunk:
-        _check_shared_trunk(ppo, name)
     if spec.services.weights_nccl:
-        _check_nccl(spec)
+        found += _nccl_problems()
+    if found:
+        raise SpecError("\n".join(found))
 
 
-def _check_shared_trunk(ppo: run_pb2.PpoSpec, algorithm: str) -> None:
-    if not ALGORITHMS[ppo.algorithm].needs_critic:
-        raise SpecError(
-            f"ppo.shared_trunk makes the critic a head of the policy, and {algorithm} has no critic: leave it out"
-        )
-    if ppo.critic_warmup_steps:
-        raise SpecError(
-            "in the steps of ppo.critic_warmup_steps only the critic learns, and with ppo.shared_trunk it is a part of "
-            "the policy: leave one out"
-        )
-
-
-def _check_nccl(spec: run_pb2.RunSpec) -> None:
-    if spec.ppo.HasField("lora_rank"):
-        raise SpecError(
-            "services.weights_nccl sends whole weights, and with ppo.lora_rank only adapters travel: leave one out"
-        )
-    if servers_sleep(spec.services):
-        raise SpecError(
-            "services.weights_nccl is for worker and policy on GPUs of their own, services.gpu_sharing for one GPU: "
-            "leave one out"
-        )
+def _nccl_problems() -> Iterator[str]:
     without = "Leave it out, and weights travel over gRPC or by services.weights_folder"
     if not torch.cuda.is_available():
-        raise SpecError(
-            f"services.weights_nccl sends weights from the worker's GPU, and the worker sees none. {without}"
-        )
-    if find_spec("vllm") is None:
-        raise SpecError(
+        yield f"services.weights_nccl sends weights from the worker's GPU, and the worker sees none. {without}"
+    elif find_spec("vllm") is None:
+        yield (
             "services.weights_nccl sends weights by vLLM's own code: install vllm where the worker runs (the image of "
             f"the model servers has it). {without}"
         )
@@ -114,11 +51,12 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
     """Read the prompt files and count what they hold. Raises ``SpecError`` for wrong files."""
     tokenizer = ChatTokenizer.load(spec.policy.model)
     prompts = load_prompt_sets(spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens)
-    watch = spec.evaluation
-    if watch.HasField("every_steps") and watch.prompts + watch.watched_prompts > len(prompts.held_out):
+    watch, final = spec.evaluation, evaluated_prompts(spec, len(prompts.held_out))
+    if watch.HasField("every_steps") and final + watch.watched_prompts > len(prompts.held_out):
         raise SpecError(
-            f"evaluation.every_steps needs evaluation.prompts + evaluation.watched_prompts, {watch.prompts} + "
-            f"{watch.watched_prompts}, held-out prompts, and there are {len(prompts.held_out)}: lower one, or add some"
+            f"evaluation.every_steps needs evaluation.prompts + evaluation.watched_prompts, {final} + "
+            f"{watch.watched_prompts}, held-out prompts that fit, and there are {len(prompts.held_out)}: lower one, or "
+            "add some"
         )
     artifacts.count(
         prompts_train=len(prompts.train), prompts_held_out=len(prompts.held_out), prompts_too_long=prompts.too_long
@@ -151,11 +89,13 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     if spec.services.weights_nccl:
         services.policy.check_nccl()
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
-    for info in (*(info for _, info in policies), preference):
-        if needed > info.max_context_tokens:
+    # The preference model reads EOS behind an answer that the limit cut off, too.
+    for info, eos in (*((info, 0) for _, info in policies), (preference, 1)):
+        if needed + eos > info.max_context_tokens:
+            behind = " + 1 for EOS" if eos else ""
             raise RunError(
-                f"prompts.max_prompt_tokens + sampling.max_new_tokens is {needed}, the context of {info.model} holds "
-                f"{info.max_context_tokens} tokens: lower one of them"
+                f"prompts.max_prompt_tokens + sampling.max_new_tokens{behind} is {needed + eos}, the context of "
+                f"{info.model} holds {info.max_context_tokens} tokens: lower one of them"
             )
     constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
@@ -192,10 +132,16 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
     """What the spec mixes in must be there before the run begins. Raises ``RunError``."""
     if not needs_preference_model(spec):
         return
+    sources = label_sources(spec.feedback)
     wanted = [
-        (HUMAN in sources(spec.feedback), types_pb2.LABEL_SOURCE_HUMAN, "feedback", "`charter feedback` collects them"),
         (
-            IMPORTED in sources(spec.feedback) or spec.preference_model.warm_start_epochs > 0,
+            HUMAN in sources,
+            types_pb2.LABEL_SOURCE_HUMAN,
+            "feedback",
+            "`charter feedback` collects them",
+        ),
+        (
+            IMPORTED in sources or spec.preference_model.warm_start_epochs > 0,
             types_pb2.LABEL_SOURCE_IMPORTED,
             "feedback or preference_model.warm_start_epochs",
             "`charter preferences import` adds them",
@@ -219,5 +165,7 @@ def _same_constitution(spec: run_pb2.RunSpec, served: judge_pb2.Constitution, ar
                 f"not the file {spec.judge.constitution}: restart the judge with that file"
             )
     earlier = artifacts.record["constitution_digest"]
-    if earlier and earlier != served.digest:
+    # Before anything was judged, the spec may have been corrected.
+    judged = artifacts.labels.exists() or (artifacts.folder / "judge_check.json").exists()
+    if judged and earlier and earlier != served.digest:
         raise RunError("the judge's constitution has changed since this run began: start a new run for the new one")

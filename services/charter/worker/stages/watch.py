@@ -8,11 +8,13 @@ from statistics import mean
 import torch
 
 from charter.atomic_files import write_json
+from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.context import STARTING_VERSION, Run
-from charter.worker.errors import RunError
+from charter.worker.failures import Failures
 from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.overoptimisation import Measurement, best
@@ -22,13 +24,15 @@ from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.answers import sample_answers
 
+# The stage of ``Failures``.
+WATCHING = "watching"
 _NAME = "watched"
 
 
 def watched_prompts(run: Run) -> list[TaskPrompt]:
     """Held-out prompts behind those of the final comparison: going back to the best step must not flatter it."""
-    spec = run.spec.evaluation
-    return take(run.prompts.held_out, spec.prompts, spec.watched_prompts, run.spec.seed)
+    held_out, count = run.prompts.held_out, run.spec.evaluation.watched_prompts
+    return take(held_out, evaluated_prompts(run.spec, len(held_out)), count, run.spec.seed)
 
 
 def sample_watched(run: Run) -> None:
@@ -43,12 +47,23 @@ def due(run: Run, step: int) -> bool:
     return spec.HasField("every_steps") and step % spec.every_steps == 0
 
 
-def measure(
-    run: Run, learner: Learner, step: int, version: int, preference_version: int, earlier: Sequence[Measurement]
-) -> Measurement:
-    """Measure the policy that is served as ``version``, after ``step`` steps; ``earlier`` is what was measured before.
+def measurements(spec: run_pb2.RunSpec) -> int:
+    """How often the policy is measured in the whole run."""
+    return spec.ppo.steps // spec.evaluation.every_steps if spec.evaluation.HasField("every_steps") else 0
 
-    Raises ``RunError`` when the judge cannot compare any pair, and as ``rewards.score``.
+
+def measure(
+    run: Run,
+    learner: Learner,
+    step: int,
+    version: int,
+    preference_version: int,
+    earlier: Sequence[Measurement],
+    failures: Failures,
+) -> Measurement | None:
+    """Measure the policy that is served as ``version``, after ``step`` steps; None when no pair could be judged.
+
+    ``earlier`` is what was measured before. Raises as ``rewards.score`` and ``failures.add``.
     """
     prompts = watched_prompts(run)
     before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
@@ -66,18 +81,23 @@ def measure(
     if run.spec.ppo.algorithm != run_pb2.ALGORITHM_ONLINE_DPO:
         score = _score(run, texts, preference_version)
         best_score = _score_of_best(run, earlier, preference_version)
+    preferred = _judged(run, prompts, before, texts)
+    failures.add(preferred)
+    if not (decided := [one for one in preferred if not isinstance(one, Failed)]):
+        return None
     episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
         old = run.leader.together(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
-    judge = _judged(run, prompts, before, texts)
-    return Measurement(step, judge, score, float(torch.mean(kl)), preference_version, best_score)
+    return Measurement(step, mean(decided), score, float(torch.mean(kl)), preference_version, best_score)
 
 
-def _score(run: Run, texts: Sequence[str], preference_version: int) -> float:
-    """Mean score of answers to the watched prompts."""
+def _score(run: Run, texts: Sequence[str], preference_version: int) -> float | None:
+    """Mean score of answers to the watched prompts; None when none of them has one."""
     seed = derive_seed(run.spec.seed, "watched")
-    return mean(rewards.score(run, watched_prompts(run), texts, seed, preference_version))
+    scores = rewards.score(run, watched_prompts(run), texts, seed, preference_version)
+    known = [one for one in scores if not isinstance(one, Failed)]
+    return mean(known) if known else None
 
 
 def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version: int) -> float | None:
@@ -95,8 +115,10 @@ def _texts_file(run: Run, step: int) -> Path:
     return run.artifacts.answers(f"{_NAME}-{step}")
 
 
-def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]) -> float:
-    """Mean P(the new answer is better); answers that are equal are even."""
+def _judged(
+    run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], after: Sequence[str]
+) -> list[float | Failed]:
+    """P(the new answer is better) of each prompt, or why it could not be judged; answers that are equal are even."""
     items = [
         run.comparison_item(f"watched-{place}", prompt, new, old)
         for place, (prompt, old, new) in enumerate(zip(prompts, before, after, strict=True))
@@ -105,7 +127,5 @@ def _judged(run: Run, prompts: Sequence[TaskPrompt], before: Sequence[str], afte
     judged = (
         run.services.judge.compare(items, run.judging_options(derive_seed(run.spec.seed, "watched"))) if items else {}
     )
-    known = [one.probability_a for one in judged.values() if one.HasField("probability_a")]
-    if items and not known:
-        raise RunError(f"the judge could not compare any of {len(items)} watched pairs; see its log")
-    return mean(known + [0.5] * (len(prompts) - len(items)))
+    found: list[float | Failed] = [failure_of(one) or one.probability_a for one in judged.values()]
+    return found + [0.5] * (len(prompts) - len(items))

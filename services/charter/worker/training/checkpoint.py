@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from charter.atomic_files import replacing
+from charter.runs.artifacts import COMPLETE
 from charter.worker.errors import RunError
 from charter.worker.training import ranks
 from charter.worker.training.models import named_tensors
@@ -37,7 +38,6 @@ from charter.worker.training.trainable import Trainable
 
 logger = logging.getLogger("charter.worker")
 
-_COMPLETE = "COMPLETE"
 _STATE = "state.json"
 _TORCH_RNG = "torch_rng.safetensors"
 
@@ -117,7 +117,7 @@ def _finish(
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _sync(final.parent)
-        with replacing(final / _COMPLETE, durable=True) as marker:
+        with replacing(final / COMPLETE, durable=True) as marker:
             marker.write_text(json.dumps(digests, indent=2))
         _sync(final)
 
@@ -136,7 +136,7 @@ def _prune(folder: Path, keep: int, keep_step: int | None) -> None:
         if old == kept:
             continue
         # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
-        (old / _COMPLETE).unlink()
+        (old / COMPLETE).unlink()
         shutil.rmtree(old)
 
 
@@ -147,13 +147,13 @@ def folder_of(folder: Path, step: int) -> Path:
 
 def complete(folder: Path) -> list[Path]:
     """Checkpoints that are marked complete, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / _COMPLETE).is_file())
+    return sorted(path for path in folder.glob("step-*") if (path / COMPLETE).is_file())
 
 
 def clean(folder: Path) -> None:
     """Delete what attempts that died have left half-written."""
     for path in [*folder.glob(".step-*.tmp"), *folder.glob("step-*")]:
-        if not (path / _COMPLETE).is_file():
+        if not (path / COMPLETE).is_file():
             logger.warning("deleting a half-written checkpoint", extra={"path": str(path)})
             shutil.rmtree(path)
 
@@ -164,8 +164,8 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Damaged ones are named in the log and left.
     """
     for path in reversed(complete(folder)):
-        files = [one for one in path.rglob("*") if one.is_file() and _COMPLETE not in one.name]
-        if json.loads((path / _COMPLETE).read_text()) == _digests(path, files):
+        files = [one for one in path.rglob("*") if one.is_file() and COMPLETE not in one.name]
+        if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
             progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
             return path, progress
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})

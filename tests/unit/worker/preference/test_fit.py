@@ -176,11 +176,10 @@ def test_failed_labels_are_counted_and_left_out(tiny_model: Path) -> None:
     "labels",
     [
         [("INVALID", "TRAIN"), ("INVALID", "HELD_OUT")],
-        [("PREFERRED_A", "TRAIN"), ("PREFERRED_A", "HELD_OUT"), *[("UNAVAILABLE", "TRAIN")] * 3],
         [("PREFERRED_A", "TRAIN"), ("PREFERRED_A", "TRAIN")],
         [],
     ],
-    ids=["all failed", "most failed", "none held out", "none at all"],
+    ids=["all failed", "none held out", "none at all"],
 )
 def test_too_few_labels_stop_the_run(tiny_model: Path, labels: list[tuple[str, str]]) -> None:
     stored = [
@@ -189,6 +188,15 @@ def test_too_few_labels_stop_the_run(tiny_model: Path, labels: list[tuple[str, s
     ]
     with pytest.raises(RunError, match="too few for a preference model"):
         split_examples(make_model(tiny_model), stored)
+
+
+def test_failures_are_counted_and_stop_no_fit(tiny_model: Path) -> None:
+    """The spec's share of failures is one for all stages, and the labelling has kept to it."""
+    good = comparison(types_pb2.OUTCOME_PREFERRED_A, types_pb2.SPLIT_TRAIN)
+    invalid = comparison(types_pb2.OUTCOME_INVALID, types_pb2.SPLIT_TRAIN)
+    held = comparison(types_pb2.OUTCOME_PREFERRED_A, types_pb2.SPLIT_HELD_OUT)
+    fitted, held_out, left_out = split_examples(make_model(tiny_model), [good, held, *[invalid] * 3])
+    assert (len(fitted), len(held_out), left_out) == (1, 1, {"INVALID": 3})
 
 
 def test_length_correlation() -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 from charter.spec.defaults import fill_defaults
+from charter.spec.facts import label_sources
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError, SpecError
 from charter.worker.preference.fit import Example
-from charter.worker.preference.mixing import mix, shares, sources
+from charter.worker.preference.mixing import mix, shares
 
 
 def feedback(**values: object) -> run_pb2.FeedbackSpec:
@@ -48,7 +49,7 @@ def test_people_for_helpfulness_and_the_judge_for_harmlessness() -> None:
         ("harmless", "AI", 1.0),
         ("helpful", "HUMAN", 1.0),
     ]
-    assert sources(spec) == {"AI", "HUMAN"}
+    assert label_sources(spec) == {"AI", "HUMAN"}
 
 
 def test_where_a_source_has_nothing_the_others_share_its_part() -> None:

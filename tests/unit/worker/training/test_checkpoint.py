@@ -78,9 +78,11 @@ def test_answers_of_coming_steps_come_back_bit_for_bit(tiny_model: Path, tmp_pat
     logprobs = np.array([-1e-30, -0.1, -7.123456789], dtype=np.float32)
     answer = Answer("é\n", (3, 4), (5, 6, 7), logprobs, (4, 4, 5), False)
     learner = make_learner(tiny_model)
-    path = save_progress(learner, tmp_path, progress(1), {1: Batch([[answer, answer]], 2.5), 2: Batch([], 0.1)}, 1)
+    path = save_progress(
+        learner, tmp_path, progress(1), {1: Batch([[answer, answer]], 2.5, 9), 2: Batch([], 0.1, 2)}, 1
+    )
     found = unconsumed_batches(path)
-    assert {step: batch.seconds for step, batch in found.items()} == {1: 2.5, 2: 0.1}
+    assert {step: (batch.seconds, batch.seed) for step, batch in found.items()} == {1: (2.5, 9), 2: (0.1, 2)}
     ((one, other),) = found[1].groups
     for again in (one, other):
         assert again.logprobs.dtype == np.float32

@@ -15,8 +15,3 @@ ALGORITHMS: dict["run_pb2.Algorithm.ValueType", type[Algorithm]] = {
     run_pb2.ALGORITHM_REINFORCE_PLUS_PLUS: ReinforcePlusPlus,
     run_pb2.ALGORITHM_ONLINE_DPO: OnlineDpo,
 }
-
-
-def has_own_critic(ppo: run_pb2.PpoSpec) -> bool:
-    """Whether the critic is a model of its own: the algorithm needs one, and it is no head of the policy."""
-    return ALGORITHMS[ppo.algorithm].needs_critic and not ppo.shared_trunk

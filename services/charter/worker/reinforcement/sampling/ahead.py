@@ -15,15 +15,18 @@ from opentelemetry.trace import Span
 
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import start_trace, traced, working_in
+from charter.spec.facts import servers_sleep
 from charter.spec.prompts import TaskPrompt
-from charter.worker.clients.services import servers_sleep
 from charter.worker.context import Run
+from charter.worker.failures import draws
 from charter.worker.prompts import take
 from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.seeds import derive_seed
 
+# The stage of ``Failures``; its places are steps.
+TRAINING = "training"
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5
 
@@ -61,8 +64,10 @@ class Ahead:
         self._spans: dict[int, Span] = {}
         self._batches: dict[int, Future[Batch]] = {}
         for step, batch in sampled.items():
-            self._batches[step] = Future()
-            self._batches[step].set_result(batch)
+            # Another seed: the run stopped at these answers.
+            if batch.seed == rollouts_seed(run, step):
+                self._batches[step] = Future()
+                self._batches[step].set_result(batch)
 
     def admit(self, progress: Progress) -> None:
         """Begin every batch that may be begun now that the weights of ``progress`` are served; forget used ones."""
@@ -123,16 +128,16 @@ class Ahead:
         return self._spans[step]
 
     def _sample(self, step: int, prompts: list[TaskPrompt], version: int) -> Batch:
-        start = time.monotonic()
+        start, seed = time.monotonic(), rollouts_seed(self._run, step)
         with traced("sample"):
             groups = rollouts.sample(
                 self._run,
                 prompts,
                 version=version,
-                seed=rollouts_seed(self._run, step),
+                seed=seed,
                 broken_off=self._broken_off,
             )
-        return Batch(groups, time.monotonic() - start)
+        return Batch(groups, time.monotonic() - start, seed)
 
 
 def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
@@ -144,5 +149,6 @@ def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
 
 
 def rollouts_seed(run: Run, step: int) -> int:
-    """Seed of a step's answers, and of the judge's draws for them."""
-    return derive_seed(run.spec.seed, "rollouts", step)
+    """Seed of a step's answers, and of the judge's draws for them: another one after a stop at that step."""
+    again = draws(run, TRAINING, step)
+    return derive_seed(run.spec.seed, "rollouts", step, *([again] if again else []))

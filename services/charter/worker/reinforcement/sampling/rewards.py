@@ -1,22 +1,21 @@
 """Where scores come from: the preference model, the judge, a service of the user's own, or a weighted sum of them.
 
-Each source answers for every item or the step ends with an error that names it: a failure is never a number.
+A source that cannot score an answer says why, and the answer has no score: a failure is never a number.
 """
 
 from collections.abc import Sequence
 
 from charter.spec.prompts import TaskPrompt
-from charter.storage.comparisons import enum_name
+from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
-from charter.worker.errors import RunError
 from charter.worker.seeds import derive_seed
 
 
 def score(
     run: Run, prompts: Sequence[TaskPrompt], answers: Sequence[str], seed: int, preference_version: int
-) -> list[float]:
-    """Weighted sum of the sources that the spec gives a weight, one number for each answer.
+) -> list[float | Failed]:
+    """Weighted sum of the sources that the spec gives a weight, for each answer; or why one of them has no score.
 
     Args:
         prompts: one for each answer.
@@ -25,12 +24,12 @@ def score(
         preference_version: which preference model must be served.
 
     Raises:
-        ServiceError: a source cannot be reached or refused.
-        RunError: a source left an answer out, could not rate it, or gave a number that is not finite.
+        ServiceError: a source cannot be reached or refused the request.
+        RunError: another preference model is served.
     """
     spec, services = run.spec.reward, run.services
     items = [(prompt.messages, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    parts: list[tuple[float, list[float]]] = []
+    parts: list[tuple[float, list[float | Failed]]] = []
     if spec.preference_weight > 0:
         parts.append((spec.preference_weight, services.preference.score(items, preference_version)))
     if spec.judge_weight > 0:
@@ -42,14 +41,25 @@ def score(
         parts.append((spec.judge_weight, services.judge.rate(rated, options)))
     if spec.service_weight > 0:
         parts.append((spec.service_weight, services.score_elsewhere(spec.service, spec.service_model, items)))
-    return [sum(weight * scores[place] for weight, scores in parts) for place in range(len(answers))]
+    return [_weighted([(weight, scores[place]) for weight, scores in parts]) for place in range(len(answers))]
 
 
-def compare(run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[Answer]], seed: int) -> list[float]:
+def _weighted(parts: Sequence[tuple[float, float | Failed]]) -> float | Failed:
+    total = 0.0
+    for weight, part in parts:
+        if isinstance(part, Failed):
+            return part
+        total += weight * part
+    return total
+
+
+def compare(
+    run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[Answer]], seed: int
+) -> list[float | Failed]:
     """The judge's P(better of its pair) of each answer, pair after pair: ``p`` for A, ``1 - p`` for B.
 
-    Two answers that are the same have 0.5 and are not asked about. Raises ``ServiceError`` and, for a pair that cannot
-    be judged, ``RunError``.
+    Two answers that are the same have 0.5 and are not asked about. A pair that cannot be judged has no number, twice.
+    Raises ``ServiceError`` and ``RunError`` as ``JudgeClient.compare``.
     """
     items = [
         run.comparison_item(str(place), prompt, one.text, other.text)
@@ -57,11 +67,13 @@ def compare(run: Run, prompts: Sequence[TaskPrompt], pairs: Sequence[Sequence[An
         if one.text != other.text
     ]
     judged = run.services.judge.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
-    for judgement in judged.values():
-        if not judgement.HasField("probability_a"):
-            raise RunError(
-                f"the judge at {run.spec.services.judge} could not judge a pair of this step: "
-                f"{enum_name('outcome', judgement.outcome)}; see its log"
-            )
-    probabilities = [judged[str(place)].probability_a if str(place) in judged else 0.5 for place in range(len(pairs))]
-    return [score for probability in probabilities for score in (probability, 1 - probability)]
+    scores: list[float | Failed] = []
+    for place in range(len(pairs)):
+        judgement = judged.get(str(place))
+        if judgement is None:
+            scores += [0.5, 0.5]
+        elif (failure := failure_of(judgement)) is not None:
+            scores += [failure, failure]
+        else:
+            scores += [judgement.probability_a, 1 - judgement.probability_a]
+    return scores

@@ -1,10 +1,11 @@
 """Rollouts: the policy's answers to prompts, with their scores.
 
-A failed call, a missing answer or a missing score raises ``ServiceError`` or ``RunError``; none becomes a reward.
+A failed call or a missing answer raises ``ServiceError`` or ``RunError``. An answer that cannot be scored is left out:
+no failure becomes a reward.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from charter.rpc import tracing
 from charter.runs.samples import Sample
 from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
+from charter.worker.clients.failed import Failed
 from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
 from charter.worker.errors import RunError
@@ -24,10 +26,11 @@ from charter.worker.training.batches import Episodes
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The answers of a step, [prompts][samples], and the seconds that it took to sample them."""
+    """The answers of a step, [prompts][samples], the seconds that sampling them took, and the seed that drew them."""
 
     groups: list[list[Answer]]
     seconds: float
+    seed: int
 
 
 def sample(
@@ -44,6 +47,24 @@ def sample(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A step's answers, prompt after prompt, with what they scored; and the episodes of those that have a score."""
+
+    prompts: list[TaskPrompt]
+    answers: list[Answer]
+    # Score of each answer, for online DPO P(it is the better one of its pair); or why it is left out.
+    scores: list[float | Failed]
+    # None where every answer is left out.
+    episodes: Episodes | None
+
+    def kept(self) -> Iterator[tuple[TaskPrompt, Answer, float]]:
+        """The answers that have a score."""
+        for prompt, answer, score in zip(self.prompts, self.answers, self.scores, strict=True):
+            if not isinstance(score, Failed):
+                yield prompt, answer, score
+
+
 def score(
     run: Run,
     prompts: Sequence[TaskPrompt],
@@ -52,27 +73,34 @@ def score(
     *,
     version: int,
     preference_version: int,
-) -> Episodes:
+) -> Scored:
     """The answers with their scores, those to the same prompt side by side.
 
-    For online DPO the score is P(the answer is the better one of its pair). ``seed`` draws the judge's principles,
-    ``version`` is that of the weights that will learn from the answers.
+    ``seed`` draws the judge's principles, ``version`` is that of the weights that will learn from the answers.
     """
     answers = [answer for group in groups for answer in group]
+    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
         scores = rewards.compare(run, prompts, groups, seed)
     else:
-        asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
         scores = rewards.score(run, asked, [answer.text for answer in answers], seed, preference_version)
     for answer in answers:
         for written_by in set(answer.versions):
             TOKEN_AGE.observe(version - written_by)
-    return episodes_of(answers, scores, version, [number for number, group in enumerate(groups) for _ in group])
+    numbers = [number for number, group in enumerate(groups) for _ in group]
+    kept = [
+        (answer, number, score)
+        for answer, number, score in zip(answers, numbers, scores, strict=True)
+        if not isinstance(score, Failed)
+    ]
+    episodes = None
+    if kept:
+        chosen, of_prompt, known = zip(*kept, strict=True)
+        episodes = episodes_of(chosen, known, version, of_prompt)
+    return Scored(asked, answers, scores, episodes)
 
 
-def scores_by_dimension(
-    run: Run, prompts: Sequence[TaskPrompt], groups: Sequence[Sequence[Answer]], episodes: Episodes
-) -> dict[str, float]:
+def scores_by_dimension(run: Run, scored: Scored) -> dict[str, float]:
     """Mean score by dimension of the prompts; ``other`` for those that the constitution, which bounds them, lacks.
 
     Nothing with online DPO, whose scores add to 1 within a pair.
@@ -80,23 +108,13 @@ def scores_by_dimension(
     if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
         return {}
     scores: dict[str, list[float]] = {}
-    asked = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
-    for prompt, score in zip(asked, episodes.scores.tolist(), strict=True):
+    for prompt, _, score in scored.kept():
         scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
     return {f"{BY_DIMENSION}{name}": fmean(values) for name, values in scores.items()}
 
 
-def samples_of(
-    run: Run,
-    step: int,
-    prompts: Sequence[TaskPrompt],
-    groups: Sequence[Sequence[Answer]],
-    episodes: Episodes,
-    *,
-    preference_version: int,
-) -> list[Sample]:
-    """The step's answers as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
-    asked = [(prompt, answer) for prompt, group in zip(prompts, groups, strict=True) for answer in group]
+def samples_of(run: Run, step: int, scored: Scored, *, preference_version: int) -> list[Sample]:
+    """The step's answers that have a score as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
     return [
         Sample(
             id=f"{step}.{number}",
@@ -110,7 +128,7 @@ def samples_of(
             preference_version=preference_version if run.needs_preference_model else 0,
             trace_id=tracing.log_fields().get("trace_id", ""),
         )
-        for number, ((prompt, answer), score) in enumerate(zip(asked, episodes.scores.tolist(), strict=True))
+        for number, (prompt, answer, score) in enumerate(scored.kept())
     ]
 
 

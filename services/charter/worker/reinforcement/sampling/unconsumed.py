@@ -14,7 +14,11 @@ from charter.worker.reinforcement.sampling.rollouts import Batch
 def write_batches(path: Path, batches: Mapping[int, Batch]) -> None:
     """Write batches by step as JSON. Every log-prob is read back bit for bit."""
     steps = {
-        str(step): {"seconds": batch.seconds, "groups": [[_record(one) for one in group] for group in batch.groups]}
+        str(step): {
+            "seconds": batch.seconds,
+            "seed": batch.seed,
+            "groups": [[_record(one) for one in group] for group in batch.groups],
+        }
         for step, batch in batches.items()
     }
     path.write_text(json.dumps(steps), encoding="utf-8")
@@ -23,10 +27,12 @@ def write_batches(path: Path, batches: Mapping[int, Batch]) -> None:
 def read_batches(path: Path) -> dict[int, Batch]:
     """What ``write_batches`` wrote."""
     steps = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        int(step): Batch([[_answer(one) for one in group] for group in batch["groups"]], batch["seconds"])
-        for step, batch in steps.items()
-    }
+    return {int(step): _batch(batch) for step, batch in steps.items()}
+
+
+def _batch(record: dict[str, Any]) -> Batch:
+    groups = [[_answer(one) for one in group] for group in record["groups"]]
+    return Batch(groups, record["seconds"], record["seed"])
 
 
 def _record(answer: Answer) -> dict[str, Any]:

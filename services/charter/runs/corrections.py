@@ -1,0 +1,61 @@
+"""What a run has done already depends on its spec: which corrections of the spec leave it valid."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from charter.runs.artifacts import has_checkpoint
+from charter.v1 import run_pb2
+
+_SAMPLED = ("seed", "policy.model", "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
+_PAIRS = (*_SAMPLED, "comparisons.pairs")
+_JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
+_JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
+_LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction")
+# What a stage leaves in the run's folder, and the parts of the spec that it was made by.
+_DONE = (
+    ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
+    ("pairs.jsonl", "its pairs are sampled", _PAIRS),
+    ("labels.jsonl", "its pairs are judged", _LABELS),
+    ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),
+    (
+        "answers_before.json",
+        "its held-out prompts are answered",
+        ("seed", "policy.model", "sampling", "prompts.held_out", "prompts.max_prompt_tokens", "evaluation.prompts"),
+    ),
+)
+
+
+def conflicts(folder: Path, before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> list[str]:
+    """Why the run in ``folder`` cannot go on by ``after`` instead of ``before``, both filled; empty when it can."""
+    if has_checkpoint(folder):
+        return ["it has learned already: its checkpoint depends on the spec that it was made by"]
+    if before.name != after.name:
+        return [f"its name stays {before.name}, and the new spec says {after.name}"]
+    changed = sorted(_changed(before, after))
+    found = []
+    for file, done, parts in _DONE:
+        touched = [field for field in changed if any(field == part or field.startswith(f"{part}.") for part in parts)]
+        if touched and (folder / file).exists():
+            found.append(f"{done} already, by another {', '.join(touched)}")
+    return found
+
+
+def _changed(before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> set[str]:
+    """Paths of the fields that differ; a list is one field."""
+    one, other = dict(_fields(_as_dict(before))), dict(_fields(_as_dict(after)))
+    return {field for field in one.keys() | other.keys() if one.get(field) != other.get(field)}
+
+
+def _as_dict(spec: run_pb2.RunSpec) -> Mapping[str, Any]:
+    return json_format.MessageToDict(spec, preserving_proto_field_name=True)
+
+
+def _fields(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

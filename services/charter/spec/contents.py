@@ -1,0 +1,99 @@
+"""What the files hold that a spec names, and what is wrong in them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charter.jsonl import MOST_NAMED, RowError
+from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
+from charter.spec.labelled_pairs import read_labelled_pairs
+from charter.spec.problems import Problem
+from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
+from charter.v1 import run_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files of a spec. None stands for what could not be read whole; ``problems`` say why."""
+
+    # Different prompts only, in the order of the files.
+    train: Sequence[TaskPrompt] | None
+    held_out: Sequence[TaskPrompt] | None
+    constitution: Constitution | None
+    problems: Sequence[Problem]
+
+
+def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
+    """Read the files of a filled spec. With ``absent_files`` those that are not here are somewhere else."""
+    problems: list[Problem] = []
+    train = _prompts(spec.prompts.train, "prompts.train", absent_files, problems)
+    held_out = _prompts(spec.prompts.held_out, "prompts.held_out", absent_files, problems)
+    if train is not None and held_out is not None:
+        problems += _shared(train, held_out)
+    constitution = _constitution(spec.judge.constitution, absent_files, problems)
+    _labelled_pairs(spec.judge.labelled_pairs, absent_files, problems)
+    return Contents(train, held_out, constitution, problems)
+
+
+def _prompts(
+    paths: Sequence[str], field: str, absent_files: bool, problems: list[Problem]
+) -> Sequence[TaskPrompt] | None:
+    found: dict[str, TaskPrompt] = {}
+    whole = bool(paths)
+    for index, name in enumerate(paths):
+        if not os.path.isfile(name):
+            whole = False
+            problems += [] if absent_files else [Problem(f"{field}[{index}]", f"no such file: {name}")]
+            continue
+        try:
+            for prompt in read_prompts(Path(name)):
+                found.setdefault(prompt.key, prompt)
+        except PromptFileError as error:
+            whole = False
+            problems += (Problem(f"{field}[{index}]", line) for line in str(error).splitlines())
+    return tuple(found.values()) if whole else None
+
+
+def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:
+    trained = {prompt.key for prompt in train}
+    shared = [prompt for prompt in held_out if prompt.key in trained]
+    if not shared:
+        return []
+    text = (
+        f"{len(shared)} of its prompts are also in prompts.train, for example {shared[0].text[:80]!r}: remove them "
+        "from one of the two"
+    )
+    return [Problem("prompts.held_out", text, ("prompts.train",))]
+
+
+def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Constitution | None:
+    if not name:
+        return None
+    # Never raises, whatever the name is.
+    if not os.path.isfile(name):
+        problems += [] if absent_files else [Problem("judge.constitution", f"no such file: {name}")]
+        return None
+    try:
+        return load_constitution(Path(name))
+    except ConstitutionError as error:
+        more = len(error.problems) - MOST_NAMED
+        lines = [*error.problems[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+    except OSError as error:
+        lines = [f"cannot read {name}: {error.strerror}"]
+    problems += (Problem("judge.constitution", line) for line in lines)
+    return None
+
+
+def _labelled_pairs(name: str, absent_files: bool, problems: list[Problem]) -> None:
+    if not name:
+        return
+    if not os.path.isfile(name):
+        problems += [] if absent_files else [Problem("judge.labelled_pairs", f"no such file: {name}")]
+        return
+    try:
+        read_labelled_pairs(Path(name))
+    except RowError as error:
+        problems += (Problem("judge.labelled_pairs", line) for line in str(error).splitlines())
+    except OSError as error:
+        problems.append(Problem("judge.labelled_pairs", f"cannot read {name}: {error.strerror}"))

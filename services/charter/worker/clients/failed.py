@@ -1,0 +1,50 @@
+"""What a service could not do for one item, where the others are fine."""
+
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from charter.rpc.validation import violations
+from charter.v1 import judge_pb2, types_pb2
+
+UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why an item has no score or label. ``kind`` is a ``FailureKind`` in lower case, ``reason`` is for a person."""
+
+    kind: str
+    reason: str
+
+
+def failed(kind: types_pb2.FailureKind.ValueType, reason: str) -> Failed:
+    """A failure that a service tells of; ``other`` where it does not say of what kind."""
+    name = types_pb2.FailureKind.Name(kind).removeprefix("FAILURE_KIND_").lower()
+    return Failed(name if kind else "other", reason or "no reason was given")
+
+
+def unsendable(item: Message) -> Failed | None:
+    """Why an item cannot be asked about: an answer of more characters than the contract takes. None where it can."""
+    broken = violations(item)
+    if not broken:
+        return None
+    return failed(types_pb2.FAILURE_KIND_TOO_LONG, f"{broken[0].field} {broken[0].description}")
+
+
+def failure_of(judgement: judge_pb2.Judgement) -> Failed | None:
+    """Why a pair has no label; None where it has one."""
+    if judgement.HasField("probability_a"):
+        return None
+    unavailable = judgement.outcome == types_pb2.OUTCOME_UNAVAILABLE
+    kind = types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else judgement.failure_kind
+    return failed(kind, next((one.failure for one in judgement.principles if one.failure), ""))
+
+
+def unjudged(failure: Failed) -> judge_pb2.Judgement:
+    """The judgement of a pair that no judge was asked about; ``failure_of`` gives the failure back."""
+    return judge_pb2.Judgement(
+        outcome=types_pb2.OUTCOME_INVALID,
+        failure_kind=types_pb2.FailureKind.Value(f"FAILURE_KIND_{failure.kind.upper()}"),
+        principles=[types_pb2.PrincipleJudgement(outcome=types_pb2.OUTCOME_INVALID, failure=failure.reason)],
+    )

@@ -1,0 +1,58 @@
+"""Which corrections of a spec leave what a run has done valid."""
+
+from pathlib import Path
+
+import pytest
+from charter.runs.corrections import conflicts
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+from google.protobuf import json_format
+
+
+def spec(**sections: object) -> run_pb2.RunSpec:
+    values = {"name": "x", "policy": {"model": "m"}, "judge": {"model": "j"}, **sections}
+    return fill_defaults(json_format.ParseDict(values, run_pb2.RunSpec()))
+
+
+EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit.json", "answers_before.json")
+
+
+@pytest.mark.parametrize(
+    ("done", "change", "refused"),
+    [
+        (EVERYTHING, {"ppo": {"steps": 3, "minibatches": 4}}, ""),
+        (EVERYTHING, {"reward": {"judge_weight": 1}, "checkpoints": {"keep": 1}}, ""),
+        (EVERYTHING, {"judge": {"model": "j", "limits": {"token_budget": 9}}}, ""),
+        ((), {"seed": 2, "policy": {"model": "n"}, "judge": {"model": "k"}}, ""),
+        (("pairs.jsonl",), {"judge": {"model": "k"}}, ""),
+        (
+            ("pairs.jsonl",),
+            {"comparisons": {"pairs": 9}},
+            "are sampled already, by another comparisons.pairs",
+        ),
+        (("pairs.jsonl",), {"sampling": {"temperature": 2}}, "by another sampling.temperature"),
+        (("pairs.jsonl",), {"feedback": {"ai": 1, "human": 1}}, "by another feedback.human"),
+        (("labels.jsonl",), {"judge": {"model": "k"}}, "its pairs are judged already, by another judge.model"),
+        (("labels.jsonl",), {"preference_model": {"epochs": 4}}, ""),
+        (("preference_fit.json",), {"preference_model": {"epochs": 4}}, "by another preference_model.epochs"),
+        (("answers_before.json",), {"evaluation": {"prompts": 4}}, "by another evaluation.prompts"),
+        (("judge_check.json",), {"judge": {"model": "k"}}, "its judge is measured already, by another judge.model"),
+        ((), {"name": "y"}, "its name stays x"),
+    ],
+)
+def test_only_what_depends_on_a_change_stands_against_it(
+    tmp_path: Path, done: tuple[str, ...], change: dict[str, object], refused: str
+) -> None:
+    for name in done:
+        (tmp_path / name).touch()
+    found = conflicts(tmp_path, spec(), spec(**change))
+    assert len(found) == bool(refused)
+    assert refused in "".join(found)
+
+
+def test_after_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
+    step = tmp_path / "checkpoints" / "step-000002"
+    step.mkdir(parents=True)
+    assert conflicts(tmp_path, spec(), spec()) == []
+    (step / "COMPLETE").touch()
+    assert "has learned already" in conflicts(tmp_path, spec(), spec())[0]
