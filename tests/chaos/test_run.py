@@ -66,7 +66,7 @@ def test_a_run_that_begins_before_its_services_waits_for_each(tmp_path: Path, ti
 
         def start(event: run_pb2.RunEvent) -> bool:
             if event.text.startswith("waiting"):
-                (name,) = (name for name in services if f" the {name} service" in event.text)
+                (name,) = (name for name in services if f" the {name} " in event.text)
                 if name not in said:
                     said[name] = event.text
                     services[name].start()

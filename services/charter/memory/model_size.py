@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from charter.inference.chat_template import loading
+from charter.inference.local.model_check import backbone_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def model_size(model: str) -> ModelSize:
         skeleton = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
     head = skeleton.get_output_embeddings().weight
-    linear = [module for module in skeleton.base_model.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in backbone_of(skeleton).modules() if isinstance(module, nn.Linear | Conv1D)]
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     return ModelSize(
@@ -56,7 +58,7 @@ def model_size(model: str) -> ModelSize:
         parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
         head_parameters=0 if head is skeleton.get_input_embeddings().weight else head.numel(),
         linear_parameters=sum(layer.weight.numel() for layer in linear),
-        linear_ends=sum(layer.in_features + layer.out_features for layer in linear),
+        linear_ends=sum(sum(layer.weight.shape) for layer in linear),
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         inner_width=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

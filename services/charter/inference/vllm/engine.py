@@ -307,7 +307,6 @@ class VllmEngine:
             skeleton = AutoModelForCausalLM.from_config(config)
         self._shapes = expected_shapes(skeleton)
         self._parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-        # Of LongRoPE models that in which vLLM turns positions as the trainer does.
         self._max_context = self._max_context or max_context_tokens(config)
 
     async def _sample(
