@@ -77,7 +77,7 @@ def main() -> None:
         ),
     )
     start = time.monotonic()
-    differences, test_differences = (fit.differences(model, part, CPU).numpy() for part in (people, test))
+    differences, test_differences = (fit.differences(model, part).numpy() for part in (people, test))
     show("features", seconds=time.monotonic() - start)
     probes("people", people, differences, test, test_differences, options)
     start = time.monotonic()
@@ -187,9 +187,9 @@ def whole_fit(name: str, examples: Sequence[Example], test: Sequence[Example], o
     model = PreferenceModel.from_causal_lm(options.model, options.seed).eval()
     best, start = Best(), time.monotonic()
     fit_best(model, train, select, spec, CPU, best, lambda step, total: None, seed=options.seed)
-    last = fit.measure(model, test, CPU)
+    last = fit.measure(model, test)
     best.restore(model)
-    kept = fit.measure(model, test, CPU) if best.step == 0 else last
+    kept = fit.measure(model, test) if best.step == 0 else last
     everywhere = [True] * len(test)
     show(
         "fit",

@@ -129,10 +129,10 @@ def test_conflicting_labels_are_all_kept_and_meet_in_the_middle(stub: Stub, tiny
     model = PreferenceModel.from_causal_lm(tiny_model, seed=0).eval()
     train, _, left_out = split_examples(model, [*votes, against, other])
     assert (len(train), left_out) == (4, {})
-    before = fit.measure(model, train, torch.device("cpu")).probabilities[0]
+    before = fit.measure(model, train).probabilities[0]
     # All in one group: the strongest penalty, so only the direction is certain.
-    fit.probe(model, train, torch.ones(4, 1), 0.0, torch.device("cpu"))
-    after = fit.measure(model, train, torch.device("cpu")).probabilities
+    fit.probe(model, train, torch.ones(4, 1), 0.0)
+    after = fit.measure(model, train).probabilities
     assert before != after[0]
     assert 0.5 < after[0] < 0.75
     assert len(set(after)) == 1

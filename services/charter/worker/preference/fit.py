@@ -86,7 +86,7 @@ def bootstrap_weights(examples: Sequence[Example], members: int, seed: int) -> T
 
 
 @torch.no_grad()
-def differences(model: PreferenceModel, examples: Sequence[Example], device: torch.device) -> Tensor:
+def differences(model: PreferenceModel, examples: Sequence[Example]) -> Tensor:
     """What a head reads of answer A less what it reads of B, on the CPU; float64 [pairs, width]."""
     width = model.head.in_features * len(model.backbones)
     features = torch.zeros(2, len(examples), width, dtype=torch.double)
@@ -98,14 +98,12 @@ def differences(model: PreferenceModel, examples: Sequence[Example], device: tor
 
 
 @torch.no_grad()
-def probe(
-    model: PreferenceModel, examples: Sequence[Example], counted: Tensor, smoothing: float, device: torch.device
-) -> float:
+def probe(model: PreferenceModel, examples: Sequence[Example], counted: Tensor, smoothing: float) -> float:
     """Fit each member's head alone, in place; returns the cross-entropy of the mean score on the examples, in nats.
 
     ``counted`` is what ``bootstrap_weights`` gives.
     """
-    found = differences(model, examples, device)
+    found = differences(model, examples)
     labels = np.array([example.probability_a for example in examples])
     smoothed = labels * (1 - smoothing) + 0.5 * smoothing
     drawn = np.array([example.weight for example in examples])
@@ -176,7 +174,6 @@ def fit(
 def measure(
     model: PreferenceModel,
     examples: Sequence[Example],
-    device: torch.device,
     spec: run_pb2.PreferenceModelSpec = _PLAIN,
 ) -> Measured:
     """Score pairs without learning from them; ``spec`` says how the loss is trained."""

@@ -76,7 +76,7 @@ def fit_best(
         if step % (total // spec.epochs):
             report(FitStep(step, loss, None, None), total)
             return False
-        measured = fit.measure(model, held_out, device, spec)
+        measured = fit.measure(model, held_out, spec)
         worse = best.offer(model, measured, step)
         labels = [example.probability_a for example in held_out]
         accuracy = float(correctness(measured.probabilities, labels).mean())
@@ -85,9 +85,9 @@ def fit_best(
         return worse >= spec.patience
 
     if probe:
-        begun = fit.probe(model, train, counted, spec.label_smoothing, device)
+        begun = fit.probe(model, train, counted, spec.label_smoothing)
     else:
-        begun = fit.measure(model, train, device, spec).trained_loss
+        begun = fit.measure(model, train, spec).trained_loss
     after_step(0, spec.epochs, begun)
     fit.fit(model, train, counted, spec, device, after_step)
 

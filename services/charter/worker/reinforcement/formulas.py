@@ -31,11 +31,6 @@ def kl_k1(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
     return (logprobs - reference_logprobs).masked_fill(~mask, 0.0)
 
 
-def kl_k2(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """``(log p - log p_ref)^2 / 2``: biased, never negative, low variance near 0 (Schulman 2020, k2)."""
-    return 0.5 * (logprobs - reference_logprobs).masked_fill(~mask, 0.0).square()
-
-
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r`` with ``r = p_ref / p``: unbiased and never negative (Schulman 2020, k3); r <= e^20."""
     log_ratio = (reference_logprobs - logprobs).masked_fill(~mask, 0.0).clamp(max=MOST_LOG_RATIO)
@@ -139,21 +134,18 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return ((values - mean) * torch.rsqrt(variance + 1e-8)).masked_fill(~mask, 0.0)
 
 
-def truncated_importance_weights(
-    logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, cap: float
-) -> tuple[Tensor, Tensor]:
+def truncated_importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
     """Per-token correction for a sampler whose numbers differ from the trainer's.
 
     ``min(p_trainer / p_sampler, cap)``, both for the weights that sampled (Ionides 2008, "Truncated importance
-    sampling", with a fixed cap). It multiplies the policy loss. Also gives the ratio before truncation.
+    sampling", with a fixed cap). It multiplies the policy loss.
 
     Args:
         logprobs: of the sampled tokens, recomputed by the trainer, [episodes, tokens].
         sampler_logprobs: of the same tokens, as the sampler reported them, [episodes, tokens].
         cap: >= 1.
     """
-    ratio = probability_ratio(logprobs, sampler_logprobs, mask).masked_fill(~mask, 0.0)
-    return ratio.clamp(max=cap), ratio
+    return probability_ratio(logprobs, sampler_logprobs, mask).masked_fill(~mask, 0.0).clamp(max=cap)
 
 
 class PolicyLoss(NamedTuple):

@@ -49,11 +49,11 @@ def run_ppo(run: Run) -> None:
         return
     with run.reporter.in_phase(run_pb2.PHASE_PPO):
         learner = run.leader.hold(make_learner, run.spec, _preference_model(run), run.resting_device)
-        progress, sampled = _resume(run, learner)
+        progress, sampled = _resume(run)
         with sampling_ahead(run, sampled) as ahead:
             progress = _take_steps(run, learner, ahead, progress)
         if _parted(run, progress):
-            progress = _go_back(run, learner, progress)
+            progress = _go_back(run, progress)
         _write_policy(run, learner, progress)
 
 
@@ -123,7 +123,7 @@ def _preference_model(run: Run) -> Path | None:
     return run.artifacts.preference_model if same else None
 
 
-def _resume(run: Run, learner: Learner) -> tuple[Progress, dict[int, Batch]]:
+def _resume(run: Run) -> tuple[Progress, dict[int, Batch]]:
     """Go on from the newest complete checkpoint, or start; either way the services hold what the run needs.
 
     Also gives the batches, by step, that were sampled and not yet learned from.
@@ -284,7 +284,7 @@ def _parted(run: Run, progress: Progress) -> bool:
     return spec.HasField("patience") and parted(progress.measured, spec.patience)
 
 
-def _go_back(run: Run, learner: Learner, progress: Progress) -> Progress:
+def _go_back(run: Run, progress: Progress) -> Progress:
     """Take back the steps since the one that the judge liked best."""
     top = best(progress.measured)
     run.leader.together(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))

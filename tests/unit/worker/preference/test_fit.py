@@ -60,7 +60,7 @@ def make_examples(count: int, seed: int = 0, label: float | None = None) -> list
 
 def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
     model, held_out = make_model(tiny_model), make_examples(24, seed=1)
-    before = fit.measure(model, held_out, CPU)
+    before = fit.measure(model, held_out)
     seen: list[tuple[int, int]] = []
     spec = make_spec(epochs=3, batch_size=8, learning_rate=3e-3)
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_labels_are_learned_and_hold_on_other_pairs(tiny_model: Path) -> None:
         return False
 
     fit.fit(model, make_examples(48), ONCE.expand(48, 1), spec, CPU, after_step)
-    after = fit.measure(model, held_out, CPU)
+    after = fit.measure(model, held_out)
     assert seen == [(step, 18) for step in range(1, 19)]
     assert after.loss < before.loss - 0.1
     agreement = [(p > 0.5) == (e.probability_a > 0.5) for p, e in zip(after.probabilities, held_out, strict=True)]
@@ -105,7 +105,7 @@ def test_soft_labels_bound_the_confidence(tiny_model: Path) -> None:
     """With every label 0.5 nothing is preferred: the loss stays at log 2, its floor."""
     model, examples = make_model(tiny_model), make_examples(16, label=0.5)
     fit.fit(model, examples, ONCE.expand(16, 1), make_spec(epochs=4, learning_rate=3e-3), CPU, go_on)
-    measured = fit.measure(model, examples, CPU)
+    measured = fit.measure(model, examples)
     assert measured.loss == pytest.approx(math.log(2), abs=0.02)
 
 
@@ -132,7 +132,7 @@ def test_micro_batches_do_not_change_the_step(tiny_model: Path, monkeypatch: pyt
 
 def test_measured_scores_are_those_of_each_answer_alone(tiny_model: Path) -> None:
     model, examples = make_model(tiny_model), make_examples(5)
-    measured = fit.measure(model, examples, CPU)
+    measured = fit.measure(model, examples)
     with torch.no_grad():
         for place, example in enumerate(examples):
             assert measured.scores_b[place] == pytest.approx(model.scores([example.ids_b]).item(), abs=1e-5)
@@ -142,10 +142,10 @@ def test_probe_fits_the_head_and_leaves_the_backbone(tiny_model: Path) -> None:
     model, held_out = make_model(tiny_model), make_examples(24, seed=1)
     backbone = copy.deepcopy(model.backbone.state_dict())
     examples = make_examples(48)
-    loss = fit.probe(model, examples, ONCE.expand(48, 1), 0.0, CPU)
+    loss = fit.probe(model, examples, ONCE.expand(48, 1), 0.0)
     assert all(torch.equal(tensor, backbone[name]) for name, tensor in model.backbone.state_dict().items())
-    assert fit.measure(model, examples, CPU).loss == pytest.approx(loss, abs=1e-4)
-    assert fit.measure(model, held_out, CPU).loss < math.log(2) - 0.1
+    assert fit.measure(model, examples).loss == pytest.approx(loss, abs=1e-4)
+    assert fit.measure(model, held_out).loss < math.log(2) - 0.1
 
 
 def comparison(outcome: types_pb2.Outcome.ValueType, split: types_pb2.Split.ValueType) -> types_pb2.Comparison:
@@ -215,7 +215,7 @@ def test_smoothing_and_margin_against_the_written_out_loss(tiny_model: Path) -> 
         return True
 
     expected = []
-    measured = fit.measure(model, examples, CPU)
+    measured = fit.measure(model, examples)
     for example, a, b in zip(examples, measured.scores_a, measured.scores_b, strict=True):
         p = 0.8 * example.probability_a + 0.1
         m = 0.7 * abs(2 * example.probability_a - 1)
@@ -235,7 +235,7 @@ def test_the_fit_stops_early_and_keeps_the_best_weights(tiny_model: Path) -> Non
     assert best.step == 0
     assert steps[-1] == 6
     measured = best.restore(model)
-    assert fit.measure(model, opposite, CPU).loss == pytest.approx(measured.loss, abs=1e-6)
+    assert fit.measure(model, opposite).loss == pytest.approx(measured.loss, abs=1e-6)
 
 
 def test_members_learn_from_different_prompts_and_differ(tiny_model: Path) -> None:
@@ -278,13 +278,13 @@ def test_separate_members_learn_as_each_would_alone(tiny_model: Path, monkeypatc
     counted = bootstrap_weights(examples, 2, seed=0)
     together = PreferenceModel.from_causal_lm(tiny_model, seed=0, members=2, separate=True).eval()
     torch.manual_seed(0)
-    fit.probe(together, examples, counted, 0.0, CPU)
+    fit.probe(together, examples, counted, 0.0)
     fit.fit(together, examples, counted, spec, CPU, go_on)
     for member, backbone in enumerate(together.backbones):
         alone = make_model(tiny_model)
         start = copy.deepcopy(alone.backbone.state_dict())
         torch.manual_seed(0)
-        fit.probe(alone, examples, counted[:, [member]], 0.0, CPU)
+        fit.probe(alone, examples, counted[:, [member]], 0.0)
         fit.fit(alone, examples, counted[:, [member]], spec, CPU, go_on)
         torch.testing.assert_close(together.head.weight[[member]], alone.head.weight, rtol=0, atol=1e-4)
         for name, tensor in alone.backbone.state_dict().items():
@@ -314,7 +314,7 @@ def test_adapters_learn_and_are_merged(tiny_model: Path) -> None:
     measured = best.restore(model)
     merge_lora(model)
     assert model.backbone.state_dict().keys() == start.keys()
-    assert fit.measure(model, held_out, CPU).loss == pytest.approx(measured.loss, abs=1e-4)
+    assert fit.measure(model, held_out).loss == pytest.approx(measured.loss, abs=1e-4)
     probe = learnt[0].held_out_loss
     assert probe is not None
     assert measured.loss < probe

@@ -38,7 +38,7 @@ def test_a_debiased_fit_does_not_learn_to_count(tiny_model: Path) -> None:
         model, best = make_model(tiny_model), Best()
         spec = make_spec(epochs=2, patience=2, learning_rate=3e-3, length_debiased=debias)
         fit_best(model, pairs, pairs, spec, CPU, best, lambda step, total: None, seed=0)
-        measured = fit.measure(model, pairs, CPU)
+        measured = fit.measure(model, pairs)
         longer = [1 if len(one.ids_a) > len(one.ids_b) else -1 for one in pairs]
         scores = zip(measured.scores_a, measured.scores_b, longer, strict=True)
         leads[debias] = sum(sign * (a - b) for a, b, sign in scores) / len(pairs)
@@ -59,7 +59,7 @@ def test_a_debiased_fit_is_chosen_by_the_loss_that_is_trained(tiny_model: Path) 
     with torch.no_grad():
         silent.head.weight.zero_()
     explained, spec = debiased(pairs), make_spec(length_debiased=True)
-    found = {name: fit.measure(model, explained, CPU, spec) for name, model in (("c", counting), ("s", silent))}
+    found = {name: fit.measure(model, explained, spec) for name, model in (("c", counting), ("s", silent))}
     assert found["c"].loss < found["s"].loss
     assert found["c"].trained_loss > found["s"].trained_loss
     best = Best()
@@ -74,7 +74,7 @@ def test_a_fit_is_measured_by_the_loss_that_it_descends(tiny_model: Path) -> Non
     assert any(abs(one.length_logit) > 0.01 for one in pairs)
     spec = make_spec(label_smoothing=0.2, margin=0.5, batch_size=12, length_debiased=True)
     model = make_model(tiny_model)
-    measured = fit.measure(model, pairs, CPU, spec)
+    measured = fit.measure(model, pairs, spec)
     descended: list[float] = []
 
     def note(step: int, total: int, loss: float) -> bool:

@@ -36,7 +36,7 @@ def test_the_main_fit_goes_on_from_the_imported_labels(tiny_model: Path) -> None
         )
         model = PreferenceModel.from_causal_lm(tiny_model, seed=0).eval()
         model.load_state_dict(weights)
-        found = fit.measure(model, asked, torch.device("cpu")).probabilities
+        found = fit.measure(model, asked).probabilities
         return sum((p > 0.5) == (one.probability_a > 0.5) for p, one in zip(found, asked, strict=True)), steps
 
     warm, steps = right(imported)

@@ -46,7 +46,6 @@ def test_kl_estimators_agree_with_the_exact_kl() -> None:
     probabilities = logprobs.exp()
     assert (probabilities * formulas.kl_k1(*arguments)).sum().item() == pytest.approx(exact, abs=1e-6)
     assert (probabilities * formulas.kl_k3(*arguments)).sum().item() == pytest.approx(exact, abs=1e-6)
-    assert (probabilities * formulas.kl_k2(*arguments)).sum().item() == pytest.approx(exact, rel=0.15)
 
 
 def test_what_a_policy_that_ran_away_says_is_finite() -> None:
@@ -56,8 +55,8 @@ def test_what_a_policy_that_ran_away_says_is_finite() -> None:
     most = math.exp(20)
     ratio = formulas.probability_ratio(logprobs, other, mask)
     assert ratio.tolist()[0] == pytest.approx([most, 1 / most], rel=1e-5)
-    weights, raw = formulas.truncated_importance_weights(logprobs, other, mask, 2.0)
-    assert (weights.tolist()[0], raw.tolist()[0]) == (pytest.approx([2.0, 1 / most]), pytest.approx([most, 1 / most]))
+    weights = formulas.truncated_importance_weights(logprobs, other, mask, 2.0)
+    assert weights.tolist()[0] == pytest.approx([2.0, 1 / most])
     k3 = formulas.kl_k3(logprobs, other, mask)
     assert k3.tolist()[0] == pytest.approx([89.0, most - 21], rel=1e-5)
     torch.autograd.backward((ratio + k3).sum())
@@ -69,7 +68,6 @@ def test_kl_estimators_by_hand() -> None:
     logprobs, reference = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[-1.5, -1.0, 5.0]])
     mask = torch.tensor([[True, True, False]])
     assert formulas.kl_k1(logprobs, reference, mask).tolist() == [[0.5, -1.0, 0.0]]
-    assert formulas.kl_k2(logprobs, reference, mask).tolist() == [[0.125, 0.5, 0.0]]
     expected = [math.exp(-0.5) - 1 + 0.5, math.exp(1.0) - 1 - 1.0, 0.0]
     assert formulas.kl_k3(logprobs, reference, mask).tolist()[0] == pytest.approx(expected, rel=1e-6)
 
@@ -128,9 +126,8 @@ def test_whiten(mask: Tensor) -> None:
 
 def test_truncated_importance_weights(mask: Tensor) -> None:
     trainer, sampler = random(8), random(9)
-    weights, ratio = formulas.truncated_importance_weights(trainer, sampler, mask, cap=1.5)
+    weights = formulas.truncated_importance_weights(trainer, sampler, mask, cap=1.5)
     plain = np.exp(trainer.numpy() - sampler.numpy()) * mask.numpy()
-    assert ratio.numpy() == pytest.approx(plain, rel=1e-5)
     assert weights.numpy() == pytest.approx(np.minimum(plain, 1.5), rel=1e-5)
     assert (plain > 1.5).any()
 

@@ -25,7 +25,6 @@ def clipped_terms(rows: Rows, spec: run_pb2.PpoSpec) -> Terms:
 
 def token_weights(experience: Experience, spec: run_pb2.PpoSpec) -> Tensor:
     """Truncated importance weights of each token, [episodes, longest answer]."""
-    weights, _ = formulas.truncated_importance_weights(
+    return formulas.truncated_importance_weights(
         experience.old.logprobs, experience.episodes.sampler_logprobs, experience.mask, spec.importance_ratio_cap
     )
-    return weights

@@ -28,7 +28,7 @@ class Rloo(Algorithm):
         logprobs, sampler_logprobs, whole = _whole_answers(
             experience.old.logprobs, experience.episodes.sampler_logprobs, mask
         )
-        weights, _ = formulas.truncated_importance_weights(
+        weights = formulas.truncated_importance_weights(
             logprobs, sampler_logprobs, whole, self.spec.importance_ratio_cap
         )
         return Targets(advantages.unsqueeze(1) * mask, weights * mask, rewards)
