@@ -234,7 +234,7 @@ def test_a_whole_run_with_each_algorithm(rating: Stage, ppo: dict[str, Any], rew
             "plus_plus has no critic: leave it out",
         ),
         ({"shared_trunk": True, "critic_warmup_steps": 1}, {}, "only the critic learns"),
-        ({}, {"preference_weight": 0.0}, "every weight in reward is 0"),
+        ({}, {"preference_weight": 0.0}, "reward: has every weight 0"),
         ({}, {"service_weight": 1.0}, "belong together"),
     ],
 )
