@@ -143,7 +143,7 @@ def test_one_prompt_is_too_few_and_said_before_anything_is_judged(
 @pytest.mark.parametrize(
     ("sections", "error"),
     [
-        ({"evaluation": {"every_steps": 1, "watched_prompts": 9}}, "held-out prompts, and there are 5"),
+        ({"evaluation": {"every_steps": 1, "watched_prompts": 9}}, "prompts.held_out holds 5 different ones"),
         ({"evaluation": {"patience": 1}}, "set that too"),
         ({"comparisons": {"refresh_every_steps": 1}, "ppo": {"algorithm": "ALGORITHM_ONLINE_DPO"}}, "has none"),
         (
