@@ -71,7 +71,7 @@ def test_a_pattern_must_match_the_whole_text() -> None:
 
 
 def test_required_parts_of_a_spec_are_named() -> None:
-    assert set(fields(run_pb2.RunSpec(name="Bad Name"))) == {"name", "policy", "judge", "prompts"}
+    assert set(fields(run_pb2.RunSpec(name="Bad Name"))) == {"name", "policy"}
 
 
 def test_the_list_of_violations_is_bounded() -> None:
