@@ -15,8 +15,8 @@ from charter.cli.calls import channel_to
 from charter.cli.cluster import access
 from charter.cli.cluster.access import Cluster
 from charter.cli.cluster.remote import remote
-from charter.cli.local.services import SERVICES, endpoint
 from charter.cli.runs.progress import watch
+from charter.cli.services import SERVICES, endpoint
 from charter.rpc.channel import QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
