@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 from charter.cli.local.monitoring import GRAFANA_PORT, PROMETHEUS_PORT
-from charter.cli.local.services import DEFAULTS
 from charter.cli.main import app
+from charter.cli.services import DEFAULTS
 from typer.testing import CliRunner
 
 from tests.deploy.manifests import ROOT

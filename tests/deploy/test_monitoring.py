@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from charter.cli.local.services import DEFAULTS, WORKER_METRICS_PORT
+from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
 from PIL import Image
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics import MetricWrapperBase

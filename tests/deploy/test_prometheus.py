@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charter.cli.local.services import DEFAULTS
 from charter.cli.main import app
+from charter.cli.services import DEFAULTS
 from typer.testing import CliRunner
 
 from deploy.monitoring import metrics_page

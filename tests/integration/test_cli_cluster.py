@@ -15,8 +15,8 @@ from charter.cli.calls import channel_to
 from charter.cli.cluster import access
 from charter.cli.cluster.access import Cluster
 from charter.cli.cluster.remote import remote
-from charter.cli.local.services import SERVICES, endpoint
 from charter.cli.runs.progress import watch
+from charter.cli.services import SERVICES, endpoint
 from charter.rpc.channel import QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
@@ -91,7 +91,7 @@ def cluster(services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_run_takes_its_files_there_and_brings_its_results_back(
     cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "t.jsonl").write_text('{"prompt": "What is a tide?"}\n')
+    (tmp_path / "t.jsonl").write_text('{"prompt": "What is a tide?"}\n{"prompt": "What is a bay?"}\n')
     result = charter(*ON, "run", write_spec("finishes"))
     assert result.exit_code == 0, result.output
     assert "PPO  3/3" in result.stdout

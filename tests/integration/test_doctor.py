@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from charter.cli.local.services import SERVICES
+from charter.cli.services import SERVICES
 
 from tests.deploy.manifests import BASE, ROOT, Manifest, of_kind, render
 from tests.integration import test_cli_cluster

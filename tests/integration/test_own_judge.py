@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from charter.cli.local.checks import problems
+from charter.cli.checks import problems
 from charter.cli.local.up import judge_command
 from charter.cli.main import app
 from charter.rpc.channel import QUICK, connect

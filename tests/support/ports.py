@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterable
 
-from charter.cli.local.services import DEFAULTS, WORKER_METRICS_PORT
+from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from charter.cli.local.services import endpoint
+from charter.cli.services import endpoint
 from charter.rpc.channel import connect
 from charter.rpc.errors import explained
 

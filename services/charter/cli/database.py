@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.services import home
 
 DatabaseOption = Annotated[
     str, typer.Option(envvar="CHARTER_DATABASE", help="SQLAlchemy URL. Default: charter.db in CHARTER_HOME.")

@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 
 from charter.cli.calls import channel_to, health
-from charter.cli.local.services import SERVICES, endpoint, started
 from charter.cli.output import JsonOption, console, emit_json, print_whole
+from charter.cli.services import SERVICES, endpoint, started
 from charter.rpc.channel import QUICK
 from charter.v1 import (
     judge_pb2,

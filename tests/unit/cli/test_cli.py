@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import typer.main
+from charter.cli import services
 from charter.cli.commands import COMMANDS
 from charter.cli.lazy import LazyCommand
-from charter.cli.local import services
-from charter.cli.local.services import SERVICES, Endpoint, Started, endpoint, remember, started
 from charter.cli.main import app
 from charter.cli.runs.progress import RunProgress
+from charter.cli.services import SERVICES, Endpoint, Started, endpoint, remember, started
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 from rich.console import Console

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from charter.cli.local.monitoring import GRAFANA_PORT, PROMETHEUS_PORT, start_monitoring
-from charter.cli.local.services import DEFAULTS, started
+from charter.cli.services import DEFAULTS, started
 from rich.console import Console
 from typer import Exit
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from charter.cli.local.services import SERVICES
 from charter.cli.main import app
 from charter.cli.runs.readings import Reading, summary
 from charter.cli.runs.top import earlier, sparkline
+from charter.cli.services import SERVICES
 from typer.testing import CliRunner
 
 

@@ -21,7 +21,7 @@ from kubernetes.stream import portforward
 from urllib3.exceptions import HTTPError
 
 from charter.cli.cluster.remote import VARIABLE
-from charter.cli.local.services import SERVICES
+from charter.cli.services import SERVICES
 from charter.rpc import tls
 from charter.rpc.channel import QUICK
 

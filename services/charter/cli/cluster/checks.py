@@ -14,7 +14,7 @@ from charter.cli.cluster.access import Cluster, connected
 from charter.cli.cluster.components import component
 from charter.cli.cluster.findings import Finding, rights_finding
 from charter.cli.cluster.workers import gpus, worker_template, workers
-from charter.cli.local.services import SERVICES, endpoint
+from charter.cli.services import SERVICES, endpoint
 
 # podFailurePolicy of Jobs is stable from 1.31 on, native gRPC probes from 1.27 on.
 OLDEST = (1, 31)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from charter.cli.calls import channel_to
+from charter.cli.finding import run_id_of
 from charter.cli.judging.audit_summary import summary_of
 from charter.cli.judging.audit_tables import print_comparison, print_comparisons, print_summary
 from charter.cli.output import JsonOption, emit_json, fail
 from charter.cli.preferences.preferences import AddressOption
-from charter.cli.runs.finding import run_id_of
 from charter.rpc.channel import BATCH
 from charter.rpc.stalled import unless_stalled
 from charter.storage.comparisons import Row, comparison_to_row

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from charter.cli.local.services import (
+from charter.cli.output import fail
+from charter.cli.services import (
     DEFAULTS,
     HOST,
     Endpoint,
@@ -23,7 +24,6 @@ from charter.cli.local.services import (
     started,
     worker_metrics_address,
 )
-from charter.cli.output import fail
 
 PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000

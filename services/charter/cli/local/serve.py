@@ -10,8 +10,8 @@ import typer
 import yaml
 
 from charter.cli.database import DatabaseOption, default_database
-from charter.cli.local.services import home, service_addresses, sharing_of
 from charter.cli.output import fail
+from charter.cli.services import home, service_addresses, sharing_of
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
 from charter.rpc.tracing import configure_tracing

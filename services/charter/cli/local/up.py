@@ -20,7 +20,10 @@ from rich.text import Text
 
 from charter.cli.calls import health
 from charter.cli.local.monitoring import start_monitoring
-from charter.cli.local.services import (
+from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.runs.plan import gpu_memory, planned_for, show
+from charter.cli.runs.runs import cancel_all
+from charter.cli.services import (
     DEFAULTS,
     HOST,
     JUDGE_CONTROL,
@@ -31,9 +34,6 @@ from charter.cli.local.services import (
     sharing_name,
     started,
 )
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
-from charter.cli.runs.plan import gpu_memory, planned_for, show
-from charter.cli.runs.runs import cancel_all
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
 from charter.v1 import judge_pb2, run_pb2

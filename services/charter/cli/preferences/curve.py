@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.calls import channel_to
+from charter.cli.finding import run_id_of
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.preferences import (
     AddressOption,
@@ -19,7 +20,6 @@ from charter.cli.preferences.preferences import (
     chosen_comparisons,
     stream_comparisons,
 )
-from charter.cli.runs.finding import run_id_of
 from charter.rpc.errors import ServiceError
 from charter.v1 import preference_pb2_grpc, run_pb2
 

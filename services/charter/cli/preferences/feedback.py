@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from charter.cli.local.services import endpoint, home
+from charter.cli.finding import run_id_of
 from charter.cli.output import console, fail
-from charter.cli.runs.finding import run_id_of
+from charter.cli.services import endpoint, home
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.rpc.errors import ServiceError
 from charter.spec.constitution import load_constitution

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.calls import channel_to
+from charter.cli.finding import run_id_of
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.preferences.importing import check_files, read_file, requests, told, unreadable
-from charter.cli.runs.finding import run_id_of
 from charter.jsonl import RowError
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from charter.cli.local.services import sharing_name
 from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.services import sharing_name
 from charter.spec.defaults import fill_defaults, with_engines
 from charter.spec.load import load_spec
 from charter.v1 import run_pb2

@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from charter.cli.local.services import SERVICES, endpoint, worker_metrics_address
+from charter.cli.services import SERVICES, endpoint, worker_metrics_address
 
 TIMEOUT_SECONDS = 3.0
 

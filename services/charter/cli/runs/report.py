@@ -7,8 +7,8 @@ import grpc
 import typer
 
 from charter.cli.calls import channel_to
-from charter.cli.local.services import home
 from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.services import home
 from charter.evaluation.report.verdict import verdict
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import ServiceError

@@ -9,13 +9,13 @@ from google.protobuf import json_format
 from rich.console import Console
 from rich.markup import escape
 
+from charter.cli import checks
 from charter.cli.calls import channel_to
 from charter.cli.cluster.remote import remote
-from charter.cli.local import checks
-from charter.cli.local.fetch import fetch
-from charter.cli.local.services import gpu_sharing, service_addresses
+from charter.cli.fetch import fetch
 from charter.cli.output import INTERRUPTED, JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.progress import RunProgress, watch
+from charter.cli.services import gpu_sharing, service_addresses
 from charter.rpc.channel import QUICK
 from charter.spec.checks import load_checked
 from charter.spec.defaults import with_addresses

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.calls import channel_to
-from charter.cli.local.checks import problems
+from charter.cli.checks import problems
 from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_whole
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
 from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import grpc
 
-from charter.cli.local.services import home
 from charter.cli.patience import Patience
+from charter.cli.services import home
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.stalled import unless_stalled
 from charter.v1 import trainer_pb2, trainer_pb2_grpc

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from charter.cli.calls import channel_to, health
-from charter.cli.local.services import endpoint
+from charter.cli.services import endpoint
 from charter.rpc.channel import QUICK
 from charter.spec.constitution import load_constitution
 from charter.spec.served import judge_problems, policy_problems
