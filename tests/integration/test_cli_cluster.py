@@ -91,7 +91,7 @@ def cluster(services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_run_takes_its_files_there_and_brings_its_results_back(
     cluster: kubernetes_api.Cluster, write_spec: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "t.jsonl").write_text('{"prompt": "What is a tide?"}\n')
+    (tmp_path / "t.jsonl").write_text('{"prompt": "What is a tide?"}\n{"prompt": "What is a bay?"}\n')
     result = charter(*ON, "run", write_spec("finishes"))
     assert result.exit_code == 0, result.output
     assert "PPO  3/3" in result.stdout

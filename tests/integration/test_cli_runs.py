@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def services(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
 def write_spec(tmp_path: Path) -> Any:
     """Writes a spec; the name of a run says what its worker does."""
     for name in ("t", "h"):
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"prompt": "{name}"}}\n')
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"prompt": "{name}"}}\n{{"prompt": "{name} again"}}\n')
 
     def write(
         name: str, policy: str = "fake-policy", judge: str = "fake-judge", constitution: Path = CONSTITUTION
@@ -136,6 +137,32 @@ def test_a_failed_run_ends_with_1_and_can_be_resumed(services: Path, write_spec:
     # What the first attempt reported is not shown again.
     assert "PPO" not in again.stdout
     assert as_json("runs", "show", "crashes-once")["attempts"] == 2
+
+
+def test_a_run_without_a_checkpoint_is_resumed_with_a_corrected_spec(services: Path, write_spec: Any) -> None:
+    spec = Path(write_spec("crashes-once"))
+    failed = charter("run", str(spec))
+    assert "`--spec FILE`" in failed.stderr.replace("\n", " ")
+    spec.write_text(spec.read_text() + "ppo: {steps: 3, minibatches: 99}\n")
+    refused = charter("runs", "resume", "crashes-once", "--spec", str(spec))
+    assert refused.exit_code == 1
+    assert f"{spec}:5: ppo.minibatches: is 99" in refused.stderr
+    spec.write_text(spec.read_text().replace("99", "4"))
+    again = charter("runs", "resume", "crashes-once", "--spec", str(spec))
+    assert again.exit_code == 0, again.output
+    assert as_json("runs", "show", "crashes-once")["spec"]["ppo"]["steps"] == 3
+
+
+def test_a_runs_name_is_as_good_as_its_id(services: Path, write_spec: Any) -> None:
+    as_json("run", write_spec("finishes"))
+    assert as_json("preferences", "stats", "--run", "finishes")["total"] == 0
+    known = charter("feedback", "--labeller", "ann", "--run", "finishes")
+    assert known.exit_code == 1
+    assert re.search(r"run finishes-\S+ has no pairs to compare yet", known.stderr.replace("\n", " "))
+    for command in (("feedback", "--labeller", "ann"), ("preferences", "stats"), ("preferences", "export", "x.jsonl")):
+        unknown = charter(*command, "--run", "nobody")
+        assert unknown.exit_code == 1
+        assert "there is no run of this name" in unknown.stderr.replace("\n", " ")
 
 
 def test_a_detached_run_is_watched_and_cancelled(services: Path, write_spec: Any) -> None:

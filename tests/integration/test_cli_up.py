@@ -77,7 +77,10 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
     spec.write_text(f"{spec.read_text()}services: {{gpu_sharing: take_turns}}\n")
     up = charter("up", str(spec), "--port-offset", offset)
     assert up.exit_code == 0, up.stderr + up.stdout
-    assert "All services are serving" in up.stdout
+    # Not a terminal: whole lines, none of them drawn over.
+    lines = up.stdout.splitlines()
+    assert f"policy: serving at 127.0.0.1:{50051 + int(offset)}" in lines
+    assert any(line.startswith("All services are serving") for line in lines)
     assert "run already" in charter("up", str(spec), "--port-offset", offset).stdout
     assert charter.as_json("status")["policy"]["weight_version"] == 0
 
@@ -109,15 +112,16 @@ def test_up_run_and_down(charter: Command, spec: Path, offset: str) -> None:
 
 def test_up_says_which_service_cannot_start_and_stops_the_others(charter: Command, spec: Path, offset: str) -> None:
     broken = spec.with_name("broken.yaml")
-    # A folder that holds no model.
+    # A folder that looks like a model's until it is loaded.
     (spec.parent / "empty").mkdir()
+    (spec.parent / "empty" / "config.json").write_text("{}")
     broken.write_text(
         spec.read_text().replace("engine: transformers}", "engine: fake}") + "preference_model: {model: ./empty}\n"
     )
     up = charter("up", str(broken), "--port-offset", offset)
     assert up.exit_code == 1
     assert "the preference service ended before it was serving" in up.stderr
-    assert str(spec.parent / "empty") in up.stderr
+    assert f"The end of {charter.home}/logs/preference.log:\n" in up.stderr
     assert not (charter.home / "services.json").exists()
     assert "Nothing" in charter("down").stdout
 

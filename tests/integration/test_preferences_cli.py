@@ -106,7 +106,9 @@ def test_export_filters_and_pairs(address: str, tmp_path: Path) -> None:
     )
     human = tmp_path / "human.parquet"
     assert result(address, "export", human, "--source", "human", "--principle", "kind")["written"] == 1
-    assert result(address, "export", human, "--run", "no such run")["written"] == 0
+    unknown = call(address, "export", human, "--run", "no such run")
+    assert unknown.exit_code == 1
+    assert "holds no comparison of a run with the id `no such run`" in unknown.stderr.replace("\n", " ")
 
 
 def test_malformed_lines_are_named_and_nothing_is_imported(address: str, tmp_path: Path) -> None:

@@ -88,4 +88,4 @@ def labels(stage: Stage, run: str) -> list[dict[str, str]]:
 def test_a_refresh_without_the_judges_labels_is_refused(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     spec = stage.spec(feedback={"human": 1}, comparisons={"refresh_every_steps": 1})
     assert stage.work("refresh", spec) == 2
-    assert "comparisons.refresh_every_steps adds labels of the judge, and feedback gives ai no share" in caplog.text
+    assert "comparisons.refresh_every_steps: adds labels of the judge, and feedback gives ai no share" in caplog.text

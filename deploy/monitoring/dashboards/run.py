@@ -144,11 +144,13 @@ POLICY = (
     Panel(
         "Clip fraction and answers with an end",
         "percentunit",
-        "Clipping of a few per cent is usual; much more means steps that are too large. Ends should become more.",
+        "Clipping of a few per cent is usual; much more means steps that are too large. Ends should become more. "
+        "Answers without a score are left out; above failures.max_share the run stops.",
         runs(
             ("charter_ppo_clip_fraction", "ratio clipped"),
             ("charter_ppo_value_clip_fraction", "value clipped"),
             ("charter_ppo_eos_share", "ended"),
+            ("charter_ppo_left_out_share", "without a score"),
         ),
     ),
     Panel(
@@ -256,8 +258,15 @@ PACE = (
     Panel(
         "Throughput of answers",
         "answers/s",
-        "Of whole steps. It should be level; it falls when answers become longer.",
-        runs(("charter_ppo_episodes_per_second", "answers")),
+        "Of whole steps. It should be level; it falls when answers become longer. Those left out, by kind of failure, "
+        "should be few.",
+        (
+            *runs(("charter_ppo_episodes_per_second", "answers")),
+            Query(
+                f"rate({of_run('charter_worker_left_out_total')}[$__rate_interval])",
+                "left out {{stage}} {{kind}} {{run}}",
+            ),
+        ),
     ),
     Panel(
         "Tokens learned from",

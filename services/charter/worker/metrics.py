@@ -140,6 +140,8 @@ def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
         PAIRS.labels(run_id, enum_name("outcome", outcome).lower())
     for counter in (STEPS, EPISODES, TOKENS):
         counter.labels(run_id)
+    for kind in types_pb2.FailureKind.keys()[1:]:
+        LEFT_OUT.labels(run_id, "training", kind.removeprefix("FAILURE_KIND_").lower())
     for service in ("policy", "judge"):
         for reason in ("failed", "overloaded", "slow"):
             REASSIGNED.labels(service, reason)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from charter import spec as spec_room
 from charter.cli.main import app
 from charter.rpc.channel import BATCH, QUICK, connect
 from charter.rpc.lifecycle import Addresses
@@ -18,6 +19,9 @@ from typer.testing import CliRunner, Result
 
 from tests.support.harness import running
 from tests.support.report_fixture import made_up_spec, without, write_run_folder
+
+# Prompts that a spec can name: a trainer looks into them.
+STARTER = Path(spec_room.__file__).parent / "starter"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +56,12 @@ def charter(*arguments: str) -> Result:
 def created(addresses: Addresses) -> run_pb2.Run:
     with connect(addresses.main) as channel:
         stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-        request = trainer_pb2.CreateRunRequest(request_id="one", spec=made_up_spec())
+        spec = made_up_spec()
+        spec.prompts.train[:] = [str(STARTER / "train.jsonl")]
+        spec.prompts.held_out[:] = [str(STARTER / "held_out.jsonl")]
+        spec.judge.constitution = spec.judge.labelled_pairs = ""
+        spec.evaluation.ClearField("prompts")
+        request = trainer_pb2.CreateRunRequest(request_id="one", spec=spec)
         return stub.CreateRun(request, timeout=QUICK).run
 
 
