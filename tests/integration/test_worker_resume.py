@@ -12,7 +12,7 @@ from charter.inference.preference_model import PreferenceModel
 from charter.judge import server as judge
 from charter.v1 import run_pb2
 from charter.weights.sender import send_weights
-from charter.worker.__main__ import STOPPED
+from charter.worker.__main__ import REFUSED, STOPPED
 from charter.worker.reinforcement.progress import newest_progress
 from safetensors.torch import load_file
 
@@ -205,9 +205,7 @@ def test_foreign_policy_weights_stop_the_run(stage: Stage, caplog: pytest.LogCap
     assert "does not serve this run's weights any more, but version 9 of somebody else" in caplog.messages[-1]
 
 
-def test_labels_that_all_fail_are_stored_and_stop_the_run(
-    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_that_all_fail_stop_the_run(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A principle that does not fit the judge's context makes every label INVALID."""
     path = tmp_path / "long.yaml"
     path.write_text(CONSTITUTION.replace("You are kind.", "Kind " * 150).replace("You are careful.", "Safe " * 150))
@@ -215,9 +213,8 @@ def test_labels_that_all_fail_are_stored_and_stop_the_run(
         spec = spec_of(stage)
         spec.services.judge = at.main
         spec.judge.constitution = str(path)
-        assert stage.work("unlabelled", spec) == 1
-    assert "only 0 of" in caplog.messages[-1]
-    assert "'INVALID'" in caplog.messages[-1]
+        assert stage.work("unlabelled", spec) == REFUSED
+    assert "labelling: 8 of 8 left out: 8 too long" in caplog.messages[-1]
     counts = [event.metrics for event in stage.events("unlabelled") if event.phase == run_pb2.PHASE_JUDGING]
     assert counts[-1]["outcome_INVALID"] > 0
 
