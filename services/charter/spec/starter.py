@@ -54,7 +54,8 @@ def _values(model: str, folder: Path) -> dict[str, str]:
         context = context_tokens(model)
     except ValueError as error:
         raise StarterError(str(error)) from error
-    room = context or _PROMPT_TOKENS + _ANSWER_TOKENS
+    # The preference model reads an EOS behind both.
+    room = context - 1 if context else _PROMPT_TOKENS + _ANSWER_TOKENS
     held_out = (HERE / "starter" / FILES["prompts/held_out.jsonl"]).read_text(encoding="utf-8")
     return {
         "name": _name_of(Path(model).resolve().name if local else model.rpartition("/")[2]),
