@@ -172,7 +172,7 @@ def import_files(
     console.print(f"{added} comparisons added, {duplicates} were stored already")
     for file, found in left_out.items():
         for what in told(found):
-            console.print(f"left out of {file}: {what}", markup=False)
+            console.print(f"left out of {file}: {what}", markup=False, soft_wrap=True)
 
 
 def chosen_comparisons(
