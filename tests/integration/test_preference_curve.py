@@ -63,7 +63,8 @@ def test_a_curve_of_nested_parts_on_the_same_held_out_pairs(address: str, tiny_m
         (["--percent", "0"], "--percent must lie above 0"),
         (["--percent", "101"], "--percent must lie above 0"),
         (["--plot", "curve.txt"], "--plot must end in .svg, .png, .pdf"),
-        (["--run", "unknown"], "only 0 of 0 comparisons can be used"),
+        (["--dimension", "unknown"], "only 0 of 0 comparisons can be used"),
+        (["--run", "unknown"], "holds no comparison of a run with the id `unknown`"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(address: str, tiny_model: Path, arguments: list[str], words: str) -> None:

@@ -119,11 +119,16 @@ class Labelling:
         for outcome, count in stored.items():
             metrics.PAIRS.labels(run.id, outcome.lower()).inc(count)
         self.outcomes += stored
-        self._failures.add([failure_of(judged[item]) for item in waiting])
+        try:
+            self._failures.add([failure_of(judged[item]) for item in waiting])
+        finally:
+            self._report()
+
+    def _report(self) -> None:
         so_far = self._failures.so_far
         numbers = {f"outcome_{outcome}": count for outcome, count in self.outcomes.items()}
         numbers |= {f"{metrics.BY_KIND}{kind}": count for kind, count in so_far.kinds.items()}
-        run.reporter.report(so_far.items, self._pairs, numbers=numbers, text=so_far.in_words())
+        self._run.reporter.report(so_far.items, self._pairs, numbers=numbers, text=so_far.in_words())
 
     def _take(self, pair: Pair) -> bool:
         """Whether the store holds this pair, once for each time that it is asked about."""
