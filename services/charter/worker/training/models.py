@@ -1,5 +1,6 @@
-"""The models of PPO: policy, frozen reference, critic; and their tensors by name."""
+"""The models that learn or are learned from: policy, frozen reference, critic; and their tensors by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ class LanguageModel(nn.Module):
         if entropies_too:
             return *token_logprobs_and_entropies(*read), values
         return token_logprobs(*read), None, values
+
+    @torch.no_grad()
+    def sample(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> list[int]:
+        """``count`` token ids behind those of a prompt, one whole pass for each: a few, to look at.
+
+        Without the cache of a generation, which gradient checkpointing rules out. Called as a method of a sharded model
+        it must be registered with FSDP.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.tensor([list(prompt)], device=self.device)
+        for _ in range(count):
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                logits: Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            drawn = torch.multinomial((logits.float().cpu() / temperature).softmax(dim=1), 1, generator=generator)
+            ids = torch.cat([ids, drawn.to(self.device)], dim=1)
+        found: list[int] = ids[0, len(prompt) :].tolist()
+        return found
 
     @torch.no_grad()
     def _is_right(self) -> bool:
