@@ -84,11 +84,13 @@ def rows_of(path: Path, file: str) -> Iterator[Row]:
 
 
 @contextmanager
-def opened(path: Path, file: str) -> Iterator[io.BufferedReader]:
+def opened(path: Path, file: str) -> "Iterator[io.BufferedReader[Any]]":
     """The bytes of a file, uncompressed and without a byte order mark. Raises ``DataError``."""
     try:
         with path.open("rb") as raw:
-            content = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if raw.peek(2)[:2] == _GZIP else raw
+            content: io.BufferedReader[Any] = raw
+            if raw.peek(2)[:2] == _GZIP:
+                content = io.BufferedReader(gzip.GzipFile(fileobj=raw))
             if content.peek(3)[:3] == _BYTE_ORDER_MARK:
                 content.read(3)
             yield content
