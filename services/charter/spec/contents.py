@@ -1,16 +1,25 @@
 """What the files hold that a spec names, and what is wrong in them."""
 
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.data.conversations import conversations
+from charter.data.errors import DataError
+from charter.data.sources import Source
+from charter.data.texts import texts
 from charter.jsonl import MOST_NAMED, RowError
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 from charter.spec.labelled_pairs import read_labelled_pairs
 from charter.spec.problems import Problem
 from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.v1 import run_pb2
+
+
+# Of each source of texts and conversations.
+_ROWS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,11 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
         problems += _shared(train, held_out)
     constitution = _constitution(spec.judge.constitution, absent_files, problems)
     _labelled_pairs(spec.judge.labelled_pairs, absent_files, problems)
+    if spec.HasField("pretraining"):
+        _sources(spec.pretraining.data, "pretraining.data", texts, absent_files, problems)
+        _sources(spec.pretraining.replay, "pretraining.replay", texts, absent_files, problems)
+    if spec.HasField("supervised"):
+        _sources(spec.supervised.data, "supervised.data", conversations, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
@@ -53,6 +67,31 @@ def _prompts(
             whole = False
             problems += (Problem(f"{field}[{index}]", line) for line in str(error).splitlines())
     return tuple(found.values()) if whole else None
+
+
+def _sources(
+    sources: Sequence[run_pb2.DataSource],
+    field: str,
+    read: Callable[[str], Iterable[object]],
+    absent_files: bool,
+    problems: list[Problem],
+) -> None:
+    """The beginning of each: a corpus is too large to be read through before a run begins."""
+    for index, one in enumerate(sources):
+        where = f"{field}[{index}].source"
+        source = Source.parse(one.source)
+        if source.place.startswith("hub:"):
+            continue
+        if not os.path.isfile(source.place):
+            problems += [] if absent_files else [Problem(where, f"no such file: {source.place}")]
+            continue
+        try:
+            looked_at = sum(1 for _ in itertools.islice(read(one.source), _ROWS_LOOKED_AT))
+        except DataError as error:
+            problems += (Problem(where, line) for line in str(error).splitlines())
+            continue
+        if not looked_at:
+            problems.append(Problem(where, f"holds nothing to learn from: {source.place}"))
 
 
 def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:

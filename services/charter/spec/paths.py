@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from charter.data.sources import Source
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
@@ -60,6 +61,13 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
     for name in ("train", "held_out"):
         values = getattr(spec.prompts, name)
         values[:] = [file(f"prompts.{name}[{index}]", value) for index, value in enumerate(values)]
+    for section, lists in (("pretraining", ("data", "replay")), ("supervised", ("data",))):
+        for name in lists if spec.HasField(section) else ():
+            for index, one in enumerate(getattr(getattr(spec, section), name)):
+                source = Source.parse(one.source)
+                if not source.place.startswith("hub:"):
+                    place = file(f"{section}.{name}[{index}].source", source.place)
+                    one.source = f"{place}#{source.column}" if source.column else place
     for name in ("constitution", "labelled_pairs", "calibration"):
         if value := getattr(spec.judge, name):
             setattr(spec.judge, name, file(f"judge.{name}", value))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.rpc.validation import violations
-from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, fill_defaults
+from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, OPTIONAL_SECTIONS, fill_defaults
 from charter.spec.load import load_spec, spec_from_json, spec_to_json, spec_to_yaml
 from charter.spec.problems import SpecError
 from charter.v1 import judge_pb2, run_pb2, validation_pb2
@@ -183,7 +183,7 @@ def test_defaults_fill_only_what_is_unset(folder: Path) -> None:
 
 
 def test_every_optional_number_has_a_default() -> None:
-    filled = fill_defaults(run_pb2.RunSpec())
+    filled = fill_defaults(run_pb2.RunSpec(**{name: {} for name in OPTIONAL_SECTIONS}))
     unset = [
         f"{section.name}.{field.name}"
         for section in run_pb2.RunSpec.DESCRIPTOR.fields
@@ -203,6 +203,12 @@ def test_every_optional_number_has_a_default() -> None:
         "evaluation.prompts",
         "evaluation.every_steps",
         "evaluation.patience",
+        "pretraining.context_tokens",
+        "pretraining.evaluate_every_steps",
+        "pretraining.lora_rank",
+        "supervised.max_tokens",
+        "supervised.evaluate_every_steps",
+        "supervised.lora_rank",
     ]
 
 
@@ -265,6 +271,12 @@ UNBOUNDED = {
     "evaluation.patience",
     "checkpoints.every_steps",
     "checkpoints.keep",
+    "pretraining.evaluate_every_steps",
+    "pretraining.patience",
+    "pretraining.checkpoint_every_steps",
+    "supervised.evaluate_every_steps",
+    "supervised.patience",
+    "supervised.checkpoint_every_steps",
 }
 
 
