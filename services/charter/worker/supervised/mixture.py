@@ -1,4 +1,4 @@
-"""What is learned from in which order: several sources by their shares, epoch by epoch, in batches.
+"""What is learned from in which order: several sources, epoch by epoch, in batches.
 
 All of it follows from sizes and the seed, so that a loop that goes on needs to know the number of its step only.
 """
@@ -6,39 +6,52 @@ All of it follows from sizes and the seed, so that a loop that goes on needs to 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from charter.worker.seeds import derive_seed
+
+T = TypeVar("T")
+# Name of a source, and the place of an item in it.
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Sources by name: of each item the tokens that count, and how much of what is learned comes from each source.
-
-    ``shares`` sum to 1. Without them every item is taken once in an epoch; with them an epoch has as many tokens, and
-    some items are taken more than once in it, or not at all.
-    """
+    """By source: of each item the tokens that are learned, and how often an epoch takes each item, on average."""
 
     tokens: Mapping[str, Sequence[int]]
-    shares: Mapping[str, float]
+    passes: Mapping[str, float]
 
     @classmethod
-    def of(cls, tokens: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> "Mixture":
-        """By ``weights`` that need not sum to 1; without any, by the tokens that there are."""
-        weighted = weights or {name: sum(counts) for name, counts in tokens.items()}
-        total = sum(weighted.values())
-        return cls(tokens, {name: weighted[name] / total for name in tokens})
+    def weighted(cls, tokens: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> "Mixture":
+        """Shares of the tokens as ``weights`` say, no item twice in an epoch; without weights every item once."""
+        if not weights:
+            return cls(tokens, dict.fromkeys(tokens, 1.0))
+        wanted = {name: weights[name] / sum(counts) for name, counts in tokens.items()}
+        most = max(wanted.values())
+        return cls(tokens, {name: one / most for name, one in wanted.items()})
 
-    def passes(self, source: str) -> float:
-        """How often an epoch takes each item of a source, on average."""
-        everything = sum(sum(counts) for counts in self.tokens.values())
-        return self.shares[source] * everything / sum(self.tokens[source])
+    def beside(self, replay: "Mixture", share: float) -> "Mixture":
+        """This and so much of ``replay`` that it is the ``share`` of an epoch's tokens, as often as that needs."""
+        factor = share / (1 - share) * self._epoch_tokens / replay._epoch_tokens
+        replayed = {name: passes * factor for name, passes in replay.passes.items()}
+        return Mixture({**self.tokens, **replay.tokens}, {**self.passes, **replayed})
 
-    def epoch(self, number: int, seed: int) -> list[tuple[str, int]]:
-        """Source and place of each item of an epoch, from 0, in order."""
-        taken: list[tuple[str, int]] = []
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each source in the tokens that are learned."""
+        return {name: self.passes[name] * sum(counts) / self._epoch_tokens for name, counts in self.tokens.items()}
+
+    @property
+    def _epoch_tokens(self) -> float:
+        return sum(self.passes[name] * sum(counts) for name, counts in self.tokens.items())
+
+    def epoch(self, number: int, seed: int) -> list[Place]:
+        """The items of an epoch, which counts from 0, in order."""
+        taken: list[Place] = []
         for source, counts in self.tokens.items():
             # Of an endless stream of passes, each in its own order: an epoch begins where the one before ended.
-            first, last = (round(self.passes(source) * len(counts) * end) for end in (number, number + 1))
+            first, last = (round(self.passes[source] * len(counts) * end) for end in (number, number + 1))
             orders: dict[int, list[int]] = {}
             for position in range(first, last):
                 turn, place = divmod(position, len(counts))
@@ -48,21 +61,46 @@ class Mixture:
         return _shuffled(taken, seed, "epoch", number)
 
 
-def _shuffled[T](items: Sequence[T], seed: int, *use: str | int) -> list[T]:
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Neighbours of an epoch are a batch while their sizes sum to at most ``most``; what is larger is alone."""
+
+    mixture: Mixture
+    # By source, as the mixture's tokens.
+    sizes: Mapping[str, Sequence[int]]
+    most: int
+    epochs: int
+    seed: int
+
+    def steps(self) -> list[int]:
+        """Batches of each epoch."""
+        return [sum(1 for _ in self.epoch(number)) for number in range(self.epochs)]
+
+    def epoch(self, number: int) -> Iterator[list[Place]]:
+        """The batches of an epoch, in order."""
+        batch: list[Place] = []
+        filled = 0
+        for source, place in self.mixture.epoch(number, self.seed):
+            size = self.sizes[source][place]
+            if batch and filled + size > self.most:
+                yield batch
+                batch, filled = [], 0
+            batch.append((source, place))
+            filled += size
+        if batch:
+            yield batch
+
+    def batches(self, steps: Sequence[int], first: int) -> Iterator[list[Place]]:
+        """Every batch from step ``first`` on, which counts from 0; ``steps`` are those of each epoch."""
+        for number in range(self.epochs):
+            before = sum(steps[:number])
+            if before + steps[number] > first:
+                for place, batch in enumerate(self.epoch(number)):
+                    if before + place >= first:
+                        yield batch
+
+
+def _shuffled(items: Sequence[T], seed: int, *use: str | int) -> list[T]:
     order = list(items)
     random.Random(derive_seed(seed, "learning order", *use)).shuffle(order)
     return order
-
-
-def batches(items: Sequence[tuple[str, int]], sizes: Sequence[int], most: int) -> Iterator[list[tuple[str, int]]]:
-    """Neighbours together while their sizes sum to at most ``most``; an item that is larger is alone."""
-    batch: list[tuple[str, int]] = []
-    size = 0
-    for item, own in zip(items, sizes, strict=True):
-        if batch and size + own > most:
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += own
-    if batch:
-        yield batch
