@@ -34,10 +34,10 @@ def serve_saved_policy(run: Run, model: str, version: int) -> None:
 def serve_learner(run: Run, version: int) -> float:
     """Serve the policy as it learns, as ``serve_policy``; of one with LoRA adapters only these travel."""
     if not run.spec.ppo.HasField("lora_rank"):
-        return serve_policy(run, run.leader.together(_policy_tensors), version)
-    adapter = run.leader.together(_adapter_tensors)
+        return serve_policy(run, run.leader.with_learner(_policy_tensors), version)
+    adapter = run.leader.with_learner(_adapter_tensors)
     update = run.services.policy.send_adapter(
-        adapter, version, lambda: run.leader.together(_policy_tensors), run.start.version
+        adapter, version, lambda: run.leader.with_learner(_policy_tensors), run.start.version
     )
     return _remember(run, "policy", update)
 

@@ -62,7 +62,7 @@ class Labels:
     # The others, counted by why.
     left_out: dict[str, int]
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """How many of them can be used, and why not the others."""
         stored = len(self.examples) + sum(self.left_out.values())
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
@@ -149,9 +149,9 @@ def divide(labels: Labels, examples: Sequence[Example], held_out: Collection[str
     train = [example for example in examples if example.group not in chosen]
     if len(prompts) < 2:
         raise RunError(
-            f"{labels.told()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a preference "
-            "model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, raise "
-            "comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
+            f"{labels.in_words()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a "
+            "preference model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, "
+            "raise comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
         )
     if not train:
         raise RunError(

@@ -100,7 +100,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         run.reporter.raise_if_stopped()
 
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
-    measured, kept_step, weights = run.leader.everywhere(fit_on_ranks, report, run.spec, warm_start, train, held_out)
+    measured, kept_step, weights = run.leader.on_all_ranks(fit_on_ranks, report, run.spec, warm_start, train, held_out)
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
     merge_lora(model)
@@ -183,7 +183,7 @@ def fit_on_ranks(
         best = Best()
 
         def told(step: FitStep, total: int) -> None:
-            ranks.led(lambda: report(step, total, warming_up) if report else None)
+            ranks.from_rank_zero(lambda: report(step, total, warming_up) if report else None)
 
         fit_best(model, *examples, fit_spec, ranks.device(), best, told, seed=spec.seed, probe=probe)
         best.restore(model)

@@ -147,7 +147,7 @@ def _resume(run: Run) -> tuple[Progress, dict[int, Batch]]:
     checkpoint.clean(run.artifacts.checkpoints)
     if (found := newest_progress(run.artifacts.checkpoints)) is not None:
         path, progress = found
-        run.leader.together(checkpoint.restore, path)
+        run.leader.with_learner(checkpoint.restore, path)
         sampled = unconsumed_batches(path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
@@ -168,7 +168,7 @@ class _LeftOut(NamedTuple):
     def of(cls, run: Run, learner: Learner, progress: Progress) -> "_LeftOut":
         """Go on counting from what a checkpoint says."""
         spec, earlier = run.spec, progress.left_out
-        items = spec.ppo.steps * spec.ppo.episodes_per_step // learner.algorithm.together
+        items = spec.ppo.steps * spec.ppo.episodes_per_step // learner.algorithm.episodes_together
         watched = measurements(spec) * spec.evaluation.watched_prompts
         return cls(
             Failures(run, TRAINING, items, earlier.get(TRAINING)),
@@ -216,7 +216,7 @@ def _rollout(
     check_served(run, preference)
     clock.lap("scoring_seconds")
     # With online DPO both answers of a pair fail together.
-    results = scored.scores[:: learner.algorithm.together]
+    results = scored.scores[:: learner.algorithm.episodes_together]
     left_out = failures.add(results, progress.step)
     if scored.episodes is None:
         failures.stop_without([one for one in results if isinstance(one, Failed)], progress.step)
@@ -236,7 +236,7 @@ def _learn(
     """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
     spec, episodes = run.spec.ppo, scored.episodes
     with traced("update"), gpu_turn(run, learner):
-        numbers, controls = run.leader.together(learn, episodes, progress.step, progress.controls)
+        numbers, controls = run.leader.with_learner(learn, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
@@ -300,7 +300,7 @@ def _parted(run: Run, progress: Progress) -> bool:
 def _go_back(run: Run, progress: Progress) -> Progress:
     """Take back the steps since the one that the judge liked best."""
     top = best(progress.measured)
-    run.leader.together(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))
+    run.leader.with_learner(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))
     text = (
         f"stopped after step {progress.step}: the score rose and the judge's opinion fell; back to step {top.step}, "
         f"where the judge preferred the policy by {top.judge:.0%}"
@@ -337,7 +337,7 @@ def _announce(run: Run, progress: Progress, what: str) -> None:
 def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
     start = time.monotonic()
     with traced("checkpoint"):
-        path = run.leader.together(
+        path = run.leader.with_learner(
             save_progress,
             run.artifacts.checkpoints,
             progress,
@@ -353,7 +353,7 @@ def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
     temporary = run.artifacts.policy.with_name(".policy.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model = learner.actor.model
-    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.together(_actor_tensors)))
+    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.with_learner(_actor_tensors)))
     AutoTokenizer.from_pretrained(run.start.model).save_pretrained(temporary)
     run.artifacts.record["policy_version"] = progress.weight_version
     run.artifacts.save_record()

@@ -72,7 +72,7 @@ def measure(
         return None
     episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
-        old = run.leader.together(Learner.prepare, episodes)
+        old = run.leader.with_learner(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, mean(decided), score, float(torch.mean(kl)), preference_version, best_score)
 
