@@ -145,6 +145,7 @@ class HeldOutLoss:
 class LearnedSource:
     """One source of a stage that learned from what is written."""
 
+    # Conversations, or pieces of texts.
     train: int
     held_out: int
     # Tokens that are learned of all of ``train``, once.

@@ -233,8 +233,7 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         ("pretraining", ("data", "replay"), "context_tokens"),
         ("supervised", ("data",), "max_tokens"),
     ):
-        if not spec.HasField(section):
-            continue
+        # A section that the spec leaves out is empty.
         stage = getattr(spec, section)
         for name in lists:
             sources = getattr(stage, name)

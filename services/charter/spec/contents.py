@@ -17,7 +17,6 @@ from charter.spec.problems import Problem
 from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.v1 import run_pb2
 
-
 # Of each source of texts and conversations.
 _ROWS_LOOKED_AT = 1000
 

@@ -62,7 +62,7 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
         values = getattr(spec.prompts, name)
         values[:] = [file(f"prompts.{name}[{index}]", value) for index, value in enumerate(values)]
     for section, lists in (("pretraining", ("data", "replay")), ("supervised", ("data",))):
-        for name in lists if spec.HasField(section) else ():
+        for name in lists:
             for index, one in enumerate(getattr(getattr(spec, section), name)):
                 source = Source.parse(one.source)
                 if not source.place.startswith("hub:"):

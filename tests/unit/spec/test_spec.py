@@ -183,7 +183,10 @@ def test_defaults_fill_only_what_is_unset(folder: Path) -> None:
 
 
 def test_every_optional_number_has_a_default() -> None:
-    filled = fill_defaults(run_pb2.RunSpec(**{name: {} for name in OPTIONAL_SECTIONS}))
+    spec = run_pb2.RunSpec()
+    for name in OPTIONAL_SECTIONS:
+        getattr(spec, name).SetInParent()
+    filled = fill_defaults(spec)
     unset = [
         f"{section.name}.{field.name}"
         for section in run_pb2.RunSpec.DESCRIPTOR.fields

@@ -92,7 +92,7 @@ class Learner:
         for rows, counts, micro_batch in self._micro_batches(sequences, FORWARD_TOKENS):
             losses = -self.actor.logprobs(micro_batch, 1.0).double().cpu()
             if counts:
-                parts = losses.split([len(sequences[row].targets) for row in rows])
+                parts = torch.split(losses, [len(sequences[row].targets) for row in rows])
                 nats[rows] = torch.stack([part.sum() for part in parts])
         found: list[float] = ranks.total(nats).tolist()
         return found

@@ -2,11 +2,13 @@
 
 import hashlib
 from array import array
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from charter.held_out import normalised
 from charter.inference.chat_template import loading
 from charter.worker.training.batches import TrainingSequence
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 
 class TextReader:
@@ -21,6 +23,15 @@ class TextReader:
         """With the tokenizer of a folder or hub id, which needs no chat template. Raises ``OSError``."""
         with loading(model):
             return cls(AutoTokenizer.from_pretrained(model), context_tokens)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """What ends a text."""
+        return frozenset({self._tokenizer.eos_token_id})
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def read(self, text: str) -> tuple[TrainingSequence, ...]:
         """Every token of the text is a target once, and so is the EOS behind it.

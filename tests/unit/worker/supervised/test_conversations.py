@@ -51,7 +51,10 @@ CASES: dict[str, tuple[PreTrainedTokenizerFast, Sequence[ChatMessage], list[tupl
         byte_tokenizer(),
         (SYSTEM, *TALK),
         [
-            ("<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nHi A<|im_end|>\n<|im_start|>assistant\n", "Yes B"),
+            (
+                "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nHi A<|im_end|>\n<|im_start|>assistant\n",
+                "Yes B",
+            ),
             ("<|im_end|>\n<|im_start|>user\nNo<|im_end|>\n<|im_start|>assistant\n", "Bye 1"),
         ],
     ),
@@ -128,7 +131,8 @@ def read(tokenizer: PreTrainedTokenizerFast, messages: Sequence[ChatMessage]) ->
 def test_what_is_learned_is_what_the_assistant_writes(case: str) -> None:
     tokenizer, messages, expected = CASES[case]
     (sequence,) = read(tokenizer, messages)
-    ids, counted = [], []
+    ids: list[int] = []
+    counted: list[tuple[int, int]] = []
     for before, answer in expected:
         # Only the first text of all gets what the tokenizer puts before a text.
         ids += tokenizer.encode(before, add_special_tokens=False)[0 if not ids else shift(tokenizer, before) :]
