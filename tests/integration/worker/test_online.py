@@ -16,7 +16,7 @@ from charter.worker.reinforcement.progress import newest_progress
 from charter.worker.training import checkpoint
 from safetensors.torch import load_file
 
-from tests.integration.test_worker_resume import SHARD, STEPS, assert_equal_to
+from tests.integration.worker.test_resume import SHARD, STEPS, assert_equal_to
 from tests.support.reward_service import reward_service
 from tests.support.worker_services import Stage, exit_status, tiny_services
 
