@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
+from charter.cli.services import DEFAULTS
+from charter.environment import WORKER_METRICS_PORT
 from PIL import Image
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -248,12 +249,9 @@ def scrape_configuration(file: Path) -> dict[str, Any]:
 
 
 def test_local_scrape_covers_what_charter_up_starts() -> None:
-    from charter.worker.metrics import _DEFAULT_PORT
-
     targets = {entry["labels"]["app"]: entry["targets"] for entry in scrape_configuration(LOCAL)["static_configs"]}
     expected = {name: [endpoint.metrics] for name, endpoint in DEFAULTS.items()}
-    assert targets == {**expected, "worker": [f"127.0.0.1:{_DEFAULT_PORT}"]}
-    assert WORKER_METRICS_PORT == _DEFAULT_PORT
+    assert targets == {**expected, "worker": [f"127.0.0.1:{WORKER_METRICS_PORT}"]}
 
 
 def test_cluster_scrape_keeps_exactly_the_metrics_ports() -> None:

@@ -12,16 +12,15 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from charter.environment import worker_metrics_port
 from charter.rpc.metrics import BUILD
 from charter.storage.comparisons import enum_name
 from charter.v1 import run_pb2, types_pb2
 
 logger = logging.getLogger("charter.worker")
 
-# Port of the metrics page, 0 for none, and the address that it listens on (0.0.0.0 in a cluster).
-PORT_VARIABLE = "CHARTER_WORKER_METRICS_PORT"
+# The address that the metrics page listens on (0.0.0.0 in a cluster).
 HOST_VARIABLE = "CHARTER_WORKER_METRICS_HOST"
-_DEFAULT_PORT = 9095
 
 PPO = {
     "score_mean": "Mean score of the step's answers, before any penalty; absent with online DPO.",
@@ -132,7 +131,10 @@ CHECKPOINT_TIME = Gauge(
 
 
 def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
-    """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page."""
+    """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page.
+
+    Raises ``EnvironmentVariableError``.
+    """
     for phase in run_pb2.Phase.values()[1:]:
         _PHASE.labels(run_id, phase_name(phase)).set(0)
         PHASE_SECONDS.labels(run_id, phase_name(phase))
@@ -147,7 +149,7 @@ def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
             REASSIGNED.labels(service, reason)
     _RUN.labels(run_id, spec.name, spec.policy.model).set(1)
     BUILD.labels(importlib.metadata.version("charter")).set(1)
-    port = int(os.environ.get(PORT_VARIABLE, _DEFAULT_PORT))
+    port = worker_metrics_port()
     if port == 0:
         return
     host = os.environ.get(HOST_VARIABLE, "127.0.0.1")

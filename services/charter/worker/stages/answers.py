@@ -1,16 +1,18 @@
 """Answers to the held-out prompts, by the starting policy before PPO and by the aligned one after it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
 from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
+from charter.state_files import read_json
 from charter.worker.context import Run
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
+# Of a damaged file of answers.
+WRITTEN_AGAIN = "Delete it and resume the run, which then samples these answers again"
 # Prompts in one call.
 _BATCH = 32
 
@@ -36,10 +38,13 @@ def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:
 
 
 def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: int) -> list[HeldOutAnswer]:
-    """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``."""
+    """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``.
+
+    Raises ``StateFileError`` when what was written is damaged.
+    """
     path = run.artifacts.answers(name)
     if path.exists():
-        return [HeldOutAnswer(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+        return read_json(path, lambda records: [HeldOutAnswer(**record) for record in records], WRITTEN_AGAIN)
     answers: list[HeldOutAnswer] = []
     for start in range(0, len(prompts), _BATCH):
         run.reporter.raise_if_stopped()

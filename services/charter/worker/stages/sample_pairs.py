@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from charter.jsonl import append_line, recover_lines
+from charter.jsonl import append_line
 from charter.spec.facts import AI, label_shares, label_sources
 from charter.spec.prompts import TaskPrompt
+from charter.state_files import read_log
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError
@@ -47,9 +48,11 @@ def sample_pairs(run: Run) -> list[list[Pair]]:
             f"all pairs would be of one prompt, and a preference model needs one to fit and one to hold out: {advice}"
         )
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    finished = [
-        [[Written(**one) for one in both] for both in json.loads(line)] for line in recover_lines(run.artifacts.pairs)
-    ]
+    finished = read_log(
+        run.artifacts.pairs,
+        lambda line: [[Written(**one) for one in both] for both in json.loads(line)],
+        "Delete it and resume the run, which then samples these pairs again",
+    )
     if len(finished) < len(batches):
         with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
             for index in range(len(finished), len(batches)):
