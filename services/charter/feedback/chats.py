@@ -6,8 +6,8 @@ from pathlib import Path
 
 from charter.feedback.pairs import Pair
 from charter.jsonl import append_line
-from charter.storage.comparison_layouts import split_of
 from charter.state_files import read_log
+from charter.storage.comparison_layouts import split_of
 from charter.storage.comparisons import comparison_from_row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
 

@@ -28,7 +28,9 @@ def configure_tracing(service: str) -> None:
     if exporter == "none":
         return
     if exporter != "otlp":
-        raise EnvironmentVariableError(f"OTEL_TRACES_EXPORTER is {exporter}; Charter exports traces by otlp, or not at all (none)")
+        raise EnvironmentVariableError(
+            f"OTEL_TRACES_EXPORTER is {exporter}; Charter exports traces by otlp, or not at all (none)"
+        )
     # Only here, because they take half a second that a process without traces need not spend.
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

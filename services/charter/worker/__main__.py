@@ -4,8 +4,9 @@ On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEV
 one GPU with it; under torchrun it is one of many. They all end alike.
 
 Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec, a file that it
-names, a damaged file of the run, an environment variable, or too many items that could not be used, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended
-by a signal. A cluster starts a worker again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
+names, a damaged file of the run, an environment variable, or too many items that could not be used, 3 cancelled by the
+trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and
+never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
