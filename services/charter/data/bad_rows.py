@@ -1,0 +1,59 @@
+"""What is done with rows that cannot be used: they stop the reading, or are left out, counted and written down."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from charter.data.errors import BadRowError, DataError
+from charter.data.rows import Row
+
+OnBadRow = Literal["stop", "skip"]
+
+# Bad rows after which a file is read no further.
+_MOST_FOUND = 100
+
+
+class BadRows:
+    """The bad rows of one or more sources.
+
+    With ``stop`` they are an error that names them. With ``skip`` they are counted by reason in ``counts`` and written
+    to the JSON lines of ``left_out`` with place, reason and content, where a file is given; it is replaced.
+    """
+
+    def __init__(self, on_bad_row: OnBadRow = "stop", left_out: Path | None = None) -> None:
+        self.on_bad_row = on_bad_row
+        self.left_out = left_out
+        self.counts: Counter[str] = Counter()
+        self._problems: list[str] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether what is read is of no use any more: the rest is looked at only for further mistakes."""
+        return bool(self._problems)
+
+    def add(self, row: Row, error: BadRowError) -> None:
+        """Note a bad row. Raises ``DataError`` when there are many, ``OSError`` when it cannot be written down."""
+        if self.on_bad_row == "stop":
+            self._problems.append(f"{row.where}: {error}")
+            if len(self._problems) == _MOST_FOUND:
+                self.raise_if_stopped()
+            return
+        if self.left_out is not None:
+            content = row.content.decode(errors="replace") if isinstance(row.content, bytes) else row.content
+            line = {"file": row.where.file, "place": row.where.place, "reason": error.reason, "problem": str(error)}
+            with self.left_out.open("a" if self.counts else "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(json.dumps(line | {"row": content}, ensure_ascii=False, default=str) + "\n")
+        self.counts[error.reason] += 1
+
+    def raise_if_stopped(self) -> None:
+        """Raises ``DataError`` that names the rows."""
+        if self._problems:
+            problems, self._problems = self._problems, []
+            raise DataError(problems)
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """Counts of rows in words: ``2 with an empty answer, 1 without a label``."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
