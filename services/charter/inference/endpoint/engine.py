@@ -43,10 +43,10 @@ class OpenAIEngine:
 
     ``assistant_prefix`` is continued where the endpoint can do that (vLLM, SGLang); elsewhere the model is asked to
     write only what follows it. Where the endpoint gives no log-probs, choices are read from structured output
-    (a JSON schema) and marked as ``written``. System turns that the endpoint leaves out, or does not show to be read, are
-    put before the next user message. Every method raises ``ConnectionError`` when the endpoint cannot be reached or does
-    not serve, ``RefusedRequestError`` when it refuses a request, and ``BudgetSpentError`` once ``token_budget`` tokens
-    were spent since the start.
+    (a JSON schema) and marked as ``written``. System turns that the endpoint leaves out, or does not show to be read,
+    are put before the next user message. Every method raises ``ConnectionError`` when the endpoint cannot be reached
+    or does not serve, ``RefusedRequestError`` when it refuses a request, and ``BudgetSpentError`` once
+    ``token_budget`` tokens were spent since the start.
     """
 
     def __init__(
