@@ -27,7 +27,8 @@ class Artifacts:
     """Paths of a run's folder, and ``run.json``, which is there from the beginning.
 
     ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
-    stage (``left_out``) and where too much of that stopped the run (``stops``).
+    stage (``left_out``), where too much of that stopped the run (``stops``), and what the policy learned before RL
+    (``learned``).
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -38,7 +39,6 @@ class Artifacts:
         self.constitution = folder / "constitution.yaml"
         self.pairs = folder / "pairs.jsonl"
         self.labels = folder / "labels.jsonl"
-        self.preference_model = folder / "preference_model"
         self.checkpoints = folder / CHECKPOINTS
         self.policy = folder / "policy"
         self.samples = folder / samples.FILE
@@ -83,9 +83,31 @@ class Artifacts:
         self.record["counts"].update(counts)
         self.save_record()
 
+    @property
+    def learned(self) -> list[str]:
+        """Folders of the policies that the learning stages before RL have made, in their order."""
+        return list(self.record.get("learned", []))
+
+    def add_learned(self, folder: str) -> None:
+        """Note that the policy in this folder, which is whole, is what the stages after it start from."""
+        self.record["learned"] = [*self.learned, folder]
+        self.save_record()
+
+    def preference_model(self, refreshes: int = 0) -> Path:
+        """Folder of the preference model after so many refreshes."""
+        return self.folder / _numbered("preference_model", refreshes)
+
+    def preference_fit(self, refreshes: int = 0) -> Path:
+        """What the fit after so many refreshes came to; its presence says that the preference model is whole."""
+        return self.folder / f"{_numbered('preference_fit', refreshes)}.json"
+
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
+
+
+def _numbered(name: str, refreshes: int) -> str:
+    return f"{name}-{refreshes}" if refreshes else name
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -68,7 +68,7 @@ def save(
     """
     final = folder_of(folder, step)
     temporary = folder / f".{final.name}.tmp"
-    ranks.led(lambda: _make_room(temporary, final))
+    ranks.from_rank_zero(lambda: _make_room(temporary, final))
     steps = {}
     with _no_room_explained(temporary, final):
         for name, (module, optimizer) in learner.learning().items():
@@ -76,8 +76,8 @@ def save(
             _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
             steps[name] = _optimizer_steps(module, optimizer)
     digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
-    ranks.led(lambda: _finish(temporary, final, progress, add_files, steps, digests))
-    ranks.led(lambda: _prune(folder, keep, keep_step))
+    ranks.from_rank_zero(lambda: _finish(temporary, final, progress, add_files, steps, digests))
+    ranks.from_rank_zero(lambda: _prune(folder, keep, keep_step))
     return final
 
 
@@ -217,7 +217,7 @@ def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _in_one_process():
-            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.words())
+            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.objects())
     except CheckpointException as error:
         raise _reason(error) from error
 
@@ -227,7 +227,7 @@ def _read(folder: Path, into: dict[str, Tensor]) -> None:
     try:
         with _in_one_process():
             reader = HuggingFaceStorageReader(str(folder))
-            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.words())
+            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.objects())
     except CheckpointException as error:
         raise _reason(error) from error
 
