@@ -10,6 +10,7 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.judge import metrics
+from charter.inference.base_model import origin_of
 from charter.judge.calibration import CalibrationSet, MixCalibration
 from charter.judge.calibration_file import CalibrationError, CalibrationFile, file_digest, load_calibration
 from charter.judge.judging import unsupported_methods, why_unable_to_rate
@@ -81,7 +82,9 @@ class JudgeRoom:
         """What was fitted, if for this judge. Raises ``CalibrationError``, ``OSError``."""
         assert config.calibration is not None
         fitted = load_calibration(config.calibration)
-        if problems := fitted.problems(config.model, config.method, self._constitution.current):
+        origin = origin_of(config.model)
+        model = config.model if origin is None else origin.model
+        if problems := fitted.problems(model, config.method, self._constitution.current):
             raise CalibrationError(
                 "\n".join(f"{config.calibration} {problem}" for problem in problems)
                 + "\nStart the judge without it, and fit one for this judge with `charter judge calibrate "

@@ -11,6 +11,7 @@ from typing import Protocol
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
+from charter.inference.base_model import origin_of
 from charter.inference.engine import EngineInfo, WeightMismatchError, WeightsNotTakenError
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
 from charter.rpc.channel import QUICK
@@ -54,9 +55,11 @@ class WeightTarget(Protocol):
 
 
 def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
-    """The wire form of what is served."""
+    """The wire form of what is served; of a base model with a chat template that it was given, both."""
+    origin = origin_of(info.model)
     return types_pb2.ModelInfo(
-        model=info.model,
+        model=info.model if origin is None else origin.model,
+        chat_form="" if origin is None else origin.form,
         engine=info.engine,
         weight_version=info.weight_version,
         weight_digest=info.weight_digest,
