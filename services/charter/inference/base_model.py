@@ -27,10 +27,8 @@ from transformers import (
 )
 
 from charter.inference.chat_template import ChatTokenizer, ids_of, loading, padding_id
-from charter.spec.chat_form import CHATML, ChatForm
+from charter.spec.chat_form import CHATML, ORIGIN, ChatForm
 
-# What a folder was made from; beside its config.
-_ORIGIN = "charter_origin.json"
 _CHATML_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -42,31 +40,12 @@ _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What a chat model was made from, and the digest of its form."""
-
-    model: str
-    form: str
-    # Tokens that the model has never seen: their embeddings are the mean of all others.
-    new_tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Form:
     """A template as text, the token that ends an answer, and the tokens that must be one token each."""
 
     template: str
     eos_token: str
     tokens: tuple[str, ...]
-
-
-def origin_of(model: str) -> Origin | None:
-    """What ``as_chat_model`` made a folder from; None for every other model."""
-    file = Path(model) / _ORIGIN
-    if not os.path.isfile(file):
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    return Origin(values["model"], values["form"], tuple(values["new_tokens"]))
 
 
 def as_chat_model(model: str, form: ChatForm) -> str:
@@ -120,7 +99,7 @@ def _make(model: str, source: Path, form: ChatForm, folder: Path) -> None:
     # As every service will: a template that loses messages is refused here, by its name.
     ChatTokenizer(tokenizer, generation)
     origin = {"model": model, "form": form.digest, "new_tokens": new}
-    (folder / _ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+    (folder / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
 
 
 def _read(form: ChatForm) -> _Form:

@@ -10,7 +10,6 @@ import grpc
 
 from charter.inference.load import create_engine
 from charter.judge import metrics
-from charter.inference.base_model import origin_of
 from charter.judge.calibration import CalibrationSet, MixCalibration
 from charter.judge.calibration_file import CalibrationError, CalibrationFile, file_digest, load_calibration
 from charter.judge.judging import unsupported_methods, why_unable_to_rate
@@ -19,6 +18,7 @@ from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
+from charter.spec.chat_form import origin_of
 from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
 from charter.weights.memory import MemoryServicer
 

@@ -11,12 +11,12 @@ from typing import Protocol
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from charter.inference.base_model import origin_of
 from charter.inference.engine import EngineInfo, WeightMismatchError, WeightsNotTakenError
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclEngine, NcclGroup
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness
+from charter.spec.chat_form import origin_of
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.adapter import merge_adapter
 from charter.weights.nccl_sender import DTYPES

@@ -7,9 +7,9 @@ import pytest
 import torch
 from charter.chat import ChatMessage
 from charter.inference import base_model
-from charter.inference.base_model import Origin, as_chat_model, origin_of
+from charter.inference.base_model import as_chat_model
 from charter.inference.chat_template import ChatTokenizer
-from charter.spec.chat_form import ChatForm
+from charter.spec.chat_form import ChatForm, Origin, origin_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from charter.inference.base_model import origin_of
 from charter.inference.chat_template import loading
+from charter.spec.chat_form import origin_of
 from charter.spec.facts import needs_preference_model
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
