@@ -1,7 +1,7 @@
 """Chat templates: from a conversation to the token ids that a model reads, and back to text."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Prompt, RefusedRequestError
+from charter.inference.system_text import moved_to_user
 from charter.inference.template_form import breaker, has_symbol, read_form, with_space
 
 # Tokens that exist for padding or can be borrowed for it, tried before any other special token.
@@ -40,14 +41,17 @@ class ChatTokenizer:
         self.tokenizer = tokenizer
         self.name = str(tokenizer.name_or_path)
         if not tokenizer.chat_template:
-            raise ValueError(f"the tokenizer of {self.name} has no chat template: put a chat_template.jinja beside it")
+            raise ValueError(
+                f"the tokenizer of {self.name} has no chat template: of a policy set policy.chat_template, for example "
+                "to chatml, or put a chat_template.jinja beside any model"
+            )
         if tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {self.name} has no EOS token: set eos_token in tokenizer_config.json")
         self.eos_id = int(tokenizer.eos_token_id)
-        self.stop_ids: frozenset[int] = frozenset({self.eos_id, *_ids(generation and generation.eos_token_id)})
+        self.stop_ids: frozenset[int] = frozenset({self.eos_id, *ids_of(generation and generation.eos_token_id)})
         added = {token.content: (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
         self._special: dict[str, int] = {text: index for text, (index, token) in added.items() if token.special}
-        self.pad_id = self._choose_pad()
+        self.pad_id = self._padding()
         plain = {text for text in added.keys() - self._special.keys() if has_symbol(text)}
         special = {text for text in self._special if text.strip()}
         try:
@@ -200,19 +204,10 @@ class ChatTokenizer:
         return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=to_answer))
 
     def _with_visible_system(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        turns: list[ChatMessage] = []
-        unseen: list[str] = []
-        for place, message in enumerate(messages):
-            if message.role == "system" and not (self._form.shows_later_system if place else self._form.shows_system):
-                unseen.append(message.content)
-            elif message.role == "user":
-                turns.append(ChatMessage("user", "\n\n".join(text for text in (*unseen, message.content) if text)))
-                unseen = []
-            else:
-                turns.append(message)
-        if unseen:
-            raise RefusedRequestError(f"the chat template of {self.name} has no system turn, and no user turn follows")
-        return turns
+        form = self._form
+        return moved_to_user(
+            messages, at_start=not form.shows_system, later=not form.shows_later_system, name=self.name
+        )
 
     def _broken_up(self, text: str, *, answer: bool) -> str:
         text = self._break_up_answer(text) if answer else self._break_up_message(text)
@@ -244,17 +239,26 @@ class ChatTokenizer:
                 return whole[len(begun) :]
         return self.encode(text)
 
-    def _choose_pad(self) -> int:
-        used = {self.tokenizer.bos_token}
-        template = str(self.tokenizer.chat_template)
-        for token in (self.tokenizer.pad_token, *_USUAL_PADDING, *self._special):
-            index = self._special.get(token) if token else None
-            if index is not None and index not in self.stop_ids and token not in used and token not in template:
-                return index
-        raise ValueError(
-            f"the tokenizer of {self.name} has no special token left for padding (PAD must differ from EOS): "
-            "add one, for example <|pad|>, and resize the model's embeddings"
-        )
+    def _padding(self) -> int:
+        found = padding_id(self.tokenizer, self.stop_ids)
+        if found is None:
+            raise ValueError(
+                f"the tokenizer of {self.name} has no special token left for padding (PAD must differ from EOS): "
+                "add one, for example <|pad|>, and resize the model's embeddings"
+            )
+        return found
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int]) -> int | None:
+    """A special token that ends nothing and that the chat template does not use; None when there is none."""
+    added = tokenizer.added_tokens_decoder.items()
+    special: dict[str, int] = {token.content: index for index, token in added if token.special}
+    for token in (tokenizer.pad_token, *_USUAL_PADDING, *special):
+        index = special.get(token) if token else None
+        free = index not in stop_ids and token != tokenizer.bos_token
+        if index is not None and free and token not in str(tokenizer.chat_template):
+            return index
+    return None
 
 
 @contextmanager
@@ -272,7 +276,8 @@ def loading(model: str) -> Iterator[None]:
         raise OSError(f"the model {model!r} cannot be loaded: {advice}. Cause: {error}") from error
 
 
-def _ids(value: int | Iterable[int] | None) -> list[int]:
+def ids_of(value: int | Iterable[int] | None) -> list[int]:
+    """Token ids as a config names them: none, one, or several."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)
