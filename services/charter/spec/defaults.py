@@ -1,6 +1,6 @@
 """Fills in the defaults that the comments of ``run.proto`` state, so that a stored spec says all that it means."""
 
-from typing import Any
+from typing import Any, Literal
 
 from charter.v1 import run_pb2
 
@@ -95,7 +95,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Of stages that a run may be without: their fields are filled in where the spec has the section.
-OPTIONAL_SECTIONS = ("pretraining", "supervised")
+OPTIONAL_SECTIONS: tuple[Literal["pretraining", "supervised"], ...] = ("pretraining", "supervised")
 # Adapters learn at a rate so many times as high as all weights do.
 _LORA_RATE = 10
 
@@ -112,12 +112,13 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
-    for section in OPTIONAL_SECTIONS:
-        stage = getattr(filled, section)
+    for optional in OPTIONAL_SECTIONS:
+        stage = getattr(filled, optional)
         if stage.HasField("lora_rank") and not stage.HasField("learning_rate"):
-            stage.learning_rate = _LORA_RATE * DEFAULTS[section]["learning_rate"]
+            stage.learning_rate = _LORA_RATE * DEFAULTS[optional]["learning_rate"]
+    absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
-        if section in OPTIONAL_SECTIONS and not filled.HasField(section):
+        if section in absent:
             continue
         message = getattr(filled, section)
         for name, default in fields.items():

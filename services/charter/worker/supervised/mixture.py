@@ -24,7 +24,7 @@ class Mixture:
 
     @classmethod
     def weighted(cls, tokens: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> "Mixture":
-        """Shares of the tokens as ``weights`` say, no item twice in an epoch; without weights every item once."""
+        """Shares of the tokens as ``weights`` say, no source more than once; without weights all of each."""
         if not weights:
             return cls(tokens, dict.fromkeys(tokens, 1.0))
         wanted = {name: weights[name] / sum(counts) for name, counts in tokens.items()}

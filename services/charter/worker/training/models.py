@@ -191,7 +191,7 @@ def layers_to_checkpoint(model: PreTrainedModel) -> list[GradientCheckpointingLa
     """The layers whose inputs alone can be kept. Raises ``RunError`` when there is none."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset ppo.gradient_checkpointing")
+        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset gradient_checkpointing")
     return layers
 
 
