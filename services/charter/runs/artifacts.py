@@ -83,6 +83,10 @@ class Artifacts:
         self.record["counts"].update(counts)
         self.save_record()
 
+    def left_out(self, name: str) -> Path:
+        """File of the rows that were skipped of ``prompts``, ``labelled_pairs`` or other data that the spec names."""
+        return self.folder / "left_out" / f"{name}.jsonl"
+
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"

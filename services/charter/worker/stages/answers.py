@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
+from charter.data.prompts import TaskPrompt
 from charter.spec.facts import evaluated_prompts
-from charter.spec.prompts import TaskPrompt
 from charter.worker.context import Run
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed

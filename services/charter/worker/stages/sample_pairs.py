@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line, recover_lines
 from charter.spec.facts import AI, label_shares, label_sources
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.context import STARTING_VERSION, Run
 from charter.worker.errors import RunError

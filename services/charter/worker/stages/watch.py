@@ -8,8 +8,8 @@ from statistics import mean
 import torch
 
 from charter.atomic_files import write_json
+from charter.data.prompts import TaskPrompt
 from charter.spec.facts import evaluated_prompts
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.gpu_turn import gpu_turn
