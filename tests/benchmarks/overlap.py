@@ -26,7 +26,7 @@ from charter.worker.clients.services import Services
 from charter.worker.context import Run
 from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
-from charter.worker.stages.ppo import run_ppo
+from charter.worker.stages.ppo import Reinforcement
 from charter.worker.training.lead import Leader
 from google.protobuf import json_format
 from rich.console import Console
@@ -65,7 +65,9 @@ def steps_of(folder: Path, model: Path, policy: Process, rewards: str, staleness
         prompts = PromptSets(PROMPTS, PROMPTS, 0)
         constitution = judge_pb2.Constitution()
         leader = Leader(reporter)
-        run_ppo(Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution))
+        run = Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution)
+        with reporter.in_phase(Reinforcement.phase):
+            Reinforcement().work(run)
     finally:
         services.close()
     steps = read_run_folder(folder).ppo_steps

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from charter.chat import ChatMessage
 from charter.inference.engine import Prompt, RefusedRequestError
+from charter.inference.system_text import moved_to_user
 from charter.inference.template_form import breaker, has_symbol, read_form, with_space
 
 # Tokens that exist for padding or can be borrowed for it, tried before any other special token.
@@ -188,19 +189,10 @@ class ChatTokenizer:
         return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
 
     def _with_visible_system(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        turns: list[ChatMessage] = []
-        unseen: list[str] = []
-        for place, message in enumerate(messages):
-            if message.role == "system" and not (self._form.shows_later_system if place else self._form.shows_system):
-                unseen.append(message.content)
-            elif message.role == "user":
-                turns.append(ChatMessage("user", "\n\n".join(text for text in (*unseen, message.content) if text)))
-                unseen = []
-            else:
-                turns.append(message)
-        if unseen:
-            raise RefusedRequestError(f"the chat template of {self.name} has no system turn, and no user turn follows")
-        return turns
+        form = self._form
+        return moved_to_user(
+            messages, at_start=not form.shows_system, later=not form.shows_later_system, name=self.name
+        )
 
     def _broken_up(self, text: str, *, answer: bool) -> str:
         text = self._break_up_answer(text) if answer else self._break_up_message(text)

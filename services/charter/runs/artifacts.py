@@ -1,12 +1,12 @@
 """The run folder as the worker writes it: files whole or not at all, and logs that lose at most their last line."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from charter.atomic_files import write_json
 from charter.runs import samples
+from charter.state_files import read_json
 
 CHECKPOINTS = "checkpoints"
 # In the folder of each checkpoint that is whole.
@@ -27,7 +27,8 @@ class Artifacts:
     """Paths of a run's folder, and ``run.json``, which is there from the beginning.
 
     ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
-    stage (``left_out``) and where too much of that stopped the run (``stops``).
+    stage (``left_out``), where too much of that stopped the run (``stops``), and what the policy learned before RL
+    (``learned``). Raises ``StateFileError`` where it is damaged.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -38,28 +39,24 @@ class Artifacts:
         self.constitution = folder / "constitution.yaml"
         self.pairs = folder / "pairs.jsonl"
         self.labels = folder / "labels.jsonl"
-        self.preference_model = folder / "preference_model"
         self.checkpoints = folder / CHECKPOINTS
         self.policy = folder / "policy"
         self.samples = folder / samples.FILE
         self.comparisons = folder / "comparisons.parquet"
         self._record_file = folder / "run.json"
-        self.record: dict[str, Any] = (
-            json.loads(self._record_file.read_text(encoding="utf-8"))
-            if self._record_file.exists()
-            else {
-                "id": run_id,
-                "versions": {},
-                "constitution_digest": "",
-                "started": now(),
-                "finished": None,
-                "phase_seconds": {},
-                "counts": {},
-                "left_out": {},
-                "stops": [],
-            }
-        )
-
+        self.record: dict[str, Any] = {
+            "id": run_id,
+            "versions": {},
+            "constitution_digest": "",
+            "started": now(),
+            "finished": None,
+            "phase_seconds": {},
+            "counts": {},
+            "left_out": {},
+            "stops": [],
+        }
+        if self._record_file.exists():
+            self.record |= read_json(self._record_file, _record, "Bring it back from a copy, or start a new run")
         write_json(self._record_file, self.record)
 
     def require_folder(self) -> None:
@@ -87,9 +84,40 @@ class Artifacts:
         """File of the rows that were skipped of ``prompts``, ``labelled_pairs`` or other data that the spec names."""
         return self.folder / "left_out" / f"{name}.jsonl"
 
+    @property
+    def learned(self) -> list[str]:
+        """Folders of the policies that the learning stages before RL have made, in their order."""
+        return list(self.record.get("learned", []))
+
+    def add_learned(self, folder: str) -> None:
+        """Note that the policy in this folder, which is whole, is what the stages after it start from."""
+        self.record["learned"] = [*self.learned, folder]
+        self.save_record()
+
+    def preference_model(self, refreshes: int = 0) -> Path:
+        """Folder of the preference model after so many refreshes."""
+        return self.folder / _numbered("preference_model", refreshes)
+
+    def preference_fit(self, refreshes: int = 0) -> Path:
+        """What the fit after so many refreshes came to; its presence says that the preference model is whole."""
+        return self.folder / f"{_numbered('preference_fit', refreshes)}.json"
+
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
+
+
+def _record(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError("must be a JSON object")
+    for part in ("versions", "phase_seconds", "counts", "left_out"):
+        if not isinstance(content.get(part, {}), dict):
+            raise ValueError(f"{part} must be a JSON object")
+    return content
+
+
+def _numbered(name: str, refreshes: int) -> str:
+    return f"{name}-{refreshes}" if refreshes else name
 
 
 def has_checkpoint(folder: Path) -> bool:

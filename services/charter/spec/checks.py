@@ -1,6 +1,6 @@
 """Every rule of a run spec that needs no model and no service: across its fields, and in the files that it names.
 
-`charter check`, `charter up`, `charter run`, the trainer's CreateRun and ResumeRun, and the worker all ask here.
+`charter check`, `plan`, `up` and `run`, the trainer's CreateRun and ResumeRun, and the worker all ask here.
 """
 
 from collections.abc import Callable, Iterator

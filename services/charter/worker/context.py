@@ -1,6 +1,7 @@
 """What every stage of a run works with."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,10 +16,18 @@ from charter.worker.reporter import Reporter
 from charter.worker.training import ranks
 from charter.worker.training.lead import Leader
 
-# The policy serves the starting weights as this version; every PPO step that changes them adds one.
-STARTING_VERSION = 1
+# The policy serves the weights of ``policy.model`` as this version; every learning stage and every PPO step that
+# changes them adds one.
+FIRST_VERSION = 1
 # The preference service serves this run's preference model as this version.
 PREFERENCE_VERSION = 1
+
+
+class StartingWeights(NamedTuple):
+    """Hub id or folder of a policy, and the version that the policy service serves it as."""
+
+    model: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,16 @@ class Run:
     def needs_preference_model(self) -> bool:
         """As the function of that name says of the spec."""
         return needs_preference_model(self.spec)
+
+    @property
+    def start(self) -> StartingWeights:
+        """What comes next starts from: the last learning stage's policy, or ``policy.model`` before the first.
+
+        Answers are sampled from it, RL begins with it, has it as reference, and is compared with it at the end.
+        """
+        learned = self.artifacts.learned
+        model = str(self.artifacts.folder / learned[-1]) if learned else self.spec.policy.model
+        return StartingWeights(model, FIRST_VERSION + len(learned))
 
     def judging_options(self, seed: int) -> judge_pb2.JudgingOptions:
         """How the spec wants pairs to be judged."""

@@ -15,6 +15,10 @@ from charter.inference.engine import ChoiceLogprobs, Finish, Prompt, RefusedRequ
 ASKED = Prompt((ChatMessage("user", "Which is better?"),), assistant_prefix="The better response is (")
 
 
+def whole(turns: list[dict[str, str]]) -> str:
+    return " ".join(f"<{turn['role']}> {turn['content']}" for turn in turns)
+
+
 class Endpoint(ThreadingHTTPServer):
     """Answers every completion with B at 0.6, A at 0.2 + 0.1; remembers what it was asked."""
 
@@ -26,12 +30,18 @@ class Endpoint(ThreadingHTTPServer):
         self.status = 200
         # Of requests that ask for log-probs.
         self.logprobs_status = 200
+        # What its template makes of a conversation, or none where it refuses it; a token for each word.
+        self.renders: Callable[[list[dict[str, str]]], str | None] = whole
         # Changes the body of an answer, or takes its place.
         self.odd: Callable[[dict[str, Any]], Any] = lambda body: body
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+def usage(prompt_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": 1, "total_tokens": prompt_tokens + 1}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,6 +55,9 @@ class Handler(BaseHTTPRequestHandler):
             status = 400
         if asked.get("logprobs") and self.server.logprobs_status != 200:
             status = self.server.logprobs_status
+        rendered = self.server.renders(asked["messages"])
+        if rendered is None:
+            status = 400
         top = [("B", 0.6), ("A", 0.2), (" A", 0.1), ("The", 0.05)]
         listed = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top]
         logprobs = {"content": [listed[0] | {"top_logprobs": listed}]} if self.server.gives_logprobs else None
@@ -61,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
                     "logprobs": logprobs if asked.get("logprobs") else None,
                 }
             ],
-            "usage": {"prompt_tokens": 17, "completion_tokens": 1, "total_tokens": 18},
+            "usage": usage(len((rendered or "").split())),
         }
         content = self.server.odd(body) if status == 200 else {"error": {"message": "no such parameter"}}
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -99,7 +112,8 @@ async def test_choice_logprobs_add_up_the_ways_to_write_a_choice(endpoint: Endpo
     (result,) = await engine.choice_logprobs([ASKED], ["A", "B", "C"])
     assert isinstance(result, ChoiceLogprobs)
     assert [math.exp(value) for value in result.logprobs] == pytest.approx([0.3, 0.6, 0.0])
-    assert result.prompt_tokens == 17
+    # <user> Which is better? <assistant> The better response is (
+    assert result.prompt_tokens == 10
     (asked,) = endpoint.asked
     assert (asked["continue_final_message"], asked["messages"][-1]["role"]) == (True, "assistant")
     assert (asked["top_logprobs"], asked["max_tokens"]) == (20, 1)
@@ -134,6 +148,80 @@ async def test_what_the_api_cannot_do_is_refused(endpoint: Endpoint) -> None:
     endpoint.gives_logprobs = False
     with pytest.raises(RefusedRequestError, match="gave no log-probs"):
         await engine.choice_logprobs([ASKED], ["A"])
+    await engine.stop()
+
+
+def with_default_system(turns: list[dict[str, str]]) -> str:
+    return whole(turns if turns[0]["role"] == "system" else [{"role": "system", "content": "You help."}, *turns])
+
+
+def without_system(turns: list[dict[str, str]]) -> str:
+    return whole([turn for turn in turns if turn["role"] != "system"])
+
+
+def default_system_only(turns: list[dict[str, str]]) -> str:
+    return with_default_system([turn for turn in turns if turn["role"] != "system"])
+
+
+def refusing_system(turns: list[dict[str, str]]) -> str | None:
+    return None if any(turn["role"] == "system" for turn in turns) else whole(turns)
+
+
+def last_alone(turns: list[dict[str, str]]) -> str:
+    return whole(turns[-1:])
+
+
+CONVERSATION = (ChatMessage("system", "Be brief."), ChatMessage("user", "Hi"), ChatMessage("assistant", "Yes?"))
+LATER = (ChatMessage("system", "And kind."), ChatMessage("user", "Go on."))
+
+
+@pytest.mark.parametrize(
+    ("renders", "reads_system"),
+    [
+        (whole, True),
+        (with_default_system, True),
+        (without_system, False),
+        (default_system_only, False),
+        (refusing_system, False),
+    ],
+)
+@pytest.mark.parametrize("logprobs_status", [200, 400])
+async def test_a_system_text_reaches_the_model(
+    endpoint: Endpoint,
+    renders: Callable[[list[dict[str, str]]], str | None],
+    reads_system: bool,
+    logprobs_status: int,
+) -> None:
+    endpoint.renders, endpoint.logprobs_status = renders, logprobs_status
+    engine = await started(endpoint)
+    prompt = Prompt((*CONVERSATION, *LATER))
+    await engine.choice_logprobs([prompt], ["A", "B"])
+    [_ async for _ in engine.generate([prompt], Sampling(5))]
+    for asked in endpoint.asked:
+        read = renders(asked["messages"]) or ""
+        assert all(message.content in read for message in prompt.messages)
+        begin = [("system", "Be brief."), ("user", "Hi")] if reads_system else [("user", "Be brief.\n\nHi")]
+        assert [(turn["role"], turn["content"]) for turn in asked["messages"][:-2]] == begin
+        assert asked["messages"][-1]["content"].startswith("And kind.\n\nGo on.")
+    await engine.stop()
+
+
+@pytest.mark.parametrize("counted", [None, usage(17)])
+async def test_where_nothing_is_counted_a_system_text_is_what_the_user_says(endpoint: Endpoint, counted: Any) -> None:
+    endpoint.odd = lambda body: body | {"usage": counted}
+    engine = await started(endpoint)
+    [_ async for _ in engine.generate([Prompt((*CONVERSATION, *LATER))], Sampling(5))]
+    assert [turn["role"] for turn in endpoint.asked[0]["messages"]] == ["user", "assistant", "user"]
+    await engine.stop()
+
+
+async def test_an_endpoint_that_leaves_out_earlier_turns_is_refused_where_there_are_some(endpoint: Endpoint) -> None:
+    endpoint.renders = last_alone
+    engine = await started(endpoint)
+    await engine.choice_logprobs([Prompt((*CONVERSATION[:2],), ASKED.assistant_prefix)], ["A", "B"])
+    assert whole(endpoint.asked[-1]["messages"]).startswith("<user> Be brief.\n\nHi")
+    with pytest.raises(RefusedRequestError, match="leaves out the earlier turns of a conversation"):
+        await engine.choice_logprobs([Prompt((*CONVERSATION, *LATER))], ["A", "B"])
     await engine.stop()
 
 
@@ -203,7 +291,8 @@ async def test_where_logprobs_are_an_error_choices_are_written(endpoint: Endpoin
     endpoint.odd = of_choice(lambda choice: choice | {"message": {"role": "assistant", "content": '{"answer": "B"}'}})
     engine = await started(endpoint)
     (result,) = await engine.choice_logprobs([ASKED], ["A", "B"])
-    assert result == ChoiceLogprobs((-math.inf, 0.0), 17, 1, written=True)
+    assert isinstance(result, ChoiceLogprobs)
+    assert result == ChoiceLogprobs((-math.inf, 0.0), result.prompt_tokens, 1, written=True)
     await engine.stop()
 
 

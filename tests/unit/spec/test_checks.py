@@ -278,4 +278,4 @@ def _written(folder: Path, text: str) -> Path:
 def test_facts_of_the_algorithms_are_those_of_their_classes(algorithm: run_pb2.Algorithm.ValueType) -> None:
     ppo = run_pb2.PpoSpec(algorithm=algorithm)
     assert facts.needs_critic(ppo) == ALGORITHMS[algorithm].needs_critic
-    assert facts.episodes_together(ppo) == ALGORITHMS[algorithm].together
+    assert facts.episodes_together(ppo) == ALGORITHMS[algorithm].episodes_together

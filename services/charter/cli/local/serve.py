@@ -222,6 +222,6 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
     for pair in given or []:
         name, separator, value = pair.partition("=")
         if not separator or not name.isidentifier():
-            fail(f"--setting takes NAME=VALUE, got `{pair}`")
+            raise ValueError(f"--setting takes NAME=VALUE, got `{pair}`")
         settings[name] = yaml.load(value, Loader=Loader)
     return settings

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from charter.inference.engine import (
     RefusedRequestError,
     Sampling,
 )
+from charter.inference.system_text import moved_to_user
 
 logger = logging.getLogger("charter.inference")
 
@@ -31,6 +32,10 @@ logger = logging.getLogger("charter.inference")
 _TOP_LOGPROBS = (20, 5)
 # A choice as JSON, with room for models that write white space.
 _WRITTEN_TOKENS = 32
+# A text in two lengths, to see whether the longer one is read.
+_SHORT_TEXT, _LONG_TEXT = "Be kind. ", "Be kind. " * 32
+
+Turns = list[dict[str, str]]
 
 
 class OpenAIEngine:
@@ -38,8 +43,9 @@ class OpenAIEngine:
 
     ``assistant_prefix`` is continued where the endpoint can do that (vLLM, SGLang); elsewhere the model is asked to
     write only what follows it. Where the endpoint gives no log-probs, choices are read from structured output
-    (a JSON schema) and marked as ``written``. Every method raises ``ConnectionError`` when the endpoint cannot be
-    reached or does not serve, ``RefusedRequestError`` when it refuses a request, and ``BudgetSpentError`` once
+    (a JSON schema) and marked as ``written``. System turns that the endpoint leaves out, or does not show to be read,
+    are put before the next user message. Every method raises ``ConnectionError`` when the endpoint cannot be reached
+    or does not serve, ``RefusedRequestError`` when it refuses a request, and ``BudgetSpentError`` once
     ``token_budget`` tokens were spent since the start.
     """
 
@@ -59,30 +65,63 @@ class OpenAIEngine:
         self._client: EndpointClient
         self._continues_prefix = True
         self._top_logprobs = 0  # None to be had: choices are read from structured output.
+        self._reads_system = False
+        self._leaves_out_earlier = False
 
     async def start(self) -> None:
         """Ask for single tokens, to learn what the endpoint can do. Raises ``ConnectionError`` when it is not there."""
         key = os.environ.get("OPENAI_API_KEY", "none")
         self._client = EndpointClient(self._model, self._endpoint, key, self._limits)
-        asked = [{"role": "user", "content": "Hi"}]
         # What one provider refuses with 400, another forbids with 403 or fails at with 500.
         try:
-            await self._client.complete([*asked, _turn("He")], {"max_tokens": 1} | _continued())
+            await self._client.complete([_ASKED, _turn("assistant", "He")], {"max_tokens": 1} | _continued())
         except (RefusedRequestError, NotServedError):
             self._continues_prefix = False
-            await self._client.complete(asked, {"max_tokens": 1})
+            await self._client.complete([_ASKED], {"max_tokens": 1})
+        self._top_logprobs = await self._most_top_logprobs()
+        if self._top_logprobs == 0:
+            self._warn("gives no log-probs: labels are what the model writes, without a probability of its own")
+        await self._learn_what_it_reads()
+
+    async def _learn_what_it_reads(self) -> None:
+        reads_earlier: bool | None = None
+        # Some report a number that counts nothing.
+        if await self._reads(lambda text: [_turn("user", text)]):
+            self._reads_system = bool(await self._reads(lambda text: [_turn("system", text), _ASKED]))
+            reads_earlier = await self._reads(lambda text: [_ASKED, _turn("assistant", text), _ASKED])
+            self._leaves_out_earlier = reads_earlier is False
+        if not self._reads_system:
+            self._warn("does not show that its model reads system turns: they are put before the next user message")
+        if reads_earlier is None:
+            self._warn("does not show whether its model reads the earlier turns of a conversation")
+
+    async def _most_top_logprobs(self) -> int:
         for wanted in _TOP_LOGPROBS:
             try:
-                reply = await self._client.complete(asked, _first_token(wanted))
+                reply = await self._client.complete([_ASKED], _first_token(wanted))
             except (RefusedRequestError, NotServedError):
                 continue
             if reply.first_token:
-                self._top_logprobs = wanted
-                return
-        logger.warning(
-            "the endpoint gives no log-probs: labels are what the model writes, without a probability of its own",
-            extra={"endpoint": self._endpoint, "model": self._model},
-        )
+                return wanted
+        return 0
+
+    async def _reads(self, conversation: Callable[[str], Turns]) -> bool | None:
+        """Whether a text in a conversation reaches the model: a longer one must then be counted as more tokens.
+
+        None where the endpoint refuses the conversation or does not count. Two lengths, because a template may put a
+        system text of its own in the place of none.
+        """
+        counts = []
+        for text in (_SHORT_TEXT, _LONG_TEXT):
+            try:
+                reply = await self._client.complete(conversation(text), {"max_tokens": 1})
+            except (RefusedRequestError, NotServedError):
+                return None
+            counts.append(_usage(reply)[0])
+        return counts[1] > counts[0] if all(counts) else None
+
+    def _warn(self, what: str) -> None:
+        logger.warning("the endpoint %s", what, extra={"endpoint": self._endpoint, "model": self._model})
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -177,7 +216,7 @@ class OpenAIEngine:
     async def _written(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
         """The choice that the model writes as structured output. The schema takes the place of the prefix."""
         asked = f"\n\nAnswer as JSON with the one key `answer`, which is one of: {', '.join(choices)}."
-        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        turns = self._turns(prompt)
         turns[-1]["content"] += asked
         reply = await self._client.complete(turns, _structured(choices))
         chosen = _chosen(reply.text)
@@ -195,17 +234,31 @@ class OpenAIEngine:
         raise RefusedRequestError("the weights of an endpoint cannot be replaced")
 
     async def _answer(self, prompt: Prompt, parameters: dict[str, Any]) -> Reply:
-        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        turns = self._turns(prompt)
         if prompt.assistant_prefix and self._continues_prefix:
-            return await self._client.complete([*turns, _turn(prompt.assistant_prefix)], parameters | _continued())
+            return await self._client.complete(
+                [*turns, _turn("assistant", prompt.assistant_prefix)], parameters | _continued()
+            )
         if prompt.assistant_prefix:
             asked = f"\n\nYour answer begins with: {prompt.assistant_prefix}\nWrite only what follows that beginning."
             turns[-1] = turns[-1] | {"content": turns[-1]["content"] + asked}
         return await self._client.complete(turns, parameters)
 
+    def _turns(self, prompt: Prompt) -> Turns:
+        messages = moved_to_user(prompt.messages, at_start=not self._reads_system, later=True, name=self._endpoint)
+        if self._leaves_out_earlier and len([one for one in messages if one.role != "system"]) > 1:
+            raise RefusedRequestError(
+                f"{self._endpoint} leaves out the earlier turns of a conversation (it counts as many tokens whatever "
+                "they say): use an endpoint that passes them on, or a constitution without examples and no reasoning"
+            )
+        return [{"role": message.role, "content": message.content} for message in messages]
 
-def _turn(prefix: str) -> dict[str, str]:
-    return {"role": "assistant", "content": prefix}
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+_ASKED = _turn("user", "Hi")
 
 
 def _continued() -> dict[str, Any]:

@@ -3,30 +3,41 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from charter.inference.preference_model import PreferenceModel
 from charter.weights.sender import WeightUpdate
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.training import ranks
 from charter.worker.training.lora import adapter_tensors, frozen_tensors
-from charter.worker.training.models import named_tensors
+from charter.worker.training.models import LanguageModel, named_tensors
 from charter.worker.training.trainable import PolicyTrainable
 
 
-def serve_starting_policy(run: Run, tensors: Mapping[str, Tensor]) -> float:
-    """Serve what the run starts from, as ``serve_policy``; with LoRA adapters will follow for it."""
-    return _remember(run, "policy", run.services.policy.send(tensors, STARTING_VERSION))
+def serve_start(run: Run) -> int:
+    """See that the policy service serves what the run starts from; returns its version."""
+    model, version = run.start
+    if not policy_serves(run, version):
+        serve_saved_policy(run, model, version)
+    return version
+
+
+def serve_saved_policy(run: Run, model: str, version: int) -> None:
+    """Serve a saved policy: its hub id or folder."""
+    # On the CPU, where it fits even if the GPUs hold it only together.
+    loaded = LanguageModel.load(model, torch.device("cpu")).model
+    serve_policy(run, named_tensors(loaded), version)
 
 
 def serve_learner(run: Run, version: int) -> float:
     """Serve the policy as it learns, as ``serve_policy``; of one with LoRA adapters only these travel."""
     if not run.spec.ppo.HasField("lora_rank"):
-        return serve_policy(run, run.leader.together(_policy_tensors), version)
-    adapter = run.leader.together(_adapter_tensors)
+        return serve_policy(run, run.leader.with_learner(_policy_tensors), version)
+    adapter = run.leader.with_learner(_adapter_tensors)
     update = run.services.policy.send_adapter(
-        adapter, version, lambda: run.leader.together(_policy_tensors), STARTING_VERSION
+        adapter, version, lambda: run.leader.with_learner(_policy_tensors), run.start.version
     )
     return _remember(run, "policy", update)
 

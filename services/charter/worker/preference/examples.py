@@ -14,7 +14,7 @@ from charter.inference.preference_model import encode_answer
 from charter.rpc.messages import chat_messages
 from charter.storage.comparisons import LABELLED, enum_name
 from charter.v1 import run_pb2, types_pb2
-from charter.worker.context import STARTING_VERSION
+from charter.worker.context import FIRST_VERSION
 from charter.worker.errors import RunError
 from charter.worker.preference.fit import Example
 from charter.worker.preference.mixing import with_share
@@ -62,7 +62,7 @@ class Labels:
     # The others, counted by why.
     left_out: dict[str, int]
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """How many of them can be used, and why not the others."""
         stored = len(self.examples) + sum(self.left_out.values())
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
@@ -71,8 +71,13 @@ class Labels:
         )
 
 
-def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evaluated: Collection[str] = ()) -> Labels:
-    """Read comparisons.
+def read_labels(
+    model: Reads,
+    comparisons: Iterable[types_pb2.Comparison],
+    evaluated: Collection[str] = (),
+    start: int = FIRST_VERSION,
+) -> Labels:
+    """Read comparisons; answers by policies up to version ``start`` count as the starting policy's.
 
     Left out are those without a label (``INVALID``, ``UNAVAILABLE``), of two equal answers (``IDENTICAL``), that do not
     fit the model's context (``TOO_LONG``), and of the prompts whose keys are in ``evaluated`` (``EVALUATED``), on which
@@ -84,7 +89,7 @@ def read_labels(model: Reads, comparisons: Iterable[types_pb2.Comparison], evalu
     held_out: set[str] = set()
     left_out: Counter[str] = Counter()
     for comparison in comparisons:
-        example = _example(model, comparison)
+        example = _example(model, comparison, start)
         if comparison.split == types_pb2.SPLIT_HELD_OUT:
             held_out.add(example.group)
         if reason := _left_out(model, comparison, example, evaluated):
@@ -144,9 +149,9 @@ def divide(labels: Labels, examples: Sequence[Example], held_out: Collection[str
     train = [example for example in examples if example.group not in chosen]
     if len(prompts) < 2:
         raise RunError(
-            f"{labels.told()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a preference "
-            "model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, raise "
-            "comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
+            f"{labels.in_words()}, and those that the spec mixes are of {len(prompts)} prompts, too few for a "
+            "preference model: it needs one prompt to fit to and one to hold out. Give prompts.train more prompts, "
+            "raise comparisons.pairs if that is why so few of them were judged, or label pairs of other prompts"
         )
     if not train:
         raise RunError(
@@ -164,7 +169,7 @@ def split_examples(
     return *divide(labels, labels.examples, labels.held_out, _HELD_OUT_FRACTION), labels.left_out
 
 
-def _example(model: Reads, comparison: types_pb2.Comparison) -> Example:
+def _example(model: Reads, comparison: types_pb2.Comparison, start: int) -> Example:
     messages = chat_messages(comparison.prompt)
     prompt = model.tokenizer.prompt_ids(Prompt(messages))
     return Example(
@@ -174,7 +179,7 @@ def _example(model: Reads, comparison: types_pb2.Comparison) -> Example:
         prompt_key(messages),
         enum_name("source", comparison.source),
         comparison.dimension,
-        starting=comparison.answer_a.weight_version <= STARTING_VERSION,
+        starting=comparison.answer_a.weight_version <= start,
         prompt_tokens=len(prompt),
     )
 

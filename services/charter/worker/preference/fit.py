@@ -114,7 +114,7 @@ def probe(model: PreferenceModel, examples: Sequence[Example], counted: Tensor, 
         read = found[:, model.part(member)]
         # By one rank for all: others may round otherwise.
         solve = partial(fit_probe, read.numpy(), smoothed, groups, drawn * counts, lengths)
-        weights = torch.from_numpy(ranks.led(solve))
+        weights = torch.from_numpy(ranks.from_rank_zero(solve))
         model.head.weight[member].copy_(weights)
         mean_scores += read @ weights / model.members
     model.head.bias.zero_()

@@ -27,7 +27,7 @@ def probe_policy(run: Run, version: int) -> dict[str, float]:
     differences = []
     for address, answer in answers:
         sampled = torch.from_numpy(answer.logprobs.copy())
-        own = run.leader.together(_logprobs, answer.prompt_token_ids, answer.token_ids)
+        own = run.leader.with_learner(_logprobs, answer.prompt_token_ids, answer.token_ids)
         difference = (own - sampled).abs()
         # Not a number counts as a difference too.
         if not difference.mean().item() <= run.spec.policy.logprob_tolerance:

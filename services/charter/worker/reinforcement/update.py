@@ -124,7 +124,7 @@ class Learner:
         Returns means over the optimiser steps by metric name. Raises ``RunError`` when a gradient is not finite.
         """
         collected: dict[str, list[float]] = {}
-        together = self.algorithm.together
+        together = self.algorithm.episodes_together
         units = len(episodes.prompts) // together
         for _ in range(self.spec.epochs):
             order = torch.randperm(units)
@@ -150,7 +150,7 @@ class Learner:
         # Sum and count of each number that is reported as its mean.
         reported: dict[str, Tensor] = {}
         value_sums = torch.zeros(2, dtype=torch.double)
-        for rows, counts in self._micro_batches(episodes, minibatch, self.algorithm.together):
+        for rows, counts in self._micro_batches(episodes, minibatch, self.algorithm.episodes_together):
             batch = collate(episodes, rows, self.device)
             valid = mask[rows].to(self.device)
             # Of the entropies, and of the values where the critic is the policy's head.

@@ -1,16 +1,22 @@
-"""Answers to the held-out prompts, by the starting policy before PPO and by the aligned one after it."""
+"""Answers to the held-out prompts, by the starting policy before RL and by the aligned one after it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
 from charter.data.prompts import TaskPrompt
 from charter.spec.facts import evaluated_prompts
+from charter.state_files import read_json
+from charter.v1 import run_pb2
+from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
+# Names of the answers: to the prompts of the final comparison, and to those that are watched on the way.
+BEFORE, AFTER, WATCHED = "before", "after", "watched"
+# For a damaged file of answers.
+_ADVICE = "Delete it and resume the run, which then samples these answers again"
 # Prompts in one call.
 _BATCH = 32
 
@@ -25,21 +31,46 @@ class HeldOutAnswer:
     cut_off: bool
 
 
+class StartingAnswers:
+    """Writes ``answers_before.json`` and, where it is watched, ``answers_watched.json``."""
+
+    phase = run_pb2.PHASE_EVALUATING
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Always: the aligned policy is compared with the one before."""
+        return True
+
+    def done(self, run: Run) -> bool:
+        """Whether both are there."""
+        return all(run.artifacts.answers(name).exists() for name in (BEFORE, *self._watched(run)))
+
+    def work(self, run: Run) -> None:
+        """Raises ``RunError`` when the policy's replicas do not answer."""
+        version = serve_start(run)
+        for name in self._watched(run):
+            sample_answers(run, name, watched_prompts(run), version)
+        sample_answers(run, BEFORE, held_out_prompts(run), version)
+
+    def _watched(self, run: Run) -> list[str]:
+        return [WATCHED] if run.spec.evaluation.HasField("every_steps") else []
+
+
 def held_out_prompts(run: Run) -> list[TaskPrompt]:
     """The prompts of the evaluation, each once."""
     return take(run.prompts.held_out, 0, evaluated_prompts(run.spec, len(run.prompts.held_out)), run.spec.seed)
 
 
-def sample_held_out(run: Run, name: str, version: int) -> list[HeldOutAnswer]:
-    """Answer every prompt of the evaluation; ``name`` is before or after."""
-    return sample_answers(run, name, held_out_prompts(run), version)
+def watched_prompts(run: Run) -> list[TaskPrompt]:
+    """Held-out prompts behind those of the final comparison: going back to the best step must not flatter it."""
+    held_out, count = run.prompts.held_out, run.spec.evaluation.watched_prompts
+    return take(held_out, evaluated_prompts(run.spec, len(held_out)), count, run.spec.seed)
 
 
 def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: int) -> list[HeldOutAnswer]:
     """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``."""
     path = run.artifacts.answers(name)
     if path.exists():
-        return [HeldOutAnswer(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+        return read_json(path, lambda records: [HeldOutAnswer(**record) for record in records], _ADVICE)
     answers: list[HeldOutAnswer] = []
     for start in range(0, len(prompts), _BATCH):
         run.reporter.raise_if_stopped()

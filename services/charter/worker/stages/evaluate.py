@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 
-import torch
-
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import win_rate
 from charter.outcomes import outcome_of
@@ -13,12 +11,11 @@ from charter.runs.results import Evaluation, EvaluationRow, write_result
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of
-from charter.worker.clients.served import policy_serves, serve_policy
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.clients.served import policy_serves, serve_saved_policy
+from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.answers import HeldOutAnswer, held_out_prompts, sample_held_out
-from charter.worker.training.models import LanguageModel, named_tensors
+from charter.worker.stages.answers import AFTER, BEFORE, HeldOutAnswer, held_out_prompts, sample_answers
 
 # The stage of ``Failures``.
 EVALUATING = "evaluation"
@@ -26,19 +23,27 @@ EVALUATING = "evaluation"
 _BATCH = 16
 
 
-def evaluate(run: Run) -> None:
-    """Write ``evaluation.json`` once, unless nothing could be judged in a run that was resumed nevertheless."""
-    if (run.artifacts.folder / "evaluation.json").exists():
-        return
-    with run.reporter.in_phase(run_pb2.PHASE_EVALUATING):
+class FinalEvaluation:
+    """Writes ``evaluation.json``, unless nothing could be judged in a run that was resumed nevertheless."""
+
+    phase = run_pb2.PHASE_EVALUATING
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Always."""
+        return True
+
+    def done(self, run: Run) -> bool:
+        """Whether the answers are compared."""
+        return (run.artifacts.folder / "evaluation.json").exists()
+
+    def work(self, run: Run) -> None:
+        """Raises ``TooManyFailuresError`` when too many comparisons cannot be judged."""
         version = run.artifacts.record["policy_version"]
         if not policy_serves(run, version):
-            # On the CPU, where it fits even if the GPUs hold it only together.
-            model = LanguageModel.load(run.artifacts.policy, torch.device("cpu")).model
-            serve_policy(run, named_tensors(model), version)
-        before = sample_held_out(run, "before", STARTING_VERSION)
-        after = sample_held_out(run, "after", version)
+            serve_saved_policy(run, str(run.artifacts.policy), version)
         prompts = held_out_prompts(run)
+        before = sample_answers(run, BEFORE, prompts, run.start.version)
+        after = sample_answers(run, AFTER, prompts, version)
         judgements: list[judge_pb2.Judgement] = []
         failures = Failures(run, EVALUATING, len(prompts))
         for start in range(0, len(prompts), _BATCH):

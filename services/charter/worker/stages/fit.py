@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from charter.inference.preference_model import Aggregation, PreferenceModel
 from charter.runs.results import Calibration, FitStep, PreferenceFit, write_result
-from charter.spec.facts import AI, HUMAN, IMPORTED, label_sources
+from charter.spec.facts import AI, HUMAN, IMPORTED, label_sources, needs_preference_model
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import preference_serves, serve_preference_model
-from charter.worker.context import PREFERENCE_VERSION, STARTING_VERSION, Run
+from charter.worker.context import PREFERENCE_VERSION, Run
 from charter.worker.preference.examples import Divided, Labels, Reader, divide_labels, read_labels
 from charter.worker.preference.fit import Example, Measured
 from charter.worker.preference.fit_best import Best, calibration, fit_best
@@ -25,8 +24,6 @@ from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
 from charter.worker.training.lora import add_lora, merge_lora
 
-_RESULT = "preference_fit"
-
 _AGGREGATIONS = {
     run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
     run_pb2.PREFERENCE_AGGREGATION_MEAN: Aggregation.MEAN,
@@ -35,44 +32,56 @@ _AGGREGATIONS = {
 }
 
 
-def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int = STARTING_VERSION) -> None:
-    """Fit once to the pairs of the policy up to ``policy_version``, and see that the preference service serves the fit.
+class PreferenceFitting:
+    """Writes ``preference_model/`` and ``preference_fit.json``."""
 
-    Writes ``preference_model/`` and ``preference_fit.json``, and after a refresh the same names with its number.
+    phase = run_pb2.PHASE_FITTING_PREFERENCE_MODEL
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Whether a preference model scores the answers."""
+        return needs_preference_model(spec)
+
+    def done(self, run: Run) -> bool:
+        """Whether it is whole."""
+        return run.artifacts.preference_fit().exists()
+
+    def work(self, run: Run) -> None:
+        """Raises ``RunError`` when there are too few labels to fit to."""
+        fit_preference_model(run)
+
+
+def fit_preference_model(run: Run, refreshes: int = 0, policy_version: int | None = None) -> None:
+    """Fit to the pairs of the policy up to ``policy_version``; None = of the one that RL starts from.
+
+    Writes ``preference_model/`` and ``preference_fit.json``, after a refresh with its number. Fitting draws random
+    numbers, and PPO's do not depend on whether this attempt has to do it.
     """
-    folder, version = model_folder(run, refreshes), PREFERENCE_VERSION + refreshes
-    # Fitting and loading draw random numbers: PPO's must not depend on which of them an attempt has to do.
-    with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL), torch.random.fork_rng():
-        if not is_fitted(run, refreshes):
-            with gpu_turn(run):
-                fitted = _fit(run, refreshes, policy_version)
-            serve_preference_model(run, fitted, version)
-        elif not preference_serves(run, version):
-            serve_preference_model(run, PreferenceModel.load(folder), version)
-    run.services.preference.when_without_weights(
-        lambda: serve_preference_model(run, PreferenceModel.load(folder), version)
-    )
+    with torch.random.fork_rng():
+        with gpu_turn(run):
+            fitted = _fit(run, refreshes, run.start.version if policy_version is None else policy_version)
+        serve_preference_model(run, fitted, PREFERENCE_VERSION + refreshes)
+    serve_fitted(run, refreshes)
 
 
-def is_fitted(run: Run, refreshes: int) -> bool:
-    """Whether the fit after so many refreshes is whole."""
-    return (run.artifacts.folder / f"{_named(_RESULT, refreshes)}.json").exists()
+def serve_fitted(run: Run, refreshes: int) -> None:
+    """See that the preference service serves the fit after so many refreshes, and does again when it has forgotten."""
+    folder, version = run.artifacts.preference_model(refreshes), PREFERENCE_VERSION + refreshes
 
+    def send() -> None:
+        serve_preference_model(run, PreferenceModel.load(folder), version)
 
-def model_folder(run: Run, refreshes: int) -> Path:
-    """Where the preference model after so many refreshes is."""
-    return run.artifacts.preference_model.with_name(_named(run.artifacts.preference_model.name, refreshes))
-
-
-def _named(name: str, refreshes: int) -> str:
-    return f"{name}-{refreshes}" if refreshes else name
+    # Loading draws random numbers.
+    with torch.random.fork_rng():
+        if not preference_serves(run, version):
+            send()
+    run.services.preference.when_without_weights(send)
 
 
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     spec = run.spec.preference_model
     reader = Reader.load(spec.model)
     evaluated = {prompt.key for prompt in run.prompts.held_out}
-    labels = read_labels(reader, _labels(run, policy_version), evaluated)
+    labels = read_labels(reader, _labels(run, policy_version), evaluated, run.start.version)
     imported = _imported(run, reader, evaluated)
     (train, held_out), warm_start = divide_labels(
         labels, imported, run.spec.feedback, held_out_keys(run), run.spec.comparisons.held_out_fraction
@@ -91,7 +100,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         run.reporter.raise_if_stopped()
 
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
-    measured, kept_step, weights = run.leader.everywhere(fit_on_ranks, report, run.spec, warm_start, train, held_out)
+    measured, kept_step, weights = run.leader.on_all_ranks(fit_on_ranks, report, run.spec, warm_start, train, held_out)
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
     merge_lora(model)
@@ -113,11 +122,11 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         by_source=_parts(measured, held_out, lambda example: example.source, run.spec.seed),
         by_dimension=_parts(measured, held_out, lambda example: example.dimension or "none given", run.spec.seed),
     )
-    folder = model_folder(run, refreshes)
+    folder = run.artifacts.preference_model(refreshes)
     shutil.rmtree(folder, ignore_errors=True)
     model.save(folder)
     # Last: its presence says that the model is whole.
-    write_result(run.artifacts.folder, _named(_RESULT, refreshes), result)
+    write_result(run.artifacts.folder, run.artifacts.preference_fit(refreshes).stem, result)
     return model
 
 
@@ -174,7 +183,7 @@ def fit_on_ranks(
         best = Best()
 
         def told(step: FitStep, total: int) -> None:
-            ranks.led(lambda: report(step, total, warming_up) if report else None)
+            ranks.from_rank_zero(lambda: report(step, total, warming_up) if report else None)
 
         fit_best(model, *examples, fit_spec, ranks.device(), best, told, seed=spec.seed, probe=probe)
         best.restore(model)

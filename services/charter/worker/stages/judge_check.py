@@ -22,16 +22,22 @@ CHECKING = "checking the judge"
 _BATCH = 16
 
 
-def check_judge(run: Run) -> None:
-    """Write ``judge_check.json`` if the spec names labelled pairs.
+class JudgeCheck:
+    """Writes ``judge_check.json``, unless no pair could be judged in a run that was resumed nevertheless."""
 
-    It is not written when none could be judged in a run that was resumed nevertheless. Raises ``RunError`` when the
-    calibration was fitted on all of them.
-    """
-    spec = run.spec.judge
-    if not spec.labelled_pairs or (run.artifacts.folder / "judge_check.json").exists():
-        return
-    with run.reporter.in_phase(run_pb2.PHASE_CHECKING_JUDGE):
+    phase = run_pb2.PHASE_CHECKING_JUDGE
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Whether the spec names labelled pairs."""
+        return bool(spec.judge.labelled_pairs)
+
+    def done(self, run: Run) -> bool:
+        """Whether they are judged."""
+        return (run.artifacts.folder / "judge_check.json").exists()
+
+    def work(self, run: Run) -> None:
+        """Raises ``RunError`` when the calibration was fitted on all of them."""
+        spec = run.spec.judge
         bad = bad_rows_of(run.spec, run.artifacts.left_out("labelled_pairs"))
         try:
             every = read_labelled_pairs(spec.labelled_pairs, bad)

@@ -11,15 +11,16 @@ from charter.outcomes import outcome_of
 from charter.rpc.messages import chat_messages, proto_messages
 from charter.rpc.validation import violations
 from charter.runs.results import LeftOut
+from charter.spec.facts import needs_preference_model
 from charter.storage.comparisons import LABELLED, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import failure_of
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts
+from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts, sampled_pairs
 
 # Stages of ``Failures``.
 LABELLING, REFRESHING = "labelling", "refreshing"
@@ -28,13 +29,26 @@ LABELLING, REFRESHING = "labelling", "refreshing"
 _Key = tuple[str, str, str]
 
 
-def label_pairs(run: Run, batches: list[list[Pair]]) -> None:
-    """Judge and store each pair that the store holds no label of."""
-    labelling = Labelling(run, LABELLING, sum(len(batch) for batch in batches), STARTING_VERSION)
-    with run.reporter.in_phase(run_pb2.PHASE_JUDGING):
+class PairLabelling:
+    """Has each sampled pair judged and stored that the store holds no label of."""
+
+    phase = run_pb2.PHASE_JUDGING
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Whether a preference model is fitted to the labels."""
+        return needs_preference_model(spec)
+
+    def done(self, run: Run) -> bool:
+        """Whether it is fitted."""
+        return run.artifacts.preference_fit().exists()
+
+    def work(self, run: Run) -> None:
+        """Raises as ``Labelling.label``."""
+        batches = sampled_pairs(run)
+        labelling = Labelling(run, LABELLING, sum(len(batch) for batch in batches), run.start.version)
         for index, batch in enumerate(batches):
             labelling.label(str(index), batch)
-    run.artifacts.count(**{f"labels_{name.lower()}": count for name, count in labelling.outcomes.items()})
+        run.artifacts.count(**{f"labels_{name.lower()}": count for name, count in labelling.outcomes.items()})
 
 
 def held_out_keys(run: Run) -> set[str]:

@@ -23,7 +23,7 @@ from charter.worker import metrics
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.errors import Cancelled, TooManyFailuresError
 from charter.worker.failures import Failures
 from charter.worker.reinforcement.agreement import probe_policy
@@ -35,7 +35,7 @@ from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.refresh import preference_version, refresh_preference_model
+from charter.worker.stages.refresh import preference_version, refresh_preference_model, restore_preference_model
 from charter.worker.stages.watch import WATCHING, due, measure, measurements
 from charter.worker.training import checkpoint, ranks
 from charter.worker.training.batches import Episodes
@@ -43,12 +43,23 @@ from charter.worker.training.lora import add_lora, merged_tensors
 from charter.worker.training.models import Critic, LanguageModel, named_tensors
 
 
-def run_ppo(run: Run) -> None:
-    """Go to the last step, from the newest checkpoint if there is one. Raises ``Cancelled`` after a checkpoint."""
-    if run.artifacts.policy.exists():
-        return
-    with run.reporter.in_phase(run_pb2.PHASE_PPO):
-        learner = run.leader.hold(make_learner, run.spec, _preference_model(run), run.resting_device)
+class Reinforcement:
+    """Takes the steps of RL and writes ``policy/``."""
+
+    phase = run_pb2.PHASE_PPO
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Always."""
+        return True
+
+    def done(self, run: Run) -> bool:
+        """Whether the aligned policy is there."""
+        return run.artifacts.policy.exists()
+
+    def work(self, run: Run) -> None:
+        """Go to the last step, from the newest checkpoint if there is one. Raises ``Cancelled`` after a checkpoint."""
+        place = run.resting_device
+        learner = run.leader.hold(make_learner, run.spec, run.start.model, _preference_model(run), place)
         progress, sampled = _resume(run)
         with sampling_ahead(run, sampled) as ahead:
             progress = _take_steps(run, learner, ahead, progress)
@@ -81,15 +92,16 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
     return progress
 
 
-def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: torch.device) -> Learner:
+def make_learner(spec: run_pb2.RunSpec, model: str, preference_model: Path | None, place: torch.device) -> Learner:
     """Policy and reference from the starting weights, and the critic if the algorithm needs one; every rank's shards.
 
     Args:
         spec: filled.
+        model: the starting policy, a hub id or folder.
         preference_model: what the critic starts from; None = the policy.
         place: where a rank that is alone keeps them.
     """
-    model, rank = spec.policy.model, spec.ppo.lora_rank if spec.ppo.HasField("lora_rank") else None
+    rank = spec.ppo.lora_rank if spec.ppo.HasField("lora_rank") else None
 
     def load_actor(device: torch.device) -> LanguageModel:
         actor = LanguageModel.load(model, device, shared_trunk=spec.ppo.shared_trunk)
@@ -120,7 +132,7 @@ def make_learner(spec: run_pb2.RunSpec, preference_model: Path | None, place: to
 def _preference_model(run: Run) -> Path | None:
     """The preference model if there is one that reads the policy's tokens."""
     same = run.needs_preference_model and run.spec.preference_model.model == run.spec.policy.model
-    return run.artifacts.preference_model if same else None
+    return run.artifacts.preference_model() if same else None
 
 
 def _resume(run: Run) -> tuple[Progress, dict[int, Batch]]:
@@ -129,16 +141,17 @@ def _resume(run: Run) -> tuple[Progress, dict[int, Batch]]:
     Also gives the batches, by step, that were sampled and not yet learned from.
     """
     torch.manual_seed(derive_seed(run.spec.seed, "ppo"))
-    progress = Progress(0, 0, STARTING_VERSION, Controls(run.spec.ppo.kl_coefficient))
+    progress = Progress(0, 0, run.start.version, Controls(run.spec.ppo.kl_coefficient))
     sampled: dict[int, Batch] = {}
     run.artifacts.checkpoints.mkdir(exist_ok=True)
     checkpoint.clean(run.artifacts.checkpoints)
     if (found := newest_progress(run.artifacts.checkpoints)) is not None:
         path, progress = found
-        run.leader.together(checkpoint.restore, path)
+        run.leader.with_learner(checkpoint.restore, path)
         sampled = unconsumed_batches(path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
+    restore_preference_model(run, progress.step)
     if not policy_serves(run, progress.weight_version):
         serve_learner(run, progress.weight_version)
     probe_policy(run, progress.weight_version)
@@ -155,7 +168,7 @@ class _LeftOut(NamedTuple):
     def of(cls, run: Run, learner: Learner, progress: Progress) -> "_LeftOut":
         """Go on counting from what a checkpoint says."""
         spec, earlier = run.spec, progress.left_out
-        items = spec.ppo.steps * spec.ppo.episodes_per_step // learner.algorithm.together
+        items = spec.ppo.steps * spec.ppo.episodes_per_step // learner.algorithm.episodes_together
         watched = measurements(spec) * spec.evaluation.watched_prompts
         return cls(
             Failures(run, TRAINING, items, earlier.get(TRAINING)),
@@ -203,7 +216,7 @@ def _rollout(
     check_served(run, preference)
     clock.lap("scoring_seconds")
     # With online DPO both answers of a pair fail together.
-    results = scored.scores[:: learner.algorithm.together]
+    results = scored.scores[:: learner.algorithm.episodes_together]
     left_out = failures.add(results, progress.step)
     if scored.episodes is None:
         failures.stop_without([one for one in results if isinstance(one, Failed)], progress.step)
@@ -223,7 +236,7 @@ def _learn(
     """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
     spec, episodes = run.spec.ppo, scored.episodes
     with traced("update"), gpu_turn(run, learner):
-        numbers, controls = run.leader.together(learn, episodes, progress.step, progress.controls)
+        numbers, controls = run.leader.with_learner(learn, episodes, progress.step, progress.controls)
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
@@ -275,6 +288,8 @@ def _learn(
         "episodes_per_second": len(episodes.answers) / seconds,
         "weight_version": float(version),
     }
+    if run.needs_preference_model:
+        numbers["preference_version"] = float(scored.preference_version)
     run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers, text=scored.left_out.in_words())
     return done
 
@@ -287,7 +302,7 @@ def _parted(run: Run, progress: Progress) -> bool:
 def _go_back(run: Run, progress: Progress) -> Progress:
     """Take back the steps since the one that the judge liked best."""
     top = best(progress.measured)
-    run.leader.together(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))
+    run.leader.with_learner(checkpoint.restore, checkpoint.folder_of(run.artifacts.checkpoints, top.step))
     text = (
         f"stopped after step {progress.step}: the score rose and the judge's opinion fell; back to step {top.step}, "
         f"where the judge preferred the policy by {top.judge:.0%}"
@@ -324,7 +339,7 @@ def _announce(run: Run, progress: Progress, what: str) -> None:
 def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
     start = time.monotonic()
     with traced("checkpoint"):
-        path = run.leader.together(
+        path = run.leader.with_learner(
             save_progress,
             run.artifacts.checkpoints,
             progress,
@@ -340,8 +355,8 @@ def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
     temporary = run.artifacts.policy.with_name(".policy.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model = learner.actor.model
-    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.together(_actor_tensors)))
-    AutoTokenizer.from_pretrained(run.spec.policy.model).save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.with_learner(_actor_tensors)))
+    AutoTokenizer.from_pretrained(run.start.model).save_pretrained(temporary)
     run.artifacts.record["policy_version"] = progress.weight_version
     run.artifacts.save_record()
     temporary.rename(run.artifacts.policy)

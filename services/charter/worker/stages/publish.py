@@ -9,13 +9,25 @@ from charter.v1 import run_pb2
 from charter.worker.context import Run
 
 
-def publish(run: Run) -> None:
-    """Write what is left, and say that the run has finished."""
-    with run.reporter.in_phase(run_pb2.PHASE_REPORTING):
+class Publishing:
+    """Writes what is left, and says that the run has finished."""
+
+    phase = run_pb2.PHASE_REPORTING
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Always."""
+        return True
+
+    def done(self, run: Run) -> bool:
+        """Never: it is soon done again, and its files tell of all that was done before."""
+        return False
+
+    def work(self, run: Run) -> None:
+        """Raises ``ServiceError`` when the preference service does not give the comparisons."""
         write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
         write_text(run.artifacts.policy / "README.md", model_card(run.artifacts.folder))
         run.reporter.report(1, 2, text="comparisons and model card written")
-    run.artifacts.record["finished"] = now()
-    run.artifacts.save_record()
-    write_report(run.artifacts.folder)
-    run.reporter.report(2, 2, text="finished")
+        run.artifacts.record["finished"] = now()
+        run.artifacts.save_record()
+        write_report(run.artifacts.folder)
+        run.reporter.report(2, 2, text="finished")

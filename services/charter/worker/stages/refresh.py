@@ -11,7 +11,7 @@ from charter.v1 import run_pb2
 from charter.worker.context import PREFERENCE_VERSION, Run
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.fit import fit_preference_model, is_fitted, model_folder
+from charter.worker.stages.fit import fit_preference_model, serve_fitted
 from charter.worker.stages.label import REFRESHING, Labelling
 from charter.worker.stages.sample_pairs import BATCH, Pair, judged_prompts, sample_two
 
@@ -22,9 +22,10 @@ def preference_version(run: Run, step: int) -> int:
 
 
 def refresh_preference_model(run: Run, step: int, policy_version: int) -> None:
-    """See that the preference model of the step after ``step`` steps is fitted and served.
+    """See that the preference model of the step after ``step`` steps is fitted and served, where a new one is due.
 
     Args:
+        run: between two of its steps.
         step: steps that are done.
         policy_version: what the policy service serves.
 
@@ -32,14 +33,24 @@ def refresh_preference_model(run: Run, step: int, policy_version: int) -> None:
         Cancelled: asked to stop; what was labelled is stored.
     """
     refreshes = _refreshes(run, step)
-    if refreshes == 0:
+    if refreshes == 0 or step % run.spec.comparisons.refresh_every_steps:
         return
-    if not is_fitted(run, refreshes):
+    if run.artifacts.preference_fit(refreshes).exists():
+        serve_fitted(run, refreshes)
+    else:
         _label(run, refreshes, policy_version)
-    fit_preference_model(run, refreshes, policy_version)
+        with run.reporter.in_phase(run_pb2.PHASE_FITTING_PREFERENCE_MODEL):
+            fit_preference_model(run, refreshes, policy_version)
     # The one before is what a checkpoint from before this refresh goes on with, the first is the report's.
     for old in range(1, refreshes - 1):
-        shutil.rmtree(model_folder(run, old), ignore_errors=True)
+        shutil.rmtree(run.artifacts.preference_model(old), ignore_errors=True)
+
+
+def restore_preference_model(run: Run, step: int) -> None:
+    """See that the preference model of the step after ``step`` steps is served, unless that step has to fit it."""
+    refreshes = _refreshes(run, step)
+    if run.needs_preference_model and run.artifacts.preference_fit(refreshes).exists():
+        serve_fitted(run, refreshes)
 
 
 def _refreshes(run: Run, step: int) -> int:

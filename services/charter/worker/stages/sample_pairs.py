@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.data.prompts import TaskPrompt
-from charter.jsonl import append_line, recover_lines
-from charter.spec.facts import AI, label_shares, label_sources
+from charter.jsonl import append_line
+from charter.spec.facts import AI, label_shares, label_sources, needs_preference_model
+from charter.state_files import read_log
 from charter.v1 import run_pb2
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.clients.served import serve_start
+from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
@@ -34,39 +36,63 @@ class Pair:
     answer_b: Written
 
 
-def sample_pairs(run: Run) -> list[list[Pair]]:
-    """Pairs in batches; finished batches of an earlier attempt are read back. Identical answers are counted.
+class PairSampling:
+    """Writes ``pairs.jsonl``: two answers to each prompt, batch by batch."""
 
-    Raises ``RunError`` when a preference model could not be fitted to them, whatever the judge will say.
-    """
-    prompts = pair_prompts(run)
-    if label_sources(run.spec.feedback) == {AI} and len({prompt.key for prompt in prompts}) < 2:
-        enough = len(judged_prompts(run)) > 1
-        advice = "raise comparisons.pairs to 2 or more" if enough else "give prompts.train a second, different one"
-        raise RunError(
-            f"all pairs would be of one prompt, and a preference model needs one to fit and one to hold out: {advice}"
-        )
-    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    finished = [
-        [[Written(**one) for one in both] for both in json.loads(line)] for line in recover_lines(run.artifacts.pairs)
-    ]
-    if len(finished) < len(batches):
-        with run.reporter.in_phase(run_pb2.PHASE_SAMPLING_PAIRS):
-            for index in range(len(finished), len(batches)):
-                run.reporter.raise_if_stopped()
-                seed = derive_seed(run.spec.seed, "pairs", index)
-                answers = sample_two(run, batches[index], STARTING_VERSION, seed)
-                lines = [[asdict(one) for one in both] for both in answers]
-                append_line(run.artifacts.pairs, json.dumps(lines, ensure_ascii=False))
-                finished.append(answers)
-                run.reporter.report(min((index + 1) * BATCH, len(prompts)), len(prompts))
+    phase = run_pb2.PHASE_SAMPLING_PAIRS
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Whether a preference model is fitted to them."""
+        return needs_preference_model(spec)
+
+    def done(self, run: Run) -> bool:
+        """Whether every batch is sampled."""
+        return len(_sampled(run)) == len(_batches(run)) or run.artifacts.preference_fit().exists()
+
+    def work(self, run: Run) -> None:
+        """Raises ``RunError`` when a preference model could not be fitted to them, whatever the judge will say."""
+        prompts = pair_prompts(run)
+        if label_sources(run.spec.feedback) == {AI} and len({prompt.key for prompt in prompts}) < 2:
+            enough = len(judged_prompts(run)) > 1
+            advice = "raise comparisons.pairs to 2 or more" if enough else "give prompts.train a second, different one"
+            raise RunError(
+                "all pairs would be of one prompt, and a preference model needs one to fit and one to hold out: "
+                f"{advice}"
+            )
+        batches = _batches(run)
+        for index in range(len(_sampled(run)), len(batches)):
+            run.reporter.raise_if_stopped()
+            version = serve_start(run)
+            answers = sample_two(run, batches[index], version, derive_seed(run.spec.seed, "pairs", index))
+            lines = [[asdict(one) for one in both] for both in answers]
+            append_line(run.artifacts.pairs, json.dumps(lines, ensure_ascii=False))
+            run.reporter.report(min((index + 1) * BATCH, len(prompts)), len(prompts))
+
+
+def sampled_pairs(run: Run) -> list[list[Pair]]:
+    """The pairs in the batches that they were sampled in. Identical answers are left out and counted."""
+    batches = _batches(run)
     pairs = [
         [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a.text != b.text]
-        for batch, answers in zip(batches, finished, strict=True)
+        for batch, answers in zip(batches, _sampled(run), strict=True)
     ]
-    usable = sum(len(batch) for batch in pairs)
-    run.artifacts.count(pairs_sampled=len(prompts), pairs_identical=len(prompts) - usable)
+    sampled, usable = sum(map(len, batches)), sum(map(len, pairs))
+    run.artifacts.count(pairs_sampled=sampled, pairs_identical=sampled - usable)
     return pairs
+
+
+def _batches(run: Run) -> list[list[TaskPrompt]]:
+    prompts = pair_prompts(run)
+    return [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+
+
+def _sampled(run: Run) -> list[list[list[Written]]]:
+    """Both answers to each prompt of the batches that are finished."""
+    return read_log(
+        run.artifacts.pairs,
+        lambda line: [[Written(**one) for one in both] for both in json.loads(line)],
+        "Delete it and resume the run, which then samples these pairs again",
+    )
 
 
 def pair_prompts(run: Run) -> list[TaskPrompt]:

@@ -1,6 +1,5 @@
 """The judge's opinion of the policy in the course of training, on held-out prompts that nothing else uses."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -9,36 +8,22 @@ import torch
 
 from charter.atomic_files import write_json
 from charter.data.prompts import TaskPrompt
-from charter.spec.facts import evaluated_prompts
+from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.gpu_turn import gpu_turn
-from charter.worker.context import STARTING_VERSION, Run
+from charter.worker.context import Run
 from charter.worker.failures import Failures
-from charter.worker.prompts import take
 from charter.worker.reinforcement import formulas
 from charter.worker.reinforcement.overoptimisation import Measurement, best
 from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reinforcement.sampling.rollouts import episodes_of
 from charter.worker.reinforcement.update import Learner
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.answers import sample_answers
+from charter.worker.stages.answers import WATCHED, sample_answers, watched_prompts
 
 # The stage of ``Failures``.
 WATCHING = "watching"
-_NAME = "watched"
-
-
-def watched_prompts(run: Run) -> list[TaskPrompt]:
-    """Held-out prompts behind those of the final comparison: going back to the best step must not flatter it."""
-    held_out, count = run.prompts.held_out, run.spec.evaluation.watched_prompts
-    return take(held_out, evaluated_prompts(run.spec, len(held_out)), count, run.spec.seed)
-
-
-def sample_watched(run: Run) -> None:
-    """Have the starting policy answer the watched prompts, if they are asked for."""
-    if run.spec.evaluation.HasField("every_steps"):
-        sample_answers(run, _NAME, watched_prompts(run), STARTING_VERSION)
 
 
 def due(run: Run, step: int) -> bool:
@@ -66,7 +51,7 @@ def measure(
     ``earlier`` is what was measured before. Raises as ``rewards.score`` and ``failures.add``.
     """
     prompts = watched_prompts(run)
-    before = [one.text for one in sample_answers(run, _NAME, prompts, STARTING_VERSION)]
+    before = [one.text for one in sample_answers(run, WATCHED, prompts, run.start.version)]
     # The draws of every measurement are the same, so that only the policy differs.
     sampled = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
@@ -87,7 +72,7 @@ def measure(
         return None
     episodes = episodes_of(answers, [0.0] * len(answers), version)
     with gpu_turn(run, learner):
-        old = run.leader.together(Learner.prepare, episodes)
+        old = run.leader.with_learner(Learner.prepare, episodes)
     kl = formulas.kl_k3(old.logprobs, old.reference_logprobs, episodes.mask).sum(dim=1)
     return Measurement(step, mean(decided), score, float(torch.mean(kl)), preference_version, best_score)
 
@@ -107,12 +92,17 @@ def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version:
     top = best(earlier)
     if top.preference_version == preference_version:
         return top.score
-    return _score(run, json.loads(_texts_file(run, top.step).read_text(encoding="utf-8")), preference_version)
+    texts = read_json(
+        _texts_file(run, top.step),
+        lambda found: [str(text) for text in found],
+        "Bring it back from a copy, or start a new run",
+    )
+    return _score(run, texts, preference_version)
 
 
 def _texts_file(run: Run, step: int) -> Path:
     """Answers of the policy after ``step`` steps to the watched prompts, to be scored again after a refresh."""
-    return run.artifacts.answers(f"{_NAME}-{step}")
+    return run.artifacts.answers(f"{WATCHED}-{step}")
 
 
 def _judged(

@@ -7,6 +7,7 @@ Weights and moments are written by torch.distributed.checkpoint, a file of shard
 number of ranks. All ranks call ``save`` and ``restore``; the rest is for rank 0.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -68,7 +69,7 @@ def save(
     """
     final = folder_of(folder, step)
     temporary = folder / f".{final.name}.tmp"
-    ranks.led(lambda: _make_room(temporary, final))
+    ranks.from_rank_zero(lambda: _make_room(temporary, final))
     steps = {}
     with _no_room_explained(temporary, final):
         for name, (module, optimizer) in learner.learning().items():
@@ -76,8 +77,8 @@ def save(
             _write(temporary / f"{name}_optimizer", _moments(module, optimizer))
             steps[name] = _optimizer_steps(module, optimizer)
     digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
-    ranks.led(lambda: _finish(temporary, final, progress, add_files, steps, digests))
-    ranks.led(lambda: _prune(folder, keep, keep_step))
+    ranks.from_rank_zero(lambda: _finish(temporary, final, progress, add_files, steps, digests))
+    ranks.from_rank_zero(lambda: _prune(folder, keep, keep_step))
     return final
 
 
@@ -165,9 +166,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     for path in reversed(complete(folder)):
         files = [one for one in path.rglob("*") if one.is_file() and COMPLETE not in one.name]
-        if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
-            progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
-            return path, progress
+        with contextlib.suppress(ValueError):
+            if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
+                progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
+                return path, progress
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
 
@@ -217,7 +219,7 @@ def _write(folder: Path, tensors: dict[str, Tensor]) -> None:
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _in_one_process():
-            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.words())
+            state_dict_saver.save(tensors, storage_writer=writer, process_group=ranks.objects())
     except CheckpointException as error:
         raise _reason(error) from error
 
@@ -227,7 +229,7 @@ def _read(folder: Path, into: dict[str, Tensor]) -> None:
     try:
         with _in_one_process():
             reader = HuggingFaceStorageReader(str(folder))
-            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.words())
+            state_dict_loader.load(into, storage_reader=reader, process_group=ranks.objects())
     except CheckpointException as error:
         raise _reason(error) from error
 

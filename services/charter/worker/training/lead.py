@@ -1,7 +1,7 @@
 """Who does what where several ranks train: rank 0 runs the run, and has the others do with it what needs all of them.
 
-Rank 0 alone speaks to the services, reports, and writes the run's folder. What it has done together is a function that
-every rank calls with the same arguments. An error on any rank ends all of them.
+Rank 0 alone speaks to the services, reports, and writes the run's folder. What needs all ranks is a function that every
+rank calls with the same arguments. An error on any rank ends all of them.
 """
 
 import logging
@@ -36,7 +36,7 @@ class _First(Enum):
     # The rank's learner.
     LEARNER = auto()
     # What only rank 0 has; None on the others.
-    OWN = auto()
+    RANK_ZERO = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,23 @@ class Leader:
         self._lost = False
 
     def hold(self, make: Callable[P, L], *arguments: P.args, **named: P.kwargs) -> L:
-        """Have every rank make its learner and keep it for ``together``; returns that of rank 0."""
+        """Have every rank make its learner and keep it for ``with_learner``; returns that of rank 0."""
         learner: L = self._do((), _Work(make, _First.NOTHING, arguments, named, torch.get_rng_state()))
         self._learner = learner
         return learner
 
-    def together(self, call: Callable[Concatenate[L, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    def with_learner(self, call: Callable[Concatenate[L, P], T], *arguments: P.args, **named: P.kwargs) -> T:
         """Have every rank call this with its learner; returns what it gives on rank 0."""
         work = _Work(call, _First.LEARNER, arguments, named, torch.get_rng_state())
-        found: T = self._do((self._learner,), work)
-        return found
+        result: T = self._do((self._learner,), work)
+        return result
 
-    def everywhere(
-        self, call: Callable[Concatenate[S | None, P], T], own: S, *arguments: P.args, **named: P.kwargs
+    def on_all_ranks(
+        self, call: Callable[Concatenate[S | None, P], T], of_rank_zero: S, *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """As ``together``, without the learner; ``own`` is for rank 0 alone, and others call it with None instead."""
-        found: T = self._do((own,), _Work(call, _First.OWN, arguments, named, torch.get_rng_state()))
-        return found
+        """As ``with_learner``, without it; ``of_rank_zero`` stays on rank 0, others call with None instead."""
+        result: T = self._do((of_rank_zero,), _Work(call, _First.RANK_ZERO, arguments, named, torch.get_rng_state()))
+        return result
 
     def end(self, status: int) -> None:
         """Every rank ends with this exit status."""
@@ -86,7 +86,7 @@ class Leader:
             ranks.broadcast(status)
             ranks.leave()
         except RuntimeError as error:
-            logger.warning("%s", _words(error))
+            logger.warning("%s", _reason(error))
 
     def _do(self, first: tuple[Any, ...], work: _Work) -> Any:
         if ranks.size() == 1:
@@ -100,10 +100,10 @@ class Leader:
             raise stopped.__cause__ or stopped from None
         except BaseException as error:
             self._lost = True
-            own = _words(error)
-            said = _said_first(own)
-            if said != own or _lost_touch(error):
-                raise RunError(said) from error
+            reason = _reason(error)
+            cause = _failed_first(reason)
+            if cause != reason or _lost_touch(error):
+                raise RunError(cause) from error
             raise
         return result
 
@@ -113,7 +113,7 @@ class Leader:
 
 
 def follow() -> int | None:
-    """Do with rank 0 what it has done together, until it ends; its exit status, or None when something went wrong."""
+    """Call what rank 0 has every rank call, until it ends; its exit status, or None when something went wrong."""
     asked_to_stop = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -132,7 +132,7 @@ def follow() -> int | None:
                 return order
             torch.set_rng_state(order.random_state)
             try:
-                first: tuple[Any, ...] = {_First.NOTHING: (), _First.LEARNER: (learner,), _First.OWN: (None,)}[
+                first: tuple[Any, ...] = {_First.NOTHING: (), _First.LEARNER: (learner,), _First.RANK_ZERO: (None,)}[
                     order.first
                 ]
                 result = order.call(*first, *order.arguments, **order.named)
@@ -143,14 +143,14 @@ def follow() -> int | None:
                 pass
             ranks.collect(asked_to_stop)
     except BaseException as error:
-        own = _words(error)
+        reason = _reason(error)
         # The others only lose touch with the rank where it went wrong, and need not say so.
-        if _said_first(own) == own:
-            logger.error("%s", own, exc_info=not isinstance(error, RunError))
+        if _failed_first(reason) == reason:
+            logger.error("%s", reason, exc_info=not isinstance(error, RunError))
         return None
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, RunError):
         return str(error)
     if _lost_touch(error):
@@ -166,10 +166,10 @@ def _lost_touch(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _said_first(words: str) -> str:
-    """What the rank said that was the first to fail: these words, unless another was faster."""
+def _failed_first(reason: str) -> str:
+    """Why the rank failed that was the first to fail: this reason, unless another was faster."""
     try:
-        return ranks.first_words(words)
+        return ranks.first_failure(reason)
     except dist.DistError:
-        # The node that keeps the words is gone.
-        return words
+        # The node that keeps it is gone.
+        return reason

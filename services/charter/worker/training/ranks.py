@@ -40,8 +40,8 @@ class _World:
     """What is made once when the ranks meet."""
 
     store: c10d.Store
-    # For words between the ranks; tensors go over the default group.
-    words: dist.ProcessGroup | None = None
+    # For objects that ranks tell each other; tensors go over the default group.
+    objects: dist.ProcessGroup | None = None
     mesh: DeviceMesh
 
 
@@ -61,7 +61,7 @@ def join() -> None:
         rank=place,
         world_size=count,
     )
-    _World.words = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    _World.objects = dist.new_group(backend="gloo", timeout=_PATIENCE)
     _World.mesh = init_device_mesh("cuda" if on_gpu else "cpu", (count,))
 
 
@@ -81,9 +81,9 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def words() -> dist.ProcessGroup | None:
+def objects() -> dist.ProcessGroup | None:
     """The group for what is not sums of tensors; None for one process."""
-    return _World.words
+    return _World.objects
 
 
 def device() -> torch.device:
@@ -101,11 +101,11 @@ def use_cores() -> None:
 def broadcast(message: Any) -> Any:
     """What rank 0 gives, on every rank. Waits for it without limit."""
     box = [message]
-    dist.broadcast_object_list(box, src=0, group=_World.words)
+    dist.broadcast_object_list(box, src=0, group=_World.objects)
     return box[0]
 
 
-def led(ask: Callable[[], T]) -> T:
+def from_rank_zero(ask: Callable[[], T]) -> T:
     """What rank 0 finds out alone, on every rank. Where it raises, every rank raises ``LeaderStopped`` instead."""
     if size() == 1:
         return ask()
@@ -113,28 +113,28 @@ def led(ask: Callable[[], T]) -> T:
         stopped, answer = broadcast(None)
         if stopped:
             raise LeaderStopped
-        told: T = answer
-        return told
+        result: T = answer
+        return result
     try:
-        found = ask()
+        result = ask()
     except BaseException as error:
         broadcast((True, None))
         raise LeaderStopped from error
-    broadcast((False, found))
-    return found
+    broadcast((False, result))
+    return result
 
 
 def collect(value: T) -> list[T]:
     """What each rank gives, in their order."""
     if size() == 1:
         return [value]
-    found: list[Any] = [None] * size()
-    dist.all_gather_object(found, value, group=_World.words)
-    return found
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value, group=_World.objects)
+    return values
 
 
-def first_words(text: str) -> str:
-    """The ``text`` that any rank has given here first, once for the whole run."""
+def first_failure(text: str) -> str:
+    """The ``text`` that any rank has given first, once for the whole run: why it failed."""
     return str(_World.store.compare_set("failed", "", text).decode())
 
 
@@ -185,7 +185,7 @@ def load_sharded(
             give_back_freed_memory()
             for part in parts(loaded[0]):
                 _shard(part)
-        dist.barrier(group=_World.words)
+        dist.barrier(group=_World.objects)
     return loaded[0].to(device())
 
 

@@ -83,7 +83,7 @@ class Algorithm(ABC):
     # Whether it learns a critic.
     needs_critic: ClassVar[bool] = False
     # Neighbouring episodes that one term of the loss needs together.
-    together: ClassVar[int] = 1
+    episodes_together: ClassVar[int] = 1
 
     def __init__(self, spec: run_pb2.PpoSpec) -> None:
         self.spec = spec

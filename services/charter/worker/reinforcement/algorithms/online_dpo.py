@@ -17,7 +17,7 @@ from charter.worker.training.models import ValueHead
 class OnlineDpo(Algorithm):
     """The score of an answer is P(it is the better one of its pair); ``dpo_beta`` is the pull to the reference."""
 
-    together = 2
+    episodes_together = 2
 
     def targets(self, experience: Experience, value_head: ValueHead | None) -> Targets:
         """The soft labels. Nothing is weighted: the loss holds for pairs from any policy."""
