@@ -24,6 +24,7 @@ from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
 from charter.worker.prompts import PromptSets, load_prompt_sets
 from charter.worker.training import ranks
+from charter.worker.training.starting import policy_model
 
 logger = logging.getLogger("charter.worker")
 
@@ -54,7 +55,7 @@ def _nccl_problems() -> Iterator[str]:
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
     """Read the prompts and count what there are. Raises ``SpecError`` for wrong files."""
-    tokenizer = ChatTokenizer.load(spec.policy.model)
+    tokenizer = ChatTokenizer.load(policy_model(spec))
     bad = bad_rows_of(spec, artifacts.left_out("prompts"))
     prompts = load_prompt_sets(
         spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens, bad
