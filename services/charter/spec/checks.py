@@ -70,6 +70,15 @@ def _sections(spec: run_pb2.RunSpec) -> Iterator[Problem]:
                 yield Problem(f"prompts.{name}", f"needs at least one file: {use}")
 
 
+def _chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    template, eos = spec.policy.chat_template, spec.policy.eos_token
+    if eos and not template:
+        yield Problem("policy.eos_token", "belongs to policy.chat_template, which is not set: set both or none")
+    if template.endswith((".jinja", ".j2", ".txt")) and not eos:
+        text = "is required with a template file: the token that ends an answer"
+        yield Problem("policy.eos_token", text, ("policy.chat_template",))
+
+
 def _groups(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Episodes, the answers to one prompt, and minibatches."""
     ppo, name = spec.ppo, facts.algorithm_name(spec.ppo)
@@ -325,6 +334,7 @@ def _dimensions(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
 
 _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _sections,
+    _chat_template,
     _groups,
     _critic,
     _reward,

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OnBadRow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnBadRowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBadRow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_BAD_ROW_UNSPECIFIED: _OnBadRow.ValueType  # 0
+    """As stop."""
+    ON_BAD_ROW_STOP: _OnBadRow.ValueType  # 1
+    """They are mistakes of the spec, named with file, line and reason."""
+    ON_BAD_ROW_SKIP: _OnBadRow.ValueType  # 2
+    """They are left out, counted by reason and written to left_out/*.jsonl in the run's folder."""
+
+class OnBadRow(_OnBadRow, metaclass=_OnBadRowEnumTypeWrapper):
+    """Rows that cannot be used, of prompts, labelled pairs and chat data."""
+
+ON_BAD_ROW_UNSPECIFIED: OnBadRow.ValueType  # 0
+"""As stop."""
+ON_BAD_ROW_STOP: OnBadRow.ValueType  # 1
+"""They are mistakes of the spec, named with file, line and reason."""
+ON_BAD_ROW_SKIP: OnBadRow.ValueType  # 2
+"""They are left out, counted by reason and written to left_out/*.jsonl in the run's folder."""
+Global___OnBadRow: _TypeAlias = OnBadRow  # noqa: Y015
+
 class _Sink:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -286,18 +310,22 @@ class FailureSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_SHARE_FIELD_NUMBER: _builtins.int
+    ON_BAD_ROW_FIELD_NUMBER: _builtins.int
     max_share: _builtins.float
     """A stage stops when a larger share of its latest 1,000 items had to be left out, or of all where it has fewer. When
     the run is resumed, twice the share is allowed. Default 0.1.
     """
+    on_bad_row: Global___OnBadRow.ValueType
+    """What is done with rows of the files that a spec names which cannot be used. Unset stops."""
     def __init__(
         self,
         *,
         max_share: _builtins.float | None = ...,
+        on_bad_row: Global___OnBadRow.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share", "on_bad_row", b"on_bad_row"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_share: _TypeAlias = _typing.Literal["max_share"]  # noqa: Y015
     _WhichOneofArgType__max_share: _TypeAlias = _typing.Literal["_max_share", b"_max_share"]  # noqa: Y015
@@ -314,6 +342,8 @@ class PolicySpec(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     LOGPROB_TOLERANCE_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    EOS_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id or folder."""
     engine: _builtins.str
@@ -324,16 +354,24 @@ class PolicySpec(_message.Message):
     """Largest mean difference in nats between the trainer's and a replica's log-probs of a probe answer, after each
     update of the weights; above it the run fails. Default 0.1.
     """
+    chat_template: _builtins.str
+    """Chat template for a model that has none: chatml, a Jinja file, or the model (hub id or folder) to take it from.
+    Unset = its own. The aligned model carries it.
+    """
+    eos_token: _builtins.str
+    """Token that ends an answer. Unset = what chat_template says; a file does not."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         engine: _builtins.str = ...,
         logprob_tolerance: _builtins.float | None = ...,
+        chat_template: _builtins.str = ...,
+        eos_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "logprob_tolerance", b"logprob_tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "engine", b"engine", "logprob_tolerance", b"logprob_tolerance", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "chat_template", b"chat_template", "engine", b"engine", "eos_token", b"eos_token", "logprob_tolerance", b"logprob_tolerance", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprob_tolerance: _TypeAlias = _typing.Literal["logprob_tolerance"]  # noqa: Y015
     _WhichOneofArgType__logprob_tolerance: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance"]  # noqa: Y015
@@ -372,7 +410,7 @@ class JudgeSpec(_message.Message):
     ensemble_size: _builtins.int
     """Principles averaged for each label. Default 1, drawn at random."""
     labelled_pairs: _builtins.str
-    """JSONL of labelled pairs on which the report states the judge's accuracy. Optional."""
+    """Labelled pairs on which the report states the judge's accuracy: a file or hub data set (docs/data.md). Optional."""
     labelled_pairs_limit: _builtins.int
     """Most labelled pairs to use. Default 100."""
     calibration: _builtins.str
@@ -460,7 +498,7 @@ Global___EndpointLimits: _TypeAlias = EndpointLimits  # noqa: Y015
 
 @_typing.final
 class PromptSpec(_message.Message):
-    """JSONL files of prompts: {"prompt": text} or {"messages": [{"role", "content"}]}, optional "id" and "dimension"."""
+    """Prompts, in files or hub data sets (docs/data.md): FILE, hub:ORG/NAME[:CONFIG][:SPLIT], each with #COLUMN."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

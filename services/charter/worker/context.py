@@ -5,16 +5,17 @@ from typing import NamedTuple
 
 import torch
 
+from charter.data.prompts import TaskPrompt
 from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.services import Services
 from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
 from charter.worker.training import ranks
 from charter.worker.training.lead import Leader
+from charter.worker.training.starting import policy_model
 
 # The policy serves the weights of ``policy.model`` as this version; every learning stage and every PPO step that
 # changes them adds one.
@@ -66,7 +67,7 @@ class Run:
         Answers are sampled from it, RL begins with it, has it as reference, and is compared with it at the end.
         """
         learned = self.artifacts.learned
-        model = str(self.artifacts.folder / learned[-1]) if learned else self.spec.policy.model
+        model = str(self.artifacts.folder / learned[-1]) if learned else policy_model(self.spec)
         return StartingWeights(model, FIRST_VERSION + len(learned))
 
     def judging_options(self, seed: int) -> judge_pb2.JudgingOptions:
