@@ -58,9 +58,10 @@ def calls(all_of_them: str, failed: str) -> dict[str, str]:
     }
 
 
-def reward(values: str, spread: str = "0.5x200") -> dict[str, str]:
-    """Mean reward and spread of the scores of a run."""
-    return {f"charter_ppo_reward_mean{{{RUN}}}": values, f"charter_ppo_score_std{{{RUN}}}": spread}
+def reward(values: str, spread: str = "0.5x200", model: int = 1) -> dict[str, str]:
+    """Mean reward and spread of the scores of a run, by a preference model."""
+    labels = f'{RUN},preference_version="{model}"'
+    return {f"charter_ppo_reward_mean{{{labels}}}": values, f"charter_ppo_score_std{{{labels}}}": spread}
 
 
 def biased(share: float) -> dict[str, str]:
@@ -83,6 +84,13 @@ def kl(value: float, target: float | None = None) -> dict[str, str]:
 CASES = (
     Case("CharterRewardCollapse", "from 1 to -1", True, 100, reward("1x60 -1x100")),
     Case("CharterRewardCollapse", "from 1 to 0.4, within the scores' spread", False, 100, reward("1x60 0.4x100")),
+    Case(
+        "CharterRewardCollapse",
+        "a refreshed preference model has another scale",
+        False,
+        100,
+        reward("1x60 stale", "0.5x60 stale") | reward("_x60 -1x100", "_x60 0.5x100", model=2),
+    ),
     Case("CharterRewardCollapse", "it rises", False, 100, reward("-3+0.05x200")),
     Case("CharterRewardCollapse", "one bad step", False, 100, reward("1x60 -1x2 1x100")),
     Case("CharterKlAboveLimit", "more than three times its target", True, 30, kl(20, target=6)),

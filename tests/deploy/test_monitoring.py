@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
+from charter.cli.services import DEFAULTS
+from charter.environment import WORKER_METRICS_PORT
 from PIL import Image
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -179,11 +180,15 @@ def test_numbers_have_colours_of_their_own() -> None:
     }
 
 
-def test_numbers_of_the_fleet_are_those_of_the_moment() -> None:
-    """A state that no run is in any more, or a pod that is gone, has no number; a run that is over keeps its last."""
+def test_numbers_of_the_moment() -> None:
+    """A state that no run is in any more, or a pod that is gone, has no number; a run that is over keeps its last.
+
+    Not how much of its phase was done: the worker ends before the end is scraped, and a finished run would show half.
+    """
     for name, panel in panels():
         if panel["type"] == "stat":
-            assert {target["instant"] for target in panel["targets"]} == {name == "fleet"}, panel["title"]
+            of_now = name == "fleet" or panel["title"] in ("Phase done", "Checkpoint age")
+            assert {target["instant"] for target in panel["targets"]} == {of_now}, panel["title"]
 
 
 def test_a_pure_number_has_no_unit_and_nothing_else() -> None:
@@ -217,7 +222,11 @@ def test_picture_shows_the_panels_that_there_are(name: str) -> None:
 def test_dashboard_has_variables_links_and_marks(name: str) -> None:
     board = committed(name)
     assert [one["name"] for one in board["templating"]["list"]] == ["datasource", "namespace", "model", "run"]
-    assert {one["name"] for one in board["annotations"]["list"]} == {"New weights", "Checkpoint"}
+    assert {one["name"] for one in board["annotations"]["list"]} == {
+        "New weights",
+        "Checkpoint",
+        "New preference model",
+    }
     assert all("$run" in one["target"]["expr"] and one["enable"] for one in board["annotations"]["list"])
     (link,) = board["links"]
     assert link["includeVars"]
@@ -248,12 +257,9 @@ def scrape_configuration(file: Path) -> dict[str, Any]:
 
 
 def test_local_scrape_covers_what_charter_up_starts() -> None:
-    from charter.worker.metrics import _DEFAULT_PORT
-
     targets = {entry["labels"]["app"]: entry["targets"] for entry in scrape_configuration(LOCAL)["static_configs"]}
     expected = {name: [endpoint.metrics] for name, endpoint in DEFAULTS.items()}
-    assert targets == {**expected, "worker": [f"127.0.0.1:{_DEFAULT_PORT}"]}
-    assert WORKER_METRICS_PORT == _DEFAULT_PORT
+    assert targets == {**expected, "worker": [f"127.0.0.1:{WORKER_METRICS_PORT}"]}
 
 
 def test_cluster_scrape_keeps_exactly_the_metrics_ports() -> None:

@@ -3,7 +3,8 @@
 import socket
 from collections.abc import Iterable
 
-from charter.cli.services import DEFAULTS, WORKER_METRICS_PORT
+from charter.cli.services import DEFAULTS
+from charter.environment import WORKER_METRICS_PORT
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,13 +13,13 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from charter.worker import metrics
+from charter.environment import METRICS_PORT_VARIABLE
 from charter.worker.__main__ import main
 
 
 def run(arguments: Sequence[str], kill_at: tuple[str, int] | None) -> None:
     """``python -m charter.worker`` with these arguments. ``kill_at`` is MODULE:FUNCTION and N."""
-    os.environ[metrics.PORT_VARIABLE] = "0"
+    os.environ[METRICS_PORT_VARIABLE] = "0"
     sys.argv = ["charter.worker", *arguments]
     if kill_at is not None:
         place, times = kill_at

@@ -42,8 +42,8 @@ def assert_every_ppo_metric(numbers: Mapping[str, float]) -> None:
     """A step reports what ``metrics.PPO`` lists, and nothing that it does not list."""
     # Only with online DPO, or only where evaluation.every_steps asks for them.
     elsewhere = {"judge_certainty", "dpo_accuracy", "dpo_margin", "held_out_judge", "held_out_score", "held_out_kl"}
-    # Absent where they are not defined: no target, and answers that are all equally long.
-    optional = {"kl_target", "length_reward_correlation"}
+    # Absent where they are not defined: no target, answers that are all equally long, no preference model.
+    optional = {"kl_target", "length_reward_correlation", "preference_version"}
     by_dimension = {"score_mean.helpful", "score_mean.harmless"}
     assert set(metrics.PPO) - elsewhere - optional <= set(numbers) - by_dimension <= set(metrics.PPO) - elsewhere
     assert set(numbers) & by_dimension

@@ -16,7 +16,7 @@ MOST_LINES = 400
 SERVICES = ("policy", "judge", "preference", "trainer")
 FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "spec", "runs")
 # Single files at the bottom, which anyone may import and which import only each other and the stubs.
-SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out")
+SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out", "state_files", "environment")
 # What the worker may import besides itself. The generated stubs are charter.v1.
 WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "data", "spec", "runs", "evaluation", *SMALL)
 # How the judge makes a probability of what it finds: no service, no engine.

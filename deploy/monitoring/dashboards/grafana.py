@@ -43,8 +43,12 @@ VARIABLES = {
     "run": ("Run", 'label_values(charter_worker_run_info{namespace=~"$namespace", model=~"$model"}, run)'),
 }
 # Marks on every graph: what happened, and the metric whose value changes when it does.
-ANNOTATIONS = {"New weights": "charter_ppo_weight_version", "Checkpoint": "charter_worker_checkpoint_timestamp_seconds"}
-COLOURS = {"New weights": "blue", "Checkpoint": "green"}
+ANNOTATIONS = {
+    "New weights": "charter_ppo_weight_version",
+    "Checkpoint": "charter_worker_checkpoint_timestamp_seconds",
+    "New preference model": "charter_ppo_preference_version",
+}
+COLOURS = {"New weights": "blue", "Checkpoint": "green", "New preference model": "purple"}
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ def runs(*metrics: tuple[str, str]) -> tuple[Query, ...]:
     return tuple(Query(of_run(metric), f"{label} {{{{run}}}}") for metric, label in metrics)
 
 
+def scored(*metrics: tuple[str, str]) -> tuple[Query, ...]:
+    """As ``runs``, of gauges on the scale of the preference model: each version of it has a series of its own."""
+    return tuple(Query(of_run(metric), f"{label} {{{{run}}}} {{{{preference_version}}}}") for metric, label in metrics)
+
+
 def halves(histogram: str, by: str = "") -> tuple[Query, ...]:
     """Median and 95th percentile of a histogram."""
     suffix = f" {{{{{by}}}}}" if by else ""

@@ -1,6 +1,6 @@
 """Dashboard Run: is it learning?"""
 
-from deploy.monitoring.dashboards.panels import Board, Panel, Query, of_run, runs
+from deploy.monitoring.dashboards.panels import Board, Panel, Query, of_run, runs, scored
 
 NOW = (
     Panel(
@@ -13,15 +13,17 @@ NOW = (
     Panel(
         "Phase done",
         "percentunit",
-        "Share of the present phase that is done. It should grow; a run that stands still raises an alert.",
+        "Share of the present phase that is done, of runs under way. It should grow; a run that stands still raises an "
+        "alert.",
         (Query(of_run("charter_worker_phase_done_ratio"), "{{run}}"),),
-        "stat",
+        # A worker ends before its last event is scraped: the last there was is never the end.
+        "now",
     ),
     Panel(
         "Reward",
         "none",
-        "Mean reward of the newest step. It should be above that of the first steps.",
-        runs(("charter_ppo_reward_mean", "")),
+        "Mean reward of the newest step. It should be above that of the first steps with the same preference model.",
+        scored(("charter_ppo_reward_mean", "")),
         "stat",
     ),
     Panel(
@@ -43,10 +45,10 @@ NOW = (
     Panel(
         "Checkpoint age",
         "s",
-        "Time since the newest complete checkpoint: what a crash would cost. It should stay within a few steps; an "
-        "alert fires at an hour.",
+        "Time since the newest complete checkpoint of runs under way: what a crash would cost. It should stay within a "
+        "few steps; an alert fires at an hour.",
         (Query(f"time() - {of_run('charter_worker_checkpoint_timestamp_seconds')}", "{{run}}"),),
-        "stat",
+        "now",
         limit=3600,
     ),
 )
@@ -55,8 +57,9 @@ REWARD = (
     Panel(
         "Reward and score",
         "none",
-        "Both should rise. A score that rises while the reward does not is paid for with KL or missing ends.",
-        runs(("charter_ppo_reward_mean", "reward"), ("charter_ppo_score_mean", "score")),
+        "Both should rise. A score that rises while the reward does not is paid for with KL or missing ends. The "
+        "number is the preference model's: a refreshed one has lines and a scale of its own, not to be compared.",
+        scored(("charter_ppo_reward_mean", "reward"), ("charter_ppo_score_mean", "score")),
     ),
     Panel(
         "Step",
@@ -70,7 +73,7 @@ REWARD = (
         "none",
         "A tenth of the answers lies below the lowest line, a tenth above the highest. Lines that meet mean answers "
         "that are all alike.",
-        runs(
+        scored(
             ("charter_ppo_reward_p10", "10 %"),
             ("charter_ppo_reward_p50", "median"),
             ("charter_ppo_reward_p90", "90 %"),
@@ -81,7 +84,7 @@ REWARD = (
         "Score by dimension",
         "none",
         "All should rise. One that falls while another rises shows the price.",
-        (Query(of_run("charter_ppo_dimension_score_mean"), "{{dimension}} {{run}}"),),
+        (Query(of_run("charter_ppo_dimension_score_mean"), "{{dimension}} {{run}} {{preference_version}}"),),
     ),
     Panel(
         "Reward against KL",
@@ -90,7 +93,7 @@ REWARD = (
         "bend; where it turns down, the preference model is being exploited. Choose one run.",
         (
             Query(f"sqrt(clamp_min({of_run('charter_ppo_kl_k3')}, 0))", "sqrt(KL in nats)"),
-            Query(of_run("charter_ppo_score_mean"), "score {{run}}"),
+            Query(of_run("charter_ppo_score_mean"), "score {{run}} {{preference_version}}"),
         ),
         "xy",
     ),
@@ -105,8 +108,8 @@ REWARD = (
         "Score on held-out prompts",
         "none",
         "As in training, on prompts that are not trained on. It should rise too; one far below that of training is "
-        "memorised.",
-        runs(("charter_ppo_held_out_score", "score")),
+        "memorised. Each preference model has a line and a scale of its own.",
+        scored(("charter_ppo_held_out_score", "score")),
     ),
     Panel(
         "Length of answers",

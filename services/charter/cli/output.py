@@ -18,6 +18,8 @@ INTERRUPTED = 130
 # Errors whose message is for a person: module and class. Named, not imported: whoever raises one has imported it, and
 # `--help` needs none of them.
 _FOR_A_PERSON = (
+    ("charter.environment", "EnvironmentVariableError"),
+    ("charter.state_files", "StateFileError"),
     ("charter.rpc.errors", "ServiceError"),
     ("charter.spec.problems", "SpecError"),
     ("charter.spec.constitution", "ConstitutionError"),

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from charter import environment
 from charter.atomic_files import write_text
 from charter.spec import defaults
+from charter.state_files import read_json
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
-
-# Where a worker shows its metrics unless CHARTER_WORKER_METRICS_PORT says otherwise.
-WORKER_METRICS_PORT = 9095
 
 # Services and worker share the cores of a machine and compute at the same time. By default a thread that waits for its
 # siblings does so busily, on a core that another process could use.
@@ -64,20 +64,29 @@ class Started:
 
 def home() -> Path:
     """The state folder: CHARTER_HOME, or .charter in the present folder."""
-    return Path(os.environ.get("CHARTER_HOME", ".charter")).resolve()
+    return Path(os.environ.get("CHARTER_HOME") or ".charter").resolve()
 
 
 def started() -> dict[str, Started]:
-    """What `charter up` has started and not stopped again, whether it still lives or not."""
+    """What `charter up` has started and not stopped again, whether it still lives or not. Raises ``StateFileError``."""
     file = home() / "services.json"
     if not file.exists():
         return {}
-    return {
-        name: Started(
-            ProcessId(**fields["process"]), Endpoint(**fields["endpoint"]), fields["command"], Path(fields["log"])
-        )
-        for name, fields in json.loads(file.read_text()).items()
-    }
+    advice = (
+        "It held what `charter up` had started: end those processes (`pgrep -af charter` shows them), then delete the "
+        "file"
+    )
+    return read_json(
+        file, lambda services: {str(name): _one_started(fields) for name, fields in services.items()}, advice
+    )
+
+
+def _one_started(fields: dict[str, Any]) -> Started:
+    process = ProcessId(int(fields["process"]["pid"]), float(fields["process"]["started"]))
+    if not 0 < process.pid < 2**31:
+        raise ValueError(f"{process.pid} is no id of a process")
+    place = Endpoint(**{name: str(address) for name, address in fields["endpoint"].items()})
+    return Started(process, place, [str(part) for part in fields["command"]], Path(fields["log"]))
 
 
 def remember(services: dict[str, Started]) -> None:
@@ -109,20 +118,24 @@ def launch(
 
 
 def endpoint(name: str) -> Endpoint:
-    """Where a service is: CHARTER_POLICY_ADDRESS and the like, else what `charter up` started, else the default."""
+    """Where a service is: CHARTER_POLICY_ADDRESS and the like, else what `charter up` started, else the default.
+
+    Raises ``EnvironmentVariableError``, ``StateFileError``.
+    """
     known = started().get(name)
     base = known.endpoint if known else DEFAULTS[name]
     variable = f"CHARTER_{name.upper()}"
+    several = name == "policy"
     return Endpoint(
-        os.environ.get(f"{variable}_ADDRESS", base.main),
-        os.environ.get(f"{variable}_CONTROL_ADDRESS", base.control),
+        environment.addresses(f"{variable}_ADDRESS", base.main, several=several),
+        environment.addresses(f"{variable}_CONTROL_ADDRESS", base.control, several=several),
         base.metrics,
     )
 
 
 def worker_metrics_address() -> str:
     """Where the worker of a local run shows its metrics, host:port; empty when it does not."""
-    port = int(os.environ.get("CHARTER_WORKER_METRICS_PORT", WORKER_METRICS_PORT))
+    port = environment.worker_metrics_port()
     return f"{HOST}:{port}" if port else ""
 
 

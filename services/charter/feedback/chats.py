@@ -5,7 +5,8 @@ import uuid
 from pathlib import Path
 
 from charter.feedback.pairs import Pair
-from charter.jsonl import append_line, recover_lines
+from charter.jsonl import append_line
+from charter.state_files import read_log
 from charter.storage.comparison_layouts import split_of
 from charter.storage.comparisons import comparison_from_row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
@@ -15,16 +16,17 @@ _HELD_OUT_FRACTION = 0.2
 
 
 class Chats:
-    """Chat pairs by id, in a JSONL file, so that a label sent after a restart still finds its pair."""
+    """Chat pairs by id, in a JSONL file, so that a label sent after a restart still finds its pair.
+
+    Raises ``StateFileError`` when the file is damaged.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._pairs: dict[str, Pair] = {}
         # What is behind the last line's end was being written when the page was killed: nobody has seen that pair.
-        for line in recover_lines(file):
-            row = json.loads(line)
-            pair_id = row.pop("id")
-            self._pairs[pair_id] = Pair(pair_id, comparison_from_row(row))
+        for pair in read_log(file, _pair, "Delete that line: its pair can then no longer be labelled"):
+            self._pairs[pair.id] = pair
 
     def get(self, pair_id: str) -> Pair | None:
         """A pair by its id."""
@@ -48,3 +50,8 @@ class Chats:
         append_line(self._file, row_to_json({**comparison_to_row(comparison), "id": pair_id}))
         self._pairs[pair_id] = Pair(pair_id, comparison)
         return self._pairs[pair_id]
+
+
+def _pair(line: str) -> Pair:
+    row = json.loads(line)
+    return Pair(row.pop("id"), comparison_from_row(row))

@@ -1,7 +1,7 @@
 """Chat templates: from a conversation to the token ids that a model reads, and back to text."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -41,14 +41,17 @@ class ChatTokenizer:
         self.tokenizer = tokenizer
         self.name = str(tokenizer.name_or_path)
         if not tokenizer.chat_template:
-            raise ValueError(f"the tokenizer of {self.name} has no chat template: put a chat_template.jinja beside it")
+            raise ValueError(
+                f"the tokenizer of {self.name} has no chat template: of a policy set policy.chat_template, for example "
+                "to chatml, or put a chat_template.jinja beside any model"
+            )
         if tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {self.name} has no EOS token: set eos_token in tokenizer_config.json")
         self.eos_id = int(tokenizer.eos_token_id)
-        self.stop_ids: frozenset[int] = frozenset({self.eos_id, *_ids(generation and generation.eos_token_id)})
+        self.stop_ids: frozenset[int] = frozenset({self.eos_id, *ids_of(generation and generation.eos_token_id)})
         added = {token.content: (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
         self._special: dict[str, int] = {text: index for text, (index, token) in added.items() if token.special}
-        self.pad_id = self._choose_pad()
+        self.pad_id = self._padding()
         plain = {text for text in added.keys() - self._special.keys() if has_symbol(text)}
         special = {text for text in self._special if text.strip()}
         try:
@@ -224,17 +227,26 @@ class ChatTokenizer:
                 return whole[len(begun) :]
         return self.encode(text)
 
-    def _choose_pad(self) -> int:
-        used = {self.tokenizer.bos_token}
-        template = str(self.tokenizer.chat_template)
-        for token in (self.tokenizer.pad_token, *_USUAL_PADDING, *self._special):
-            index = self._special.get(token) if token else None
-            if index is not None and index not in self.stop_ids and token not in used and token not in template:
-                return index
-        raise ValueError(
-            f"the tokenizer of {self.name} has no special token left for padding (PAD must differ from EOS): "
-            "add one, for example <|pad|>, and resize the model's embeddings"
-        )
+    def _padding(self) -> int:
+        found = padding_id(self.tokenizer, self.stop_ids)
+        if found is None:
+            raise ValueError(
+                f"the tokenizer of {self.name} has no special token left for padding (PAD must differ from EOS): "
+                "add one, for example <|pad|>, and resize the model's embeddings"
+            )
+        return found
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int]) -> int | None:
+    """A special token that ends nothing and that the chat template does not use; None when there is none."""
+    added = tokenizer.added_tokens_decoder.items()
+    special: dict[str, int] = {token.content: index for index, token in added if token.special}
+    for token in (tokenizer.pad_token, *_USUAL_PADDING, *special):
+        index = special.get(token) if token else None
+        free = index not in stop_ids and token != tokenizer.bos_token
+        if index is not None and free and token not in str(tokenizer.chat_template):
+            return index
+    return None
 
 
 @contextmanager
@@ -252,7 +264,8 @@ def loading(model: str) -> Iterator[None]:
         raise OSError(f"the model {model!r} cannot be loaded: {advice}. Cause: {error}") from error
 
 
-def _ids(value: int | Iterable[int] | None) -> list[int]:
+def ids_of(value: int | Iterable[int] | None) -> list[int]:
+    """Token ids as a config names them: none, one, or several."""
     if value is None:
         return []
     return [value] if isinstance(value, int) else list(value)

@@ -149,8 +149,12 @@ class PreferenceModel(nn.Module):
             OSError: a file is missing.
             ValueError: the folder holds no preference model, or its tokenizer is not the one it was fitted with.
         """
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description.get("format") != _FORMAT or description.get("kind") != "preference_model":
+        try:
+            description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / _DESCRIPTION} is damaged: {error}") from error
+        known = description if isinstance(description, dict) else {}
+        if known.get("format") != _FORMAT or known.get("kind") != "preference_model":
             raise ValueError(f"{folder / _DESCRIPTION} does not describe a preference model of format {_FORMAT}")
         backbone, tokenizer = _load_backbone(folder)
         tensors = load_file(folder / _HEAD)

@@ -18,6 +18,7 @@ from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
+from charter.spec.chat_form import origin_of
 from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
 from charter.weights.memory import MemoryServicer
 
@@ -81,7 +82,9 @@ class JudgeRoom:
         """What was fitted, if for this judge. Raises ``CalibrationError``, ``OSError``."""
         assert config.calibration is not None
         fitted = load_calibration(config.calibration)
-        if problems := fitted.problems(config.model, config.method, self._constitution.current):
+        origin = origin_of(config.model)
+        model = config.model if origin is None else origin.model
+        if problems := fitted.problems(model, config.method, self._constitution.current):
             raise CalibrationError(
                 "\n".join(f"{config.calibration} {problem}" for problem in problems)
                 + "\nStart the judge without it, and fit one for this judge with `charter judge calibrate "

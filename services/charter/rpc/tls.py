@@ -9,13 +9,18 @@ from pathlib import Path
 
 import grpc
 
+from charter.environment import EnvironmentVariableError
+
 VARIABLE = "CHARTER_TLS"
 
 _FILES = ("tls.key", "tls.crt", "ca.crt")
 
 
 def client_credentials() -> grpc.ChannelCredentials | None:
-    """Credentials of a channel, from the files as they are now; None when TLS is off. Raises ``ValueError``."""
+    """Credentials of a channel, from the files as they are now; None when TLS is off.
+
+    Raises ``EnvironmentVariableError``.
+    """
     if (folder := _folder()) is None:
         return None
     key, certificate, authority = _read(folder)
@@ -23,9 +28,10 @@ def client_credentials() -> grpc.ChannelCredentials | None:
 
 
 def server_credentials() -> grpc.ServerCredentials | None:
-    """Credentials of a server that refuses clients without a certificate; None when TLS is off. Raises ``ValueError``.
+    """Credentials of a server that refuses clients without a certificate; None when TLS is off.
 
-    The files are read again for every new connection, because cert-manager replaces them before they expire.
+    The files are read again for every new connection, because cert-manager replaces them before they expire. Raises
+    ``EnvironmentVariableError``.
     """
     if (folder := _folder()) is None:
         return None
@@ -58,5 +64,5 @@ def _read(folder: Path) -> tuple[bytes, bytes, bytes]:
     try:
         key, certificate, authority = ((folder / name).read_bytes() for name in _FILES)
     except OSError as error:
-        raise ValueError(f"{VARIABLE} must name a folder with {', '.join(_FILES)}: {error}") from error
+        raise EnvironmentVariableError(f"{VARIABLE} must name a folder with {', '.join(_FILES)}: {error}") from error
     return key, certificate, authority

@@ -12,6 +12,8 @@ import grpc
 from opentelemetry import context, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from charter.environment import EnvironmentVariableError
+
 _tracer = trace.get_tracer("charter")
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -20,13 +22,15 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 def configure_tracing(service: str) -> None:
     """Send this process's spans by OTLP, if the environment says so.
 
-    Raises ``ValueError`` for an exporter or protocol that is not there.
+    Raises ``EnvironmentVariableError`` for an exporter or protocol that is not there.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp" if any(map(os.environ.get, _ENDPOINTS)) else "none")
     if exporter == "none":
         return
     if exporter != "otlp":
-        raise ValueError(f"OTEL_TRACES_EXPORTER is {exporter}; Charter exports traces by otlp, or not at all (none)")
+        raise EnvironmentVariableError(
+            f"OTEL_TRACES_EXPORTER is {exporter}; Charter exports traces by otlp, or not at all (none)"
+        )
     # Only here, because they take half a second that a process without traces need not spend.
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -45,7 +49,7 @@ def configure_tracing(service: str) -> None:
 
         spans = HttpExporter()
     else:
-        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; there are grpc and http/protobuf")
+        raise EnvironmentVariableError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; there are grpc and http/protobuf")
     name = os.environ.get("OTEL_SERVICE_NAME") or f"charter-{service}"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(spans))

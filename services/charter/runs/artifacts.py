@@ -1,12 +1,12 @@
 """The run folder as the worker writes it: files whole or not at all, and logs that lose at most their last line."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from charter.atomic_files import write_json
 from charter.runs import samples
+from charter.state_files import read_json
 
 CHECKPOINTS = "checkpoints"
 # In the folder of each checkpoint that is whole.
@@ -28,7 +28,7 @@ class Artifacts:
 
     ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
     stage (``left_out``), where too much of that stopped the run (``stops``), and what the policy learned before RL
-    (``learned``).
+    (``learned``). Raises ``StateFileError`` where it is damaged.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -44,22 +44,19 @@ class Artifacts:
         self.samples = folder / samples.FILE
         self.comparisons = folder / "comparisons.parquet"
         self._record_file = folder / "run.json"
-        self.record: dict[str, Any] = (
-            json.loads(self._record_file.read_text(encoding="utf-8"))
-            if self._record_file.exists()
-            else {
-                "id": run_id,
-                "versions": {},
-                "constitution_digest": "",
-                "started": now(),
-                "finished": None,
-                "phase_seconds": {},
-                "counts": {},
-                "left_out": {},
-                "stops": [],
-            }
-        )
-
+        self.record: dict[str, Any] = {
+            "id": run_id,
+            "versions": {},
+            "constitution_digest": "",
+            "started": now(),
+            "finished": None,
+            "phase_seconds": {},
+            "counts": {},
+            "left_out": {},
+            "stops": [],
+        }
+        if self._record_file.exists():
+            self.record |= read_json(self._record_file, _record, "Bring it back from a copy, or start a new run")
         write_json(self._record_file, self.record)
 
     def require_folder(self) -> None:
@@ -104,6 +101,15 @@ class Artifacts:
     def answers(self, name: str) -> Path:
         """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
         return self.folder / f"answers_{name}.json"
+
+
+def _record(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError("must be a JSON object")
+    for part in ("versions", "phase_seconds", "counts", "left_out"):
+        if not isinstance(content.get(part, {}), dict):
+            raise ValueError(f"{part} must be a JSON object")
+    return content
 
 
 def _numbered(name: str, refreshes: int) -> str:

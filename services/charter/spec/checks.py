@@ -1,6 +1,6 @@
 """Every rule of a run spec that needs no model and no service: across its fields, and in the files that it names.
 
-`charter check`, `charter up`, `charter run`, the trainer's CreateRun and ResumeRun, and the worker all ask here.
+`charter check`, `plan`, `up` and `run`, the trainer's CreateRun and ResumeRun, and the worker all ask here.
 """
 
 from collections.abc import Callable, Iterator
@@ -68,6 +68,15 @@ def _sections(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         for name, use in (("train", "the policy answers them"), ("held_out", "the evaluation takes them")):
             if not getattr(spec.prompts, name):
                 yield Problem(f"prompts.{name}", f"needs at least one file: {use}")
+
+
+def _chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    template, eos = spec.policy.chat_template, spec.policy.eos_token
+    if eos and not template:
+        yield Problem("policy.eos_token", "belongs to policy.chat_template, which is not set: set both or none")
+    if template.endswith((".jinja", ".j2", ".txt")) and not eos:
+        text = "is required with a template file: the token that ends an answer"
+        yield Problem("policy.eos_token", text, ("policy.chat_template",))
 
 
 def _groups(spec: run_pb2.RunSpec) -> Iterator[Problem]:
@@ -325,6 +334,7 @@ def _dimensions(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
 
 _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _sections,
+    _chat_template,
     _groups,
     _critic,
     _reward,

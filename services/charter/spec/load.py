@@ -62,17 +62,6 @@ class SpecFile:
             raise SpecError([f"{self.path}:{self.line(one)}: {one}" for one in problems])
 
 
-def load_spec(path: Path, remote: bool = False) -> run_pb2.RunSpec:
-    """The spec in a file, as ``SpecFile`` reads it.
-
-    Raises ``SpecError`` for anything wrong in it: unreadable file, not YAML, unknown field, wrong type, broken
-    constraint, missing file. ``charter.spec.checks.load_checked`` looks further.
-    """
-    file = SpecFile(path, remote)
-    file.raise_if_wrong()
-    return file.spec
-
-
 def _root(path: Path) -> yaml.MappingNode:
     try:
         text = path.read_text(encoding="utf-8")
@@ -93,7 +82,7 @@ def _root(path: Path) -> yaml.MappingNode:
 
 
 def spec_to_yaml(spec: run_pb2.RunSpec) -> str:
-    """Write a spec as YAML that ``load_spec`` reads back."""
+    """Write a spec as YAML that ``SpecFile`` reads back."""
     fields = json_format.MessageToDict(spec, preserving_proto_field_name=True)
     if "seed" in fields:
         # Protobuf JSON writes 64-bit integers as text.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from charter.spec.chat_form import CHATML
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
@@ -57,6 +58,10 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
             problems.append(Problem(field, f"no such model folder: {path}"))
         return value
 
+    def template(field: str, value: str) -> str:
+        # A template is a file; a folder, or what is neither, is a model to take one from.
+        return file(field, value) if (base / value).is_file() else model(field, value)
+
     for name in ("train", "held_out"):
         values = getattr(spec.prompts, name)
         values[:] = [file(f"prompts.{name}[{index}]", value) for index, value in enumerate(values)]
@@ -65,6 +70,8 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
             setattr(spec.judge, name, file(f"judge.{name}", value))
     if spec.policy.engine != "fake" and spec.policy.model:
         spec.policy.model = model("policy.model", spec.policy.model)
+    if spec.policy.chat_template not in ("", CHATML):
+        spec.policy.chat_template = template("policy.chat_template", spec.policy.chat_template)
     if spec.judge.engine not in _REMOTE_JUDGES and spec.judge.model:
         spec.judge.model = model("judge.model", spec.judge.model)
     if spec.preference_model.model:

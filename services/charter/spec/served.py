@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from charter.spec.chat_form import ChatForm
 from charter.spec.paths import same_model
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 
@@ -15,6 +16,11 @@ _WHAT_TO_DO = "start the services with this spec (`charter up`), or change the s
 def policy_problems(spec: run_pb2.RunSpec, address: str, served: types_pb2.ModelInfo) -> Iterator[str]:
     """Why the policy at ``address`` is not the spec's."""
     yield from _model("policy", address, served, spec.policy.model, spec.policy.engine)
+    form = ChatForm(spec.policy.chat_template, spec.policy.eos_token)
+    if served.chat_form != (form.digest if form.template else ""):
+        asked = f"policy.chat_template {form.template}" if form.template else "no policy.chat_template"
+        has = "another chat template" if served.chat_form else "the model's own chat template"
+        yield f"the policy service at {address} serves {has}, the spec says {asked}: {_WHAT_TO_DO}"
 
 
 def preference_problems(spec: run_pb2.RunSpec, address: str, served: types_pb2.ModelInfo) -> Iterator[str]:

@@ -314,6 +314,8 @@ class PolicySpec(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     LOGPROB_TOLERANCE_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    EOS_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id or folder."""
     engine: _builtins.str
@@ -324,16 +326,24 @@ class PolicySpec(_message.Message):
     """Largest mean difference in nats between the trainer's and a replica's log-probs of a probe answer, after each
     update of the weights; above it the run fails. Default 0.1.
     """
+    chat_template: _builtins.str
+    """Chat template for a model that has none: chatml, a Jinja file, or the model (hub id or folder) to take it from.
+    Unset = its own. The aligned model carries it.
+    """
+    eos_token: _builtins.str
+    """Token that ends an answer. Unset = what chat_template says; a file does not."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         engine: _builtins.str = ...,
         logprob_tolerance: _builtins.float | None = ...,
+        chat_template: _builtins.str = ...,
+        eos_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "logprob_tolerance", b"logprob_tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "engine", b"engine", "logprob_tolerance", b"logprob_tolerance", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance", "chat_template", b"chat_template", "engine", b"engine", "eos_token", b"eos_token", "logprob_tolerance", b"logprob_tolerance", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprob_tolerance: _TypeAlias = _typing.Literal["logprob_tolerance"]  # noqa: Y015
     _WhichOneofArgType__logprob_tolerance: _TypeAlias = _typing.Literal["_logprob_tolerance", b"_logprob_tolerance"]  # noqa: Y015

@@ -16,6 +16,7 @@ from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclEn
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import StatusError
 from charter.rpc.lifecycle import Readiness
+from charter.spec.chat_form import origin_of
 from charter.v1 import types_pb2, weights_pb2, weights_pb2_grpc
 from charter.weights.adapter import merge_adapter
 from charter.weights.nccl_sender import DTYPES
@@ -54,9 +55,11 @@ class WeightTarget(Protocol):
 
 
 def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
-    """The wire form of what is served."""
+    """The wire form of what is served; of a base model with a chat template that it was given, both."""
+    origin = origin_of(info.model)
     return types_pb2.ModelInfo(
-        model=info.model,
+        model=info.model if origin is None else origin.model,
+        chat_form="" if origin is None else origin.form,
         engine=info.engine,
         weight_version=info.weight_version,
         weight_digest=info.weight_digest,

@@ -4,8 +4,9 @@ On a machine with several GPUs it becomes one process for each (CUDA_VISIBLE_DEV
 one GPU with it; under torchrun it is one of many. They all end alike.
 
 Exit status: 0 finished, 1 failed (the last line of the log says why), 2 failed because of the spec, a file that it
-names, or too many items that could not be used, 3 cancelled by the trainer or superseded by a newer attempt, 143 ended
-by a signal. A cluster starts a worker again after 1 and 143 and never after 2 and 3 (deploy/base/worker.yaml).
+names, a damaged file of the run, an environment variable, or too many items that could not be used, 3 cancelled by the
+trainer or superseded by a newer attempt, 143 ended by a signal. A cluster starts a worker again after 1 and 143 and
+never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from google.protobuf import json_format
 
+from charter.environment import EnvironmentVariableError
 from charter.rpc.errors import ServiceError
 from charter.rpc.logs import configure_logging, working_on
 from charter.rpc.tracing import configure_tracing
@@ -26,6 +28,7 @@ from charter.runs.artifacts import Artifacts, RunFolderGoneError
 from charter.spec.defaults import fill_defaults
 from charter.spec.facts import servers_sleep
 from charter.spec.load import spec_from_json
+from charter.state_files import StateFileError
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError, SpecError, Superseded, TooManyFailuresError
@@ -35,6 +38,9 @@ from charter.worker.training import ranks, torchrun
 from charter.worker.training.lead import Leader, follow
 
 logger = logging.getLogger("charter.worker")
+
+# Starting the worker again as it is would change nothing.
+REFUSED_ERRORS = (SpecError, TooManyFailuresError, RunFolderGoneError, StateFileError)
 
 FINISHED, FAILED, REFUSED, STOPPED, TERMINATED = 0, 1, 2, 3, 128 + signal.SIGTERM
 
@@ -63,11 +69,15 @@ def main() -> int:
         ranks.use_cores()
         status = follow()
         return FAILED if status is None else status
-    artifacts = Artifacts(options.artifacts, options.run_id)
-    reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
-    reporter.stop_on_signals()
-    configure_tracing("worker")
-    metrics.serve(options.run_id, spec)
+    try:
+        artifacts = Artifacts(options.artifacts, options.run_id)
+        reporter = Reporter(artifacts, options.run_id, options.attempt, options.trainer)
+        reporter.stop_on_signals()
+        configure_tracing("worker")
+        metrics.serve(options.run_id, spec)
+    except (StateFileError, EnvironmentVariableError) as error:
+        logger.error("%s", error)
+        return REFUSED
     with working_on(run=options.run_id):
         return work(options.run_id, options.attempt, spec, artifacts, reporter)
 
@@ -86,10 +96,10 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
         status = STOPPED
-    except (RunError, RunFolderGoneError, ServiceError) as error:
+    except (RunError, RunFolderGoneError, ServiceError, StateFileError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
-        status = REFUSED if isinstance(error, SpecError | TooManyFailuresError | RunFolderGoneError) else FAILED
+        status = REFUSED if isinstance(error, REFUSED_ERRORS) else FAILED
     except Exception:
         logger.exception("the worker failed")
     finally:

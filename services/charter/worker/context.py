@@ -15,6 +15,7 @@ from charter.worker.prompts import PromptSets
 from charter.worker.reporter import Reporter
 from charter.worker.training import ranks
 from charter.worker.training.lead import Leader
+from charter.worker.training.starting import policy_model
 
 # The policy serves the weights of ``policy.model`` as this version; every learning stage and every PPO step that
 # changes them adds one.
@@ -66,7 +67,7 @@ class Run:
         Answers are sampled from it, RL begins with it, has it as reference, and is compared with it at the end.
         """
         learned = self.artifacts.learned
-        model = str(self.artifacts.folder / learned[-1]) if learned else self.spec.policy.model
+        model = str(self.artifacts.folder / learned[-1]) if learned else policy_model(self.spec)
         return StartingWeights(model, FIRST_VERSION + len(learned))
 
     def judging_options(self, seed: int) -> judge_pb2.JudgingOptions:

@@ -12,16 +12,15 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from charter.environment import worker_metrics_port
 from charter.rpc.metrics import BUILD
 from charter.storage.comparisons import enum_name
 from charter.v1 import run_pb2, types_pb2
 
 logger = logging.getLogger("charter.worker")
 
-# Port of the metrics page, 0 for none, and the address that it listens on (0.0.0.0 in a cluster).
-PORT_VARIABLE = "CHARTER_WORKER_METRICS_PORT"
+# The address that the metrics page listens on (0.0.0.0 in a cluster).
 HOST_VARIABLE = "CHARTER_WORKER_METRICS_HOST"
-_DEFAULT_PORT = 9095
 
 PPO = {
     "score_mean": "Mean score of the step's answers, before any penalty; absent with online DPO.",
@@ -73,7 +72,13 @@ PPO = {
     "worker_idle_share": "Share of the step in which the trainer's device computed nothing: all but the update.",
     "policy_idle_share": "Share of the step in which no answer of the run was being sampled on any replica.",
     "weight_version": "Version that the policy serves after the step.",
+    "preference_version": "Version of the preference model that scored the step's answers; absent where none did.",
 }
+# On the scale of the preference model, which a refresh changes: their gauges carry its version, and those of an earlier
+# version are not shown any longer.
+SCALED = frozenset(
+    ("score_mean", "score_std", "reward_mean", "reward_p10", "reward_p50", "reward_p90", "held_out_score")
+)
 FIT = {
     "train_loss": "Cross-entropy on the last batch, in nats.",
     "held_out_loss": "Cross-entropy on the held-out comparisons, in nats.",
@@ -85,13 +90,18 @@ BY_DIMENSION = "score_mean."
 # Items of a stage that were left out for a kind of failure, in a step or in the stage so far.
 BY_KIND = "left_out."
 
-_PPO_GAUGES = {name: Gauge(f"charter_ppo_{name}", text, ["run"]) for name, text in PPO.items()}
+_PPO_GAUGES = {
+    name: Gauge(f"charter_ppo_{name}", text, ["run", "preference_version"] if name in SCALED else ["run"])
+    for name, text in PPO.items()
+}
 _FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text, ["run"]) for name, text in FIT.items()}
 _DIMENSION = Gauge(
     "charter_ppo_dimension_score_mean",
     "Mean preference score of the step's answers to prompts of a dimension of the constitution.",
-    ["run", "dimension"],
+    ["run", "dimension", "preference_version"],
 )
+# By run, the preference model whose scale is shown; empty for other rewards.
+_scales: dict[str, str] = {}
 _PHASE = Gauge("charter_worker_phase", "1 for the phase that the worker is in, else 0.", ["run", "phase"])
 PHASE_SECONDS = Counter(
     "charter_worker_phase_seconds_total",
@@ -132,7 +142,10 @@ CHECKPOINT_TIME = Gauge(
 
 
 def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
-    """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page."""
+    """Serve the metrics page, unless the port is 0. A taken port is logged: the run is worth more than its page.
+
+    Raises ``EnvironmentVariableError``.
+    """
     for phase in run_pb2.Phase.values()[1:]:
         _PHASE.labels(run_id, phase_name(phase)).set(0)
         PHASE_SECONDS.labels(run_id, phase_name(phase))
@@ -147,7 +160,7 @@ def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
             REASSIGNED.labels(service, reason)
     _RUN.labels(run_id, spec.name, spec.policy.model).set(1)
     BUILD.labels(importlib.metadata.version("charter")).set(1)
-    port = int(os.environ.get(PORT_VARIABLE, _DEFAULT_PORT))
+    port = worker_metrics_port()
     if port == 0:
         return
     host = os.environ.get(HOST_VARIABLE, "127.0.0.1")
@@ -168,11 +181,18 @@ def show(run_id: str, event: run_pb2.RunEvent) -> None:
         gauges = _PPO_GAUGES
     elif event.phase == run_pb2.PHASE_FITTING_PREFERENCE_MODEL:
         gauges = _FIT_GAUGES
+    scale = f"{event.metrics['preference_version']:.0f}" if "preference_version" in event.metrics else ""
+    if SCALED & set(event.metrics) and (earlier := _scales.get(run_id, scale)) != scale:
+        for gauge in (_DIMENSION, *(_PPO_GAUGES[name] for name in SCALED)):
+            gauge.remove_by_labels({"run": run_id, "preference_version": earlier})
     for name, value in event.metrics.items():
-        if name in gauges:
+        if name in gauges and name in SCALED:
+            _scales[run_id] = scale
+            gauges[name].labels(run_id, scale).set(value)
+        elif name in gauges:
             gauges[name].labels(run_id).set(value)
         elif name.startswith(BY_DIMENSION):
-            _DIMENSION.labels(run_id, name.removeprefix(BY_DIMENSION)).set(value)
+            _DIMENSION.labels(run_id, name.removeprefix(BY_DIMENSION), scale).set(value)
 
 
 def phase_name(phase: "run_pb2.Phase.ValueType") -> str:

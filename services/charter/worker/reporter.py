@@ -12,10 +12,11 @@ from types import FrameType
 import grpc
 from google.protobuf import json_format
 
-from charter.jsonl import append_line, recover_lines
+from charter.jsonl import append_line
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.errors import ServiceError, explained
 from charter.runs.artifacts import Artifacts
+from charter.state_files import read_log
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, RunError, Superseded
@@ -34,6 +35,8 @@ class Reporter:
 
     With an empty ``trainer`` address events go to the file alone. A trainer that cannot be reached does not stop the
     run: its events wait and are delivered with a later one.
+
+    Raises ``StateFileError`` when the file is damaged.
     """
 
     def __init__(self, artifacts: Artifacts, run_id: str, attempt: int, trainer: str) -> None:
@@ -51,7 +54,7 @@ class Reporter:
         self.terminated = False
         self.phase: run_pb2.Phase.ValueType = run_pb2.PHASE_STARTING
         self._inside = False
-        earlier = [json_format.Parse(line, run_pb2.RunEvent()) for line in recover_lines(artifacts.events)]
+        earlier = read_log(artifacts.events, _event, "Delete the lines that are not whole, and resume the run")
         self._sequence = earlier[-1].sequence if earlier else 0
         # What an attempt that died wrote to the file may never have reached the trainer; it ignores repeated ones.
         self._waiting = earlier
@@ -171,3 +174,10 @@ class Reporter:
         logger.warning("stopping after the current operation", extra={"signal": signal.Signals(number).name})
         self.stop()
         signal.signal(number, signal.SIG_DFL)
+
+
+def _event(line: str) -> run_pb2.RunEvent:
+    try:
+        return json_format.Parse(line, run_pb2.RunEvent())
+    except json_format.ParseError as error:
+        raise ValueError(str(error)) from error

@@ -104,3 +104,40 @@ def test_reliability_shows_a_point_for_each_bin() -> None:
 def test_the_interval_of_a_bin_is_that_of_a_proportion(right: int, count: int) -> None:
     exact = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
     assert _wilson(right / count, count) == pytest.approx((exact.low, exact.high), abs=1e-6)
+
+
+def lines(plot: Plot, series: int) -> list[int]:
+    """Corners of each line of a series."""
+    drawn = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--series-(\d)\); stroke-width: 1\.8', plot.svg)
+    return [len(re.findall("[ML]", path)) for path, number in drawn if int(number) == series]
+
+
+@pytest.mark.parametrize(
+    ("title", "metrics", "scaled"),
+    [
+        ("Reward", ("score_mean", "score_std", "reward_mean"), (1, 2)),
+        ("Over-optimisation", ("held_out_score", "held_out_judge", "held_out_kl"), (1,)),
+    ],
+)
+def test_scores_of_two_preference_models_are_two_lines(
+    title: str, metrics: tuple[str, ...], scaled: tuple[int, ...]
+) -> None:
+    """After a refresh the KL may fall again: a line is of one model whatever its place on the axis."""
+    kls = {1: 1.0, 2: 4.0, 3: 9.0, 4: 2.0, 5: 5.0}
+    steps = {
+        step: dict.fromkeys(metrics, 1.0 * step) | {"held_out_kl": kl, "preference_version": 1 + step // 4}
+        for step, kl in kls.items()
+    }
+    plot = by_title(ppo_plots(steps), title)
+    for series in scaled:
+        assert lines(plot, series) == [3, 2]
+    assert ">model 1<" in plot.svg
+    assert ">model 2<" in plot.svg
+    assert "do not compare across them" in plot.caption
+    if title == "Over-optimisation":
+        # The judge has one scale.
+        assert lines(plot, 2) == [5]
+    same = by_title(ppo_plots({step: one | {"preference_version": 1.0} for step, one in steps.items()}), title)
+    assert lines(same, 1) == [5]
+    assert "model 1" not in same.svg
+    assert "compare" not in same.caption

@@ -14,7 +14,7 @@ import yaml
 from charter.evaluation.report.report import duration, write_report
 from charter.runs.folder import RunFolderError, read_run_folder
 from charter.runs.results import write_result
-from charter.spec.load import load_spec
+from charter.spec.load import SpecFile
 from charter.v1 import run_pb2
 from google.protobuf import json_format
 
@@ -198,7 +198,7 @@ def test_the_spec_is_shown_exactly_and_can_be_run_again(complete: Path, tmp_path
     for name in ("train.jsonl", "held_out.jsonl", "constitution.yaml", "labelled_pairs.jsonl"):
         (tmp_path / name).touch()
     (tmp_path / "spec.yaml").write_text(shown)
-    assert load_spec(tmp_path / "spec.yaml").ppo == read_run_folder(complete).spec.ppo  # type: ignore[union-attr]
+    assert SpecFile(tmp_path / "spec.yaml").spec.ppo == read_run_folder(complete).spec.ppo  # type: ignore[union-attr]
 
 
 def test_nothing_is_loaded_from_anywhere(complete: Path) -> None:

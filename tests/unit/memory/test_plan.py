@@ -256,13 +256,14 @@ def test_a_short_context_bounds_the_server() -> None:
 
 @pytest.fixture
 def spec_file(tmp_path: Path, tiny_model: Path) -> Path:
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi"}\n')
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi"}\n{"prompt": "Why?"}\n')
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "How?"}\n')
     constitution = ROOT / "examples" / "constitutions" / "general.yaml"
     file = tmp_path / "spec.yaml"
     file.write_text(
         f"name: tiny\npolicy: {{model: {tiny_model}}}\n"
         f"judge: {{model: {tiny_model}, engine: vllm, constitution: {constitution}}}\n"
-        "prompts: {train: [prompts.jsonl], held_out: [prompts.jsonl]}\n"
+        "prompts: {train: [prompts.jsonl], held_out: [held_out.jsonl]}\n"
     )
     return file
 
@@ -283,6 +284,16 @@ def test_the_command_fails_when_nothing_fits(spec_file: Path) -> None:
     result = CliRunner().invoke(app, ["plan", str(spec_file), "--gpu-gib", "1"])
     assert result.exit_code == 1
     assert "does not fit" in result.output
+
+
+def test_the_command_checks_the_spec_as_every_other(spec_file: Path) -> None:
+    spec_file.write_text(spec_file.read_text() + "ppo: {minibatches: 500, episodes_per_step: 4}\n")
+    checked, planned = (
+        CliRunner().invoke(app, [*command, str(spec_file)]) for command in (["check"], ["plan", "--gpu-gib", "80"])
+    )
+    assert planned.exit_code == 1
+    assert ":5: ppo.minibatches: is 500, too many for ppo.episodes_per_step, 4" in planned.stderr
+    assert planned.stderr == checked.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

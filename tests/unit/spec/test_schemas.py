@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 from charter.spec.constitution import ConstitutionError, parse_constitution
-from charter.spec.load import load_spec
+from charter.spec.load import SpecFile
 from charter.spec.problems import SpecError
 from charter.spec.starter import SCHEMAS
 
@@ -46,7 +46,7 @@ def by_reader(name: str, text: str, tmp_path: Path) -> bool:
     try:
         if name == "run":
             (tmp_path / "spec.yaml").write_text(text)
-            load_spec(tmp_path / "spec.yaml")
+            SpecFile(tmp_path / "spec.yaml").raise_if_wrong()
         else:
             parse_constitution(text, "c.yaml")
     except (SpecError, ConstitutionError):

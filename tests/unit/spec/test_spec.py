@@ -9,7 +9,7 @@ import pytest
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.rpc.validation import violations
 from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, fill_defaults
-from charter.spec.load import load_spec, spec_from_json, spec_to_json, spec_to_yaml
+from charter.spec.load import SpecFile, spec_from_json, spec_to_json, spec_to_yaml
 from charter.spec.problems import SpecError
 from charter.v1 import judge_pb2, run_pb2, validation_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -44,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
 def load(folder: Path, text: str) -> run_pb2.RunSpec:
     file = folder / "spec.yaml"
     file.write_text(text)
-    return load_spec(file)
+    read = SpecFile(file)
+    read.raise_if_wrong()
+    return read.spec
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -132,10 +134,10 @@ def test_what_is_not_a_spec_is_said_so(folder: Path, text: str, expected: str) -
 
 def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
     with pytest.raises(SpecError, match=r"gone\.yaml: cannot be read"):
-        load_spec(folder / "gone.yaml")
+        SpecFile(folder / "gone.yaml")
     (folder / "binary.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(SpecError, match=r"binary\.yaml: cannot be read"):
-        load_spec(folder / "binary.yaml")
+        SpecFile(folder / "binary.yaml")
 
 
 def test_local_model_folders_are_made_absolute(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from charter.spec.constitution import ConstitutionError, parse_constitution
-from charter.spec.load import load_spec
+from charter.spec.load import SpecFile
 from charter.spec.problems import SpecError
 from charter.spec.yaml_values import Loader
 
@@ -31,7 +31,9 @@ def in_spec(folder: Path, text: str) -> float:
     for name in ("prompts.jsonl", "others.jsonl"):
         (folder / name).write_text('{"prompt": "' + name + '"}\n')
     (folder / "spec.yaml").write_text(SPEC.replace("WEIGHT", text))
-    return load_spec(folder / "spec.yaml").ppo.kl_coefficient
+    read = SpecFile(folder / "spec.yaml")
+    read.raise_if_wrong()
+    return read.spec.ppo.kl_coefficient
 
 
 @pytest.mark.parametrize("text", list(NUMBERS))

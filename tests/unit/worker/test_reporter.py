@@ -143,9 +143,9 @@ def test_prometheus_shows_the_last_numbers_and_nothing_before_the_first(tmp_path
     assert not {f"charter_preference_fit_{name}" for name in metrics.FIT} & exported
     one.phase = run_pb2.PHASE_PPO
     one.report(3, 4, step=3, numbers={"score_mean": 0.75, "kl_k1": 1.25, "score_mean.helpful": 0.5})
-    assert shown("charter_ppo_score_mean") == 0.75
+    assert shown("charter_ppo_score_mean", preference_version="") == 0.75
     assert shown("charter_ppo_kl_k1") == 1.25
-    assert shown("charter_ppo_dimension_score_mean", dimension="helpful") == 0.5
+    assert shown("charter_ppo_dimension_score_mean", dimension="helpful", preference_version="") == 0.5
     assert shown("charter_ppo_kl_k3") is None
     assert shown("charter_worker_phase_done_ratio") == 0.75
     assert shown("charter_worker_phase", phase="PPO") == 1.0
@@ -153,4 +153,30 @@ def test_prometheus_shows_the_last_numbers_and_nothing_before_the_first(tmp_path
     one.phase = run_pb2.PHASE_FITTING_PREFERENCE_MODEL
     one.report(1, 4, numbers={"train_loss": 0.6})
     assert shown("charter_preference_fit_train_loss") == 0.6
-    assert shown("charter_ppo_score_mean") == 0.75
+    assert shown("charter_ppo_score_mean", preference_version="") == 0.75
+
+
+def test_prometheus_shows_scores_of_one_preference_model(tmp_path: Path) -> None:
+    """A refreshed one has another scale: a series of its own, and nothing is left of the scale before."""
+    one = make(tmp_path)
+    scored = {"score_mean": 0.75, "held_out_score": 0.5, "score_mean.helpful": 0.25}
+    one.phase = run_pb2.PHASE_PPO
+    for gauge in (*metrics._PPO_GAUGES.values(), metrics._DIMENSION):
+        gauge.clear()
+    metrics._scales.clear()
+
+    def shown() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for family in REGISTRY.collect():
+            for sample in family.samples:
+                if sample.labels.get("run") == "r" and "preference_version" in sample.labels:
+                    found.setdefault(sample.name.removeprefix("charter_ppo_"), set()).add(
+                        sample.labels["preference_version"]
+                    )
+        return found
+
+    one.report(1, 4, step=1, numbers=scored | {"preference_version": 1.0})
+    one.report(1, 4, text="sampling")
+    assert shown() == {"score_mean": {"1"}, "held_out_score": {"1"}, "dimension_score_mean": {"1"}}
+    one.report(2, 4, step=2, numbers={"score_mean": -3.0, "kl_k1": 1.0, "preference_version": 2.0})
+    assert shown() == {"score_mean": {"2"}}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from charter.runs.artifacts import Artifacts
-from charter.spec.load import load_spec
+from charter.spec.load import SpecFile
 from charter.spec.problems import SpecError
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
@@ -155,7 +155,7 @@ def test_one_line_of_the_spec_asks_for_them(tmp_path: Path) -> None:
     for name in ("train", "held_out"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "Hello"}\n')
     file.write_text(start + "sinks: [tensorboard, wandb]\n")
-    assert list(load_spec(file).sinks) == [TENSORBOARD, WANDB]
+    assert list(SpecFile(file).spec.sinks) == [TENSORBOARD, WANDB]
     file.write_text(start + "sinks: [tensorboad]\n")
     with pytest.raises(SpecError, match=r"sinks\[0\]: .*tensorboard, wandb"):
-        load_spec(file)
+        SpecFile(file).raise_if_wrong()

@@ -14,12 +14,12 @@ from rich.progress import Progress
 from charter.cli.calls import channel_to
 from charter.cli.output import errors
 from charter.evaluation.judge.judged import JudgedPair
-from charter.jsonl import recover_lines
 from charter.rpc.channel import BATCH
 from charter.rpc.errors import ServiceError
 from charter.rpc.messages import proto_messages
 from charter.rpc.stalled import StalledError, unless_stalled
 from charter.spec.labelled_pairs import LabelledPair
+from charter.state_files import read_log
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 
 _PAIRS_PER_CALL = 64
@@ -41,7 +41,7 @@ def judge_pairs(
 
     With ``own_dimension`` each pair is judged by principles of its dimension. Every judgement is added to the file
     ``details`` as it comes, and pairs that the file already has, asked in the same way, are not asked again. Raises
-    ``DetailsError``, ``OSError`` for the file.
+    ``DetailsError``, ``StateFileError``, ``OSError`` for the file.
     """
     items = [
         judge_pb2.ComparisonItem(
@@ -109,13 +109,13 @@ def _read(path: Path) -> dict[str, judge_pb2.Judgement]:
 
     A last line that was cut off when it was written is removed.
     """
-    known = {}
-    for number, line in enumerate(recover_lines(path), start=1):
-        try:
-            row: dict[str, Any] = json.loads(line)
-            judgement = json_format.ParseDict(row["judgement"], judge_pb2.Judgement())
-            if judgement.outcome != types_pb2.OUTCOME_UNAVAILABLE:
-                known[str(row["key"])] = judgement
-        except (ValueError, KeyError, TypeError, json_format.ParseError) as error:
-            raise DetailsError(f"{path}, line {number} is not a judgement of `charter judge calibrate`") from error
-    return known
+    rows = read_log(path, _row, "It is not a file of `charter judge calibrate`: name another, or delete that line")
+    return {key: judgement for key, judgement in rows if judgement.outcome != types_pb2.OUTCOME_UNAVAILABLE}
+
+
+def _row(line: str) -> tuple[str, judge_pb2.Judgement]:
+    row: dict[str, Any] = json.loads(line)
+    try:
+        return str(row["key"]), json_format.ParseDict(row["judgement"], judge_pb2.Judgement())
+    except json_format.ParseError as error:
+        raise ValueError(str(error)) from error

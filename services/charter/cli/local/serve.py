@@ -15,6 +15,7 @@ from charter.cli.services import home, service_addresses, sharing_of
 from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
 from charter.rpc.logs import configure_logging
 from charter.rpc.tracing import configure_tracing
+from charter.spec.chat_form import ChatForm
 from charter.spec.yaml_values import Loader
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ SettingOption = Annotated[
     ),
 ]
 
+ChatTemplateOption = Annotated[
+    str,
+    typer.Option(
+        envvar="CHARTER_CHAT_TEMPLATE",
+        help="Template for a model without one: chatml, a Jinja file, or the model to take it from, as in the spec.",
+    ),
+]
+EosTokenOption = Annotated[
+    str, typer.Option(envvar="CHARTER_EOS_TOKEN", help="Token that ends an answer, with --chat-template.")
+]
 MigrateOption = Annotated[
     bool,
     typer.Option(
@@ -55,6 +66,8 @@ def policy(
     model: ModelOption,
     engine: Annotated[str, typer.Option(help="transformers, vllm or fake.")] = "transformers",
     setting: SettingOption = None,
+    chat_template: ChatTemplateOption = "",
+    eos_token: EosTokenOption = "",
     host: HostOption = "127.0.0.1",
     port: PortOption = 50051,
     control_port: ControlPortOption = 50061,
@@ -66,8 +79,8 @@ def policy(
     def build() -> Service:
         from charter.policy import server
 
-        settings = _settings(setting)
-        return server.build(server.PolicyConfig(model, home() / "staging" / "policy", engine, settings))
+        settings, chat_model = _settings(setting), _with_template(model, chat_template, eos_token)
+        return server.build(server.PolicyConfig(chat_model, home() / "staging" / "policy", engine, settings))
 
     _run("policy", build, Listen(host, port, control_port, metrics_port, health_port))
 
@@ -82,6 +95,8 @@ def judge(
     endpoint: Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible endpoint (engine openai).")] = "",
     calibration: Annotated[Path | None, typer.Option(help="Calibration file to apply.")] = None,
     setting: SettingOption = None,
+    chat_template: ChatTemplateOption = "",
+    eos_token: EosTokenOption = "",
     host: HostOption = "127.0.0.1",
     port: PortOption = 50052,
     control_port: Annotated[
@@ -102,7 +117,8 @@ def judge(
         settings = _settings(setting) | ({"endpoint": endpoint} if endpoint else {})
         # An endpoint gives no log-likelihoods, which contrast reads.
         chosen = method or ("choice" if engine == "openai" else "contrast")
-        return server.build(server.JudgeConfig(model, constitution, engine, chosen, calibration, settings))
+        chat_model = _with_template(model, chat_template, eos_token)
+        return server.build(server.JudgeConfig(chat_model, constitution, engine, chosen, calibration, settings))
 
     _run("judge", build, Listen(host, port, control_port, metrics_port, health_port))
 
@@ -116,6 +132,8 @@ def preference(
             "folder. Repeatable: more preference_model folders, each with a name that Score can ask for.",
         ),
     ],
+    chat_template: ChatTemplateOption = "",
+    eos_token: EosTokenOption = "",
     database: DatabaseOption = "",
     migrate: MigrateOption = True,
     host: HostOption = "127.0.0.1",
@@ -129,8 +147,12 @@ def preference(
     def build() -> Service:
         from charter.preference import server
 
+        models = _named(model)
+        # The first is the one that a run sends weights for; the others carry their templates.
+        first = next(iter(models))
+        models[first] = _with_template(models[first], chat_template, eos_token)
         staging = home() / "staging" / "preference"
-        return server.build(server.PreferenceConfig(_named(model), database or default_database(), staging, migrate))
+        return server.build(server.PreferenceConfig(models, database or default_database(), staging, migrate))
 
     _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
 
@@ -200,6 +222,14 @@ def _launcher(name: str) -> "Launcher":
     raise ValueError(f"--launcher is local or kubernetes, got `{name}`")
 
 
+def _with_template(model: str, chat_template: str, eos_token: str) -> str:
+    if not chat_template:
+        return model
+    from charter.inference.base_model import as_chat_model
+
+    return as_chat_model(model, ChatForm(chat_template, eos_token))
+
+
 def _named(given: list[str]) -> dict[str, str]:
     """Models by name: of NAME=MODEL, or of MODEL alone, which is `default`."""
     models: dict[str, str] = {}
@@ -222,6 +252,6 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
     for pair in given or []:
         name, separator, value = pair.partition("=")
         if not separator or not name.isidentifier():
-            fail(f"--setting takes NAME=VALUE, got `{pair}`")
+            raise ValueError(f"--setting takes NAME=VALUE, got `{pair}`")
         settings[name] = yaml.load(value, Loader=Loader)
     return settings

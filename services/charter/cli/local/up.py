@@ -153,10 +153,11 @@ def _commands(
 ) -> dict[str, tuple[list[str], Endpoint]]:
     """Command line and addresses of each service that is started; ``settings`` are the engines', by service."""
     judge = judge_command(spec)
+    policy = [*_model_options(spec, spec.policy.model), "--engine", spec.policy.engine]
     options = {
-        "policy": ["--model", spec.policy.model, "--engine", spec.policy.engine, *_as_options(settings, "policy")],
+        "policy": [*policy, *_as_options(settings, "policy")],
         "judge": None if judge is None else [*judge, *_as_options(settings, "judge")],
-        "preference": ["--model", spec.preference_model.model],
+        "preference": _model_options(spec, spec.preference_model.model),
         "trainer": ["--gpu-sharing", sharing_name(sharing)] if sharing else [],
     }
     sleeps = sharing > run_pb2.GPU_SHARING_TOGETHER
@@ -175,6 +176,15 @@ def _commands(
     return commands
 
 
+def _model_options(spec: run_pb2.RunSpec, model: str) -> list[str]:
+    """Of a service: its model, and the chat template of the policy where it is the same model."""
+    options = ["--model", model]
+    if model == spec.policy.model and spec.policy.chat_template:
+        options += ["--chat-template", spec.policy.chat_template]
+        options += ["--eos-token", spec.policy.eos_token] if spec.policy.eos_token else []
+    return options
+
+
 def _as_options(settings: Mapping[str, Mapping[str, Any]], service: str) -> list[str]:
     return [part for name, value in settings.get(service, {}).items() for part in ("--setting", f"{name}={value}")]
 
@@ -183,7 +193,10 @@ def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
     """Options of `charter serve judge`; None for a judge that somebody else serves."""
     if spec.judge.engine == "external":
         return None
-    judge = ["--model", spec.judge.model, "--engine", spec.judge.engine, "--constitution", spec.judge.constitution]
+    local = spec.judge.engine in ("transformers", "vllm")
+    judge = _model_options(spec, spec.judge.model) if local else ["--model", spec.judge.model]
+    judge += ["--engine", spec.judge.engine]
+    judge += ["--constitution", spec.judge.constitution]
     if spec.judge.method:
         method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
         judge += ["--method", method]

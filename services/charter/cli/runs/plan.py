@@ -10,8 +10,8 @@ from rich.table import Table
 
 from charter.cli.output import JsonOption, console, emit_json, fail
 from charter.cli.services import sharing_name
+from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
-from charter.spec.load import load_spec
 from charter.v1 import run_pb2
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ GpuOption = Annotated[
 def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = False) -> None:
     """Show how services and worker share one GPU, and what to change if it is too small.
 
-    Computed from the models' configs; nothing is loaded. `charter up` does so on a machine with a GPU. Exit code 1
-    when it does not fit.
+    The spec is checked as by `charter check`. Computed from the models' configs; nothing is loaded. `charter up` does
+    so on a machine with a GPU. Exit code 1 when it does not fit.
     """
+    filled = with_engines(fill_defaults(load_checked(spec, to_serve=True)))
     total = int(gpu_gib * 2**30) if gpu_gib else gpu_memory()
     if total is None:
         fail("this machine has no GPU: say how large one would be, as in `--gpu-gib 80`")
-    filled = with_engines(fill_defaults(load_spec(spec)))
     if filled.policy.engine == "auto":
         filled.policy.engine = "vllm"
     planned, outs = planned_for(filled, total)

@@ -56,6 +56,9 @@ _WIDTH, _HEIGHT = 5.0, 2.9
 
 Steps = dict[int, dict[str, float]]
 
+# Said where there is more than one line.
+_SCALES = " The preference model was refreshed: each has a line and a scale of its own; do not compare across them."
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -206,18 +209,21 @@ def _reward(steps: Steps) -> Plot | None:
         return None
 
     def draw(axes: Axes) -> None:
-        x, score = _column(steps, "score_mean")
-        deviation = dict(zip(*_column(steps, "score_std"), strict=True))
-        low = [s - deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
-        high = [s + deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
-        axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.15, linewidth=0)
-        _plot_series(axes, 0, x, score)
-        _plot_series(axes, 1, *_column(steps, "reward_mean"))
+        for version, part in scales.items():
+            x, score = _column(part, "score_mean")
+            deviation = dict(zip(*_column(part, "score_std"), strict=True))
+            low = [s - deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
+            high = [s + deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
+            axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.15, linewidth=0)
+            _plot_series(axes, 0, x, score)
+            _plot_series(axes, 1, *_column(part, "reward_mean"))
+            _name_scale(axes, scales, version, x[0], score[0])
         _step_axis(axes)
 
+    scales = _by_scale({step: metrics for step, metrics in steps.items() if "score_mean" in metrics})
     caption = (
         "Preference-model score of the sampled answers (band: one standard deviation), and the reward: the score "
-        "less the penalties for KL and for a missing end."
+        f"less the penalties for KL and for a missing end.{_SCALES if len(scales) > 1 else ''}"
     )
     return Plot("Reward", _svg("reward", "Score and reward by PPO step", draw), caption, ("score", "reward"))
 
@@ -244,26 +250,31 @@ def _kl(steps: Steps) -> Plot | None:
 
 
 def _over_optimisation(steps: Steps) -> Plot | None:
-    measured = [
-        (math.sqrt(max(metrics["held_out_kl"], 0.0)), metrics["held_out_score"], metrics["held_out_judge"])
-        for metrics in steps.values()
+    measured = {
+        step: {"distance": math.sqrt(max(metrics["held_out_kl"], 0.0)), **metrics}
+        for step, metrics in steps.items()
         if {"held_out_kl", "held_out_score", "held_out_judge"} <= set(metrics)
-    ]
+    }
     if not measured:
         return None
-    distance, score, judge = (list(column) for column in zip(*sorted(measured), strict=True))
+    scales = _by_scale(dict(sorted(measured.items(), key=lambda one: one[1]["distance"])))
+    judged = sorted((one["distance"], one["held_out_judge"]) for one in measured.values())
 
     def draw(upper: Axes, lower: Axes) -> None:
-        _plot_series(upper, 0, distance, score)
+        for version, part in scales.items():
+            distance, score = _column(part, "distance")[1], _column(part, "held_out_score")[1]
+            _plot_series(upper, 0, distance, score)
+            _name_scale(upper, scales, version, distance[0], score[0])
         upper.tick_params(labelbottom=False)
-        _plot_series(lower, 1, distance, judge)
+        _plot_series(lower, 1, *zip(*judged, strict=True))
         lower.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
         lower.yaxis.set_major_formatter(PercentFormatter(1))
         lower.set_xlabel("square root of the KL to the start, nats per answer")
 
     caption = (
         "On held-out prompts, against how far the policy has moved: above, the score that training raises; below, how "
-        "likely the judge prefers its answer to the starting policy's. Where they part, the policy exploits its reward."
+        "likely the judge prefers its answer to the starting policy's. Where they part, the policy exploits its "
+        f"reward.{_SCALES if len(scales) > 1 else ''}"
     )
     svg = _svg("over-optimisation", "Held-out score and judge's preference over KL", draw, heights=(1, 1))
     return Plot("Over-optimisation", svg, caption, ("score", "judge"))
@@ -332,6 +343,20 @@ def _lines(
     name = re.sub(r"\W+", "-", title.lower())
     legend = tuple(series.values()) if len(series) > 1 else ()
     return Plot(title, _svg(name, f"{title} by PPO step", draw), caption, legend)
+
+
+def _by_scale(steps: Steps) -> dict[int, Steps]:
+    """The steps by version of the preference model that scored them, 0 where none is named, each in its order."""
+    parts: dict[int, Steps] = {}
+    for step, metrics in steps.items():
+        parts.setdefault(int(metrics.get("preference_version", 0)), {})[step] = metrics
+    return dict(sorted(parts.items()))
+
+
+def _name_scale(axes: Axes, scales: dict[int, Steps], version: int, x: float, y: float) -> None:
+    """Say of which preference model the line is that begins here, where there are several."""
+    if len(scales) > 1:
+        axes.annotate(f"model {version}", (x, y), xytext=(3, 6), textcoords="offset points", fontsize=8)
 
 
 def _column(steps: Steps, metric: str) -> tuple[list[int], list[float]]:

@@ -1,12 +1,12 @@
 """Answers to the held-out prompts, by the starting policy before RL and by the aligned one after it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
 from charter.spec.facts import evaluated_prompts
 from charter.spec.prompts import TaskPrompt
+from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
@@ -15,6 +15,8 @@ from charter.worker.seeds import derive_seed
 
 # Names of the answers: to the prompts of the final comparison, and to those that are watched on the way.
 BEFORE, AFTER, WATCHED = "before", "after", "watched"
+# For a damaged file of answers.
+_ADVICE = "Delete it and resume the run, which then samples these answers again"
 # Prompts in one call.
 _BATCH = 32
 
@@ -68,7 +70,7 @@ def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: 
     """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``."""
     path = run.artifacts.answers(name)
     if path.exists():
-        return [HeldOutAnswer(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+        return read_json(path, lambda records: [HeldOutAnswer(**record) for record in records], _ADVICE)
     answers: list[HeldOutAnswer] = []
     for start in range(0, len(prompts), _BATCH):
         run.reporter.raise_if_stopped()

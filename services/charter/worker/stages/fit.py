@@ -23,6 +23,7 @@ from charter.worker.seeds import derive_seed
 from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
 from charter.worker.training.lora import add_lora, merge_lora
+from charter.worker.training.starting import preference_base
 
 _AGGREGATIONS = {
     run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
@@ -79,7 +80,7 @@ def serve_fitted(run: Run, refreshes: int) -> None:
 
 def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     spec = run.spec.preference_model
-    reader = Reader.load(spec.model)
+    reader = Reader.load(preference_base(run.spec))
     evaluated = {prompt.key for prompt in run.prompts.held_out}
     labels = read_labels(reader, _labels(run, policy_version), evaluated, run.start.version)
     imported = _imported(run, reader, evaluated)
@@ -203,7 +204,7 @@ def _untrained(spec: run_pb2.RunSpec, device: torch.device) -> PreferenceModel:
     """The preference model that the fit starts from, with adapters if the spec asks for some."""
     fit = spec.preference_model
     model = PreferenceModel.from_causal_lm(
-        fit.model, derive_seed(spec.seed, "head"), fit.members, separate=fit.separate_members
+        preference_base(spec), derive_seed(spec.seed, "head"), fit.members, separate=fit.separate_members
     )
     if fit.HasField("lora_rank"):
         for member, backbone in enumerate(model.backbones):

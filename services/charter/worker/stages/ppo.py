@@ -288,6 +288,8 @@ def _learn(
         "episodes_per_second": len(episodes.answers) / seconds,
         "weight_version": float(version),
     }
+    if run.needs_preference_model:
+        numbers["preference_version"] = float(scored.preference_version)
     run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers, text=scored.left_out.in_words())
     return done
 

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from charter.jsonl import append_line, recover_lines
+from charter.jsonl import append_line
 from charter.spec.facts import AI, label_shares, label_sources, needs_preference_model
 from charter.spec.prompts import TaskPrompt
+from charter.state_files import read_log
 from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
@@ -87,8 +88,11 @@ def _batches(run: Run) -> list[list[TaskPrompt]]:
 
 def _sampled(run: Run) -> list[list[list[Written]]]:
     """Both answers to each prompt of the batches that are finished."""
-    lines = recover_lines(run.artifacts.pairs)
-    return [[[Written(**one) for one in both] for both in json.loads(line)] for line in lines]
+    return read_log(
+        run.artifacts.pairs,
+        lambda line: [[Written(**one) for one in both] for both in json.loads(line)],
+        "Delete it and resume the run, which then samples these pairs again",
+    )
 
 
 def pair_prompts(run: Run) -> list[TaskPrompt]:

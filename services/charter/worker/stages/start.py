@@ -21,6 +21,7 @@ from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
 from charter.worker.prompts import PromptSets, load_prompt_sets
 from charter.worker.training import ranks
+from charter.worker.training.starting import policy_model
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:
@@ -49,7 +50,7 @@ def _nccl_problems() -> Iterator[str]:
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
     """Read the prompt files and count what they hold. Raises ``SpecError`` for wrong files."""
-    tokenizer = ChatTokenizer.load(spec.policy.model)
+    tokenizer = ChatTokenizer.load(policy_model(spec))
     prompts = load_prompt_sets(spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens)
     watch, final = spec.evaluation, evaluated_prompts(spec, len(prompts.held_out))
     if watch.HasField("every_steps") and final + watch.watched_prompts > len(prompts.held_out):

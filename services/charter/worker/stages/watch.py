@@ -1,6 +1,5 @@
 """The judge's opinion of the policy in the course of training, on held-out prompts that nothing else uses."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -9,6 +8,7 @@ import torch
 
 from charter.atomic_files import write_json
 from charter.spec.prompts import TaskPrompt
+from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.gpu_turn import gpu_turn
@@ -92,7 +92,12 @@ def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version:
     top = best(earlier)
     if top.preference_version == preference_version:
         return top.score
-    return _score(run, json.loads(_texts_file(run, top.step).read_text(encoding="utf-8")), preference_version)
+    texts = read_json(
+        _texts_file(run, top.step),
+        lambda found: [str(text) for text in found],
+        "Bring it back from a copy, or start a new run",
+    )
+    return _score(run, texts, preference_version)
 
 
 def _texts_file(run: Run, step: int) -> Path:

@@ -4,17 +4,27 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat_template import loading
+from charter.spec.chat_form import origin_of
 from charter.spec.facts import needs_preference_model
 from charter.v1 import run_pb2
+from charter.worker.errors import RunError
 from charter.worker.training.lora import layers_to_adapt
 from charter.worker.training.models import layers_to_checkpoint
+from charter.worker.training.starting import policy_model
 
 
 def check_architectures(spec: run_pb2.RunSpec) -> None:
     """Raise ``RunError`` that names the model and what to change, ``OSError`` for a model that cannot be found."""
     policy = _architecture(spec.policy.model)
+    origin = origin_of(policy_model(spec))
     if spec.ppo.HasField("lora_rank"):
         layers_to_adapt(policy)
+        if origin is not None and origin.new_tokens:
+            raise RunError(
+                f"ppo.lora_rank trains no embeddings, and policy.chat_template adds tokens that {spec.policy.model} "
+                f"has never seen: {', '.join(origin.new_tokens)}. Train every weight (leave ppo.lora_rank out), or "
+                "take a template of tokens that the model has"
+            )
     if spec.ppo.gradient_checkpointing:
         layers_to_checkpoint(policy)
     if needs_preference_model(spec) and spec.preference_model.HasField("lora_rank"):

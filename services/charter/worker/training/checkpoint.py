@@ -7,6 +7,7 @@ Weights and moments are written by torch.distributed.checkpoint, a file of shard
 number of ranks. All ranks call ``save`` and ``restore``; the rest is for rank 0.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -165,9 +166,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     for path in reversed(complete(folder)):
         files = [one for one in path.rglob("*") if one.is_file() and COMPLETE not in one.name]
-        if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
-            progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
-            return path, progress
+        with contextlib.suppress(ValueError):
+            if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
+                progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
+                return path, progress
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
 

@@ -8,14 +8,14 @@ import pytest
 from charter.cli.services import SERVICES
 
 from tests.deploy.manifests import BASE, ROOT, Manifest, of_kind, render
-from tests.integration import test_cli_cluster
-from tests.integration.test_cli_cluster import ON, pod
-from tests.integration.test_cli_runs import charter
+from tests.integration.cli import test_cluster
+from tests.integration.cli.test_cluster import ON, pod
+from tests.integration.cli.test_runs import charter
 from tests.support import kubernetes_api
 from tests.support.kubernetes_api import Object
 
-services = test_cli_cluster.services
-cluster = test_cli_cluster.cluster
+services = test_cluster.services
+cluster = test_cluster.cluster
 
 CERT_MANAGER = ("Certificate", "CertificateRequest", "Issuer")
 

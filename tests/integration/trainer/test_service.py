@@ -26,7 +26,7 @@ from grpc_status import rpc_status
 
 from tests.support.harness import running
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
 # Files that a spec can name: a trainer looks into them.
 PROMPTS = ROOT / "services" / "charter" / "spec" / "starter"

@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.harness import running
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
 # These tests name every service.
 NO_SERVICES = run_pb2.ServiceAddresses()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.ports import free_offset
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 
 

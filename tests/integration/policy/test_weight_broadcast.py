@@ -32,7 +32,7 @@ from charter.worker.stages.start import check_spec
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.integration.test_weight_planes import Client, held
+from tests.integration.policy.test_weight_planes import Client, held
 from tests.support.harness import running
 from tests.support.ports import free_ports
 

@@ -16,8 +16,8 @@ from charter.worker.errors import SpecError
 from charter.worker.stages.start import check_spec
 from prometheus_client import REGISTRY
 
-from tests.integration.test_memory_service import assert_asks_to_come_back, generated, serving
-from tests.integration.test_worker_resume import STEPS, assert_equal_to
+from tests.integration.policy.test_memory_service import assert_asks_to_come_back, generated, serving
+from tests.integration.worker.test_resume import STEPS, assert_equal_to
 from tests.support.harness import running
 from tests.support.worker_services import Stage, exit_status, write_inputs
 from tests.support.worker_trainer import listening

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.support.feedback_page import feedback_services, write_pairs
 from tests.support.ports import free_ports
 
-SERVICES = Path(__file__).resolve().parents[2] / "services"
+SERVICES = Path(__file__).resolve().parents[3] / "services"
 UNREACHABLE = "127.0.0.1:1"
 
 

@@ -257,7 +257,7 @@ def test_sigterm_lets_a_call_under_way_finish(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from tests.integration.test_rpc import ToyService, announce\n"
+        "from tests.integration.rpc.test_rpc import ToyService, announce\n"
         f"asyncio.run(announce(ToyService(Path({str(tmp_path)!r}))))\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:

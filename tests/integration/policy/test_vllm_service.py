@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.integration.test_weight_planes import Client, held
+from tests.integration.policy.test_weight_planes import Client, held
 from tests.support.harness import health, running
 
 pytestmark = [

@@ -16,7 +16,7 @@ from charter.v1 import policy_pb2, policy_pb2_grpc, types_pb2
 from charter.worker.clients.replica import Replica
 from charter.worker.clients.spread import Work, spread
 
-from tests.integration.test_weight_planes import Client, random_tensors
+from tests.integration.policy.test_weight_planes import Client, random_tensors
 from tests.support.harness import running
 
 SECONDS = 60.0

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from tests.support.endpoint import MODEL, Answer, Body, endpoint
 from tests.support.harness import running
 
-CONSTITUTION = Path(__file__).parents[2] / "examples" / "constitutions" / "customer-support.yaml"
+CONSTITUTION = Path(__file__).parents[3] / "examples" / "constitutions" / "customer-support.yaml"
 # The judge below sees twice the quality of an answer and adds this to whatever stands first.
 POSITION_BIAS = 1.5
 

@@ -22,7 +22,7 @@ from charter.v1 import run_pb2
 from kubernetes.aio import client
 
 from tests.deploy.manifests import BASE, render
-from tests.integration.test_trainer_service import ROOT, WORKER, Client, connected
+from tests.integration.trainer.test_service import ROOT, WORKER, Client, connected
 from tests.support.kubernetes_api import Cluster, Object, api_server
 from tests.support.kubernetes_jobs import JobController, job_controller
 from tests.support.ports import free_ports
@@ -323,7 +323,7 @@ def test_pods_of_one_run_meet_at_index_0_and_end_as_their_workers() -> None:
         pod = [part.replace("$(JOB_COMPLETION_INDEX)", index) for part in command(template(completions=2))]
         pod = [f"--master-port={port}" if part.startswith("--master-port") else part for part in pod]
         pod = ["--master-addr=127.0.0.1" if part.startswith("--master-addr") else part for part in pod]
-        worker = str(Path(__file__).parents[1] / "support" / "torchrun_worker.py")
+        worker = str(Path(__file__).parents[2] / "support" / "torchrun_worker.py")
         pod = [sys.executable, *pod[1 : pod.index("charter.worker") - 1], worker]
         processes.append(subprocess.Popen(pod, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     said = sorted(process.communicate(timeout=500) for process in processes)

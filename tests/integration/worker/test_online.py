@@ -16,7 +16,7 @@ from charter.worker.reinforcement.progress import newest_progress
 from charter.worker.training import checkpoint
 from safetensors.torch import load_file
 
-from tests.integration.test_worker_resume import SHARD, STEPS, assert_equal_to
+from tests.integration.worker.test_resume import SHARD, STEPS, assert_equal_to
 from tests.support.reward_service import reward_service
 from tests.support.worker_services import Stage, exit_status, tiny_services
 
@@ -77,6 +77,7 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
     assert found is not None
     measured = found[1].measured
     assert [one.preference_version for one in measured] == [1, 1, 2, 2]
+    assert [numbers["preference_version"] for numbers in steps.values()] == [1, 1, 2, 2]
     # After the refresh the best answers were scored again, by the model that scored the new ones.
     assert measured[1].best_score == measured[0].score
     assert measured[2].best_score not in (None, best(measured[:2]).score)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.collector import collecting
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # A worker's step that asks a policy service of the same process; every second call of its engine fails.
 PROGRAM = """

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tests.support.worker_services import Stage, tiny_services
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_judge.py"
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "own_judge.py"
 
 
 @pytest.fixture(scope="module")

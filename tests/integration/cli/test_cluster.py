@@ -20,13 +20,13 @@ from charter.cli.services import SERVICES, endpoint
 from charter.rpc.channel import QUICK
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
-from tests.integration import test_cli_runs
-from tests.integration.test_cli_runs import CONSTITUTION, as_json, charter
+from tests.integration.cli import test_runs
+from tests.integration.cli.test_runs import CONSTITUTION, as_json, charter
 from tests.support import kubernetes_api
 from tests.support.kubernetes_api import Object, api_server
 
-services = test_cli_runs.services
-write_spec = test_cli_runs.write_spec
+services = test_runs.services
+write_spec = test_runs.write_spec
 
 # Fields of the answer to /version.
 VERSION = ("gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler", "platform")

@@ -15,7 +15,7 @@ from tests.support.harness import running
 
 pytestmark = pytest.mark.real_model
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 PROMPT = proto_messages([ChatMessage("user", "How do I boil an egg?")])
 GOOD, RUDE = "Put the egg into boiling water for eight minutes.", "What a stupid question. Go away."
 

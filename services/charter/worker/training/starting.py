@@ -1,0 +1,16 @@
+"""The models that a spec starts from, as they are loaded: with the chat template that it gives to one without."""
+
+from charter.inference.base_model import as_chat_model
+from charter.spec.chat_form import ChatForm
+from charter.v1 import run_pb2
+
+
+def policy_model(spec: run_pb2.RunSpec) -> str:
+    """Hub id or folder of the policy. Raises as ``as_chat_model``."""
+    return as_chat_model(spec.policy.model, ChatForm(spec.policy.chat_template, spec.policy.eos_token))
+
+
+def preference_base(spec: run_pb2.RunSpec) -> str:
+    """Hub id or folder of what the preference model is fitted from: the policy's, or a model with its own template."""
+    same = spec.preference_model.model == spec.policy.model
+    return policy_model(spec) if same else spec.preference_model.model
