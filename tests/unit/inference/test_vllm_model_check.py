@@ -1,4 +1,4 @@
-"""Transformers in the type that is served stands for vLLM; vLLM itself is in tests/integration/test_vllm_engine.py."""
+"""Transformers in the served type stands for vLLM; vLLM itself: tests/integration/policy/test_vllm_engine.py."""
 
 import asyncio
 import logging
