@@ -143,7 +143,7 @@ def test_what_it_was_not_fitted_for_is_judged_without_it_or_refused(tmp_path: Pa
     ],
 )
 def test_a_calibration_for_one_principle_or_dimension_is_for_no_other(
-    tmp_path: Path, bound: dict[str, str], allowed: list[dict[str, str]], refused: list[dict[str, str]]
+    tmp_path: Path, bound: dict[str, Any], allowed: list[dict[str, str]], refused: list[dict[str, str]]
 ) -> None:
     two = CONSTITUTION + CONSTITUTION[CONSTITUTION.index("  - id") :].replace("kind", "safe").replace(
         "helpful", "harmless"
