@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.data.bad_rows import BadRows
 from charter.data.conversations import conversations
-from charter.data.errors import DataError
+from charter.data.errors import MOST_NAMED, DataError
+from charter.data.pairs.labelled import read_labelled_pairs
+from charter.data.prompts import TaskPrompt, read_prompts
 from charter.data.sources import Source
 from charter.data.texts import texts
-from charter.jsonl import MOST_NAMED, RowError
+from charter.spec.bad_rows import bad_rows_of
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
-from charter.spec.labelled_pairs import read_labelled_pairs
 from charter.spec.problems import Problem
-from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.v1 import run_pb2
 
 # Of each source of texts and conversations.
@@ -35,62 +36,68 @@ class Contents:
 def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     """Read the files of a filled spec. With ``absent_files`` those that are not here are somewhere else."""
     problems: list[Problem] = []
-    train = _prompts(spec.prompts.train, "prompts.train", absent_files, problems)
-    held_out = _prompts(spec.prompts.held_out, "prompts.held_out", absent_files, problems)
+    train = _prompts(spec, "train", absent_files, problems)
+    held_out = _prompts(spec, "held_out", absent_files, problems)
     if train is not None and held_out is not None:
         problems += _shared(train, held_out)
     constitution = _constitution(spec.judge.constitution, absent_files, problems)
-    _labelled_pairs(spec.judge.labelled_pairs, absent_files, problems)
-    if spec.HasField("pretraining"):
-        _sources(spec.pretraining.data, "pretraining.data", texts, absent_files, problems)
-        _sources(spec.pretraining.replay, "pretraining.replay", texts, absent_files, problems)
-    if spec.HasField("supervised"):
-        _sources(spec.supervised.data, "supervised.data", conversations, absent_files, problems)
+    _labelled_pairs(spec, absent_files, problems)
+    _sources(spec, "pretraining.data", spec.pretraining.data, texts, absent_files, problems)
+    _sources(spec, "pretraining.replay", spec.pretraining.replay, texts, absent_files, problems)
+    _sources(spec, "supervised.data", spec.supervised.data, conversations, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
 def _prompts(
-    paths: Sequence[str], field: str, absent_files: bool, problems: list[Problem]
+    spec: run_pb2.RunSpec, part: str, absent_files: bool, problems: list[Problem]
 ) -> Sequence[TaskPrompt] | None:
+    sources: Sequence[str] = getattr(spec.prompts, part)
     found: dict[str, TaskPrompt] = {}
-    whole = bool(paths)
-    for index, name in enumerate(paths):
-        if not os.path.isfile(name):
+    whole = bool(sources)
+    for index, source in enumerate(sources):
+        field = f"prompts.{part}[{index}]"
+        if not _is_here(source, field, absent_files, problems):
             whole = False
-            problems += [] if absent_files else [Problem(f"{field}[{index}]", f"no such file: {name}")]
             continue
         try:
-            for prompt in read_prompts(Path(name)):
+            for prompt in read_prompts(source, bad_rows_of(spec)):
                 found.setdefault(prompt.key, prompt)
-        except PromptFileError as error:
+        except DataError as error:
             whole = False
-            problems += (Problem(f"{field}[{index}]", line) for line in str(error).splitlines())
+            problems += (Problem(field, line) for line in str(error).splitlines())
     return tuple(found.values()) if whole else None
 
 
 def _sources(
-    sources: Sequence[run_pb2.DataSource],
+    spec: run_pb2.RunSpec,
     field: str,
-    read: Callable[[str], Iterable[object]],
+    sources: Sequence[run_pb2.DataSource],
+    read: Callable[[str, BadRows], Iterable[object]],
     absent_files: bool,
     problems: list[Problem],
 ) -> None:
     """The beginning of each: a corpus is too large to be read through before a run begins."""
     for index, one in enumerate(sources):
         where = f"{field}[{index}].source"
-        source = Source.parse(one.source)
-        if source.place.startswith("hub:"):
-            continue
-        if not os.path.isfile(source.place):
-            problems += [] if absent_files else [Problem(where, f"no such file: {source.place}")]
+        if one.source.startswith("hub:") or not _is_here(one.source, where, absent_files, problems):
             continue
         try:
-            looked_at = sum(1 for _ in itertools.islice(read(one.source), _ROWS_LOOKED_AT))
+            looked_at = sum(1 for _ in itertools.islice(read(one.source, bad_rows_of(spec)), _ROWS_LOOKED_AT))
         except DataError as error:
             problems += (Problem(where, line) for line in str(error).splitlines())
             continue
         if not looked_at:
-            problems.append(Problem(where, f"holds nothing to learn from: {source.place}"))
+            problems.append(Problem(where, f"holds nothing to learn from: {one.source}"))
+
+
+def _is_here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> bool:
+    """Whether a source can be looked at; a file that must be here and is not is a problem."""
+    place = Source.parse(source).place
+    # Never raises, whatever the name is.
+    if os.path.isfile(place):
+        return True
+    problems += [] if absent_files else [Problem(field, f"no such file: {place}")]
+    return False
 
 
 def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:
@@ -123,15 +130,11 @@ def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Con
     return None
 
 
-def _labelled_pairs(name: str, absent_files: bool, problems: list[Problem]) -> None:
-    if not name:
-        return
-    if not os.path.isfile(name):
-        problems += [] if absent_files else [Problem("judge.labelled_pairs", f"no such file: {name}")]
+def _labelled_pairs(spec: run_pb2.RunSpec, absent_files: bool, problems: list[Problem]) -> None:
+    source, field = spec.judge.labelled_pairs, "judge.labelled_pairs"
+    if not source or not _is_here(source, field, absent_files, problems):
         return
     try:
-        read_labelled_pairs(Path(name))
-    except RowError as error:
-        problems += (Problem("judge.labelled_pairs", line) for line in str(error).splitlines())
-    except OSError as error:
-        problems.append(Problem("judge.labelled_pairs", f"cannot read {name}: {error.strerror}"))
+        read_labelled_pairs(source, bad_rows_of(spec))
+    except DataError as error:
+        problems += (Problem(field, line) for line in str(error).splitlines())

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 
+from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.runs.results import LeftOut
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.facts import has_own_critic, servers_sleep
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import Failed
@@ -22,12 +22,19 @@ from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, TooManyFailuresError
-from charter.worker.failures import Failures
+from charter.worker.failures import Failures, drawn_anew_after
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.overoptimisation import best, parted
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling import rollouts
-from charter.worker.reinforcement.sampling.ahead import TRAINING, Ahead, prompts_of, rollouts_seed, sampling_ahead
+from charter.worker.reinforcement.sampling.ahead import (
+    TRAINING,
+    UPDATING,
+    Ahead,
+    prompts_of,
+    rollouts_seed,
+    sampling_ahead,
+)
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
@@ -82,7 +89,8 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
                 if saved != progress.step:
                     _save(run, progress, ahead)
                 raise
-            progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
+            with drawn_anew_after(run, UPDATING, progress.step, "ppo.learning_rate"):
+                progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
         last = progress.step == run.spec.ppo.steps
         if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
             _save(run, progress, ahead)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from charter.spec.bad_rows import bad_rows_of
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
@@ -38,7 +39,9 @@ class Pretraining:
         run.reporter.report(0, 0, text="reading the texts")
         reader = TextReader.load(model, context)
         sources = names_of([*spec.data, *spec.replay])
-        corpus = read_texts(sources, reader, spec.held_out_fraction)
+        bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
+        corpus = read_texts(sources, reader, spec.held_out_fraction, bad)
+        run.artifacts.count(text_rows_left_out=bad.counts.total())
         for name, one in corpus.items():
             text = f"{name}: {len(one.train)} pieces to learn from, {len(one.held_out)} held out"
             run.reporter.report(0, 0, text=text)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Final
 
 from charter.inference.chat_template import ChatTokenizer
+from charter.spec.bad_rows import bad_rows_of
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
@@ -41,7 +42,8 @@ class SupervisedFineTuning:
         run.reporter.report(0, 0, text="reading the conversations")
         reader = ConversationReader(tokenizer, most)
         sources = names_of(spec.data)
-        corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated)
+        bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
+        corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
         tokens = {name: [item.targets for item in one.train] for name, one in corpus.items()}
         mixture = Mixture.weighted(tokens, weights_of(spec.data, sources))
         sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
@@ -49,7 +51,7 @@ class SupervisedFineTuning:
             run.artifacts.record.setdefault("left_out", {})[f"{NAME}: {name}"] = asdict(one.left_out)
             words = f"{name}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
             run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
-        run.artifacts.save_record()
+        run.artifacts.count(conversation_rows_left_out=bad.counts.total())
         batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
         sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
         return Plan(NAME, spec, corpus, batching, sample)

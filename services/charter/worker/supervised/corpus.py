@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.data.bad_rows import BadRows
 from charter.data.conversations import conversations
 from charter.data.errors import DataError
 from charter.data.sources import Source
@@ -53,7 +54,11 @@ Keyed = tuple[str, Item | Failed]
 
 
 def read_conversations(
-    sources: Mapping[str, str], reader: ConversationReader, fraction: float, evaluated: Collection[str]
+    sources: Mapping[str, str],
+    reader: ConversationReader,
+    fraction: float,
+    evaluated: Collection[str] = (),
+    bad: BadRows | None = None,
 ) -> dict[str, SourceItems]:
     """Conversations of sources by name. Those with a prompt of ``evaluated``, keys of prompts, are left out.
 
@@ -62,7 +67,7 @@ def read_conversations(
     """
 
     def items(source: str) -> Iterator[Keyed]:
-        for one in conversations(source):
+        for one in conversations(source, bad):
             prompts = [
                 prompt_key(one.messages[:place])
                 for place, message in enumerate(one.messages)
@@ -77,7 +82,9 @@ def read_conversations(
     return _divide(sources, items, fraction)
 
 
-def read_texts(sources: Mapping[str, str], reader: TextReader, fraction: float) -> dict[str, SourceItems]:
+def read_texts(
+    sources: Mapping[str, str], reader: TextReader, fraction: float, bad: BadRows | None = None
+) -> dict[str, SourceItems]:
     """Texts of sources by name, each piece of a text an item.
 
     Held out is by the whole text, and of a source that is one text by the piece. Raises ``SpecError`` for data that
@@ -85,7 +92,7 @@ def read_texts(sources: Mapping[str, str], reader: TextReader, fraction: float) 
     """
 
     def items(source: str) -> Iterator[Keyed]:
-        documents = list(texts(source))
+        documents = list(texts(source, bad))
         for one in documents:
             key = text_key(one.text)
             for place, sequence in enumerate(reader.read(one.text)):
