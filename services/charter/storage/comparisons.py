@@ -23,6 +23,8 @@ MOST_WEIGHT_VERSION = 2**63 - 1
 MOST_TOKENS = 2**53 - 1
 
 # Columns of a file with the kind of their values; ``charter.storage.parquet`` gives each kind its type there.
+# Method of the comparisons of a revision with the answer that was revised.
+REVISION_METHOD = "revision"
 JUDGEMENT_COLUMNS = {
     "principle_id": "text",
     "dimension": "text",
