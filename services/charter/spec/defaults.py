@@ -36,6 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "uncertainty_weight": 1.0,
         "warm_start_epochs": 0,
     },
+    "revision": {"rounds": 4, "accept": "judged_better", "gate_prompts": 32, "on_no_gain": "skip"},
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -86,6 +87,8 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
     for section, fields in DEFAULTS.items():
+        if section == "revision" and not spec.HasField(section):
+            continue
         message = getattr(filled, section)
         for name, default in fields.items():
             field = message.DESCRIPTOR.fields_by_name[name]

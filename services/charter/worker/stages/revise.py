@@ -78,7 +78,7 @@ def revised_prompts(run: Run) -> list[TaskPrompt]:
     found = [one for one in run.prompts.train if not spec.dimensions or one.dimension in spec.dimensions]
     if not found:
         raise RunError(
-            f"no training prompt has one of revision.dimensions, {', '.join(spec.dimensions)}: name those of the prompts"
+            f"no training prompt has one of revision.dimensions ({', '.join(spec.dimensions)}): name other ones"
         )
     return found[: spec.prompts] if spec.HasField("prompts") else found
 
