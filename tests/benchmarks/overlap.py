@@ -17,10 +17,10 @@ from statistics import mean, median
 
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
+from charter.data.prompts import TaskPrompt
 from charter.runs.artifacts import Artifacts
 from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.services import Services
 from charter.worker.context import Run

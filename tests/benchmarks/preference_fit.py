@@ -25,6 +25,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
 from charter.evaluation.judge.calibration import calibration_of, correctness, shorter_is_better_accuracy
 from charter.evaluation.judge.labelled_pairs import split_by_group
 from charter.inference.preference_model import PreferenceModel, encode
@@ -32,7 +33,6 @@ from charter.judge.server import JudgeConfig, build
 from charter.rpc.channel import BATCH, connect
 from charter.rpc.messages import proto_messages
 from charter.spec.defaults import fill_defaults
-from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2, judge_pb2_grpc, run_pb2
 from charter.worker.preference import fit
 from charter.worker.preference.fit import Example

@@ -71,11 +71,23 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# No causal language models.
+OTHERS: dict[str, dict[str, Any]] = {
+    "bert": _LLAMA,
+    "roformer": _LLAMA,
+    "bart": _TOKENS
+    | _CONTEXT
+    | {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    | {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64},
+}
+OTHERS["blenderbot"] = OTHERS["bart"]
+
+
 def make_architecture(name: str, tokenizer: Path, folder: Path) -> Path:
-    """Write a model of ``ARCHITECTURES`` with the tokenizer of a folder to another, and return that."""
+    """Write a model of ``ARCHITECTURES`` or ``OTHERS`` with the tokenizer of a folder to another, and return that."""
     kind = name.partition(":")[0]
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**ARCHITECTURES[name]))
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**(ARCHITECTURES | OTHERS)[name]))
     _randomise(model)
     model.save_pretrained(folder)
     for file in tokenizer.glob("*token*"):

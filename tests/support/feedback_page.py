@@ -3,13 +3,14 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from charter.data.bad_rows import BadRows
 from charter.feedback.app import build
 from charter.feedback.labellers import Labellers
 from charter.feedback.room import FeedbackConfig, Room
@@ -56,13 +57,14 @@ def feedback_services(folder: Path, tiny_model: Path, seconds_per_token: float =
         yield Addresses(at_policy.main, at_preference.main)
 
 
-def config(at: Addresses, folder: Path, **settings: Any) -> FeedbackConfig:
+def config(at: Addresses, folder: Path, files: Iterable[Path] = (), **settings: Any) -> FeedbackConfig:
     """A page for Ann and Ben."""
     return FeedbackConfig(
         policy=at.policy,
         preference=at.preference,
         labellers=Labellers(TOKENS),
         chats=folder / "chats.jsonl",
+        files={str(file): BadRows() for file in files},
         **settings,
     )
 

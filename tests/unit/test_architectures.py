@@ -19,6 +19,7 @@ from charter.inference.preference_model import PreferenceModel
 from charter.worker.training.batches import pack
 from charter.worker.training.lora import LoraLinear, add_lora, merge_lora
 from charter.worker.training.models import Critic, LanguageModel, checkpoint_gradients
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -148,6 +149,40 @@ def _check_generation(tried: Tried, loaded: LoadedModel, way: Way, texts: list[A
 def _row(prompt: list[int], tokens: int) -> Row:
     row = Row(prompt, lambda: len(row.token_ids) < tokens, torch.Generator().manual_seed(tokens))
     return row
+
+
+# Architectures that the library loads as causal language models although with this config they are none.
+ENCODERS = ("bert", "roformer")
+ENCODERS_AND_DECODERS = ("bart", "blenderbot")
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *ENCODERS_AND_DECODERS])
+def test_what_is_no_causal_language_model_is_refused(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = make_architecture(name, tiny_model, tmp_path)
+    with pytest.raises(ValueError, match=r"use a (causal language|decoder-only) model"):
+        Critic.from_policy(folder, CPU)
+    with pytest.raises(ValueError, match=r"use a (causal language|decoder-only) model"):
+        PreferenceModel.from_causal_lm(folder, seed=0)
+    if name in ENCODERS:
+        with pytest.raises(ValueError, match="lets tokens see those behind them"):
+            load_model(str(folder), "cpu", None)
+        with pytest.raises(ValueError, match="lets tokens see those behind them"):
+            LanguageModel.load(folder, CPU)
+
+
+def test_a_folder_without_some_of_the_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = make_architecture("llama", tiny_model, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for load in (
+        lambda: load_model(str(folder), "cpu", None),
+        lambda: LanguageModel.load(folder, CPU),
+        lambda: Critic.from_policy(folder, CPU),
+        lambda: PreferenceModel.from_causal_lm(folder, seed=0),
+    ):
+        with pytest.raises(ValueError, match=r"hold nothing for .*layers\.1\.mlp\.up_proj\.weight of .* \(1 tensors"):
+            load()
 
 
 @pytest.mark.parametrize("tried", ["opt", "biogpt", "xglm", "gpt2", "llama"], indirect=True)

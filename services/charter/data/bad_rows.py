@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from charter.data.errors import BadRowError, DataError
+from charter.data.errors import MOST_NAMED, BadRowError, DataError
 from charter.data.rows import Row
 
 OnBadRow = Literal["stop", "skip"]
-
-# Bad rows after which a file is read no further.
-_MOST_FOUND = 100
 
 
 class BadRows:
@@ -27,6 +24,7 @@ class BadRows:
         self.left_out = left_out
         self.counts: Counter[str] = Counter()
         self._problems: list[str] = []
+        self._more = 0
 
     @property
     def stopped(self) -> bool:
@@ -34,15 +32,17 @@ class BadRows:
         return bool(self._problems)
 
     def add(self, row: Row, error: BadRowError) -> None:
-        """Note a bad row. Raises ``DataError`` when there are many, ``OSError`` when it cannot be written down."""
+        """Note a bad row. Raises ``OSError`` when it cannot be written down."""
         if self.on_bad_row == "stop":
-            self._problems.append(f"{row.where}: {error}")
-            if len(self._problems) == _MOST_FOUND:
-                self.raise_if_stopped()
+            if len(self._problems) < MOST_NAMED:
+                self._problems.append(f"{row.where}: {error}")
+            else:
+                self._more += 1
             return
         if self.left_out is not None:
             content = row.content.decode(errors="replace") if isinstance(row.content, bytes) else row.content
             line = {"file": row.where.file, "place": row.where.place, "reason": error.reason, "problem": str(error)}
+            self.left_out.parent.mkdir(parents=True, exist_ok=True)
             with self.left_out.open("a" if self.counts else "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(line | {"row": content}, ensure_ascii=False, default=str) + "\n")
         self.counts[error.reason] += 1
@@ -51,7 +51,7 @@ class BadRows:
         """Raises ``DataError`` that names the rows."""
         if self._problems:
             problems, self._problems = self._problems, []
-            raise DataError(problems)
+            raise DataError(problems, self._more)
 
 
 def said(counts: Mapping[str, int]) -> str:

@@ -2,22 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
 from charter.data.dialogues import dialogue_turns
 from charter.data.errors import BadRowError
+from charter.data.requests import CONVERSATIONS, REQUESTS, column_of, request_turns, with_system
 from charter.data.rows import Fields, Row, Where
 from charter.data.sources import Source, read
 from charter.data.turns import text_of, turns_of
 
-# Columns of whole conversations, then those of a request and of its answer; the first that a row has is taken.
-CONVERSATIONS = ("messages", "conversations", "conversation")
-REQUESTS = ("prompt", "instruction", "question", "query")
 _ANSWERS = ("completion", "response", "answer", "output")
-# What Alpaca's `input` and Dolly's `context` add to the instruction.
-_MATERIAL = ("input", "context")
-_SYSTEM = ("system", "system_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class Conversation:
     where: Where
 
 
-def conversations(source: str, bad: BadRows | None = None) -> Iterator[Conversation]:
+def conversations(source: str | Path, bad: BadRows | None = None) -> Iterator[Conversation]:
     """The conversations of ``source`` (as ``Source.parse``), streaming.
 
     A row holds ``messages`` or ``conversations`` (roles and names of ShareGPT too), or a request with its answer:
@@ -46,35 +42,13 @@ def conversations(source: str, bad: BadRows | None = None) -> Iterator[Conversat
     return read(parsed, make, bad or BadRows())
 
 
-def request_turns(fields: Fields) -> tuple[ChatMessage, ...] | None:
-    """The turns that a row asks with, or None where it has no column of a request. Raises ``BadRowError``."""
-    name = next((name for name in REQUESTS if name in fields), None)
-    if name is None:
-        return None
-    system = next((one for one in _SYSTEM if fields.get(one)), None)
-    opening = (ChatMessage("system", text_of(fields[system], system)),) if system else ()
-    if isinstance(fields[name], list):
-        return opening + turns_of(fields[name], name)
-    text = text_of(fields[name], name)
-    material = next((one for one in _MATERIAL if name == "instruction" and fields.get(one)), None)
-    if material:
-        text += f"\n\n{text_of(fields[material], material)}"
-    return (*opening, ChatMessage("user", text))
-
-
 def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
     if column:
-        if column not in fields:
-            raise BadRowError(f"without {column}", f"has no column {column}; it has {', '.join(fields)}")
-        value = fields[column]
+        value = column_of(fields, column)
         dialogue = isinstance(value, str) and not value.lstrip().startswith("[")
-        return dialogue_turns(value, column) if dialogue else turns_of(value, column)
+        return dialogue_turns(str(value), column) if dialogue else turns_of(value, column)
     if whole := next((name for name in CONVERSATIONS if name in fields), None):
-        turns = turns_of(fields[whole], whole)
-        system = next((one for one in _SYSTEM if fields.get(one)), None)
-        if system and turns and turns[0].role != "system":
-            turns = (ChatMessage("system", text_of(fields[system], system)), *turns)
-        return turns
+        return with_system(fields, turns_of(fields[whole], whole))
     request = request_turns(fields)
     answer = next((name for name in _ANSWERS if name in fields), None)
     if request is None or answer is None:

@@ -7,12 +7,20 @@ MOST_NAMED = 10
 
 
 class DataError(ValueError):
-    """Data cannot be used. The message has a line for each of ``problems``, with its place, up to ``MOST_NAMED``."""
+    """Data cannot be used. The message has a line for each of ``problems``, with its place, up to ``MOST_NAMED``.
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        more = [f"and {len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
-        super().__init__("\n".join([*problems[:MOST_NAMED], *more]))
-        self.problems = tuple(problems)
+    ``more`` is the number of further problems, which nobody kept.
+    """
+
+    def __init__(self, problems: Sequence[str], more: int = 0) -> None:
+        self.problems = tuple(problems[:MOST_NAMED])
+        self.more = more + len(problems) - len(self.problems)
+        super().__init__("\n".join([*self.problems, *([f"and {self.more} more"] if self.more else [])]))
+
+    @classmethod
+    def of(cls, errors: "Sequence[DataError]") -> "DataError":
+        """One error of several."""
+        return cls([problem for one in errors for problem in one.problems], sum(one.more for one in errors))
 
 
 class BadRowError(ValueError):

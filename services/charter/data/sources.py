@@ -21,25 +21,37 @@ class Source:
     column: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "Source":
+    def parse(cls, source: str | Path) -> "Source":
         """From ``PLACE`` or ``PLACE#COLUMN``. A file whose whole name has a ``#`` is meant where there is one."""
+        text = str(source)
         place, hash_mark, column = text.rpartition("#")
         if not hash_mark or os.path.exists(text):
             return cls(text)
         return cls(place, column)
+
+    @property
+    def name(self) -> str:
+        """Its short name: that of the file."""
+        return Path(self.place).name
 
     def files(self) -> list[tuple[Path, str]]:
         """Its files, and the name of each for people. Raises ``DataError`` for a data set that cannot be had."""
         return [(Path(self.place).expanduser(), self.place)]
 
 
-def read(source: Source, make: Callable[[Row], Iterable[T]], bad: BadRows) -> Iterator[T]:
+def read(
+    source: Source,
+    make: Callable[[Row], Iterable[T]],
+    bad: BadRows,
+    joined: Callable[[Iterator[Row]], Iterator[Row]] = iter,
+) -> Iterator[T]:
     """What ``make`` makes of each row, streaming; it raises ``BadRowError`` for one that cannot be used.
 
+    ``joined`` may make one row of several of a file.
     Raises ``DataError`` behind the last row where bad ones stop, and when a file cannot be read.
     """
     for path, name in source.files():
-        for row in rows_of(path, name):
+        for row in joined(rows_of(path, name)):
             try:
                 made = list(make(row))
             except BadRowError as error:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from charter.data.bad_rows import BadRows
 from charter.data.errors import BadRowError
+from charter.data.requests import column_of
 from charter.data.rows import DOCUMENT, Row, Where
 from charter.data.sources import Source, read
 from charter.data.turns import text_of
@@ -20,7 +22,7 @@ class Text:
     where: Where
 
 
-def texts(source: str, bad: BadRows | None = None) -> Iterator[Text]:
+def texts(source: str | Path, bad: BadRows | None = None) -> Iterator[Text]:
     """The documents of ``source`` (as ``Source.parse``), streaming: a ``.txt`` file is one, and so is each row.
 
     A row holds its document in the column ``text``, or in the one that is named. Raises ``DataError``: behind the last
@@ -32,10 +34,7 @@ def texts(source: str, bad: BadRows | None = None) -> Iterator[Text]:
     def make(row: Row) -> list[Text]:
         if row.where.unit == DOCUMENT:
             return [Text(_checked(_decoded(row.content)), row.where)]
-        fields = row.fields()
-        if column not in fields:
-            raise BadRowError(f"without {column}", f"has no column {column}; it has {', '.join(fields) or 'nothing'}")
-        return [Text(_checked(text_of(fields[column], column)), row.where)]
+        return [Text(_checked(text_of(column_of(row.fields(), column), column)), row.where)]
 
     return read(parsed, make, bad or BadRows())
 

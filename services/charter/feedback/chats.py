@@ -4,10 +4,11 @@ import json
 import uuid
 from pathlib import Path
 
+from charter.data.pairs.read import split_of
 from charter.feedback.pairs import Pair
 from charter.jsonl import append_line
+from charter.rpc.messages import chat_messages
 from charter.state_files import read_log
-from charter.storage.comparison_layouts import split_of
 from charter.storage.comparisons import comparison_from_row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
 
@@ -44,7 +45,7 @@ class Chats:
             answer_b=answers[1],
             source=types_pb2.LABEL_SOURCE_HUMAN,
             outcome=types_pb2.OUTCOME_UNAVAILABLE,
-            split=split_of(messages, _HELD_OUT_FRACTION),
+            split=split_of(chat_messages(messages), _HELD_OUT_FRACTION),
         )
         self._file.parent.mkdir(parents=True, exist_ok=True)
         append_line(self._file, row_to_json({**comparison_to_row(comparison), "id": pair_id}))

@@ -2,21 +2,16 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from charter.data.bad_rows import BadRows
+from charter.data.pairs.read import PairDefaults, comparisons
+from charter.data.sources import Source
 from charter.hashing import stable_fraction
-from charter.jsonl import RowError
-from charter.rpc.validation import violations
-from charter.storage.comparison_files import read_rows
-from charter.storage.comparison_layouts import LeftOutError, PairDefaults, read_comparison, split_of
 from charter.storage.comparisons import LABELLED
 from charter.v1 import types_pb2
-
-logger = logging.getLogger("charter.feedback")
 
 # Share of the prompts of a file that are held out from fits, where its rows do not say.
 _HELD_OUT_FRACTION = 0.2
@@ -75,48 +70,16 @@ def prefers_first(comparison: types_pb2.Comparison) -> str:
     return "first" if a_is_first == (comparison.outcome == types_pb2.OUTCOME_PREFERRED_A) else "second"
 
 
-def read_pairs(file: Path) -> Iterator[Pair]:
-    """Pairs of a JSONL or Parquet file, streaming.
+def read_pairs(source: str | Path, bad: BadRows | None = None) -> Iterator[Pair]:
+    """Pairs of a source, streaming: in any layout that ``charter preferences import`` reads, with or without a label.
 
-    A row is ``prompt`` (text or messages), ``answer_a`` and ``answer_b``, with the optional columns of an export, or
-    any layout that ``charter preferences import`` reads. Rows that it would leave out are left out here, with a line in
-    the log. Raises ``RowError`` behind the last one, which names all bad
-    rows; ``ValueError`` for another ending, ``OSError`` when the file cannot be read.
+    Raises ``DataError`` behind the last row where bad ones stop, and when a file cannot be read.
     """
-    problems: list[str] = []
-    try:
-        for place, row in read_rows(file):
-            try:
-                comparison = _comparison(row, file.name)
-            except LeftOutError as error:
-                logger.warning("%s, %s is left out: %s", file, place, error)
-                continue
-            except ValueError as error:
-                problems.append(f"{file}, {place}: {error}")
-                continue
-            if found := violations(comparison):
-                problems.append(f"{file}, {place}: " + "; ".join(f"{one.field} {one.description}" for one in found))
-            else:
-                yield pair_of(comparison)
-    except RowError as error:
-        problems += error.problems
-    if problems:
-        raise RowError(problems)
+    defaults = PairDefaults(Source.parse(source).name, held_out_fraction=_HELD_OUT_FRACTION)
+    for _, comparison in comparisons(source, defaults, bad or BadRows(), labelled=False):
+        yield pair_of(comparison)
 
 
 def unique(pairs: Iterable[Pair]) -> list[Pair]:
     """Each pair once, in order; those of identical answers are left out."""
     return list({pair.id: pair for pair in pairs if not pair.identical}.values())
-
-
-def _comparison(row: Mapping[str, Any], file: str) -> types_pb2.Comparison:
-    if "chosen" in row or "rejected" in row or "outcome" in row:
-        return read_comparison(row, PairDefaults(file, "", _HELD_OUT_FRACTION))
-    prompt = row.get("prompt")
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    unlabelled = {"outcome": "UNAVAILABLE", "source": "HUMAN", "split": "TRAIN"}
-    comparison = read_comparison({**unlabelled, **row, "prompt": prompt}, PairDefaults(file, "", _HELD_OUT_FRACTION))
-    if "split" not in row:
-        comparison.split = split_of(list(comparison.prompt), _HELD_OUT_FRACTION)
-    return comparison

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from charter.data.bad_rows import BadRows
 from charter.feedback.chats import Chats
 from charter.feedback.clients import Services
 from charter.feedback.labellers import Labellers
@@ -27,8 +28,9 @@ class FeedbackConfig:
     labellers: Labellers
     # Keeps the chat pairs.
     chats: Path
-    # The queue: pairs of files, and the pairs of a run. Neither: only chats are labelled.
-    files: tuple[Path, ...] = ()
+    # The queue: pairs of sources, with what is done with the bad rows of each, and the pairs of a run. Neither: only
+    # chats are labelled.
+    files: Mapping[str, BadRows] = field(default_factory=dict)
     run: str = ""
     # Share of the queue that a second person labels.
     second_share: float = 0.2
@@ -53,8 +55,8 @@ class Room:
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Read the queue. Raises ``RowError``, ``OSError``, ``ServiceError``, or ``ValueError`` for an empty queue."""
-        pairs = [pair for file in self.config.files for pair in read_pairs(file)]
+        """Read the queue. Raises ``DataError``, ``OSError``, ``ServiceError``, or ``ValueError`` for an empty queue."""
+        pairs = [pair for source, bad in self.config.files.items() for pair in read_pairs(source, bad)]
         if self.config.run:
             chosen = preference_pb2.ComparisonFilter(run_id=self.config.run)
             async for page in self._services.pages(chosen):

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from charter.inference.chat_template import ChatTokenizer, ids_of, loading, padding_id
+from charter.inference.local.model import load_whole
 from charter.spec.chat_form import CHATML, ORIGIN, ChatForm
 
 _CHATML_TEMPLATE = (
@@ -139,7 +140,7 @@ def _with_rows(source: Path, tokenizer: PreTrainedTokenizerBase, new: Sequence[s
     """The model with a row for each new token, in and out: the mean of all tokens' rows (Hewitt 2021, "Initializing New
     Word Embeddings for Pretrained Language Models"), so that they begin as likely as any.
     """
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    model = load_whole(AutoModelForCausalLM, source, dtype="auto")
     known = len(tokenizer) - len(new)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

@@ -20,7 +20,7 @@ from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt, WeightMismatchError
 from charter.inference.local.cpu_memory import keep_freed_memory
-from charter.inference.local.model import config_without_dropout, max_context_tokens
+from charter.inference.local.model import config_without_dropout, load_whole, max_context_tokens
 from charter.inference.local.model_check import longest_in_row, state_width
 from charter.inference.local.prefix_tree import Wanted, whole_tree
 from charter.inference.local.tree_model import tree_arguments
@@ -347,7 +347,7 @@ def _load_backbone(model: str | Path) -> tuple[Any, ChatTokenizer]:
     """Backbone in float32 without dropout, and tokenizer."""
     keep_freed_memory()
     tokenizer = ChatTokenizer.load(str(model))
-    backbone = AutoModel.from_pretrained(model, config=config_without_dropout(model), dtype=torch.float32)
+    backbone = load_whole(AutoModel, model, config=config_without_dropout(model), dtype=torch.float32)
     return backbone.eval(), tokenizer
 
 

@@ -80,6 +80,10 @@ class Artifacts:
         self.record["counts"].update(counts)
         self.save_record()
 
+    def left_out(self, name: str) -> Path:
+        """File of the rows that were skipped of ``prompts``, ``labelled_pairs`` or other data that the spec names."""
+        return self.folder / "left_out" / f"{name}.jsonl"
+
     @property
     def learned(self) -> list[str]:
         """Folders of the policies that the learning stages before RL have made, in their order."""

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charter.jsonl import MOST_NAMED, RowError
+from charter.data.errors import MOST_NAMED, DataError
+from charter.data.pairs.labelled import read_labelled_pairs
+from charter.data.prompts import TaskPrompt, read_prompts
+from charter.data.sources import Source
+from charter.spec.bad_rows import bad_rows_of
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
-from charter.spec.labelled_pairs import read_labelled_pairs
 from charter.spec.problems import Problem
-from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.v1 import run_pb2
 
 
@@ -27,32 +29,43 @@ class Contents:
 def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     """Read the files of a filled spec. With ``absent_files`` those that are not here are somewhere else."""
     problems: list[Problem] = []
-    train = _prompts(spec.prompts.train, "prompts.train", absent_files, problems)
-    held_out = _prompts(spec.prompts.held_out, "prompts.held_out", absent_files, problems)
+    train = _prompts(spec, "train", absent_files, problems)
+    held_out = _prompts(spec, "held_out", absent_files, problems)
     if train is not None and held_out is not None:
         problems += _shared(train, held_out)
     constitution = _constitution(spec.judge.constitution, absent_files, problems)
-    _labelled_pairs(spec.judge.labelled_pairs, absent_files, problems)
+    _labelled_pairs(spec, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
 def _prompts(
-    paths: Sequence[str], field: str, absent_files: bool, problems: list[Problem]
+    spec: run_pb2.RunSpec, part: str, absent_files: bool, problems: list[Problem]
 ) -> Sequence[TaskPrompt] | None:
+    sources: Sequence[str] = getattr(spec.prompts, part)
     found: dict[str, TaskPrompt] = {}
-    whole = bool(paths)
-    for index, name in enumerate(paths):
-        if not os.path.isfile(name):
+    whole = bool(sources)
+    for index, source in enumerate(sources):
+        field = f"prompts.{part}[{index}]"
+        if not _is_here(source, field, absent_files, problems):
             whole = False
-            problems += [] if absent_files else [Problem(f"{field}[{index}]", f"no such file: {name}")]
             continue
         try:
-            for prompt in read_prompts(Path(name)):
+            for prompt in read_prompts(source, bad_rows_of(spec)):
                 found.setdefault(prompt.key, prompt)
-        except PromptFileError as error:
+        except DataError as error:
             whole = False
-            problems += (Problem(f"{field}[{index}]", line) for line in str(error).splitlines())
+            problems += (Problem(field, line) for line in str(error).splitlines())
     return tuple(found.values()) if whole else None
+
+
+def _is_here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> bool:
+    """Whether a source can be looked at; a file that must be here and is not is a problem."""
+    place = Source.parse(source).place
+    # Never raises, whatever the name is.
+    if os.path.isfile(place):
+        return True
+    problems += [] if absent_files else [Problem(field, f"no such file: {place}")]
+    return False
 
 
 def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:
@@ -85,15 +98,11 @@ def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Con
     return None
 
 
-def _labelled_pairs(name: str, absent_files: bool, problems: list[Problem]) -> None:
-    if not name:
-        return
-    if not os.path.isfile(name):
-        problems += [] if absent_files else [Problem("judge.labelled_pairs", f"no such file: {name}")]
+def _labelled_pairs(spec: run_pb2.RunSpec, absent_files: bool, problems: list[Problem]) -> None:
+    source, field = spec.judge.labelled_pairs, "judge.labelled_pairs"
+    if not source or not _is_here(source, field, absent_files, problems):
         return
     try:
-        read_labelled_pairs(Path(name))
-    except RowError as error:
-        problems += (Problem("judge.labelled_pairs", line) for line in str(error).splitlines())
-    except OSError as error:
-        problems.append(Problem("judge.labelled_pairs", f"cannot read {name}: {error.strerror}"))
+        read_labelled_pairs(source, bad_rows_of(spec))
+    except DataError as error:
+        problems += (Problem(field, line) for line in str(error).splitlines())

@@ -1,12 +1,11 @@
-"""Files of rows: written whole or not at all, read row by row with the place of each; JSONL or Parquet by ending."""
+"""Files of rows, written whole or not at all: JSONL or Parquet by ending. ``charter.data.rows`` reads them."""
 
 import gzip
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
 from charter.atomic_files import replacing
-from charter.jsonl import RowError, lines
 from charter.storage.comparisons import COLUMNS, Row, comparison_to_row, row_to_json
 from charter.v1 import types_pb2
 
@@ -25,7 +24,7 @@ def write_rows(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> i
     the file cannot be written, and whatever ``rows`` raises.
     """
     if _is_parquet(path):
-        # Here, not at the top: who reads and writes no Parquet waits for no pyarrow.
+        # Here, not at the top: who writes no Parquet waits for no pyarrow.
         from charter.storage.parquet import write_parquet
 
         with replacing(path) as temporary:
@@ -33,19 +32,6 @@ def write_rows(path: Path, rows: Iterable[Row], columns: Mapping[str, str]) -> i
     open_file = gzip.open if path.name.lower().endswith(".gz") else open
     with replacing(path) as temporary, open_file(temporary, "wt", encoding="utf-8", newline="\n") as file:
         return _write_jsonl(file, rows)
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with its place (``line 3`` or ``row 3``), streaming. Blank lines of JSONL are skipped.
-
-    Raises ``RowError`` behind the last row, which names all malformed lines; ``ValueError`` for another ending or a
-    broken Parquet file, ``OSError`` when the file cannot be read.
-    """
-    if _is_parquet(path):
-        from charter.storage.parquet import read_parquet
-
-        return read_parquet(path)
-    return _read_jsonl(path)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -61,16 +47,3 @@ def _write_jsonl(file: IO[str], rows: Iterable[Row]) -> int:
         file.write(row_to_json(row) + "\n")
         count += 1
     return count
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    problems: list[str] = []
-    for line in lines(path):
-        try:
-            row = line.record()
-        except RowError as error:
-            problems += error.problems
-        else:
-            yield f"line {line.number}", row
-    if problems:
-        raise RowError(problems)

@@ -38,16 +38,3 @@ def write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, str]) -
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             count += len(group)
     return count
-
-
-def read_parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with its place, streaming. Raises ``ValueError`` when the file is no Parquet file."""
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OnBadRow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnBadRowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnBadRow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_BAD_ROW_UNSPECIFIED: _OnBadRow.ValueType  # 0
+    """As stop."""
+    ON_BAD_ROW_STOP: _OnBadRow.ValueType  # 1
+    """They are mistakes of the spec, named with file, line and reason."""
+    ON_BAD_ROW_SKIP: _OnBadRow.ValueType  # 2
+    """They are left out, counted by reason and written to left_out/*.jsonl in the run's folder."""
+
+class OnBadRow(_OnBadRow, metaclass=_OnBadRowEnumTypeWrapper):
+    """Rows that cannot be used, of prompts, labelled pairs and chat data."""
+
+ON_BAD_ROW_UNSPECIFIED: OnBadRow.ValueType  # 0
+"""As stop."""
+ON_BAD_ROW_STOP: OnBadRow.ValueType  # 1
+"""They are mistakes of the spec, named with file, line and reason."""
+ON_BAD_ROW_SKIP: OnBadRow.ValueType  # 2
+"""They are left out, counted by reason and written to left_out/*.jsonl in the run's folder."""
+Global___OnBadRow: _TypeAlias = OnBadRow  # noqa: Y015
+
 class _Sink:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -294,18 +318,22 @@ class FailureSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_SHARE_FIELD_NUMBER: _builtins.int
+    ON_BAD_ROW_FIELD_NUMBER: _builtins.int
     max_share: _builtins.float
     """A stage stops when a larger share of its latest 1,000 items had to be left out, or of all where it has fewer. When
     the run is resumed, twice the share is allowed. Default 0.1.
     """
+    on_bad_row: Global___OnBadRow.ValueType
+    """What is done with rows of the files that a spec names which cannot be used. Unset stops."""
     def __init__(
         self,
         *,
         max_share: _builtins.float | None = ...,
+        on_bad_row: Global___OnBadRow.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_share", b"_max_share", "max_share", b"max_share", "on_bad_row", b"on_bad_row"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_share: _TypeAlias = _typing.Literal["max_share"]  # noqa: Y015
     _WhichOneofArgType__max_share: _TypeAlias = _typing.Literal["_max_share", b"_max_share"]  # noqa: Y015
@@ -447,7 +475,7 @@ class JudgeSpec(_message.Message):
     ensemble_size: _builtins.int
     """Principles averaged for each label. Default 1, drawn at random."""
     labelled_pairs: _builtins.str
-    """JSONL of labelled pairs on which the report states the judge's accuracy. Optional."""
+    """Labelled pairs on which the report states the judge's accuracy: a file or hub data set (docs/data.md). Optional."""
     labelled_pairs_limit: _builtins.int
     """Most labelled pairs to use. Default 100."""
     calibration: _builtins.str
@@ -535,7 +563,7 @@ Global___EndpointLimits: _TypeAlias = EndpointLimits  # noqa: Y015
 
 @_typing.final
 class PromptSpec(_message.Message):
-    """JSONL files of prompts: {"prompt": text} or {"messages": [{"role", "content"}]}, optional "id" and "dimension"."""
+    """Prompts, in files or hub data sets (docs/data.md): FILE, hub:ORG/NAME[:CONFIG][:SPLIT], each with #COLUMN."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

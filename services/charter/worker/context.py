@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
+from charter.data.prompts import TaskPrompt
 from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.services import Services
 from charter.worker.prompts import PromptSets

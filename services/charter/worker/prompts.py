@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from charter.data.bad_rows import BadRows
+from charter.data.errors import DataError
+from charter.data.prompts import TaskPrompt, read_prompts
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
-from charter.spec.prompts import PromptFileError, TaskPrompt, read_prompts
 from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
 
@@ -22,16 +23,21 @@ class PromptSets:
 
 
 def load_prompt_sets(
-    train: Iterable[str], held_out: Iterable[str], tokenizer: ChatTokenizer, max_prompt_tokens: int
+    train: Iterable[str],
+    held_out: Iterable[str],
+    tokenizer: ChatTokenizer,
+    max_prompt_tokens: int,
+    bad: BadRows | None = None,
 ) -> PromptSets:
     """Read both sets and leave out repeated prompts and those of more than ``max_prompt_tokens`` tokens.
 
-    Raises ``SpecError`` when a held-out prompt is also trained on, or nothing is left of a set.
+    Raises ``SpecError`` for bad rows where they stop, when a held-out prompt is also trained on, or when nothing is
+    left of a set.
     """
     try:
-        train_prompts = _unique(prompt for path in train for prompt in read_prompts(Path(path)))
-        held_prompts = _unique(prompt for path in held_out for prompt in read_prompts(Path(path)))
-    except PromptFileError as error:
+        train_prompts = _unique(prompt for source in train for prompt in read_prompts(source, bad))
+        held_prompts = _unique(prompt for source in held_out for prompt in read_prompts(source, bad))
+    except DataError as error:
         raise SpecError(str(error)) from error
     if shared := train_prompts.keys() & held_prompts.keys():
         example = next(train_prompts[key] for key in train_prompts if key in shared)

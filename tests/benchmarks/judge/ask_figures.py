@@ -19,13 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
 from charter.inference.engine import Engine
 from charter.inference.local.engine import TransformersEngine
 from charter.judge.methods import choice, contrast, verdict
 from charter.judge.pairs import Finding, Pair, Question
 from charter.judge.principles import draw
 from charter.spec.constitution import Constitution, Example, Principle, load_constitution
-from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
 from charter.evaluation.judge.calibration import position_bias_rate
 from charter.evaluation.judge.fitting import fit
 from charter.evaluation.judge.judged import JudgedPair, as_served, halves, probability
@@ -25,7 +26,6 @@ from charter.judge.methods.mix import PARTS, combined
 from charter.judge.pairs import Finding, Pair
 from charter.judge.principles import draw
 from charter.spec.constitution import Constitution, load_constitution
-from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
 from charter.v1 import judge_pb2
 from rich.console import Console
 

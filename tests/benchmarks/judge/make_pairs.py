@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from charter.data.pairs.labelled import write_labelled_pairs
 from charter.evaluation.judge.labelled_pairs import harmlessness_pairs, helpfulness_pairs
-from charter.spec.labelled_pairs import write_labelled_pairs
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
 

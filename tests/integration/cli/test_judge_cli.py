@@ -265,7 +265,7 @@ def test_calibrate_prints_a_table(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"prompt": "x", "answer_a": "a"}'], "labelled.jsonl, line 1: answer_b is missing"),
+        (['{"prompt": "x", "answer_a": "a"}'], "labelled.jsonl, line 1: needs chosen and rejected, two answers"),
         (['{"prompt": "x", "answer_a": "a", "answer_b": "b", "label": 1}'], "from 1 prompts, too few to fit"),
     ],
 )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from charter.cli.main import app
+from charter.data.rows import rows_of
 from charter.preference.server import PreferenceConfig, build
-from charter.storage.comparison_files import read_rows, write_comparisons
+from charter.storage.comparison_files import write_comparisons
 from typer.testing import CliRunner, Result
 
 from tests.support.comparisons import comparison, full_comparison
@@ -66,13 +67,12 @@ def test_import_export_round_trip(address: str, tmp_path: Path, ending: str) -> 
 
     second = tmp_path / f"second.{ending}"
     assert result(address, "export", second) == {"file": str(second), "layout": "charter", "written": 2, "left_out": 0}
-    rows = [row for _, row in read_rows(second)]
-    original = [row for _, row in read_rows(first)]
+    rows = [row.fields() for row in rows_of(second, "second")]
+    original = [row.fields() for row in rows_of(first, "first")]
     for row, sent in zip(rows, original, strict=True):
         assert len(row.pop("id")) == 64
         sent.pop("id")
-        if sent["create_time"] is None:
-            sent["create_time"] = row["create_time"]
+        sent.setdefault("create_time", row["create_time"])
     assert rows == original
     # Exported ids are those that the content gives again elsewhere.
     assert result(address, "import", second) == {"files": [str(second)], "added": 0, "duplicates": 2}
@@ -116,7 +116,7 @@ def test_malformed_lines_are_named_and_nothing_is_imported(address: str, tmp_pat
     bad = write_pairs(tmp_path / "bad.jsonl", 3)
     with bad.open("a") as file:
         file.write('{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b"}\n')
-        file.write('{"answer_a": "x", "answer_b": "y", "source": "AI", "outcome": "TIE", "split": "TRAIN"}\n')
+        file.write('{"answer_a": "x", "answer_b": "y", "source": "AI", "outcome": "INVALID", "split": "TRAIN"}\n')
         file.write("not json\n")
     done = call(address, "import", good, bad)
     assert done.exit_code == 1
@@ -140,33 +140,44 @@ def write_real(path: Path, rows: int, different: Sequence[int], empty: Sequence[
     return path
 
 
-def test_rows_of_no_use_are_left_out_counted_and_named(address: str, tmp_path: Path) -> None:
+def test_rows_of_no_use_stop_the_import_with_line_and_reason(address: str, tmp_path: Path) -> None:
+    file = write_real(tmp_path / "harmless.jsonl.gz", 60, different=(7, 31), empty=(9,))
+    done = call(address, "import", file)
+    assert done.exit_code == 1
+    told = " ".join(done.stderr.split())
+    assert "nothing was imported" in told
+    assert f"{file}, line 7: chosen and rejected must be the same up to their last turn" in told
+    assert f"{file}, line 9: the answer of chosen is empty" in told
+    assert "line 31" in told
+    assert "Question" not in told
+    assert result(address, "stats")["total"] == 0
+
+
+def test_skipped_rows_are_counted_by_reason_and_written_down(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     file = write_real(tmp_path / "harmless [1].jsonl.gz", 60, different=(7, 31), empty=(9,))
-    done = call(address, "import", file, "--dimension", "harmless")
+    done = call(address, "import", file, "--dimension", "harmless", "--on-bad-row", "skip")
     assert done.exit_code == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "57 comparisons added" in told
-    assert f"left out of {file}: 2 different before the last turn (line 7, line 31)" in told
-    assert "1 with an empty answer (line 9)" in told
-    assert "Question" not in done.stdout
-    assert result(address, "import", file, "--dimension", "harmless") == {
+    assert "57 comparisons added" in done.stdout
+    told = " ".join(done.stderr.split())
+    counts = "2 different before the last turn, 1 with an empty answer"
+    assert f"left out of {file}: {counts}; they are in harmless [1].jsonl.gz.left-out.jsonl" in told
+    assert "Question" not in done.stdout + told
+    lines = [json.loads(line) for line in (tmp_path / "harmless [1].jsonl.gz.left-out.jsonl").read_text().splitlines()]
+    assert [(line["place"], line["reason"]) for line in lines] == [
+        ("line 7", "different before the last turn"),
+        ("line 9", "with an empty answer"),
+        ("line 31", "different before the last turn"),
+    ]
+    assert "Question 9?" in lines[1]["row"]
+    assert result(address, "import", file, "--dimension", "harmless", "--on-bad-row", "skip") == {
         "files": [str(file)],
         "added": 0,
         "duplicates": 57,
         "left_out": {"different before the last turn": 2, "with an empty answer": 1},
     }
-
-
-def test_too_many_rows_of_no_use_stop_the_import(address: str, tmp_path: Path) -> None:
-    file = write_real(tmp_path / "f.jsonl.gz", 60, different=range(1, 20), empty=())
-    done = call(address, "import", file)
-    assert done.exit_code == 1
-    told = " ".join(done.stderr.split())
-    assert "nothing was imported" in told
-    assert "19 different before the last turn (line 1, line 2" in told
-    assert "more than 10% of its 60 rows. Mend the file, or raise --most-left-out" in told
-    assert result(address, "stats")["total"] == 0
-    assert result(address, "import", file, "--most-left-out", "0.4")["added"] == 41
 
 
 def test_a_contradicting_label_is_named(address: str, tmp_path: Path) -> None:
@@ -181,9 +192,9 @@ def test_a_contradicting_label_is_named(address: str, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["import", "missing.jsonl"], "missing.jsonl: there is no such file"),
-        (["import", "."], "must end in .jsonl or .parquet"),
+        (["import", "."], "the name must end in one of .jsonl"),
         (["import", "empty.jsonl"], "empty.jsonl holds no comparisons"),
-        (["import", "data.csv"], "must end in .jsonl or .parquet"),
+        (["import", "data.xlsx"], "the name must end in one of .jsonl"),
         (["export", "data.csv"], "must end in .jsonl or .parquet"),
         (["export", "no/such/folder/c.jsonl"], "no/such/folder"),
     ],

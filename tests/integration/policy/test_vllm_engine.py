@@ -6,8 +6,10 @@ below 2e-4 nats in float32. TOLERANCE leaves a margin of ten; the perturbed weig
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -28,6 +30,7 @@ from charter.inference.engine import (
     WeightsNotTakenError,
 )
 from charter.inference.vllm.engine import VllmEngine
+from charter.inference.vllm.model_check import OtherNumbersError, own_numbers, require_own
 from charter.worker.training.batches import pack
 from charter.worker.training.models import LanguageModel
 from safetensors.torch import load_file, save_file
@@ -278,7 +281,7 @@ async def test_a_weight_update_under_way_is_served_exactly(
 
 
 async def test_biases_and_a_head_of_its_own_are_replaced_too(real_model: Path, tmp_path: Path) -> None:
-    """A small model with random weights: the real one has neither."""
+    """A small model with random weights: the real one has neither. At the start it is compared with itself."""
     ends = ChatTokenizer.load(str(real_model)).eos_id
     config = Qwen2Config(
         vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -299,6 +302,7 @@ async def test_biases_and_a_head_of_its_own_are_replaced_too(real_model: Path, t
     engine = VllmEngine(str(tmp_path), dtype="float32", kv_cache_gib=0.1, max_context_tokens=256)
     await engine.start()
     try:
+        await _refuses_the_numbers_of_others(engine, tmp_path, models[0], tmp_path / "others")
         for version, which in enumerate((0, 1, 0)):
             if version > 0:
                 await engine.load_weights(tmp_path / f"{which + 1}.safetensors", version, "d")
@@ -307,6 +311,26 @@ async def test_biases_and_a_head_of_its_own_are_replaced_too(real_model: Path, t
             assert sample.logprobs == pytest.approx(answer_logprobs(models[which], sample), abs=TOLERANCE)
     finally:
         await engine.stop()
+
+
+async def _refuses_the_numbers_of_others(
+    engine: VllmEngine, folder: Path, model: PreTrainedModel, others: Path
+) -> None:
+    """What vLLM serves is a little off these: other positions, a norm, a bias."""
+    shutil.copytree(folder, others, ignore=shutil.ignore_patterns("[12].safetensors"))
+    changes: list[Callable[[Any], Any]] = [
+        lambda other: other.config.rope_parameters.update(rope_theta=1000.0),
+        lambda other: other.model.layers[1].input_layernorm.weight.data.mul_(1.05),
+        lambda other: other.model.layers[0].self_attn.q_proj.bias.data.mul_(0.9),
+    ]
+    for change in changes:
+        other: Any = deepcopy(model)
+        change(other)
+        other.save_pretrained(others)
+        own = own_numbers(str(others), ChatTokenizer.load(str(others)), "float32", 256)
+        assert own is not None
+        with pytest.raises(OtherNumbersError, match="does not compute what the model is: its log-probs of 32 tokens"):
+            await require_own(engine.prompt_logprobs, own)
 
 
 async def test_weights_loaded_asleep_are_served_once_it_is_awake(

@@ -7,12 +7,12 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
+from charter.data.bad_rows import BadRows
+from charter.data.errors import DataError
+from charter.data.pairs.read import PairDefaults, comparisons
 from charter.inference.preference_model import PreferenceModel
-from charter.jsonl import RowError
 from charter.preference.server import PreferenceConfig, build
 from charter.rpc.channel import QUICK, connect
-from charter.storage.comparison_files import read_rows
-from charter.storage.comparison_layouts import PairDefaults, read_comparison
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 from charter.weights.sender import send_weights
 from charter.worker.preference import fit
@@ -100,19 +100,18 @@ def test_half_a_surrogate_in_a_file_names_its_line(tmp_path: Path) -> None:
     file.write_text(json.dumps({"prompt": "Hi?", "chosen": "a", "rejected": "b"}) + "\n")
     with file.open("a") as more:
         more.write('{"prompt": "Hi?", "chosen": "\\ud800", "rejected": "b"}\n')
-    (_, first), (place, second) = read_rows(file)
-    defaults = PairDefaults("file", "", 0.2)
-    assert read_comparison(first, defaults).probability_a in (0.0, 1.0)
-    with pytest.raises(ValueError, match="surrogates not allowed"):
-        read_comparison(second, defaults)
-    assert place == "line 2"
+    with pytest.raises(DataError, match=r"odd\.jsonl, line 2: chosen is not valid Unicode: surrogates not allowed"):
+        list(comparisons(file, PairDefaults("file"), BadRows()))
+    ((where, first),) = comparisons(file, PairDefaults("file"), BadRows("skip"))
+    assert where.place == "line 1"
+    assert first.probability_a in (0.0, 1.0)
 
 
 def test_not_a_number_in_a_file_names_its_line(tmp_path: Path) -> None:
     file = tmp_path / "nan.jsonl"
     file.write_text('{"prompt": "Hi?", "answer_a": "a", "probability_a": NaN}\n')
-    with pytest.raises(RowError, match="line 1: not valid JSON: NaN is not a JSON number"):
-        list(read_rows(file))
+    with pytest.raises(DataError, match="line 1: not valid JSON: NaN is not a JSON number"):
+        list(comparisons(file, PairDefaults("file"), BadRows()))
 
 
 def test_conflicting_labels_are_all_kept_and_meet_in_the_middle(stub: Stub, tiny_model: Path) -> None:

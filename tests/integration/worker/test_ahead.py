@@ -9,11 +9,11 @@ import grpc
 import pytest
 import torch
 from charter.chat import ChatMessage
+from charter.data.prompts import TaskPrompt
 from charter.policy import server
 from charter.rpc.errors import ServiceError
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, run_pb2
 from charter.weights.sender import send_weights
 from charter.worker.clients.services import Services

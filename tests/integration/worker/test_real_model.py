@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from charter.data.prompts import read_prompts
 from charter.policy import server as policy
 from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
-from charter.spec.prompts import read_prompts
 from charter.v1 import run_pb2
 from charter.worker.clients.services import Services
 from charter.worker.reinforcement.sampling.rollouts import episodes_of

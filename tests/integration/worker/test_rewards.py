@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from charter.chat import ChatMessage
+from charter.data.prompts import TaskPrompt
 from charter.judge import server as judge
 from charter.rpc.channel import connect
 from charter.rpc.errors import ServiceError, invalid_fields
 from charter.rpc.messages import proto_messages
 from charter.rpc.validation import Violation
 from charter.runs.artifacts import Artifacts
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED

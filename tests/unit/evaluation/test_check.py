@@ -4,9 +4,9 @@ import random
 
 import pytest
 from charter.chat import ChatMessage
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.check import judge_check_of, without_fitted
 from charter.held_out import prompt_key
-from charter.spec.labelled_pairs import LabelledPair
 from charter.v1 import judge_pb2, types_pb2
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from charter.chat import ChatMessage
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.fitting import fit, fit_with_intervals
 from charter.evaluation.judge.judged import JudgedPair, halves, probability
 from charter.evaluation.judge.measurement import measurement
 from charter.judge.calibration import MethodCalibration
 from charter.judge.methods import METHODS, method_of
 from charter.outcomes import probability_of
-from charter.spec.labelled_pairs import LabelledPair
 from charter.storage.comparisons import method_name
 from charter.v1 import judge_pb2, types_pb2
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from charter.chat import ChatMessage
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.judged import JudgedPair
 from charter.evaluation.judge.measurement import measurement
 from charter.evaluation.report.judge_page import render_judge_page
-from charter.spec.labelled_pairs import LabelledPair
 from charter.v1 import judge_pb2, types_pb2
 
 METHOD = judge_pb2.JUDGING_METHOD_CHOICE

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from charter.data.errors import DataError
 from charter.feedback.chats import Chats
 from charter.feedback.labellers import LabellersError, add_labeller, load_labellers
 from charter.feedback.labels import Label, LabelError, comparison_of
 from charter.feedback.pairs import Pair, content_id, pair_of, prefers_first, read_pairs, unique
 from charter.feedback.queue import LEASE_SECONDS, Queue
-from charter.jsonl import RowError
 from charter.storage.comparison_files import write_comparisons
 from charter.v1 import judge_pb2, types_pb2
 
@@ -210,16 +210,16 @@ def test_pairs_are_read_from_every_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"prompt": "Hi?", "answer_a": "a"}, "answer_b must be text"),
+        ({"prompt": "Hi?", "answer_a": "a"}, "needs chosen and rejected, two answers"),
         ({"answer_a": "a", "answer_b": "b"}, "prompt needs at least 1 items"),
-        ({"prompt": "Hi?", "answer_a": "a", "answer_b": "b", "score": 1}, "score is not a known field"),
+        ({"prompt": "Hi?", "answer_a": "a", "answer_b": "b", "answer_a_rating": "?"}, "rating must be one of"),
     ],
 )
 def test_a_malformed_pair_names_its_line(tmp_path: Path, row: dict[str, object], words: str) -> None:
     file = tmp_path / "pairs.jsonl"
     good = {"prompt": "Hi?", "answer_a": "a", "answer_b": "b"}
     file.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
-    with pytest.raises(RowError, match=f"line 2: .*{words}"):
+    with pytest.raises(DataError, match=f"line 2: .*{words}"):
         list(read_pairs(file))
 
 

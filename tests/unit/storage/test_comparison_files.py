@@ -1,4 +1,4 @@
-"""Files of comparisons: our layout without loss, and the chosen/rejected layouts of others."""
+"""Files of comparisons: our layout without loss, and the chosen/rejected layout for others."""
 
 import json
 from collections.abc import Iterator
@@ -7,17 +7,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from charter.jsonl import RowError
-from charter.storage.comparison_files import read_rows, write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row, read_comparison
-from charter.storage.comparisons import COLUMNS, comparison_from_row, comparison_to_row, content_digest, label_problem
+from charter.data.bad_rows import BadRows
+from charter.data.pairs.read import PairDefaults, comparisons
+from charter.storage.comparison_files import write_comparisons, write_rows
+from charter.storage.comparison_layouts import PAIR_COLUMNS, pair_row
+from charter.storage.comparisons import COLUMNS, comparison_from_row, comparison_to_row, content_digest
 from charter.storage.parquet import schema_of
 from charter.v1 import types_pb2
 
 from tests.support.comparisons import comparison, full_comparison
-
-DEFAULTS = PairDefaults(labeller="file.jsonl", dimension="helpful", held_out_fraction=0.0)
-PROMPT = [{"role": "user", "content": "Is water wet?"}]
 
 
 def chosen_and_rejected(one: types_pb2.Comparison) -> tuple[str, str]:
@@ -31,10 +29,10 @@ def test_our_layout_is_lossless(tmp_path: Path, ending: str) -> None:
     sent = [comparison(), full_comparison(), unlabelled]
     path = tmp_path / f"comparisons.{ending}"
     assert write_comparisons(path, iter(sent)) == 3
-    rows = list(read_rows(path))
-    assert [comparison_from_row(row) for _, row in rows] == sent
+    found = list(comparisons(path, PairDefaults("f"), BadRows()))
+    assert [one for _, one in found] == sent
     unit = "line" if ending == "jsonl" else "row"
-    assert [place for place, _ in rows] == [f"{unit} 1", f"{unit} 2", f"{unit} 3"]
+    assert [where.place for where, _ in found] == [f"{unit} 1", f"{unit} 2", f"{unit} 3"]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -64,23 +62,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_other_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.jsonl or \.parquet"):
         write_comparisons(tmp_path / "c.csv", [])
-    with pytest.raises(ValueError, match=r"must end in \.jsonl or \.parquet"):
-        read_rows(tmp_path / "c.csv")
-
-
-@pytest.mark.parametrize("line", ["{", "[1]", '{"a": NaN}', '{"a": Infinity}', "\\xff", "[" * 100_000])
-def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "c.jsonl"
-    path.write_bytes(b'{"good": 1}\n\n' + line.encode().replace(b"\\xff", b"\xff") + b"\n")
-    with pytest.raises(RowError, match=r"c\.jsonl, line 3: "):
-        list(read_rows(path))
-
-
-def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "c.parquet"
-    path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(ValueError, match=r"c\.parquet is not a readable Parquet file"):
-        list(read_rows(path))
 
 
 @pytest.mark.parametrize(
@@ -133,116 +114,17 @@ def test_digest_covers_the_content_and_not_id_or_time() -> None:
     assert digest(changed) != digest(one)
 
 
-def test_hh_rlhf_dialogue() -> None:
-    row = {
-        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Tell me\nmore\n\nAssistant: Gladly:\n\n1. one",
-        "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Tell me\nmore\n\nAssistant: No.",
-    }
-    one = read_comparison(row, DEFAULTS)
-    assert [(turn.role, turn.content) for turn in one.prompt] == [
-        (types_pb2.ROLE_USER, "Hi"),
-        (types_pb2.ROLE_ASSISTANT, "Hello."),
-        (types_pb2.ROLE_USER, "Tell me\nmore"),
-    ]
-    assert chosen_and_rejected(one) == ("Gladly:\n\n1. one", "No.")
-    assert (one.source, one.labeller, one.dimension) == (types_pb2.LABEL_SOURCE_IMPORTED, "file.jsonl", "helpful")
-    assert label_problem(one) is None
-
-
-def test_ultrafeedback_messages() -> None:
-    row = {
-        "prompt": "Is water wet?",
-        "prompt_id": "abc",
-        "chosen": [*PROMPT, {"role": "assistant", "content": "Yes."}],
-        "rejected": [*PROMPT, {"role": "assistant", "content": "Fish."}],
-        "score_chosen": 8.0,
-    }
-    one = read_comparison(row, DEFAULTS)
-    assert [turn.content for turn in one.prompt] == ["Is water wet?"]
-    assert chosen_and_rejected(one) == ("Yes.", "Fish.")
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "Is water wet?", "chosen": "Yes.", "rejected": "Fish."},
-        {
-            "prompt": PROMPT,
-            "chosen": [{"role": "assistant", "content": "Yes."}],
-            "rejected": [{"role": "assistant", "content": "Fish."}],
-        },
-    ],
-)
-def test_answers_beside_a_prompt(row: dict[str, Any]) -> None:
-    one = read_comparison(row, DEFAULTS)
-    assert [turn.content for turn in one.prompt] == ["Is water wet?"]
-    assert chosen_and_rejected(one) == ("Yes.", "Fish.")
-
-
-def test_place_of_the_chosen_answer_is_random_but_fixed() -> None:
-    rows = [{"prompt": f"Question {number}", "chosen": "Yes.", "rejected": "No."} for number in range(400)]
-    imported = [read_comparison(row, DEFAULTS) for row in rows]
-    assert imported == [read_comparison(row, DEFAULTS) for row in rows]
-    assert all(chosen_and_rejected(one) == ("Yes.", "No.") for one in imported)
-    share = sum(one.outcome == types_pb2.OUTCOME_PREFERRED_A for one in imported) / 400
-    # Five standard deviations of a fair coin.
-    assert abs(share - 0.5) < 0.125
-
-
-def test_identical_answers_are_a_tie() -> None:
-    one = read_comparison({"prompt": "Hi", "chosen": "Hello", "rejected": "Hello"}, DEFAULTS)
-    assert (one.outcome, one.probability_a) == (types_pb2.OUTCOME_TIE, 0.5)
-
-
-def test_a_prompt_is_in_one_split_only() -> None:
-    defaults = PairDefaults("f", "", held_out_fraction=0.3)
-    splits = [
-        {
-            read_comparison({"prompt": f"Q{number}", "chosen": chosen, "rejected": "No."}, defaults).split
-            for chosen in ("Yes.", "Maybe.", "Surely.")
-        }
-        for number in range(400)
-    ]
-    assert all(len(found) == 1 for found in splits)
-    held_out = sum(found == {types_pb2.SPLIT_HELD_OUT} for found in splits) / 400
-    assert abs(held_out - 0.3) < 0.12
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ({"text": "x"}, "needs chosen and rejected, or the fields of an export"),
-        ({"chosen": "\n\nHuman: a\n\nAssistant: b"}, "must both be text, or both be lists"),
-        ({"chosen": "plain", "rejected": "text"}, "chosen must start with a turn such as"),
-        (
-            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: x\n\nAssistant: b"},
-            "must be the same up to their last turn",
-        ),
-        (
-            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: b"},
-            "chosen must have a prompt and end with a turn of the assistant",
-        ),
-        ({"chosen": [], "rejected": PROMPT}, "chosen must have a prompt"),
-        ({"chosen": "x", "rejected": [], "prompt": "p"}, "must both be text"),
-        ({"chosen": [{"role": "x", "content": ""}], "rejected": []}, r"chosen\[0\].role must be one of"),
-    ],
-)
-def test_a_wrong_pair_says_what_is_wrong(row: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        read_comparison(row, DEFAULTS)
-
-
-def test_exported_pairs_read_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_exported_pairs_read_back(tmp_path: Path, ending: str) -> None:
     sent = [comparison("Yes", 0.8), comparison("Fish", 0.1, outcome=types_pb2.OUTCOME_PREFERRED_B)]
     rows = [row for row in map(pair_row, sent) if row is not None]
     assert rows[1]["chosen"][-1] == {"role": "assistant", "content": "No"}
     assert [row["probability_chosen"] for row in rows] == [0.8, 0.9]
-    for ending in ("jsonl", "parquet"):
-        path = tmp_path / f"pairs.{ending}"
-        assert write_rows(path, rows, PAIR_COLUMNS) == 2
-        back = [read_comparison(row, DEFAULTS) for _, row in read_rows(path)]
-        assert [chosen_and_rejected(one) for one in back] == [("Yes", "No"), ("No", "Fish")]
-        assert [turn.content for turn in back[0].prompt] == ["Is water wet?"]
+    path = tmp_path / f"pairs.{ending}"
+    assert write_rows(path, rows, PAIR_COLUMNS) == 2
+    back = [one for _, one in comparisons(path, PairDefaults("f"), BadRows())]
+    assert [chosen_and_rejected(one) for one in back] == [("Yes", "No"), ("No", "Fish")]
+    assert [turn.content for turn in back[0].prompt] == ["Is water wet?"]
 
 
 def test_ties_and_unlabelled_have_no_pair() -> None:

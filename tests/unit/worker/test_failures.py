@@ -19,7 +19,7 @@ LONG = Failed("too_long", "needs 9 tokens")
 DOWN = Failed(UNAVAILABLE, "no route")
 
 
-def a_run(folder: Path, **failures: float) -> Run:
+def a_run(folder: Path, **failures: Any) -> Run:
     """All of a run that counting needs."""
     spec = fill_defaults(run_pb2.RunSpec(failures=run_pb2.FailureSpec(**failures)))
     none = cast(Any, None)

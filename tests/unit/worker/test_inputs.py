@@ -1,13 +1,13 @@
-"""Prompt files, seeds, and the files of a run folder."""
+"""Sets of prompts, seeds, and the files of a run folder."""
 
 import json
 from pathlib import Path
 
 import pytest
+from charter.data.prompts import read_prompts
 from charter.inference.chat_template import ChatTokenizer
 from charter.jsonl import append_line, recover_lines
 from charter.runs.artifacts import Artifacts
-from charter.spec.prompts import PromptFileError, read_prompts
 from charter.worker.errors import SpecError
 from charter.worker.prompts import load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
@@ -21,45 +21,6 @@ def tokenizer(tiny_model: Path) -> ChatTokenizer:
 def write(path: Path, *records: object) -> str:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
-
-
-def test_both_forms_are_read(tmp_path: Path) -> None:
-    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    path = write(tmp_path / "p.jsonl", {"prompt": "Hi", "dimension": "helpful"}, {"messages": turns, "id": "x"})
-    one, other = read_prompts(Path(path))
-    assert (one.text, one.dimension, [message.role for message in one.messages]) == ("Hi", "helpful", ["user"])
-    assert [message.role for message in other.messages] == ["system", "user"]
-    assert one.key != other.key
-
-
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("{", "line 2"),
-        ("[]", "must be a JSON object"),
-        ('{"prompt": "a", "promt": "b"}', "unknown field 'promt'"),
-        ("{}", "needs either prompt or messages"),
-        ('{"prompt": ""}', "not empty"),
-        ('{"prompt": 3}', "not empty"),
-        ('{"messages": []}', "at least one turn"),
-        ('{"messages": [{"role": "bot", "content": "a"}]}', "needs role"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "last message must be the user's"),
-        ('{"prompt": "a", "dimension": 3}', "dimension must be text"),
-    ],
-)
-def test_malformed_lines_are_named(tmp_path: Path, line: str, problem: str) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(PromptFileError, match="line 2") as error:
-        read_prompts(path)
-    assert problem in str(error.value)
-
-
-def test_missing_and_empty_files(tmp_path: Path) -> None:
-    with pytest.raises(PromptFileError, match="cannot read the prompt file"):
-        read_prompts(tmp_path / "none.jsonl")
-    with pytest.raises(PromptFileError, match="holds no prompts"):
-        read_prompts(Path(write(tmp_path / "empty.jsonl")))
 
 
 def test_overlap_is_an_error_whatever_the_white_space(tmp_path: Path, tokenizer: ChatTokenizer) -> None:

@@ -13,12 +13,12 @@ from rich.progress import Progress
 
 from charter.cli.calls import channel_to
 from charter.cli.output import errors
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.judged import JudgedPair
 from charter.rpc.channel import BATCH
 from charter.rpc.errors import ServiceError
 from charter.rpc.messages import proto_messages
 from charter.rpc.stalled import StalledError, unless_stalled
-from charter.spec.labelled_pairs import LabelledPair
 from charter.state_files import read_log
 from charter.v1 import judge_pb2, judge_pb2_grpc, types_pb2
 

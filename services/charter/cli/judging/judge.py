@@ -7,17 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from charter.chat import ChatMessage
+from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
 from charter.cli.calls import channel_to
 from charter.cli.judging.asking import DetailsError, judge_pairs
 from charter.cli.judging.tables import judgement_json, print_judgement, print_judgements, print_measurement
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.data.errors import DataError
+from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
+from charter.data.sources import Source
 from charter.evaluation.judge.judged import JudgedPair
-from charter.jsonl import RowError
 from charter.judge.calibration_file import CalibrationFile, write_calibration
 from charter.judge.methods import METHODS
 from charter.rpc.channel import BATCH
 from charter.rpc.messages import proto_messages
-from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs, said
 from charter.v1 import judge_pb2, judge_pb2_grpc
 
 AddressOption = Annotated[
@@ -55,8 +57,8 @@ def compare(
     a: Annotated[str, typer.Option("--a", help="First answer.")] = "",
     b: Annotated[str, typer.Option("--b", help="Second answer.")] = "",
     file: Annotated[
-        Path | None, typer.Option(help="JSONL of pairs instead: prompt or messages, answer_a, answer_b.")
-    ] = None,
+        str, typer.Option(help="File or hub data set of pairs instead: prompt or messages, answer_a, answer_b.")
+    ] = "",
     method: MethodOption = None,
     principle: PrincipleOption = "",
     ensemble: EnsembleOption = 1,
@@ -64,22 +66,27 @@ def compare(
     instruction: InstructionOption = "",
     reason: ReasonOption = False,
     seed: SeedOption = 0,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Say which of two answers is better, with the probability of each principle and order."""
-    if (file is None) == (not prompt):
+    if bool(file) == bool(prompt):
         fail("give either --prompt, --a and --b, or --file")
-    pairs = [LabelledPair((ChatMessage("user", prompt),), a, b, 0.5, "")] if file is None else _read(file, 0.5)
+    pairs = (
+        [LabelledPair((ChatMessage("user", prompt),), a, b, 0.5, "")]
+        if not file
+        else _read(file, on_bad_row, labelled=False)
+    )
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
     judged = _judge(pairs, options, address)
     if as_json:
         emit_json([judgement_json(one.judgement) for one in judged])
-    elif file is None:
+    elif not file:
         print_judgement(judged[0].judgement)
     else:
         print_judgements(judged)
-    if file is None and not judged[0].usable:
+    if not file and not judged[0].usable:
         raise typer.Exit(1)
 
 
@@ -122,9 +129,10 @@ def score(
 
 def calibrate(
     files: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            help="Labelled pairs, in any layout of `charter preferences import` too.", metavar="LABELLED.jsonl..."
+            help="Labelled pairs: files or hub data sets, in any layout of `charter preferences import`.",
+            metavar="LABELLED.jsonl...",
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the calibration file here.")] = None,
@@ -135,6 +143,7 @@ def calibrate(
     instruction: InstructionOption = "",
     reason: ReasonOption = False,
     seed: SeedOption = 0,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
     address: AddressOption = "",
     details: Annotated[
         Path | None,
@@ -156,14 +165,14 @@ def calibrate(
 
     if output is not None and instruction:
         fail("a calibration holds for a constitution, and --instruction judges by none: leave out --output or that")
-    pairs = [pair for file in files for pair in _read(file)]
+    pairs = [pair for file in files for pair in _read(file, on_bad_row)]
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
     judged = _judge(pairs, options, address, own_dimension=not dimension, details=details)
     try:
         found = measurement(judged)
     except ValueError as error:
         fail(error)
-    found = {"files": [file.name for file in files], "options": _options_json(options)} | found
+    found = {"files": [Source.parse(file).name for file in files], "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
     if html is not None:
@@ -178,15 +187,13 @@ def calibrate(
         console.print(f"Calibration file: {output}. Start the judge with --calibration {output} to apply it.")
 
 
-def _read(file: Path, default_label: float | None = None) -> list[LabelledPair]:
+def _read(source: str, on_bad_row: OnBadRow, *, labelled: bool = True) -> list[LabelledPair]:
+    bad = bad_rows_of(source, on_bad_row)
     try:
-        pairs = read_labelled_pairs(file, default_label=default_label)
-    except RowError as error:
+        pairs = read_labelled_pairs(source, bad, labelled=labelled)
+    except (DataError, OSError) as error:
         fail(error)
-    except OSError as error:
-        fail(f"cannot read {file}: {error.strerror}")
-    if pairs.left_out:
-        errors.print(f"{file}: left out {said(pairs.left_out)}", markup=False, soft_wrap=True)
+    tell(source, bad)
     return pairs
 
 

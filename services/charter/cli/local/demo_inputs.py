@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charter.atomic_files import write_text
+from charter.data.pairs.labelled import write_labelled_pairs
 from charter.evaluation.judge.labelled_pairs import harmlessness_pairs, helpfulness_pairs, split_by_group
 from charter.hashing import stable_fraction
-from charter.spec.labelled_pairs import write_labelled_pairs
 
 # Characters. Answers of the demo's policy have about 250; longer ones cost the CPU more than they tell.
 LONGEST_PROMPT = 300

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
 from charter.cli.finding import run_id_of
 from charter.cli.output import console, fail
 from charter.cli.services import endpoint, home
@@ -27,7 +28,7 @@ LabellersOption = Annotated[
     typer.Option("--labellers", help='JSON file {"name": "token"}. Default: feedback/labellers.json in CHARTER_HOME.'),
 ]
 PairsOption = Annotated[
-    list[Path] | None, typer.Option("--pairs", help="File of pairs to compare, .jsonl or .parquet. Repeatable.")
+    list[str] | None, typer.Option("--pairs", help="File or hub data set of pairs to compare. Repeatable.")
 ]
 RunOption = Annotated[
     str, typer.Option("--run", help="Compare the pairs of this run (id or name), blind to its labels.")
@@ -49,6 +50,7 @@ def feedback(
     labeller: LabellerOption = None,
     labellers: LabellersOption = None,
     pairs: PairsOption = None,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
     run: RunOption = "",
     second_share: SecondOption = 0.2,
     constitution: ConstitutionOption = None,
@@ -76,7 +78,7 @@ def feedback(
         preference=preference or endpoint("preference").main,
         labellers=known,
         chats=home() / "feedback" / "chats.jsonl",
-        files=tuple(pairs or ()),
+        files={source: bad_rows_of(source, on_bad_row) for source in pairs or ()},
         run=run_id_of(run, preference),
         second_share=second_share,
         constitution=None if constitution is None else load_constitution(constitution).to_proto(),
@@ -99,6 +101,8 @@ async def _serve(config: "FeedbackConfig", host: str, port: int) -> None:
     except (ServiceError, OSError, ValueError) as error:
         await room.stop()
         fail(error)
+    for source, bad in config.files.items():
+        tell(source, bad)
     try:
         listening = socket.create_server((host, port))
     except OSError as error:

@@ -11,16 +11,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
 from charter.cli.calls import channel_to
 from charter.cli.finding import run_id_of
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
-from charter.cli.preferences.importing import check_files, read_file, requests, told, unreadable
-from charter.jsonl import RowError
+from charter.cli.preferences.importing import check_sources, read_source, requests
+from charter.data.errors import DataError
+from charter.data.pairs.read import PairDefaults
+from charter.data.sources import Source as DataSource
 from charter.rpc.channel import BATCH, QUICK
 from charter.rpc.errors import ServiceError
 from charter.rpc.stalled import unless_stalled
 from charter.storage.comparison_files import write_comparisons, write_rows
-from charter.storage.comparison_layouts import PAIR_COLUMNS, PairDefaults, pair_row
+from charter.storage.comparison_layouts import PAIR_COLUMNS, pair_row
 from charter.storage.comparisons import Row, enum_number
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
@@ -122,57 +125,55 @@ def export_file(
 
 
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="Files to read: .jsonl, .jsonl.gz or .parquet.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Files or hub data sets (hub:ORG/NAME[:CONFIG][:SPLIT]), in any layout.")
+    ],
     address: AddressOption = "",
-    labeller: Annotated[str, typer.Option(help="Labeller of chosen/rejected rows. Default: the file's name.")] = "",
-    dimension: Annotated[str, typer.Option(help="Dimension of chosen/rejected rows: helpful, harmless, …")] = "",
+    labeller: Annotated[str, typer.Option(help="Labeller of rows that do not say. Default: the file's name.")] = "",
+    dimension: Annotated[str, typer.Option(help="Dimension of rows that do not say: helpful, harmless, …")] = "",
     held_out_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the prompts of chosen/rejected rows to hold out from fits.")
+        float, typer.Option(min=0, max=1, help="Share of the prompts to hold out from fits, where rows do not say.")
     ] = 0.2,
-    most_left_out: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a file's rows that may be left out before it is refused.")
-    ] = 0.1,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
     as_json: JsonOption = False,
 ) -> None:
     """Add comparisons from files; everything is checked before anything is stored.
 
-    Reads our own export, chosen/rejected texts (HH-RLHF) and chosen/rejected message lists (UltraFeedback). What is
-    stored already is counted as a duplicate. Rows whose answers are not to the same conversation, or of which one is
-    empty, are left out and named.
+    Reads our own export and the layouts of docs/data.md: HH-RLHF, UltraFeedback, HelpSteer, PKU-SafeRLHF, SHP, Argilla,
+    Label Studio, … What is stored already is counted as a duplicate.
     """
-    sources = [(file, PairDefaults(labeller or file.name, dimension, held_out_fraction)) for file in files]
+    names = {source: labeller or DataSource.parse(source).name for source in sources}
+    defaults = {source: PairDefaults(name, dimension, held_out_fraction) for source, name in names.items()}
+    bad = {source: bad_rows_of(source, on_bad_row) for source in sources}
     added = duplicates = 0
     try:
         with errors.status("checking…"):
-            left_out = check_files(sources, most_left_out)
-    except RowError as error:
+            check_sources(defaults, bad)
+    except DataError as error:
         fail(f"nothing was imported\n{error}")
-    except ValueError as error:
-        fail(error)
     except OSError as error:
-        fail(unreadable(error))
+        fail(error)
     try:
         with channel_to("preference", address) as channel:
             stub = preference_pb2_grpc.PreferenceServiceStub(channel)
-            for file, defaults in sources:
-                for request in requests(read_file(file, defaults)):
+            for source in sources:
+                for request in requests(read_source(source, defaults[source])):
                     answer = stub.AddComparisons(request, timeout=BATCH)
                     added += answer.added
                     duplicates += answer.duplicates
-    except (ServiceError, ValueError, OSError) as error:
+    except (ServiceError, ValueError) as error:
         stored = f" {added} comparisons had been stored before; importing again skips them." if added else ""
         fail(f"{error!s}{stored}")
+    for source in sources:
+        tell(source, bad[source])
     if as_json:
         counts: Counter[str] = Counter()
-        for found in left_out.values():
-            counts.update({kind: len(places) for kind, places in found.items()})
-        result: dict[str, object] = {"files": [str(file) for file in files], "added": added, "duplicates": duplicates}
+        for one in bad.values():
+            counts.update(one.counts)
+        result: dict[str, object] = {"files": sources, "added": added, "duplicates": duplicates}
         emit_json(result | ({"left_out": counts} if counts else {}))
         return
     console.print(f"{added} comparisons added, {duplicates} were stored already")
-    for file, found in left_out.items():
-        for what in told(found):
-            console.print(f"left out of {file}: {what}", markup=False, soft_wrap=True)
 
 
 def chosen_comparisons(

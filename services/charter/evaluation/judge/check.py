@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from statistics import mean
 
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.calibration import calibration_of, position_bias_rate, shorter_is_better_accuracy
 from charter.held_out import prompt_key
 from charter.runs.results import JudgeCheck
-from charter.spec.labelled_pairs import LabelledPair
 from charter.storage.comparisons import enum_name, method_name
 from charter.v1 import judge_pb2
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.labelled_pairs import split_by_group
 from charter.held_out import prompt_key
 from charter.judge.calibration import CalibrationSet
 from charter.judge.methods import method_of
 from charter.judge.methods.method import Method
 from charter.outcomes import mean_probability
-from charter.spec.labelled_pairs import LabelledPair
 from charter.v1 import judge_pb2
 
 # Fewer prompts say too little to fit on: of all pairs, and of a dimension by itself.

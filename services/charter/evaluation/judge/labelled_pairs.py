@@ -10,9 +10,13 @@ from pathlib import Path
 from statistics import mean
 
 from charter.chat import ChatMessage
+from charter.data.bad_rows import BadRows
+from charter.data.pairs.labelled import LabelledPair
+from charter.data.requests import column_of
+from charter.data.rows import Row
+from charter.data.sources import Source, read
+from charter.data.turns import text_of
 from charter.hashing import stable_number
-from charter.jsonl import read_records
-from charter.spec.labelled_pairs import LabelledPair, text_of
 
 # Folder of the harm CSVs inside the unpacked pyrit package (MIT licence, 1.1.0).
 PYRIT_FOLDER = Path("pyrit/datasets/scorer_evals/harm")
@@ -68,10 +72,10 @@ def harmlessness_pairs(
 def helpfulness_pairs(answers: Path, *, seed: int = 0) -> list[LabelledPair]:
     """Pairs of a good answer and one made worse on purpose, from JSONL of ``{"prompt", "answer"}``.
 
-    Each prompt gives one pair for every way of ``_WORSENED``; ``source`` names the way. Raises ``RowError`` for
+    Each prompt gives one pair for every way of ``_WORSENED``; ``source`` names the way. Raises ``DataError`` for
     malformed lines.
     """
-    good = read_records(answers, lambda record: (text_of(record, "prompt"), text_of(record, "answer")))
+    good = list(read(Source(str(answers)), _prompt_and_answer, BadRows()))
     pairs = []
     for index, (prompt, answer) in enumerate(good):
         for name, worsened in _WORSENED.items():
@@ -79,6 +83,11 @@ def helpfulness_pairs(answers: Path, *, seed: int = 0) -> list[LabelledPair]:
             other = good[(index + draw.randrange(1, len(good))) % len(good)][1]
             pairs.append(_placed(prompt, answer, worsened(answer, other, draw), "helpful", name))
     return pairs
+
+
+def _prompt_and_answer(row: Row) -> list[tuple[str, str]]:
+    fields = row.fields()
+    return [(text_of(column_of(fields, "prompt"), "prompt"), text_of(column_of(fields, "answer"), "answer"))]
 
 
 def _shuffled(answer: str, other: str, draw: random.Random) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from charter.data.pairs.labelled import LabelledPair
 from charter.evaluation.judge.calibration import (
     calibration_error_by_chance,
     calibration_of,
@@ -22,7 +23,6 @@ from charter.judge.calibration import CalibrationSet, Evidence
 from charter.judge.methods import mix
 from charter.judge.methods.method import Method
 from charter.outcomes import probability_of, win
-from charter.spec.labelled_pairs import LabelledPair
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2
 

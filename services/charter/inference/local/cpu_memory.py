@@ -2,12 +2,30 @@
 
 import ctypes
 import platform
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MOST_KEPT = 1 << 30
 # Smaller ones are written too often for new pages each time.
 _LEAST_GIVEN_BACK = 8 << 20
+# What a container may use and uses, by cgroups of version 2 and 1. Without a limit the file is missing, or says a word,
+# or a number beyond all memory.
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process could take: those free on the machine, and in its container."""
+    free = [int(psutil.virtual_memory().available)]
+    for limit, used in _CGROUPS:
+        if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
+            free.append(int(most) - int(used.read_text()))
+    return max(0, min(free))
 
 
 def keep_freed_memory() -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from charter.inference.chat_template import loading
 from charter.inference.local.cpu_memory import keep_freed_memory
@@ -31,13 +32,13 @@ class LoadedModel:
 def load_model(model: str, device: str | None, dtype: str | None) -> LoadedModel:
     """Load for inference. Unset ``device`` is CUDA where there is one; unset ``dtype`` is bfloat16 there, else float32.
 
-    Raises ``OSError`` that says what to do when the model cannot be found.
+    Raises ``OSError`` that says what to do when the model cannot be found, ``ValueError`` for one that cannot be used.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     keep_freed_memory()
     with loading(model):
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        loaded = load_whole(AutoModelForCausalLM, model, dtype=getattr(torch, dtype))
     loaded = loaded.to(device).eval()
     longest = longest_in_row(loaded, lambda tree: tree_arguments(tree, loaded.device, loaded.config))
     own = probe_logits(loaded)
@@ -45,6 +46,18 @@ def load_model(model: str, device: str | None, dtype: str | None) -> LoadedModel
     if not agrees(loaded, lambda: probe_logits(loaded), lambda: own, "packed linear layers"):
         unpack_linears(loaded)
     return LoadedModel(loaded, longest)
+
+
+def load_whole(kind: type[AutoModel | AutoModelForCausalLM], model: str | Path, **settings: Any) -> PreTrainedModel:
+    """``kind.from_pretrained``. Raises ``ValueError`` where weights are missing, which Transformers draws at random."""
+    loaded: PreTrainedModel
+    loaded, report = kind.from_pretrained(model, output_loading_info=True, **settings)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{model} is no whole causal language model: its files hold nothing for {', '.join(missing[:3])} of "
+            f"{type(loaded).__name__} ({len(missing)} tensors in all). Fetch it again, or use a decoder-only model"
+        )
+    return loaded
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def longest_in_row(model: PreTrainedModel, arguments: Callable[[Tree], dict[str,
     """Switch a model to Charter's attention if it computes the same, and find out which sequences may share a row.
 
     Returns how many tokens each of them may have so that the model's states are those of the sequence alone; 0 if no
-    two sequences may.
+    two sequences may. Raises ``ValueError`` for a model whose states depend on the tokens behind them.
 
     Args:
         model: as it came, or its backbone.
@@ -54,6 +55,7 @@ def longest_in_row(model: PreTrainedModel, arguments: Callable[[Tree], dict[str,
     with torch.no_grad():
         use_own_attention(model)
         own = alone()
+        _require_causal(model, sequences, own)
         with narrowed(model):
             own_narrowed = alone() if widths else []
         use_charter_attention(model)
@@ -67,6 +69,18 @@ def longest_in_row(model: PreTrainedModel, arguments: Callable[[Tree], dict[str,
                 model, in_row, lambda: own_narrowed, "sequences in one row that are longer than its window"
             )
     return min([settled_context(model.config), *([] if beyond else widths)])
+
+
+def _require_causal(model: PreTrainedModel, sequences: Sequence[Sequence[int]], states: Sequence[Tensor]) -> None:
+    """BERT and its like do not write text from left to right unless their config says ``is_decoder``."""
+    first = states[0]
+    for ids, other in zip(sequences[1:], states[1:], strict=True):
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(sequences[0], ids, strict=False)))
+        tolerance = _TOLERANCE.get(model.dtype, _COARSE_TOLERANCE) * float(first.abs().max())
+        if float((first[:shared] - other[:shared]).abs().max()) > tolerance:
+            raise ValueError(
+                f"{type(model).__name__} with its config lets tokens see those behind them: use a causal language model"
+            )
 
 
 def agrees(

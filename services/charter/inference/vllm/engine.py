@@ -2,17 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charter.inference import scoring_metrics as metrics
 from charter.inference.chat_template import ChatTokenizer, loading
 from charter.inference.engine import (
     AnswerLogLikelihood,
@@ -29,9 +27,11 @@ from charter.inference.engine import (
     VersionSpan,
 )
 from charter.inference.local.model import expected_shapes, max_context_tokens
-from charter.inference.vllm.launch import launch
+from charter.inference.vllm.launch import launch, served_dtype
+from charter.inference.vllm.model_check import OwnNumbers, log_not_compared, own_numbers, require_own
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.vllm.preparation import prepare
+from charter.inference.vllm.requests import Grown, next_logprobs, prompt_logprobs, run_request, total_logprob
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class VllmEngine:
     ``max_context_tokens`` (default the model's) must fit in it; ``compiled`` trades a minute at the start for faster
     steps. On a GPU ``max_batched_tokens`` bounds one step and its workspace; ``gpu_memory_utilization`` is the share
     that must be free at the start; with ``sleep_mode`` it can ``sleep``; ``tensor_parallel`` is the number of GPUs.
+    Unless ``compared`` is false, the start fails where vLLM does not compute what the model is.
     Sampling is exact only at ``top_p`` 1: with less, log-probs are of the truncated distribution, and it is refused.
     """
 
@@ -69,6 +70,7 @@ class VllmEngine:
         gpu_memory_utilization: float | None = None,
         sleep_mode: bool = False,
         tensor_parallel: int = 1,
+        compared: bool = True,
     ) -> None:
         self._launch = partial(
             launch,
@@ -83,6 +85,8 @@ class VllmEngine:
             tensor_parallel=tensor_parallel,
         )
         self._name = model
+        self._dtype = dtype
+        self._compared = compared
         self._max_context = max_context_tokens or 0
         self._sleep_mode = sleep_mode
         self._group: NcclGroup | None = None
@@ -96,13 +100,19 @@ class VllmEngine:
         self._shapes: dict[str, Shape]
 
     async def start(self) -> None:
-        """Start vLLM's processes and load the model: 20 to 100 seconds on CPU."""
+        """Start vLLM's processes and load the model: 20 to 100 seconds on CPU.
+
+        Raises ``OtherNumbersError`` where vLLM does not compute what the model is.
+        """
         self._chat = await asyncio.to_thread(ChatTokenizer.load, self._name)
         await asyncio.to_thread(self._describe)
+        own = await asyncio.to_thread(self._own_numbers)
         self._llm = await asyncio.to_thread(self._launch, self._max_context)
         await self._llm.update_weight_version("0")
         # Also starts the task that reads vLLM's outputs, on this event loop.
-        await self._logprobs_of_next([self._chat.eos_id], [self._chat.eos_id])
+        await next_logprobs(self._request, [self._chat.eos_id], [self._chat.eos_id])
+        if own is not None:
+            await require_own(self.prompt_logprobs, own)
 
     async def stop(self) -> None:
         """End vLLM's processes. Calls under way fail."""
@@ -158,7 +168,7 @@ class VllmEngine:
         async def score(index: int, ids: list[int], choice_ids: Sequence[int]) -> ChoiceLogprobs | ContextTooLongError:
             if len(ids) + 1 > self._max_context:
                 return ContextTooLongError(index, len(ids) + 1, self._max_context)
-            return ChoiceLogprobs(tuple(await self._logprobs_of_next(ids, choice_ids)), len(ids))
+            return ChoiceLogprobs(tuple(await next_logprobs(self._request, ids, choice_ids)), len(ids))
 
         asked = await asyncio.to_thread(self._chat.choice_prompts, prompts, choices)
         return await _all(score(index, ids, choice_ids) for index, (ids, choice_ids) in enumerate(asked))
@@ -175,7 +185,7 @@ class VllmEngine:
         async def score(index: int, ids: list[int], answer: list[int]) -> AnswerLogLikelihood | ContextTooLongError:
             if len(ids) + len(answer) > limit:
                 return ContextTooLongError(index, len(ids) + len(answer), limit)
-            total = await self._total_logprob(ids, answer) if answer else 0.0
+            total = await total_logprob(self._request, ids, answer) if answer else 0.0
             return AnswerLogLikelihood(total, len(answer), len(ids))
 
         encoded = await asyncio.to_thread(self._chat.prompts_ids, [prompt for prompt, _ in items])
@@ -183,6 +193,10 @@ class VllmEngine:
         return await _all(
             score(index, ids, answer) for index, (ids, answer) in enumerate(zip(encoded, answers, strict=True))
         )
+
+    async def prompt_logprobs(self, ids: list[int]) -> torch.Tensor:
+        """Log-probs at temperature 1 of a sequence's tokens behind the first, float32 [tokens - 1]."""
+        return await prompt_logprobs(self._request, ids)
 
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on. See ``Engine.load_weights``.
@@ -309,6 +323,12 @@ class VllmEngine:
         self._parameters = sum(parameter.numel() for parameter in skeleton.parameters())
         self._max_context = self._max_context or max_context_tokens(config)
 
+    def _own_numbers(self) -> OwnNumbers | None:
+        if not self._compared:
+            log_not_compared(self._name, "the setting compared is false")
+            return None
+        return own_numbers(self._name, self._chat, served_dtype(self._name, self._dtype), self._max_context)
+
     async def _sample(
         self,
         ids: list[int],
@@ -346,49 +366,13 @@ class VllmEngine:
             prompt_token_ids=tuple(ids),
         )
 
-    async def _logprobs_of_next(self, ids: list[int], choices: Sequence[int]) -> list[float]:
-        output = _counted(await self._request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=list(choices)))
-        (next_token,) = output.outputs[0].logprobs
-        return [next_token[choice].logprob for choice in choices]
-
-    async def _total_logprob(self, ids: list[int], answer: list[int]) -> float:
-        # vLLM reads nothing from its prefix cache for these.
-        output = _counted(await self._request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0))
-        places = output.prompt_logprobs[len(ids) :]
-        return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
-
-    async def _request(
-        self, ids: list[int], grown: Callable[[Sequence[int]], None] | None = None, **parameters: Any
-    ) -> "RequestOutput":
-        """Run one request to its end; cancelling this takes it out of vLLM. ``grown`` gets the tokens so far."""
-        from vllm import SamplingParams
-        from vllm.inputs.engine import tokens_input
-        from vllm.sampling_params import RequestOutputKind
-
+    async def _request(self, ids: list[int], grown: Grown | None = None, **parameters: Any) -> "RequestOutput":
         self._require_whole()
-        kind = RequestOutputKind.FINAL_ONLY if grown is None else RequestOutputKind.CUMULATIVE
-        sampling = SamplingParams(detokenize=False, output_kind=kind, **parameters)
-        async for output in self._llm.generate(tokens_input(ids), sampling, request_id=uuid4().hex):
-            reason = output.outputs[0].finish_reason
-            if reason in ("stop", "length"):
-                return output
-            if reason is None and grown is not None:
-                grown(output.outputs[0].token_ids)
-                continue
-            raise RuntimeError(f"vLLM broke off a request: {reason}")
-        raise RuntimeError("vLLM ended a request without an output")
+        return await run_request(self._llm, ids, grown, **parameters)
 
     def _require_whole(self) -> None:
         if self._broken:
             raise RuntimeError(f"{self._broken}; restart the service")
-
-
-def _counted(output: "RequestOutput") -> "RequestOutput":
-    """Count the tokens of a text to score, and those of them that were not in the prefix cache."""
-    given = len(output.prompt_token_ids)
-    metrics.GIVEN.inc(given)
-    metrics.COMPUTED.inc(given - (output.num_cached_tokens or 0))
-    return output
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:

@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
+def served_dtype(model: str, dtype: str | None) -> str:
+    """The name of the type that the weights will have: bfloat16 on CUDA and float32 on CPU unless given."""
+    _set_environment(model)
+    from vllm.platforms import current_platform
+
+    return dtype or ("float32" if current_platform.is_cpu() else "bfloat16")
+
+
 def launch(
     model: str,
     max_context_tokens: int,
@@ -22,13 +30,7 @@ def launch(
     tensor_parallel: int,
 ) -> "AsyncLLM":
     """Start the processes and load the model; arguments as of ``VllmEngine``."""
-    # Read when vLLM is imported, here and in the processes that it starts.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # A fork would copy gRPC's threads and locks.
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    if Path(model).is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    _set_environment(model)
     from vllm import AsyncEngineArgs
     from vllm.config.weight_transfer import WeightTransferConfig
     from vllm.platforms import current_platform
@@ -47,7 +49,7 @@ def launch(
         on_gpu["gpu_memory_utilization"] = gpu_memory_utilization
     arguments = AsyncEngineArgs(
         model=model,
-        dtype=dtype or ("float32" if on_cpu else "bfloat16"),
+        dtype=served_dtype(model, dtype),
         max_model_len=max_context_tokens,
         kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
         max_num_seqs=max_sequences,
@@ -64,3 +66,13 @@ def launch(
         **(whole_prompts if on_cpu else on_gpu),
     )
     return AsyncLLM.from_engine_args(arguments)
+
+
+def _set_environment(model: str) -> None:
+    """What vLLM reads when it is imported, here and in the processes that it starts."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # A fork would copy gRPC's threads and locks.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    if Path(model).is_dir():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
+from charter.data.prompts import TaskPrompt
 from charter.spec.facts import evaluated_prompts
-from charter.spec.prompts import TaskPrompt
 from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 
+from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import win_rate
 from charter.outcomes import outcome_of
 from charter.runs.results import Evaluation, EvaluationRow, write_result
-from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of

@@ -1,12 +1,14 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
 from dataclasses import replace
-from pathlib import Path
 
+from charter.data.errors import DataError
+from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
+from charter.data.sources import Source
 from charter.evaluation.judge.check import judge_check_of, without_fitted
 from charter.rpc.messages import proto_messages
 from charter.runs.results import write_result
-from charter.spec.labelled_pairs import LabelledPair, read_labelled_pairs
+from charter.spec.bad_rows import bad_rows_of
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of
 from charter.worker.context import Run
@@ -36,7 +38,11 @@ class JudgeCheck:
     def work(self, run: Run) -> None:
         """Raises ``RunError`` when the calibration was fitted on all of them."""
         spec = run.spec.judge
-        every = read_labelled_pairs(Path(spec.labelled_pairs))
+        bad = bad_rows_of(run.spec, run.artifacts.left_out("labelled_pairs"))
+        try:
+            every = read_labelled_pairs(spec.labelled_pairs, bad)
+        except DataError as error:
+            raise RunError(str(error)) from error
         try:
             unseen = without_fitted(every, run.services.judge.info().calibration.fitted_prompts)
         except ValueError as error:
@@ -54,9 +60,9 @@ class JudgeCheck:
             run.reporter.report(len(pairs), len(pairs), text="no labelled pair could be judged: no check")
             return
         result = judge_check_of(
-            pairs, judgements, source=Path(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
+            pairs, judgements, source=Source.parse(spec.labelled_pairs).name, seed=run.spec.seed, left_out=left_out
         )
-        result = replace(result, failures=result.failures | dict(every.left_out))
+        result = replace(result, failures=result.failures | dict(bad.counts))
         write_result(run.artifacts.folder, "judge_check", result)
         run.reporter.report(
             len(pairs),

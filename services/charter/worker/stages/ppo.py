@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.runs.results import LeftOut
 from charter.runs.samples import extremes, step_to_line
 from charter.spec.facts import has_own_critic, servers_sleep
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import Failed

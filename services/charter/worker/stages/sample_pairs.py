@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line
 from charter.spec.facts import AI, label_shares, label_sources, needs_preference_model
-from charter.spec.prompts import TaskPrompt
 from charter.state_files import read_log
 from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start

@@ -1,6 +1,7 @@
 """Checks that the services are there and serve what the spec names, and writes down what the run is made of."""
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -9,9 +10,11 @@ from pathlib import Path
 import torch
 
 from charter.atomic_files import write_text
+from charter.data.bad_rows import said
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.spec import checks
+from charter.spec.bad_rows import bad_rows_of
 from charter.spec.facts import HUMAN, IMPORTED, evaluated_prompts, label_sources, needs_preference_model, servers_sleep
 from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
@@ -22,6 +25,8 @@ from charter.worker.errors import RunError, SpecError
 from charter.worker.prompts import PromptSets, load_prompt_sets
 from charter.worker.training import ranks
 from charter.worker.training.starting import policy_model
+
+logger = logging.getLogger("charter.worker")
 
 
 def check_spec(spec: run_pb2.RunSpec) -> None:
@@ -49,9 +54,14 @@ def _nccl_problems() -> Iterator[str]:
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
-    """Read the prompt files and count what they hold. Raises ``SpecError`` for wrong files."""
+    """Read the prompts and count what there are. Raises ``SpecError`` for wrong files."""
     tokenizer = ChatTokenizer.load(policy_model(spec))
-    prompts = load_prompt_sets(spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens)
+    bad = bad_rows_of(spec, artifacts.left_out("prompts"))
+    prompts = load_prompt_sets(
+        spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens, bad
+    )
+    if bad.counts:
+        logger.warning("rows of prompts were left out: %s. %s", said(bad.counts), bad.left_out)
     watch, final = spec.evaluation, evaluated_prompts(spec, len(prompts.held_out))
     if watch.HasField("every_steps") and final + watch.watched_prompts > len(prompts.held_out):
         raise SpecError(
@@ -60,7 +70,10 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
             "add some"
         )
     artifacts.count(
-        prompts_train=len(prompts.train), prompts_held_out=len(prompts.held_out), prompts_too_long=prompts.too_long
+        prompts_train=len(prompts.train),
+        prompts_held_out=len(prompts.held_out),
+        prompts_too_long=prompts.too_long,
+        prompt_rows_left_out=bad.counts.total(),
     )
     return prompts
 

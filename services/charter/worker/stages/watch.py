@@ -7,7 +7,7 @@ from statistics import mean
 import torch
 
 from charter.atomic_files import write_json
-from charter.spec.prompts import TaskPrompt
+from charter.data.prompts import TaskPrompt
 from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed, failure_of

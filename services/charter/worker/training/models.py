@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from charter.inference.local.cpu_memory import keep_freed_memory
-from charter.inference.local.model import config_without_dropout
+from charter.inference.local.model import config_without_dropout, load_whole
 from charter.inference.local.model_check import agrees, backbone_of, own_logprobs, probes, state_width
 from charter.inference.preference_model import PreferenceModel
 from charter.worker.errors import RunError
@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
         """Load a folder or hub id. Raises ``OSError`` when there is none, ``RunError`` for an unsupported model."""
         keep_freed_memory()
         config = config_without_dropout(name)
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
+        model = load_whole(AutoModelForCausalLM, name, config=config, dtype=torch.float32)
         return cls(model.to(device), shared_trunk=shared_trunk)
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
@@ -155,7 +155,7 @@ class Critic(nn.Module):
     @classmethod
     def from_policy(cls, name: str | Path, device: torch.device) -> "Critic":
         """Start as the policy with a head of zeros, for a preference model that reads other tokens than the policy."""
-        backbone = AutoModel.from_pretrained(name, config=config_without_dropout(name), dtype=torch.float32).eval()
+        backbone = load_whole(AutoModel, name, config=config_without_dropout(name), dtype=torch.float32).eval()
         return cls(backbone, ValueHead(state_width(backbone))).to(device)
 
     def values(self, batch: MicroBatch) -> Tensor:

@@ -13,10 +13,10 @@ from contextvars import copy_context
 
 from opentelemetry.trace import Span
 
+from charter.data.prompts import TaskPrompt
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import start_trace, traced, working_in
 from charter.spec.facts import servers_sleep
-from charter.spec.prompts import TaskPrompt
 from charter.worker.context import Run
 from charter.worker.failures import draws
 from charter.worker.prompts import take

@@ -5,7 +5,7 @@ A source that cannot score an answer says why, and the answer has no score: a fa
 
 from collections.abc import Sequence
 
-from charter.spec.prompts import TaskPrompt
+from charter.data.prompts import TaskPrompt
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.policy import Answer
 from charter.worker.context import Run

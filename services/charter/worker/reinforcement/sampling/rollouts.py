@@ -11,9 +11,9 @@ from statistics import fmean
 
 import torch
 
+from charter.data.prompts import TaskPrompt
 from charter.rpc import tracing
 from charter.runs.samples import Sample
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.policy import Answer

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from charter.chat import ChatMessage
+from charter.data.bad_rows import BadRows
+from charter.data.errors import DataError
+from charter.data.pairs.labelled import read_labelled_pairs, write_labelled_pairs
 from charter.evaluation.judge.labelled_pairs import harmlessness_pairs, helpfulness_pairs, split_by_group
 from charter.held_out import prompt_key
-from charter.jsonl import RowError
-from charter.spec.labelled_pairs import read_labelled_pairs, write_labelled_pairs
 
 ANSWERS = Path(__file__).parents[3] / "examples" / "labelled" / "helpful_answers.jsonl"
 
@@ -42,30 +43,35 @@ def test_both_forms_of_a_line_are_read(tmp_path: Path) -> None:
 GOOD = {"prompt": "Hi", "answer_a": "x", "answer_b": "y", "label": "b"}
 
 
+WITHOUT_PROMPT = {name: value for name, value in GOOD.items() if name != "prompt"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "line 2: not valid JSON: Expecting"),
         ("[1]", "line 2: must be a JSON object"),
-        (json.dumps(GOOD | {"lable": 1}), "line 2: unknown field 'lable'; known are answer_a"),
-        (json.dumps(GOOD | {"label": 1.5}), r"line 2: label must be \"a\", \"b\" or P\(A is better\)"),
-        (json.dumps(GOOD | {"label": True}), "line 2: label must be"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "label"}), "line 2: label must be"),
-        (json.dumps(GOOD | {"answer_a": 3}), "line 2: answer_a must be text, not 3"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "answer_b"}), "line 2: answer_b is missing"),
-        (json.dumps(GOOD | {"messages": []}), "line 2: needs either prompt or messages"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "prompt"} | {"messages": []}), "line 2: messages must be"),
+        (json.dumps({k: v for k, v in GOOD.items() if k != "label"} | {"lable": 1}), "line 2: .*needs one of label"),
         (
-            json.dumps({k: v for k, v in GOOD.items() if k != "prompt"} | {"messages": [{"role": "boss"}]}),
-            "line 2: a message needs role",
+            json.dumps(GOOD | {"label": 1.5}),
+            r"line 2: label must be answer_a or answer_b, a or b, .* or P\(answer_a is",
         ),
+        (json.dumps(GOOD | {"label": True}), "line 2: label must be"),
+        (json.dumps(GOOD | {"answer_a": 3}), "line 2: answer_a must be text, not a number"),
+        (
+            json.dumps({k: v for k, v in GOOD.items() if k != "answer_b"}),
+            "line 2: needs chosen and rejected, two answers",
+        ),
+        (json.dumps(WITHOUT_PROMPT), "line 2: has two answers and no prompt: needs one of prompt"),
+        (json.dumps(WITHOUT_PROMPT | {"messages": []}), "line 2: has no turn to answer"),
+        (json.dumps(WITHOUT_PROMPT | {"messages": [{"role": "boss"}]}), r"line 2: messages\[0\].role is 'boss'"),
         ("\udcff", "line 2: not valid JSON: 'utf-8' codec"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_bytes((json.dumps(GOOD) + "\n").encode() + line.encode(errors="surrogateescape"))
-    with pytest.raises(RowError, match=message):
+    with pytest.raises(DataError, match=message):
         read_labelled_pairs(file)
 
 
@@ -103,23 +109,25 @@ def test_parquet_is_read_and_what_is_of_no_use_is_counted(tmp_path: Path) -> Non
     file = tmp_path / "pairs.parquet"
     rows = [IMPORTED["prompt and answers"], {"prompt": "Ho", "chosen": "z", "rejected": " "}]
     pq.write_table(pa.Table.from_pylist(rows), file)
-    pairs = read_labelled_pairs(file)
-    assert [pair.prompt[0].content for pair in pairs] == ["Hi"]
-    assert pairs.left_out == {"with an empty answer": 1}
+    bad = BadRows("skip")
+    assert [pair.prompt[0].content for pair in read_labelled_pairs(file, bad)] == ["Hi"]
+    assert bad.counts == {"with an empty answer": 1}
+    with pytest.raises(DataError, match="row 2: the answer of rejected is empty"):
+        read_labelled_pairs(file)
     pq.write_table(pa.Table.from_pylist([{"prompt": "Hi", "chosen": 1, "rejected": 2}]), file)
-    with pytest.raises(RowError, match="row 1: chosen and rejected must both be text"):
+    with pytest.raises(DataError, match="row 1: chosen and rejected must both be text"):
         read_labelled_pairs(file)
 
 
 def test_a_label_that_contradicts_its_outcome_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps(IMPORTED["exported"] | {"probability_a": 0.2}))
-    with pytest.raises(RowError, match="contradicts the outcome"):
+    with pytest.raises(DataError, match="contradicts the outcome"):
         read_labelled_pairs(tmp_path / "pairs.jsonl")
 
 
 def test_a_file_without_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(RowError, match="no labelled pairs"):
+    with pytest.raises(DataError, match="no labelled pairs"):
         read_labelled_pairs(tmp_path / "empty.jsonl")
 
 

@@ -1,0 +1,103 @@
+"""Exports of tools in which people compare answers, as the rows that they are about: Argilla and Label Studio."""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from charter.data.errors import BadRowError
+from charter.data.pairs.pair import Pair
+from charter.data.pairs.side_by_side import Columns, answer_columns, side_by_side_pair, side_of
+from charter.data.rows import Fields
+
+# Answers of Argilla that count; a response without a status was given, too.
+_GIVEN = ("submitted", None)
+
+
+def annotated_pair(fields: Fields, column: str) -> Pair | None:
+    """The pair of a row, labelled by the share of people who chose the first answer; None where no tool exported it.
+
+    ``column`` names the question where there are several. Raises ``BadRowError`` where nobody chose.
+    """
+    if isinstance(fields.get("data"), Mapping) and isinstance(fields.get("annotations"), list):
+        return _pair(fields["data"], _label_studio(fields["annotations"]), column)
+    if isinstance(fields.get("fields"), Mapping) and isinstance(fields.get("responses"), Mapping | list):
+        return _pair(fields["fields"], _argilla_json(fields["responses"]), column)
+    if answers := _argilla_columns(fields):
+        return _pair(fields, answers, column)
+    return None
+
+
+def _pair(row: Mapping[str, Any], answers: Mapping[str, list[Any]], column: str) -> Pair:
+    """``answers`` are what people answered to each question."""
+    fields = {name: value for name, value in row.items() if value is not None and name not in answers}
+    columns = answer_columns(fields)
+    if columns is None:
+        raise BadRowError("of no known layout", f"has no two answers to one prompt; it has {', '.join(fields)}")
+    asked = {column: answers.get(column, [])} if column else answers
+    sides = {name: [side for one in said if (side := _side(one, columns)) is not None] for name, said in asked.items()}
+    about = [name for name, found in sides.items() if found]
+    if not about:
+        raise BadRowError("without a label", f"nobody chose {columns.first} or {columns.second}")
+    if len(about) > 1:
+        raise BadRowError("of several questions", f"people chose in {', '.join(about)}: name one, as FILE#{about[0]}")
+    return side_by_side_pair(fields, columns, fmean(sides[about[0]]))
+
+
+def _side(answer: Any, columns: Columns) -> float | None:
+    """P(the first is better) by one person: a choice, or a ranking of both answers."""
+    if isinstance(answer, Mapping) and isinstance(answer.get("rank"), list):
+        # As columns of a data set hold it.
+        answer = [{"value": value, "rank": rank} for value, rank in zip(answer["value"], answer["rank"], strict=True)]
+    if not isinstance(answer, list):
+        return side_of(answer, columns)
+    ranks = {side_of(one.get("value"), columns): one.get("rank") for one in answer if isinstance(one, Mapping)}
+    first, second = ranks.get(1.0), ranks.get(0.0)
+    if not isinstance(first, int) or not isinstance(second, int):
+        return None
+    return 0.5 if first == second else float(first < second)
+
+
+def _label_studio(annotations: Iterable[Any]) -> dict[str, list[Any]]:
+    """Choices of the control tags Pairwise (``selected``) and Choices (``choices``), by the tag's name."""
+    found: dict[str, list[Any]] = {}
+    for annotation in annotations:
+        if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
+            continue
+        for result in annotation.get("result") or ():
+            value = result.get("value") or {}
+            chosen = value.get("selected") or next(iter(value.get("choices") or ()), None)
+            if chosen is not None:
+                found.setdefault(str(result.get("from_name")), []).append(chosen)
+    return found
+
+
+def _argilla_json(responses: Mapping[str, Any] | list[Any]) -> dict[str, list[Any]]:
+    """Argilla 2 by question, Argilla 1 by person."""
+    if isinstance(responses, Mapping):
+        return {name: _given(said) for name, said in responses.items() if isinstance(said, list)}
+    found: dict[str, list[Any]] = {}
+    for one in responses:
+        if isinstance(one, Mapping) and one.get("status") in _GIVEN:
+            for name, said in (one.get("values") or {}).items():
+                found.setdefault(name, []).append(said.get("value"))
+    return found
+
+
+def _argilla_columns(fields: Fields) -> dict[str, list[Any]]:
+    """Columns of a data set that was pushed to the hub: Argilla 2, then Argilla 1."""
+    found: dict[str, list[Any]] = {}
+    for name, said in fields.items():
+        if name.endswith(".responses") and isinstance(said, list):
+            statuses = fields.get(f"{name}.status") or [None] * len(said)
+            given = [one for one, status in zip(said, statuses, strict=True) if status in _GIVEN]
+            found[name.removesuffix(".responses")] = given
+        elif isinstance(said, list) and said and all(isinstance(one, Mapping) and "user_id" in one for one in said):
+            found[name] = _given(said)
+        elif isinstance(said, Mapping) and isinstance(said.get("user_id"), list):
+            statuses = said.get("status") or [None] * len(said["value"])
+            found[name] = [one for one, status in zip(said["value"], statuses, strict=True) if status in _GIVEN]
+    return found
+
+
+def _given(said: Iterable[Any]) -> list[Any]:
+    return [one.get("value") for one in said if isinstance(one, Mapping) and one.get("status") in _GIVEN]
