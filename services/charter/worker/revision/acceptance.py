@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from charter.data.prompts import TaskPrompt
 from charter.outcomes import outcome_of
-from charter.spec.prompts import TaskPrompt
 from charter.v1 import judge_pb2, types_pb2
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.context import Run

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from charter.spec.prompts import TaskPrompt
+from charter.data.prompts import TaskPrompt
 from charter.v1 import judge_pb2
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.judge import WrittenText

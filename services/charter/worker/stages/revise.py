@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line, recover_lines
 from charter.rpc.messages import proto_messages
 from charter.runs.results import RevisionGate, RevisionRound, Revisions, write_result
-from charter.spec.prompts import TaskPrompt
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
@@ -19,10 +19,10 @@ from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, decision, judgements
 from charter.worker.revision.filters import ENDING, common_endings, ending
-from charter.worker.revision.gate import pass_gate
 from charter.worker.revision.rounds import Draft, failed_row, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, write_table
 from charter.worker.seeds import derive_seed
+from charter.worker.stages.gate import pass_gate
 from charter.worker.stages.label import held_out_keys
 
 # Stages of ``Failures``.

@@ -6,9 +6,9 @@ A critic that does not see the harm, or a model that cannot rewrite, makes revis
 
 import json
 
+from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
-from charter.spec.prompts import TaskPrompt
 from charter.worker.clients.failed import Failed
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
