@@ -57,6 +57,11 @@ def full_comparison() -> types_pb2.Comparison:
         completion_tokens=3,
         without_logprobs=True,
     )
-    one.judgements.add(principle_id="true", outcome=types_pb2.OUTCOME_INVALID, failure="not an option \x00")
+    one.judgements.add(
+        principle_id="true",
+        outcome=types_pb2.OUTCOME_INVALID,
+        failure="not an option \x00",
+        failure_kind=types_pb2.FAILURE_KIND_UNCLEAR,
+    )
     one.create_time.FromDatetime(datetime(2026, 2, 28, 23, 59, 59, 123456, UTC))
     return one

@@ -48,11 +48,19 @@ def shortened(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def print_whole(table: Table) -> None:
-    """Print a table as wide as its content: in a narrow terminal lines wrap, and addresses and paths stay whole."""
-    natural = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
-    lines = console.render(table, console.options.update(width=natural, max_width=natural))
-    console.print(Segments(lines), end="", soft_wrap=True)
+def print_table(table: Table, say: Console = console) -> None:
+    """Print a table of which nothing is cut, neither a column's name nor an address or path.
+
+    In a terminal that is too narrow texts wrap between words; where that is not enough, the terminal wraps its lines.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+        # Else rich would take from a wide word first, and leave the spaces of other columns.
+        column.no_wrap |= not any(" " in str(cell) for cell in (column.header, *column.cells))
+    needed = Measurement.get(say, say.options.update(max_width=_WIDEST), table)
+    width = max(needed.minimum, min(needed.maximum, say.width))
+    lines = say.render(table, say.options.update(width=width, max_width=width))
+    say.print(Segments(lines), end="", soft_wrap=True)
 
 
 def fail(problem: str | Exception, code: int = 1) -> NoReturn:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from charter.cli.calls import channel_to, health
-from charter.cli.output import JsonOption, console, emit_json, print_whole
+from charter.cli.output import JsonOption, console, emit_json, print_table
 from charter.cli.services import SERVICES, endpoint, started
 from charter.rpc.channel import QUICK
 from charter.v1 import (
@@ -50,7 +50,7 @@ def status(as_json: JsonOption = False) -> None:
             )
             for one in row["more_models"]:
                 table.add_row("", "", "", f"{Path(one['model']).name} as {one['name']}", row["engine"], "version 0")
-        print_whole(table)
+        print_table(table)
         if any(row["health"] != "SERVING" for row in rows):
             console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
     if any(row["health"] != "SERVING" for row in rows):

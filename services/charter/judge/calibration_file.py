@@ -11,7 +11,7 @@ from typing import Any
 from charter.atomic_files import write_text
 from charter.judge.calibration import Calibration, CalibrationSet, MixCalibration
 from charter.judge.methods import METHODS
-from charter.spec.constitution import Constitution
+from charter.spec.constitution import Constitution, Principle
 from charter.spec.paths import same_model
 
 
@@ -25,7 +25,8 @@ class CalibrationFile:
 
     ``dimensions`` holds, by dimension and method, those that differ from the method's own. ``fitted_prompts`` are the
     keys (``charter.held_out.prompt_key``) of the prompts that it was fitted on, ``ensemble_size`` the number of
-    principles asked about each pair; None in a file that does not say.
+    principles asked about each pair; None in a file that does not say. ``principle`` is the only principle that it was
+    fitted for, ``dimension`` the only dimension; empty where principles were drawn from all.
     """
 
     model: str
@@ -35,6 +36,8 @@ class CalibrationFile:
     dimensions: Mapping[str, Mapping[str, Calibration]] = field(default_factory=dict)
     fitted_prompts: tuple[str, ...] = ()
     ensemble_size: int | None = None
+    principle: str = ""
+    dimension: str = ""
 
     def of(self, method: str) -> CalibrationSet | None:
         """The calibrations of a method; None where it has none."""
@@ -42,6 +45,10 @@ class CalibrationFile:
             return None
         by_dimension = {name: found[method] for name, found in self.dimensions.items() if method in found}
         return CalibrationSet(self.methods[method], by_dimension)
+
+    def covers(self, principle: Principle) -> bool:
+        """Whether it was fitted for judgements by this principle."""
+        return self.principle in ("", principle.id) and self.dimension in ("", principle.dimension)
 
     def problems(self, model: str, method: str, constitution: Constitution) -> list[str]:
         """Why it says nothing about a judge of this model, method and constitution; empty when it was made for it."""
@@ -85,6 +92,8 @@ def load_calibration(path: Path) -> CalibrationFile:
             },
             fitted_prompts=tuple(str(key) for key in content.get("fitted_prompts", ())),
             ensemble_size=content.get("ensemble_size"),
+            principle=str(content.get("principle", "")),
+            dimension=str(content.get("dimension", "")),
         )
     except KeyError as error:
         raise CalibrationError(f"{path}: {error.args[0]} is missing") from error

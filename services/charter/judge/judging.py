@@ -202,6 +202,7 @@ def _principle_judgement(principle: Principle, finding: Finding, way: Way) -> ty
         rationale=finding.rationale,
         rationale_swapped=finding.rationale_swapped,
         failure=finding.failure,
+        failure_kind=finding.kind,
         evidence=finding.evidence,
         prompt_tokens=finding.usage.prompt_tokens,
         completion_tokens=finding.usage.completion_tokens,

@@ -82,6 +82,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
             )
             for item in request.items
         ]
+        self._refuse_other_principles(
+            way.method, options, {item.dimension or options.dimension for item in request.items}
+        )
         digest = "" if options.instruction else constitution.digest
         model = self._judge.engine.info().model
 
@@ -254,6 +257,24 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                 f"without it, and fit one for {asked}",
             )
         return found
+
+    def _refuse_other_principles(self, method: Method, options: judge_pb2.JudgingOptions, asked: set[str]) -> None:
+        """Refuse a request that may draw, of these dimensions, a principle that the calibration was not fitted for."""
+        fitted, constitution = self._judge.fitted, self._judge.constitution.current
+        if fitted is None or fitted.of(method.name) is None or options.instruction:
+            return
+        if options.principle_id:
+            candidates = [constitution.principle(options.principle_id)]
+        else:
+            candidates = [principle for dimension in asked for principle in constitution.of_dimension(dimension)]
+        if all(map(fitted.covers, candidates)):
+            return
+        bound = f"principle {fitted.principle}" if fitted.principle else f"dimension {fitted.dimension}"
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"the judge's calibration was fitted for the {bound} alone, and this request asks for others: ask by "
+            "that, or start the judge with a calibration for all of its constitution",
+        )
 
     def _unable(self, to_what: str) -> StatusError:
         info = self._judge.engine.info()

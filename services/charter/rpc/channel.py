@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 
-from charter.rpc.client_calls import ClientCalls
 from charter.rpc.tls import client_credentials
 
 # Deadlines in seconds: every call passes one of them as `timeout`.
@@ -68,6 +67,9 @@ def connect(address: str) -> grpc.Channel:
     Connecting happens with the first call. Unary calls are retried while the service is UNAVAILABLE, calls that stream
     end with that status at once. Raises ``ValueError`` when the certificates cannot be read.
     """
+    # Here, not at the top: who only asks a command for help waits for neither metrics nor traces.
+    from charter.rpc.client_calls import ClientCalls
+
     return grpc.intercept_channel(_Channel(address), ClientCalls())
 
 

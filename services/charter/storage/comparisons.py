@@ -40,6 +40,7 @@ JUDGEMENT_COLUMNS = {
     "prompt_tokens": "count",
     "completion_tokens": "count",
     "without_logprobs": "flag",
+    "failure_kind": "text",
 }
 COLUMNS = {
     "id": "text",
@@ -70,15 +71,22 @@ COLUMNS = {
 _JUDGEMENT_FIELDS = tuple(JUDGEMENT_COLUMNS)
 _PROBABILITIES = ("probability_a", "probability_a_shown_first", "probability_a_shown_second")
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_NOT_TEXTS = ("outcome", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
+_NOT_TEXTS = ("outcome", "failure_kind", "evidence", "without_logprobs", *_PROBABILITIES, *_TOKENS)
 _JUDGEMENT_TEXTS = tuple(name for name in _JUDGEMENT_FIELDS if name not in _NOT_TEXTS)
 
-_PREFIXES = {"outcome": "OUTCOME_", "source": "LABEL_SOURCE_", "split": "SPLIT_", "rating": "RATING_"}
+_PREFIXES = {
+    "outcome": "OUTCOME_",
+    "source": "LABEL_SOURCE_",
+    "split": "SPLIT_",
+    "rating": "RATING_",
+    "failure_kind": "FAILURE_KIND_",
+}
 _ENUMS: dict[str, Any] = {
     "outcome": types_pb2.Outcome,
     "source": types_pb2.LabelSource,
     "split": types_pb2.Split,
     "rating": types_pb2.Rating,
+    "failure_kind": types_pb2.FailureKind,
 }
 _ROLES = {"system": types_pb2.ROLE_SYSTEM, "user": types_pb2.ROLE_USER, "assistant": types_pb2.ROLE_ASSISTANT}
 
@@ -92,7 +100,7 @@ def method_name(judgement: judge_pb2.Judgement) -> str:
 
 
 def enum_name(kind: str, number: int) -> str:
-    """Name of an ``outcome``, ``source``, ``split`` or ``rating`` without its prefix."""
+    """Name of an ``outcome``, ``source``, ``split``, ``rating`` or ``failure_kind`` without its prefix."""
     name: str = _ENUMS[kind].Name(number)
     return name.removeprefix(_PREFIXES[kind])
 
@@ -211,6 +219,7 @@ def row_to_json(row: Row) -> str:
 def _judgement_to_row(judgement: types_pb2.PrincipleJudgement) -> Row:
     row: Row = {name: getattr(judgement, name) for name in _JUDGEMENT_FIELDS}
     row["outcome"] = enum_name("outcome", judgement.outcome)
+    row["failure_kind"] = enum_name("failure_kind", judgement.failure_kind) if judgement.failure_kind else ""
     row["evidence"] = list(judgement.evidence)
     for name in _PROBABILITIES:
         row[name] = _optional(judgement, name)
@@ -230,6 +239,8 @@ def _judgement_from_row(entry: Any, name: str) -> types_pb2.PrincipleJudgement:
         # A judgement without an outcome is possible on the wire.
         if entry.get("outcome") not in (None, "UNSPECIFIED"):
             values["outcome"] = _enum(entry, "outcome")
+        if entry.get("failure_kind") not in (None, ""):
+            values["failure_kind"] = _enum(entry, "failure_kind")
     except ValueError as error:
         raise ValueError(f"{name}.{error}") from error
     return types_pb2.PrincipleJudgement(**values)

@@ -1,11 +1,12 @@
-"""Processes that outlive the one that started them: found again by id and start time, stopped as a group."""
+"""Processes that outlive the one that started them: found again by id and start time, stopped as a group.
+
+psutil is imported where it is used: commands that start nothing do not wait for it.
+"""
 
 import contextlib
 import os
 import signal
 from dataclasses import dataclass
-
-import psutil  # type: ignore[import-untyped]
 
 # The start time of a process is only as exact as the kernel's clock tick.
 _START_TOLERANCE_SECONDS = 1.0
@@ -21,10 +22,14 @@ class ProcessId:
     @classmethod
     def of(cls, pid: int) -> "ProcessId":
         """Identity of a process that was just started by this one (and not yet waited for)."""
+        import psutil  # type: ignore[import-untyped]
+
         return cls(pid, psutil.Process(pid).create_time())
 
     def alive(self) -> bool:
         """Whether the process still runs."""
+        import psutil
+
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) <= _START_TOLERANCE_SECONDS

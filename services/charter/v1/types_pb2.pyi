@@ -303,6 +303,7 @@ class PrincipleJudgement(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     WITHOUT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
     principle_id: _builtins.str
     dimension: _builtins.str
     outcome: Global___Outcome.ValueType
@@ -325,6 +326,8 @@ class PrincipleJudgement(_message.Message):
     """The judge's model gave no log-probs (an endpoint that offers none): the probabilities stand for the options that
     it wrote as structured output.
     """
+    failure_kind: Global___FailureKind.ValueType
+    """Set with ``failure``, where its kind is known."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """What the probability was computed from, before calibration, in nats. CHOICE: log-odds of A when shown
@@ -349,10 +352,11 @@ class PrincipleJudgement(_message.Message):
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         without_logprobs: _builtins.bool = ...,
+        failure_kind: Global___FailureKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "completion_tokens", b"completion_tokens", "dimension", b"dimension", "evidence", b"evidence", "failure", b"failure", "outcome", b"outcome", "principle_id", b"principle_id", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second", "prompt_tokens", b"prompt_tokens", "rationale", b"rationale", "rationale_swapped", b"rationale_swapped", "without_logprobs", b"without_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a", "_probability_a_shown_first", b"_probability_a_shown_first", "_probability_a_shown_second", b"_probability_a_shown_second", "completion_tokens", b"completion_tokens", "dimension", b"dimension", "evidence", b"evidence", "failure", b"failure", "failure_kind", b"failure_kind", "outcome", b"outcome", "principle_id", b"principle_id", "probability_a", b"probability_a", "probability_a_shown_first", b"probability_a_shown_first", "probability_a_shown_second", b"probability_a_shown_second", "prompt_tokens", b"prompt_tokens", "rationale", b"rationale", "rationale_swapped", b"rationale_swapped", "without_logprobs", b"without_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__probability_a: _TypeAlias = _typing.Literal["probability_a"]  # noqa: Y015
     _WhichOneofArgType__probability_a: _TypeAlias = _typing.Literal["_probability_a", b"_probability_a"]  # noqa: Y015

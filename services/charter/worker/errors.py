@@ -13,6 +13,10 @@ class TooManyFailuresError(RunError):
     """More of a stage's items had to be left out than the spec allows: a person should look before it goes on."""
 
 
+class NotFiniteError(RunError):
+    """A gradient or a number of the run is not finite. Other draws may go well: see ``charter.worker.failures``."""
+
+
 class Cancelled(Exception):  # noqa: N818 (it is not an error)
     """The run was asked to stop and everything worth keeping is saved."""
 

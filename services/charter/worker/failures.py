@@ -4,20 +4,23 @@ An answer may be empty or too long to be rated, a judge may write nothing that c
 end a run, and none becomes a number. The counts are in ``run.json``, in the stage's events and in Prometheus.
 
 The draws of a run do not depend on the attempt, so that a resume would meet the same items again. Therefore a stage
-that has stopped here allows twice the share when the run is resumed, and draws anew what ``draws`` is asked about.
+that has stopped here allows twice the share when the run is resumed, and draws anew what ``draws`` is asked about. So
+does one whose numbers were not finite: ``drawn_anew_after``.
 """
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from charter.runs.artifacts import has_checkpoint
 from charter.runs.results import LeftOut
 from charter.worker import metrics
 from charter.worker.clients.failed import UNAVAILABLE, Failed
 from charter.worker.context import Run
-from charter.worker.errors import RunError, TooManyFailuresError
+from charter.worker.errors import NotFiniteError, RunError, TooManyFailuresError
 
 logger = logging.getLogger("charter.worker")
 
@@ -82,15 +85,37 @@ class Failures:
         if lasting < found.failures and lasting <= (0 if why else most):
             reason = next((one.reason for one in failures if one.kind == UNAVAILABLE), failures[-1].reason)
             raise RunError(f"the judge's model cannot be reached: {reason}. Resume the run when it can")
-        self._run.artifacts.record.setdefault("stops", []).append(
-            {"stage": self._stage, "place": place, "share": found.failures / base}
-        )
-        self._run.artifacts.save_record()
+        _note_stop(self._run, self._stage, place, found.failures / base)
         why = why or f"failures.max_share allows {most / base:.0%} of {base}"
         raise TooManyFailuresError(
             f"{self._stage}: {found.in_words()}, and {why}. The last one: {failures[-1].reason}. Mend the cause, or "
             "resume the run as it is: it then allows twice the share, and draws the answers anew that it stopped at"
         )
+
+
+@contextmanager
+def drawn_anew_after(run: Run, stage: str, place: int, rate: str) -> Iterator[None]:
+    """What is done at a place of a stage: a number that is not finite stops the run, and ``draws`` counts it.
+
+    ``stage`` is none of ``Failures``; ``rate`` is the field of the spec that may be too high.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        _note_stop(run, stage, place, 0.0)
+        advice = (
+            f"lower {rate}: `charter runs resume RUN --spec SPEC`"
+            if not has_checkpoint(run.artifacts.folder)
+            else f"start a new run with a lower {rate}"
+        )
+        raise NotFiniteError(
+            f"{error}. Resume the run: it draws anew what it stopped at. If it stops here again, {advice}"
+        ) from error
+
+
+def _note_stop(run: Run, stage: str, place: int, share: float) -> None:
+    run.artifacts.record.setdefault("stops", []).append({"stage": stage, "place": place, "share": share})
+    run.artifacts.save_record()
 
 
 def draws(run: Run, stage: str, place: int) -> int:

@@ -19,7 +19,7 @@ from charter.runs.artifacts import Artifacts
 from charter.state_files import read_log
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from charter.worker import metrics
-from charter.worker.errors import Cancelled, RunError, Superseded
+from charter.worker.errors import Cancelled, NotFiniteError, Superseded
 from charter.worker.sinks import Sink
 
 logger = logging.getLogger("charter.worker")
@@ -110,12 +110,12 @@ class Reporter:
         """Report progress in the present phase, from any thread.
 
         Raises ``Superseded`` when a newer worker has taken over, ``RunFolderGoneError`` when there is nothing left to
-        go on in, ``RunError`` for a number that is not finite,
+        go on in, ``NotFiniteError`` for a number that is not finite,
         ``ServiceError`` when the trainer refuses the report.
         """
         numbers = numbers or {}
         if broken := [name for name, value in numbers.items() if not math.isfinite(value)]:
-            raise RunError(f"{', '.join(broken)} is not a finite number: the run has diverged")
+            raise NotFiniteError(f"{', '.join(broken)} is not a finite number: the run has diverged")
         with self._lock:
             self._sequence += 1
             event = run_pb2.RunEvent(

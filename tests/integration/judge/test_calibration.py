@@ -44,9 +44,11 @@ def reply(body: Body) -> Answer:
 
 
 @contextmanager
-def judge(folder: Path, calibration: CalibrationFile | Path | None, method: str = "choice") -> Iterator[str]:
+def judge(
+    folder: Path, calibration: CalibrationFile | Path | None, method: str = "choice", constitution: str = CONSTITUTION
+) -> Iterator[str]:
     """The address of a judge with a calibration."""
-    (folder / "constitution.yaml").write_text(CONSTITUTION)
+    (folder / "constitution.yaml").write_text(constitution)
     if isinstance(calibration, CalibrationFile):
         write_calibration(folder / "calibration.json", calibration)
         calibration = folder / "calibration.json"
@@ -124,6 +126,38 @@ def test_what_it_was_not_fitted_for_is_judged_without_it_or_refused(tmp_path: Pa
     assert reasoned.probability_a == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("bound", "allowed", "refused"),
+    [
+        (
+            {"principle": "kind"},
+            [{"principle_id": "kind"}, {"dimension": "helpful"}, {"instruction": "Count."}],
+            [{}, {"principle_id": "safe"}, {"dimension": "harmless"}],
+        ),
+        (
+            {"dimension": "helpful"},
+            [{"principle_id": "kind"}, {"dimension": "helpful"}, {"instruction": "Count."}],
+            [{}, {"principle_id": "safe"}, {"dimension": "harmless"}],
+        ),
+        ({}, [{}, {"principle_id": "safe"}, {"dimension": "harmless"}], []),
+    ],
+)
+def test_a_calibration_for_one_principle_or_dimension_is_for_no_other(
+    tmp_path: Path, bound: dict[str, Any], allowed: list[dict[str, str]], refused: list[dict[str, str]]
+) -> None:
+    two = CONSTITUTION + CONSTITUTION[CONSTITUTION.index("  - id") :].replace("kind", "safe").replace(
+        "helpful", "harmless"
+    )
+    fitted = replace(FITTED, constitution_digest=parse_constitution(two, "c.yaml").digest, **bound)
+    pair = item("x", "number 30.", "number 0.")
+    with judge(tmp_path, fitted, constitution=two) as address, asked(address) as stub:
+        for options in allowed:
+            assert compare(stub, pair, **options)["x"].HasField("probability_a")
+        for options in refused:
+            with pytest.raises(grpc.RpcError, match=r"fitted for the (principle kind|dimension helpful) alone"):
+                compare(stub, pair, **options)
+
+
 def test_a_judge_can_reason_by_default(tmp_path: Path) -> None:
     fitted = replace(FITTED, methods={"choice+reasoning": MethodCalibration(temperature=40.0)})
     with judge(tmp_path, fitted, "choice+reasoning") as address, asked(address) as stub:
@@ -174,7 +208,7 @@ def test_what_is_reported_is_what_is_then_served(tmp_path: Path, reason: bool) -
         return found
 
     with judge(tmp_path, None) as address:
-        reported = calibrate(address, "--output", str(file), *(["--reason"] if reason else []))
+        reported = calibrate(address, "--output", str(file), *(["--reason", "--principle", "kind"] if reason else []))
     method = "choice+reasoning" if reason else "choice"
     with judge(tmp_path, file, method) as address:
         served = calibrate(address)
@@ -182,6 +216,7 @@ def test_what_is_reported_is_what_is_then_served(tmp_path: Path, reason: bool) -
     assert served["as_served"] == reported["calibrated"] != reported["as_served"]
     found = load_calibration(file)
     assert list(found.methods) == [method]
+    assert found.principle == ("kind" if reason else "")
     assert set(found.fitted_prompts) < {prompt_key([ChatMessage("user", f"Prompt {prompt}")]) for prompt in range(40)}
     low, high = reported["calibration_intervals"]["temperature"]
     assert low < reported["calibration"]["temperature"] < high

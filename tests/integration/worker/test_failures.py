@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from charter.v1 import preference_pb2
-from charter.worker.__main__ import REFUSED
+from charter.worker.__main__ import FAILED, REFUSED
 
 from tests.support.reward_service import reward_service
 from tests.support.worker_services import Stage, tiny_services
@@ -51,12 +52,13 @@ def test_answers_without_a_score_are_left_out(stage: Stage, algorithm: str) -> N
     assert "<td>training</td><td>missing</td>" in (stage.run_folder(run) / "report.html").read_text()
 
 
-def test_a_step_without_any_score_stops_and_is_drawn_anew(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    broken, asked = [True], list[list[str]]()
+def test_a_step_that_stops_the_run_is_drawn_anew(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no score at all, or scores whose squares float32 does not hold: the gradient is not finite."""
+    later, asked = [math.nan], list[list[str]]()
 
     def scores(request: preference_pb2.PreferenceServiceScoreRequest) -> list[tuple[str, float]]:
         asked.append([item.answer for item in request.items])
-        return [(item.id, math.nan if broken[0] and len(asked) > 1 else 1.0) for item in request.items]
+        return [(item.id, later[0] if len(asked) > 1 else 1.0) for item in request.items]
 
     with reward_service(scores) as address:
         spec = stage.spec(ppo={"steps": 3}, reward=scored_by(address), judge={"labelled_pairs": ""})
@@ -64,11 +66,17 @@ def test_a_step_without_any_score_stops_and_is_drawn_anew(stage: Stage, caplog: 
         assert stage.work("broken", spec) == REFUSED
         assert "training: 6 of 12 left out: 6 unclear, and failures.max_share allows 10%" in caplog.messages[-1]
         assert stage.work("broken", spec, attempt=2) == REFUSED
-        broken[0] = False
-        assert stage.work("broken", spec, attempt=3) == 0
-    first, second, third, fourth, *_ = asked
-    assert first != second != third != fourth != second
+        later[0] = 1e30
+        assert stage.work("broken", spec, attempt=3) == FAILED
+        assert "gradient is not finite" in caplog.messages[-1]
+        assert "Resume the run: it draws anew what it stopped at" in caplog.messages[-1]
+        later[0] = 1.0
+        assert stage.work("broken", spec, attempt=4) == 0
+    # The first step, and the second in four attempts.
+    assert all(one != other for one, other in combinations(asked[:5], 2))
     assert set(stage.ppo_steps("broken")) == {1, 2, 3}
+    stops = json.loads((stage.run_folder("broken") / "run.json").read_text())["stops"]
+    assert [(stop["stage"], stop["place"]) for stop in stops] == [("training", 1), ("training", 1), ("updating", 1)]
 
 
 def test_the_context_holds_the_eos_of_an_answer_that_was_cut_off(
@@ -78,3 +86,13 @@ def test_the_context_holds_the_eos_of_an_answer_that_was_cut_off(
     spec = stage.spec(prompts={"max_prompt_tokens": 448}, sampling={"max_new_tokens": 64})
     assert stage.work("context", spec) == REFUSED
     assert "sampling.max_new_tokens + 1 for EOS is 513" in caplog.messages[-1]
+
+
+def test_a_fit_that_is_not_finite_takes_another_order(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    broken = stage.spec(preference_model={"learning_rate": 1e30, "epochs": 3}, judge={"labelled_pairs": ""})
+    assert stage.work("steep", broken) == FAILED
+    assert "the preference model's gradient is not finite" in caplog.messages[-1]
+    assert "lower preference_model.learning_rate: `charter runs resume RUN --spec SPEC`" in caplog.messages[-1]
+    assert stage.work("steep", broken, attempt=2) == FAILED
+    stops = json.loads((stage.run_folder("steep") / "run.json").read_text())["stops"]
+    assert stops == [{"stage": "fitting", "place": 0, "share": 0.0}] * 2

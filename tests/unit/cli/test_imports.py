@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
 # Never needed to show help or to read a file.
 HEAVY = (
-    "alembic", "jinja2", "kubernetes", "matplotlib", "numpy", "opentelemetry.sdk", "pyarrow", "scipy", "sqlalchemy",
-    "starlette", "torch", "transformers", "uvicorn", "vllm",
+    "alembic", "jinja2", "kubernetes", "matplotlib", "numpy", "opentelemetry", "prometheus_client", "psutil", "pyarrow",
+    "scipy", "sqlalchemy", "starlette", "torch", "transformers", "uvicorn", "vllm",
 )  # fmt: skip
 # Needed to call a service.
-CALLS = ("grpc", "google.protobuf", "prometheus_client", "psutil", "yaml")
+CALLS = ("grpc", "google.protobuf", "yaml")
 
 GROUPS = [(), *((path,) for path, target, _ in COMMANDS if not target)]
 LEAVES = [tuple(path.split()) for path, target, _ in COMMANDS if target]
@@ -63,4 +63,4 @@ def test_what_reads_files_calls_no_service(command: tuple[str, ...], tmp_path: P
     if command[0] == "check":
         write_starter("org/model", tmp_path)
     command = tuple(word.replace("FOLDER", str(tmp_path)) for word in command)
-    assert not imported(command) & {*HEAVY, "grpc", "prometheus_client", "psutil"}
+    assert not imported(command) & {*HEAVY, "grpc"}

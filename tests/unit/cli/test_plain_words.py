@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,14 +88,36 @@ def test_any_encoding_of_the_terminal_will_do(tmp_path: Path, encoding: str) -> 
                 assert command == ("check",) or found["name"] == "Ü日"
 
 
-def test_a_table_is_as_wide_as_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def printed(table: Table, width: int) -> str:
     screen = io.StringIO()
-    monkeypatch.setattr(output, "console", Console(file=screen, width=30, force_terminal=False))
+    output.print_table(table, Console(file=screen, width=width, force_terminal=False))
+    return screen.getvalue()
+
+
+def test_a_table_keeps_an_address_whole() -> None:
     table = Table(box=None)
     table.add_column("ADDRESS", no_wrap=True)
     table.add_row("a-very-long-name.of-a-namespace.svc.cluster.local:50051")
-    output.print_whole(table)
-    assert "a-very-long-name.of-a-namespace.svc.cluster.local:50051" in screen.getvalue().splitlines()[1]
+    assert "a-very-long-name.of-a-namespace.svc.cluster.local:50051" in printed(table, 30).splitlines()[1]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_no_column_of_a_table_loses_its_name(width: int) -> None:
+    """Those of `charter audit --summary`, of which ten do not stand side by side in 80 columns."""
+    names = "principle", "dimension", "judgements", "A", "B", "tie", "failed", "sure", "same position", "tokens"
+    table = Table(*names)
+    table.add_row("no-violence-of-any-kind", "harmlessness", *["1234567"] * 8)
+    shown = printed(table, width)
+    assert "…" not in shown
+    assert all(word in shown for word in ("principle", "judgements", "failed", "position", "no-violence-of-any-kind"))
+    if width == 80:
+        assert max(map(len, shown.splitlines())) > 80, "else the case shows nothing"
+
+
+def test_every_table_is_printed_so() -> None:
+    """``console.print`` cuts columns that do not fit. Grids and live screens have no other way."""
+    for file in (ROOT / "services" / "charter" / "cli").rglob("*.py"):
+        assert not re.search(r"\.print\((table|facts)\)", file.read_text()), file
 
 
 @pytest.mark.parametrize(

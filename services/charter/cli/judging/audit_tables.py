@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from charter.cli.output import console, printable, shortened
+from charter.cli.output import console, print_table, printable, shortened
 from charter.rpc.messages import chat_messages
 from charter.storage.comparisons import enum_name
 from charter.v1 import types_pb2
@@ -33,7 +33,7 @@ def print_comparisons(comparisons: Sequence[types_pb2.Comparison], *, more: bool
             escape(printable(", ".join(judgement.principle_id for judgement in one.judgements))),
             escape(shortened(one.prompt[-1].content, PREVIEW)),
         )
-    console.print(table)
+    print_table(table)
     if more:
         console.print("There are more: --limit N lists more of them, --summary counts all.")
     console.print("`charter audit RUN --comparison ID` shows everything about one.")
@@ -54,7 +54,7 @@ def print_comparison(one: types_pb2.Comparison) -> None:
         ("dimension", one.dimension or "none"),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(printable(value)))
-    console.print(facts)
+    print_table(facts)
     for turn in chat_messages(one.prompt):
         print_text(f"prompt, {turn.role}", turn.content)
     print_text(f"A{_writer(one.answer_a)}", one.answer_a.text)
@@ -79,7 +79,7 @@ def _print_judgements(judgements: Sequence[types_pb2.PrincipleJudgement]) -> Non
             "  ".join(f"{number:+.3f}" for number in one.evidence),
             str(one.prompt_tokens + one.completion_tokens),
         )
-    console.print(table)
+    print_table(table)
     for one in judgements:
         if one.without_logprobs:
             console.print(
@@ -117,7 +117,7 @@ def print_summary(run_id: str, found: dict[str, Any]) -> None:
             "" if same is None else f"{same:.0%}",
             f"{row['tokens_per_judgement']:.0f}",
         )
-    console.print(table)
+    print_table(table)
     console.print(
         "[dim]sure: mean distance of P(A is better) from 0.5. same position: how often the same position won in both "
         "orders. tokens: for each judgement.[/]"
@@ -143,7 +143,7 @@ def _print_disagreement(found: dict[str, Any]) -> None:
         share = entry["opposed"] / entry["asked_together"]
         names = escape(printable(" and ".join(entry["principles"])))
         table.add_row(names, str(entry["asked_together"]), f"{entry['opposed']} ({share:.0%})")
-    console.print(table)
+    print_table(table)
     for entry in found["widest"]:
         sides = ", ".join(
             f"{side['principle']} {side['probability_a']:.2f}" for side in (entry["for_a"], entry["for_b"])

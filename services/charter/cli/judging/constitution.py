@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.spec.constitution import Constitution, ConstitutionError, from_proto, load_constitution
 
 FileArgument = Annotated[Path, typer.Argument(help="YAML file of a constitution.")]
@@ -69,7 +69,7 @@ def show(
     table = Table("principle", "dimension", "weight", "compares by")
     for principle in constitution.principles:
         table.add_row(principle.id, principle.dimension, f"{principle.weight:g}", escape(principle.compare))
-    console.print(table)
+    print_table(table)
 
 
 def differences(old: Constitution, new: Constitution) -> Iterator[dict[str, Any]]:

@@ -240,6 +240,8 @@ def _write_calibration(path: Path, found: dict[str, Any]) -> None:
         },
         fitted_prompts=tuple(found["fitted_prompts"]),
         ensemble_size=1 if found["options"]["principle"] else found["options"]["ensemble_size"],
+        principle=found["options"]["principle"],
+        dimension="" if found["options"]["principle"] else found["options"]["dimension"],
     )
     try:
         write_calibration(path, calibration)

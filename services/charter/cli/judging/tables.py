@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from charter.cli.output import console, printable
+from charter.cli.output import console, print_table, printable
 from charter.evaluation.judge.judged import JudgedPair
 from charter.storage.comparisons import enum_name, method_name
 from charter.v1 import judge_pb2, types_pb2
@@ -66,7 +66,7 @@ def print_judgement(judgement: judge_pb2.Judgement) -> None:
         table.add_row(
             one.principle_id, one.dimension, outcome_name(one.outcome), *cells, escape(printable(one.failure))
         )
-    console.print(table)
+    print_table(table)
     for name, rationale in (
         ("A, B", judgement.principles[0].rationale),
         ("B, A", judgement.principles[0].rationale_swapped),
@@ -87,7 +87,7 @@ def print_judgements(judged: Sequence[JudgedPair]) -> None:
             ", ".join(principle.principle_id for principle in one.judgement.principles),
             escape(printable("; ".join(sorted({p.failure for p in one.judgement.principles if p.failure})))),
         )
-    console.print(table)
+    print_table(table)
 
 
 def print_measurement(found: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def print_measurement(found: dict[str, Any]) -> None:
     ):
         if row["pairs"]:
             table.add_row(escape(name), *_cells(row))
-    console.print(table)
+    print_table(table)
     console.print(
         f"an ECE of {served['calibration_error_by_chance']:.3f} is what perfect calibration shows on so few pairs"
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 from charter.cli.calls import channel_to
 from charter.cli.local import up as up_command
 from charter.cli.local.demo_inputs import DemoInputError, prepare_labelled_pairs, prepare_model, prepare_prompts
-from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.cli.runs import run as run_command
 from charter.rpc.channel import QUICK
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
@@ -86,6 +86,6 @@ def _show(folder: Path, seconds: Mapping[str, float]) -> None:
         table.add_row(name.lower().replace("_", " "), f"{spent:.0f}")
     table.add_section()
     table.add_row("total", f"{sum(seconds.values()):.0f}")
-    console.print(table)
+    print_table(table)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
     console.print(f"Aligned policy: {folder / 'policy'}", soft_wrap=True)

@@ -12,13 +12,11 @@ import yaml
 from charter.cli.database import DatabaseOption, default_database
 from charter.cli.output import fail
 from charter.cli.services import home, service_addresses, sharing_of
-from charter.rpc.lifecycle import Listen, PortTakenError, Service, serve
-from charter.rpc.logs import configure_logging
-from charter.rpc.tracing import configure_tracing
 from charter.spec.chat_form import ChatForm
 from charter.spec.yaml_values import Loader
 
 if TYPE_CHECKING:
+    from charter.rpc.lifecycle import Service
     from charter.trainer.launcher import Launcher
 
 # Name of a preference model that was given none.
@@ -76,13 +74,13 @@ def policy(
 ) -> None:
     """Sample answers from the policy, and take its new weights."""
 
-    def build() -> Service:
+    def build() -> "Service":
         from charter.policy import server
 
         settings, chat_model = _settings(setting), _with_template(model, chat_template, eos_token)
         return server.build(server.PolicyConfig(chat_model, home() / "staging" / "policy", engine, settings))
 
-    _run("policy", build, Listen(host, port, control_port, metrics_port, health_port))
+    _run("policy", build, host, port, control_port, metrics_port, health_port)
 
 
 def judge(
@@ -107,7 +105,7 @@ def judge(
 ) -> None:
     """Compare, rate, criticise and revise answers by a constitution."""
 
-    def build() -> Service:
+    def build() -> "Service":
         from charter.judge import server
 
         if (engine == "openai") != bool(endpoint):
@@ -120,7 +118,7 @@ def judge(
         chat_model = _with_template(model, chat_template, eos_token)
         return server.build(server.JudgeConfig(chat_model, constitution, engine, chosen, calibration, settings))
 
-    _run("judge", build, Listen(host, port, control_port, metrics_port, health_port))
+    _run("judge", build, host, port, control_port, metrics_port, health_port)
 
 
 def preference(
@@ -144,7 +142,7 @@ def preference(
 ) -> None:
     """Store comparisons, score answers with preference models, and take new weights of the first."""
 
-    def build() -> Service:
+    def build() -> "Service":
         from charter.preference import server
 
         models = _named(model)
@@ -154,7 +152,7 @@ def preference(
         staging = home() / "staging" / "preference"
         return server.build(server.PreferenceConfig(models, database or default_database(), staging, migrate))
 
-    _run("preference", build, Listen(host, port, control_port, metrics_port, health_port))
+    _run("preference", build, host, port, control_port, metrics_port, health_port)
 
 
 def trainer(
@@ -179,7 +177,7 @@ def trainer(
 ) -> None:
     """Own runs, start their workers and watch them."""
 
-    def build() -> Service:
+    def build() -> "Service":
         from charter.trainer import server
 
         return server.build(
@@ -193,16 +191,28 @@ def trainer(
             )
         )
 
-    _run("trainer", build, Listen(host, port, control_port, metrics_port, health_port))
+    _run("trainer", build, host, port, control_port, metrics_port, health_port)
 
 
-def _run(name: str, build: Callable[[], Service], listen: Listen) -> None:
+def _run(
+    name: str,
+    build: Callable[[], "Service"],
+    host: str,
+    port: int,
+    control_port: int | None,
+    metrics_port: int | None,
+    health_port: int | None,
+) -> None:
+    # Here, not at the top: who asks for help waits for no server.
+    from charter.rpc.lifecycle import Listen, PortTakenError, serve
+    from charter.rpc.logs import configure_logging
+    from charter.rpc.tracing import configure_tracing
     from charter.storage.database import DatabaseError
 
     configure_logging(name)
     try:
         configure_tracing(name)
-        asyncio.run(serve(build(), listen))
+        asyncio.run(serve(build(), Listen(host, port, control_port, metrics_port, health_port)))
     except (PortTakenError, DatabaseError, OSError, ValueError, RuntimeError) as error:
         # The words below are for a person; where it happened is for the log.
         logging.getLogger("charter.cli").error("the service cannot serve", exc_info=error)

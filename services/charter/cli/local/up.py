@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from charter.cli.calls import health
@@ -269,7 +269,7 @@ def _wait(services: dict[str, Started], say: Console) -> str:
 
 
 def _table(services: dict[str, Started], states: dict[str, str], begin: float) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(Column(), Column(), Column(overflow="fold"), padding=(0, 2))
     for name, one in services.items():
         mark: RenderableType
         match states[name]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to
 from charter.cli.finding import run_id_of
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table
 from charter.cli.preferences.preferences import (
     AddressOption,
     DimensionOption,
@@ -130,7 +130,7 @@ def _print(points: "list[CurvePoint]") -> None:
             f"{held_out.brier:.3f}",
             f"{held_out.expected_calibration_error:.3f}",
         )
-    console.print(table)
+    print_table(table)
     console.print(f"measured on {points[0].held_out.pairs} held-out pairs; a loss of 0.693 knows nothing")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
 from charter.cli.calls import channel_to
 from charter.cli.finding import run_id_of
-from charter.cli.output import JsonOption, console, emit_json, errors, fail
+from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table
 from charter.cli.preferences.importing import check_sources, read_source, requests
 from charter.data.errors import DataError
 from charter.data.pairs.read import PairDefaults
@@ -241,7 +241,7 @@ def _print_stats(found: preference_pb2.GetStatsResponse) -> None:
             share = f"{entry.count / found.total:.1%}"
             last = index == len(entries) - 1
             table.add_row(label, escape(entry.value) or "(none)", str(entry.count), share, end_section=last)
-    console.print(table)
+    print_table(table)
     console.print(f"{found.total} comparisons")
     if found.HasField("mean_probability_a"):
         console.print(f"P(A is better): mean {found.mean_probability_a:.3f}, std {found.std_probability_a:.3f}")

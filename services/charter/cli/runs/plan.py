@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from charter.cli.output import JsonOption, console, emit_json, fail
+from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.cli.services import sharing_name
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
@@ -86,7 +86,7 @@ def show(planned: "Plan", outs: "list[tuple[tuple[str, ...], Plan]]", say: Conso
         table.add_row(one.name, *(_gib(getattr(one, phase)) for phase in PHASES), one.what)
     table.add_section()
     table.add_row("all", *(_marked(planned.peaks[phase], planned.usable) for phase in PHASES), "")
-    say.print(table)
+    print_table(table, say)
     say.print(
         f"{sharing_name(planned.sharing)}: {_MEANINGS[planned.sharing]}. Main memory for what is moved there and for "
         f"weights on their way: {_gib(planned.main_memory)} GiB."

@@ -6,8 +6,6 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from charter.cli.services import SERVICES, endpoint, worker_metrics_address
 
 TIMEOUT_SECONDS = 3.0
@@ -57,6 +55,9 @@ def _page(address: str) -> str | None:
 
 
 def _samples(text: str) -> Samples:
+    # Here, not at the top: who asks for help waits for no parser.
+    from prometheus_client.parser import text_string_to_metric_families
+
     samples: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

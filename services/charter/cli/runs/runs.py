@@ -13,7 +13,7 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to
 from charter.cli.checks import problems
-from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_whole
+from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
 from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files
 from charter.rpc.channel import QUICK
@@ -46,7 +46,7 @@ def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
         table.add_column(heading, no_wrap=True)
     for run in runs:
         table.add_row(run.id, _state(run), _position(run), f"{_local(run):%Y-%m-%d %H:%M}", _duration(run))
-    print_whole(table)
+    print_table(table)
 
 
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
@@ -68,7 +68,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     table.add_row("time", _duration(found))
     table.add_row("attempts", str(found.attempts))
     table.add_row("artifacts", escape(found.artifacts))
-    print_whole(table)
+    print_table(table)
     console.print("\nspec", style="bold")
     console.print(escape(spec_to_yaml(found.spec)), end="")
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from charter.cli.judging.audit import labels_of
 from charter.cli.judging.audit_tables import PREVIEW, SHORT_ID, print_text
-from charter.cli.output import JsonOption, console, emit_json, fail, printable, shortened
+from charter.cli.output import JsonOption, console, emit_json, fail, print_table, printable, shortened
 from charter.cli.preferences.preferences import AddressOption
 from charter.cli.runs.report import RunArgument, folder_of
 from charter.outcomes import side
@@ -157,7 +157,7 @@ def _print_list(run: str, chosen: Sequence[Sample]) -> None:
             escape(shortened(one.prompt[-1]["content"], PREVIEW // 2)),
             escape(shortened(one.answer, PREVIEW // 2)),
         )
-    console.print(table)
+    print_table(table)
     console.print(
         f"`charter samples {escape(run)} --sample ID` shows one in full, and the labels that pushed its score."
     )
@@ -179,7 +179,7 @@ def _print_one(one: Sample) -> None:
         ("trace", one.trace_id or "none: traces were off"),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(printable(value)))
-    console.print(facts)
+    print_table(facts)
     for turn in one.prompt:
         print_text(f"prompt, {turn['role']}", turn["content"])
     print_text("answer", one.answer)
@@ -198,4 +198,4 @@ def _print_pushes(title: str, found: Sequence[Push]) -> None:
             escape(shortened(preferred, PREVIEW)),
         )
     console.print()
-    console.print(table)
+    print_table(table)

@@ -74,10 +74,10 @@ def _screen(shown: dict[str, Any], rewards: list[float]) -> RenderableType:
 
 def _services(services: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("SERVICE")
-    table.add_column("STATE")
+    table.add_column("SERVICE", overflow="fold")
+    table.add_column("STATE", overflow="fold")
     for heading in ("WEIGHTS", "WAITING", "CALLS/S", "FAILED/S", "MEMORY", "VERSION"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name, one in services.items():
         if not one["reached"]:
             table.add_row(name, Text("unreachable", "red"), *["-"] * 5)
@@ -99,7 +99,7 @@ def _services(services: dict[str, dict[str, Any]]) -> Table:
 def _throughput(rates: dict[str, float | None]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in rates:
-        table.add_column(f"{name.replace('_', ' ').upper()}/S", justify="right")
+        table.add_column(f"{name.replace('_', ' ').upper()}/S", justify="right", overflow="fold")
     table.add_row(*(_number(rate, "{:,.1f}") for rate in rates.values()))
     return table
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 
 from charter.rpc.validation import violations
+from charter.storage.comparisons import LABELLED
 from charter.v1 import judge_pb2, types_pb2
 
 UNAVAILABLE = "unavailable"
@@ -41,10 +42,16 @@ def failure_of(judgement: judge_pb2.Judgement) -> Failed | None:
     return failed(kind, next((one.failure for one in judgement.principles if one.failure), ""))
 
 
+def stored_failure(comparison: types_pb2.Comparison) -> Failed | None:
+    """Why a stored pair has no label; None where it has one."""
+    if comparison.outcome in LABELLED:
+        return None
+    first = next((one for one in comparison.judgements if one.failure), types_pb2.PrincipleJudgement())
+    return failed(first.failure_kind, first.failure)
+
+
 def unjudged(failure: Failed) -> judge_pb2.Judgement:
     """The judgement of a pair that no judge was asked about; ``failure_of`` gives the failure back."""
-    return judge_pb2.Judgement(
-        outcome=types_pb2.OUTCOME_INVALID,
-        failure_kind=types_pb2.FailureKind.Value(f"FAILURE_KIND_{failure.kind.upper()}"),
-        principles=[types_pb2.PrincipleJudgement(outcome=types_pb2.OUTCOME_INVALID, failure=failure.reason)],
-    )
+    kind, outcome = types_pb2.FailureKind.Value(f"FAILURE_KIND_{failure.kind.upper()}"), types_pb2.OUTCOME_INVALID
+    found = types_pb2.PrincipleJudgement(outcome=outcome, failure=failure.reason, failure_kind=kind)
+    return judge_pb2.Judgement(outcome=outcome, failure_kind=kind, principles=[found])

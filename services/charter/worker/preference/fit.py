@@ -12,7 +12,7 @@ from torch import Tensor
 from charter.inference.local.prefix_tree import tree_tokens
 from charter.inference.preference_model import PreferenceModel, soft_label_loss
 from charter.v1 import run_pb2
-from charter.worker.errors import RunError
+from charter.worker.errors import NotFiniteError
 from charter.worker.preference.probe import fit_probe
 from charter.worker.training import ranks
 from charter.worker.training.batches import packs
@@ -144,7 +144,7 @@ def fit(
             on every rank.
 
     Raises:
-        RunError: a gradient is not finite.
+        NotFiniteError: a gradient is not finite.
     """
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -159,10 +159,7 @@ def fit(
             loss = _accumulate(model, [examples[index] for index in batch.tolist()], counted[batch], spec, device)
             ranks.sum_gradients(learning)
             if not math.isfinite(ranks.clip_gradients(learning, _MAX_GRADIENT_NORM)):
-                raise RunError(
-                    f"the preference model's gradient is not finite in step {step + 1}: "
-                    "lower preference_model.learning_rate"
-                )
+                raise NotFiniteError(f"the preference model's gradient is not finite in step {step + 1}")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1

@@ -121,7 +121,7 @@ class Learner:
     ) -> dict[str, float]:
         """Learn from the episodes: ``epochs`` passes of ``minibatches`` optimiser steps each.
 
-        Returns means over the optimiser steps by metric name. Raises ``RunError`` when a gradient is not finite.
+        Returns means over the optimiser steps by metric name. Raises ``NotFiniteError`` when a gradient is not finite.
         """
         collected: dict[str, list[float]] = {}
         together = self.algorithm.episodes_together

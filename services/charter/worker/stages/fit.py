@@ -15,6 +15,7 @@ from charter.v1 import run_pb2, types_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import preference_serves, serve_preference_model
 from charter.worker.context import PREFERENCE_VERSION, Run
+from charter.worker.failures import drawn_anew_after, draws
 from charter.worker.preference.examples import Divided, Labels, Reader, divide_labels, read_labels
 from charter.worker.preference.fit import Example, Measured
 from charter.worker.preference.fit_best import Best, calibration, fit_best
@@ -24,6 +25,9 @@ from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
 from charter.worker.training.lora import add_lora, merge_lora
 from charter.worker.training.starting import preference_base
+
+# The stage of ``drawn_anew_after``; its places are the refreshes before a fit.
+FITTING = "fitting"
 
 _AGGREGATIONS = {
     run_pb2.PREFERENCE_AGGREGATION_UNSPECIFIED: Aggregation.MEAN,
@@ -100,8 +104,12 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
             _report(run, step, total)
         run.reporter.raise_if_stopped()
 
-    torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit"))
-    measured, kept_step, weights = run.leader.on_all_ranks(fit_on_ranks, report, run.spec, warm_start, train, held_out)
+    again = draws(run, FITTING, refreshes)
+    torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit", *([again] if again else [])))
+    with drawn_anew_after(run, FITTING, refreshes, "preference_model.learning_rate"):
+        measured, kept_step, weights = run.leader.on_all_ranks(
+            fit_on_ranks, report, run.spec, warm_start, train, held_out
+        )
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
     merge_lora(model)

@@ -15,7 +15,7 @@ from charter.spec.facts import needs_preference_model
 from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
-from charter.worker.clients.failed import failure_of
+from charter.worker.clients.failed import failure_of, stored_failure
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
@@ -92,6 +92,7 @@ class Labelling:
         # Of what the store holds, by name.
         self.outcomes: Counter[str] = Counter()
         self._stored: Counter[_Key] = Counter()
+        kinds: list[str] = []
         for comparison in run.services.preference.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
             if comparison.method == REVISION_METHOD:
                 continue
@@ -100,9 +101,9 @@ class Labelling:
                 messages = chat_messages(comparison.prompt)
                 self._stored[prompt_key(messages), answers[0].text, answers[1].text] += 1
                 self.outcomes[enum_name("outcome", comparison.outcome)] += 1
-        failed = self.outcomes.total() - sum(self.outcomes[enum_name("outcome", one)] for one in LABELLED)
-        earlier = LeftOut(self.outcomes.total(), {"other": failed} if failed else {})
-        self._failures = Failures(run, stage, pairs, earlier)
+                if (failure := stored_failure(comparison)) is not None:
+                    kinds.append(failure.kind)
+        self._failures = Failures(run, stage, pairs, LeftOut.of(self.outcomes.total(), kinds))
 
     def label(self, name: str, pairs: Sequence[Pair]) -> None:
         """Have those pairs judged and stored that are not, and report it; ``name`` is theirs in this run.

@@ -25,12 +25,19 @@ from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import check_served, policy_serves, serve_learner
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, TooManyFailuresError
-from charter.worker.failures import Failures
+from charter.worker.failures import Failures, drawn_anew_after
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.overoptimisation import best, parted
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
 from charter.worker.reinforcement.sampling import rollouts
-from charter.worker.reinforcement.sampling.ahead import TRAINING, Ahead, prompts_of, rollouts_seed, sampling_ahead
+from charter.worker.reinforcement.sampling.ahead import (
+    TRAINING,
+    UPDATING,
+    Ahead,
+    prompts_of,
+    rollouts_seed,
+    sampling_ahead,
+)
 from charter.worker.reinforcement.sampling.rollouts import Batch
 from charter.worker.reinforcement.step import Controls, learn
 from charter.worker.reinforcement.update import Learner
@@ -84,7 +91,8 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
                 if saved != progress.step:
                     _save(run, progress, ahead)
                 raise
-            progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
+            with drawn_anew_after(run, UPDATING, progress.step, "ppo.learning_rate"):
+                progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
         last = progress.step == run.spec.ppo.steps
         if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
             _save(run, progress, ahead)

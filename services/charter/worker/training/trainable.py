@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from charter.worker.errors import RunError
+from charter.worker.errors import NotFiniteError
 from charter.worker.training import ranks
 from charter.worker.training.models import LanguageModel
 
@@ -46,14 +46,13 @@ def optimiser_step(
 ) -> float:
     """Clip the gradient to ``max_norm``, update the module with it and drop it; returns its norm before.
 
-    Raises ``RunError`` when it is not finite: nothing is updated then. ``name`` is the module's, ``rates`` the fields
-    of the spec that hold its learning rate.
+    Raises ``NotFiniteError`` when it is not finite: nothing is updated then. ``name`` is the module's, ``rates`` the
+    fields of the spec that hold its learning rate.
     """
     norm = ranks.clip_gradients(module.parameters(), max_norm)
     if not norm < float("inf"):
-        raise RunError(
-            f"the {name}'s gradient is not finite ({norm}); nothing was updated. Lower {rates} and resume from the "
-            "last checkpoint"
+        raise NotFiniteError(
+            f"the {name}'s gradient is not finite ({norm}); nothing was updated. {rates} may be too high"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

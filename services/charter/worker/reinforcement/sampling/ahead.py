@@ -27,6 +27,8 @@ from charter.worker.seeds import derive_seed
 
 # The stage of ``Failures``; its places are steps.
 TRAINING = "training"
+# Where the update, or what it reports, was not finite; its places are steps too.
+UPDATING = "updating"
 # How often a wait for answers asks whether to stop.
 _ASK_SECONDS = 0.5
 
@@ -150,5 +152,5 @@ def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
 
 def rollouts_seed(run: Run, step: int) -> int:
     """Seed of a step's answers, and of the judge's draws for them: another one after a stop at that step."""
-    again = draws(run, TRAINING, step)
+    again = draws(run, TRAINING, step) + draws(run, UPDATING, step)
     return derive_seed(run.spec.seed, "rollouts", step, *([again] if again else []))
