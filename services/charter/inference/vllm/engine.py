@@ -122,7 +122,7 @@ class VllmEngine:
             await asyncio.to_thread(self._llm.shutdown)
             # vLLM's finaliser shuts down again. What still refers to it, such as the traceback of a cancelled call, may
             # live until the interpreter is half gone, and the finaliser would fail there.
-            self._llm.shutdown = lambda timeout=None: None  # type: ignore[method-assign]
+            self._llm.shutdown = lambda *_, **__: None  # type: ignore[method-assign]
             del self._llm
 
     def info(self) -> EngineInfo:

@@ -80,7 +80,7 @@ class JudgeClient:
         ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
+            _asked: Sequence[int], _replica: Replica, response: judge_pb2.CompareResponse
         ) -> tuple[int, int, judge_pb2.Judgement]:
             return ids[response.item_id], 0, response.judgement
 
@@ -103,7 +103,7 @@ class JudgeClient:
         ids = {item.id: index for index, item in enumerate(asked_for)}
 
         def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
+            _asked: Sequence[int], _replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
         ) -> tuple[int, int, float | Failed]:
             rating = response.score if response.rated else failed(response.failure_kind, response.failure)
             return ids[response.item_id], 0, rating
