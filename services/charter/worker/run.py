@@ -20,14 +20,16 @@ from charter.worker.stages.judge_check import JudgeCheck
 from charter.worker.stages.label import PairLabelling
 from charter.worker.stages.ppo import Reinforcement
 from charter.worker.stages.publish import Publishing
+from charter.worker.stages.revise import Revising
 from charter.worker.stages.sample_pairs import PairSampling
-from charter.worker.stages.start import check_services, check_spec, load_prompts
+from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
 from charter.worker.training import ranks
 from charter.worker.training.architecture import check_architectures
 from charter.worker.training.lead import Leader
 
 STAGES: tuple[Stage, ...] = (
     JudgeCheck(),
+    Revising(),
     PairSampling(),
     PairLabelling(),
     PreferenceFitting(),
@@ -55,6 +57,7 @@ def execute(
         with reporter.in_phase(run_pb2.PHASE_STARTING):
             reporter.report(0, 1, text=f"attempt {attempt}")
             check_spec(spec)
+            spec = with_pinned_data(spec, artifacts)
             prompts = load_prompts(spec, artifacts)
             constitution = check_services(spec, services, artifacts)
             check_architectures(spec)

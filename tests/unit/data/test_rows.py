@@ -188,3 +188,11 @@ def test_a_column_stands_behind_the_source(tmp_path: Path) -> None:
     path = write(tmp_path, "").rename(tmp_path / "a#b.jsonl")
     assert Source.parse(str(path)) == Source(str(path))
     assert Source.parse(f"{path}#c") == Source(str(path), "c")
+
+
+def test_a_long_json_list_is_read_in_pieces(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "p.json", [{"text": "x" * 1000}] * 3000)
+    with path.open() as file:
+        assert next(json_text.items(file)) == {"text": "x" * 1000}
+        assert file.read(1) == "x"
+        assert len(file.read()) > 1_900_000

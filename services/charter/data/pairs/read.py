@@ -23,8 +23,8 @@ from charter.storage.comparisons import COLUMNS, comparison_from_row, enum_name,
 from charter.v1 import types_pb2
 
 # Columns that an export of ours has and no other layout; without the first it is one of pairs to be compared.
-_OURS = {"outcome", "answer_a", "answer_b"}
-_UNLABELLED = _OURS - {"outcome"}
+OURS = {"outcome", "answer_a", "answer_b"}
+_UNLABELLED = OURS - {"outcome"}
 _UNSAID = {"outcome": "UNAVAILABLE", "source": "HUMAN"}
 # Below what one message to the store may hold.
 _MOST_BYTES = 32 * 1024 * 1024
@@ -51,7 +51,7 @@ def pairs_of(fields: Fields, column: str = "", labelled: bool = True) -> list[Pa
 
     ``column`` names that of the label. Two answers in columns may have no label where ``labelled`` is False.
     """
-    if fields.keys() >= _OURS:
+    if fields.keys() >= OURS:
         return [pair_of(comparison_of_ours(fields))]
     if pair := annotated_pair(fields, column):
         return [pair]
@@ -81,7 +81,7 @@ def comparisons(
 
     def make(row: Row) -> list[tuple[Where, types_pb2.Comparison]]:
         fields = row.fields()
-        if fields.keys() >= _OURS:
+        if fields.keys() >= OURS:
             return [(row.where, _checked(comparison_of_ours(fields)))]
         if not labelled and _UNLABELLED <= fields.keys() <= set(COLUMNS):
             return [(row.where, _checked(_unlabelled(fields, defaults)))]
