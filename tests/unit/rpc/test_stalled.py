@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +27,8 @@ async def test_a_stream_that_stalls_is_given_up_and_cancelled() -> None:
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_stream("/a.Service/Pages")
+            call: Any = channel.unary_stream("/a.Service/Pages")
+            missing: Any = channel.unary_stream("/a.Service/Other")
             assert [page async for page in unless_stalled_async(call(b"end"), 60)] == [b"one", b"two"]
             stalling = unless_stalled_async(call(b"stall"), 0.2)
             assert [await anext(stalling), await anext(stalling)] == [b"one", b"two"]
@@ -34,6 +36,6 @@ async def test_a_stream_that_stalls_is_given_up_and_cancelled() -> None:
                 await anext(stalling)
             await broken_off.wait()
             with pytest.raises(grpc.aio.AioRpcError):
-                await anext(unless_stalled_async(channel.unary_stream("/a.Service/Other")(b""), 60))
+                await anext(unless_stalled_async(missing(b""), 60))
     finally:
         await server.stop(None)
