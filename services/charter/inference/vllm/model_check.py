@@ -159,7 +159,7 @@ def _rounded(model: nn.Module, bits: int) -> Iterator[None]:
     """Inside the block every layer of a model, and every block of layers, gives numbers of a few significant bits."""
     with ExitStack() as stack:
         for module in model.modules():
-            hook = module.register_forward_hook(lambda module, given, output: _round(output, bits))
+            hook = module.register_forward_hook(lambda _module, _given, output: _round(output, bits))
             stack.callback(hook.remove)
         yield
 
