@@ -1,6 +1,6 @@
 """Fills in the defaults that the comments of ``run.proto`` state, so that a stored spec says all that it means."""
 
-from typing import Any
+from typing import Any, Literal
 
 from charter.v1 import run_pb2
 
@@ -36,6 +36,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "uncertainty_weight": 1.0,
         "warm_start_epochs": 0,
     },
+    "revision": {"rounds": 4, "accept": "judged_better", "gate_prompts": 32, "on_no_gain": "skip"},
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -81,11 +82,18 @@ _SAMPLES_PER_PROMPT = {
 }
 
 
+# Of stages that a run may be without: their fields are filled in where the spec has the section.
+OPTIONAL_SECTIONS: tuple[Literal["revision"], ...] = ("revision",)
+
+
 def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
+    absent = {section for section in OPTIONAL_SECTIONS if not filled.HasField(section)}
     for section, fields in DEFAULTS.items():
+        if section in absent:
+            continue
         message = getattr(filled, section)
         for name, default in fields.items():
             field = message.DESCRIPTOR.fields_by_name[name]

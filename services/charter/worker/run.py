@@ -20,6 +20,7 @@ from charter.worker.stages.judge_check import JudgeCheck
 from charter.worker.stages.label import PairLabelling
 from charter.worker.stages.ppo import Reinforcement
 from charter.worker.stages.publish import Publishing
+from charter.worker.stages.revise import Revising
 from charter.worker.stages.sample_pairs import PairSampling
 from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
 from charter.worker.training import ranks
@@ -28,6 +29,7 @@ from charter.worker.training.lead import Leader
 
 STAGES: tuple[Stage, ...] = (
     JudgeCheck(),
+    Revising(),
     PairSampling(),
     PairLabelling(),
     PreferenceFitting(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.rpc.validation import violations
-from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, fill_defaults
+from charter.spec.defaults import DEFAULTS, MAX_WAIT_SECONDS, OPTIONAL_SECTIONS, fill_defaults
 from charter.spec.load import SpecFile, spec_from_json, spec_to_json, spec_to_yaml
 from charter.spec.problems import SpecError
 from charter.v1 import judge_pb2, run_pb2, validation_pb2
@@ -185,7 +185,10 @@ def test_defaults_fill_only_what_is_unset(folder: Path) -> None:
 
 
 def test_every_optional_number_has_a_default() -> None:
-    filled = fill_defaults(run_pb2.RunSpec())
+    spec = run_pb2.RunSpec()
+    for name in OPTIONAL_SECTIONS:
+        getattr(spec, name).SetInParent()
+    filled = fill_defaults(spec)
     unset = [
         f"{section.name}.{field.name}"
         for section in run_pb2.RunSpec.DESCRIPTOR.fields
@@ -205,6 +208,7 @@ def test_every_optional_number_has_a_default() -> None:
         "evaluation.prompts",
         "evaluation.every_steps",
         "evaluation.patience",
+        "revision.prompts",
     ]
 
 
