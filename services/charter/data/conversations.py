@@ -35,11 +35,16 @@ def conversations(source: str | Path, bad: BadRows | None = None) -> Iterator[Co
     parsed = Source.parse(source)
 
     def make(row: Row) -> list[Conversation]:
-        turns = _turns(row.fields(), parsed.column)
-        _check(turns)
-        return [Conversation(turns, row.where)]
+        return [Conversation(conversation_turns(row.fields(), parsed.column), row.where)]
 
     return read(parsed, make, bad or BadRows())
+
+
+def conversation_turns(fields: Fields, column: str = "") -> tuple[ChatMessage, ...]:
+    """The turns of a row. Raises ``BadRowError``."""
+    turns = _turns(fields, column)
+    _check(turns)
+    return turns
 
 
 def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:

@@ -149,6 +149,9 @@ def _parquet(path: Path, file: str) -> Iterator[Row]:
 def _csv(path: Path, file: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     with opened(path, file) as content:
+        if content.peek(1)[:1] == b"#":
+            # A remark before the names of the columns, as tools write it.
+            content.readline()
         text = io.TextIOWrapper(content, encoding="utf-8", newline="")
         number = 0
         try:

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from charter.data.bad_rows import BadRows
 from charter.data.errors import BadRowError
+from charter.data.hub import PREFIX, HubSet
 from charter.data.rows import Row, rows_of
 
 T = TypeVar("T")
@@ -21,22 +22,43 @@ class Source:
     column: str = ""
 
     @classmethod
-    def parse(cls, source: str | Path) -> "Source":
-        """From ``PLACE`` or ``PLACE#COLUMN``. A file whose whole name has a ``#`` is meant where there is one."""
+    def parse(cls, source: str | Path, base: Path = Path()) -> "Source":
+        """From ``PLACE`` or ``PLACE#COLUMN``, relative to ``base``. A file whose whole name has a ``#`` comes first."""
         text = str(source)
         place, hash_mark, column = text.rpartition("#")
-        if not hash_mark or os.path.exists(text):
+        # Never raises, whatever the name is.
+        if not hash_mark or os.path.isfile(base / text):
             return cls(text)
         return cls(place, column)
 
+    def __str__(self) -> str:
+        """As ``parse`` reads it."""
+        return f"{self.place}#{self.column}" if self.column else self.place
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether it is a data set of the hub, and no file."""
+        return self.place.startswith(PREFIX)
+
     @property
     def name(self) -> str:
-        """Its short name: that of the file."""
-        return Path(self.place).name
+        """Its short name: that of the file, or of the data set without its owner."""
+        return HubSet.parse(self.place).name.split("/")[-1] if self.of_hub else Path(self.place).name
 
     def files(self) -> list[tuple[Path, str]]:
         """Its files, and the name of each for people. Raises ``DataError`` for a data set that cannot be had."""
-        return [(Path(self.place).expanduser(), self.place)]
+        return HubSet.parse(self.place).files() if self.of_hub else [(Path(self.place).expanduser(), self.place)]
+
+    def pinned(self) -> "Source":
+        """The same; a data set of the hub at the commit that it has now. Raises ``DataError`` where none can be had."""
+        return replace(self, place=str(HubSet.parse(self.place).pinned())) if self.of_hub else self
+
+    def here(self) -> "Source | None":
+        """The same, where it can be read without a network, or None. Raises ``DataError`` for a name that is none."""
+        if self.of_hub:
+            cached = HubSet.parse(self.place).cached()
+            return replace(self, place=str(cached)) if cached else None
+        return self if os.path.isfile(self.place) else None
 
 
 def read(

@@ -155,6 +155,8 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                     critique=one.text,
                     principle_id=draft.principle.id,
                     failure=one.failure,
+                    failure_kind=one.kind,
+                    cut_off=one.cut_off,
                     usage=_counted("critique", one),
                 )
                 for (item_id, draft), one in zip(piece, written, strict=True)
@@ -179,6 +181,8 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
                     revision=one.text,
                     principle_id=draft.principle.id,
                     failure=one.failure,
+                    failure_kind=one.kind,
+                    cut_off=one.cut_off,
                     usage=_counted("revision", one),
                 )
                 for (item_id, draft), one in zip(piece, written, strict=True)

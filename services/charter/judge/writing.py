@@ -4,10 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
-from charter.inference.engine import ContextTooLongError, Engine, GeneratedSample, Prompt, RefusedRequestError, Sampling
+from charter.inference.engine import (
+    ContextTooLongError,
+    Engine,
+    Finish,
+    GeneratedSample,
+    Prompt,
+    RefusedRequestError,
+    Sampling,
+)
 from charter.judge.pairs import Usage, quoted, too_long, transcript
 from charter.judge.text_generation import write_each
 from charter.spec.constitution import Principle
+from charter.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,10 @@ class Written:
 
     text: str = ""
     failure: str = ""
+    kind: types_pb2.FailureKind.ValueType = types_pb2.FAILURE_KIND_UNSPECIFIED
     usage: Usage = field(default_factory=Usage)
+    # The token limit ended it.
+    cut_off: bool = False
 
 
 def critique_prompt(draft: Draft) -> Prompt:
@@ -46,10 +58,11 @@ async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -
     try:
         return [_written(sample) for sample in await write_each(engine, prompts, sampling)]
     except ConnectionError as error:
-        return [Written(failure=f"the judge's model cannot be reached: {error}") for _ in prompts]
+        failure = f"the judge's model cannot be reached: {error}"
+        return [Written(failure=failure, kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in prompts]
     except RefusedRequestError as error:
         if len(prompts) == 1:
-            return [Written(failure=str(error))]
+            return [Written(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
         return [(await write(engine, [prompt], sampling))[0] for prompt in prompts]
 
 
@@ -62,8 +75,8 @@ def _shown(draft: Draft) -> str:
 
 def _written(sample: GeneratedSample | ContextTooLongError) -> Written:
     if isinstance(sample, ContextTooLongError):
-        return Written(failure=too_long(sample))
+        return Written(failure=too_long(sample), kind=types_pb2.FAILURE_KIND_TOO_LONG)
     usage = Usage(*sample.usage)
     if not sample.text.strip():
-        return Written(failure="the model wrote nothing", usage=usage)
-    return Written(sample.text.strip(), usage=usage)
+        return Written(failure="the model wrote nothing", kind=types_pb2.FAILURE_KIND_EMPTY, usage=usage)
+    return Written(sample.text.strip(), usage=usage, cut_off=sample.finish is Finish.LENGTH)

@@ -213,6 +213,51 @@ class Evaluation:
     rows: tuple[EvaluationRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RevisionGate:
+    """Whether the judge likes revised answers to held-out prompts better (``revision_gate.json``).
+
+    The interval of the mean P(the revision is better) is a 95 % bootstrap by prompt; both are 0.5 where fewer than two
+    revisions could be compared.
+    """
+
+    prompts: int
+    # Of them: those that were revised, and those whose revision passed the filters and was compared.
+    revised: int
+    compared: int
+    mean_probability: float
+    low: float
+    high: float
+
+    @property
+    def gain(self) -> bool:
+        """Whether the interval lies above one half."""
+        return self.low > 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRound:
+    """Of one round: its rows by verdict, and the words of clean revisions."""
+
+    round: int
+    verdicts: dict[str, int]
+    mean_words: float
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """What a revision stage came to (``revision.json``)."""
+
+    gate: RevisionGate
+    # Nothing was revised, as the gate said no.
+    skipped: bool
+    rounds: tuple[RevisionRound, ...] = ()
+    # Of the prompts' last rows, what became of them: accepted, or why not.
+    outcomes: dict[str, int] = field(default_factory=dict)
+    # By principle: rows, and those of them whose revision was accepted.
+    by_principle: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
 def write_result(folder: Path, name: str, result: Any) -> None:
     """Write one of the above as ``folder/name.json``, whole or not at all."""
     write_json(folder / f"{name}.json", asdict(result))

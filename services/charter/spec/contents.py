@@ -56,11 +56,12 @@ def _prompts(
     whole = bool(sources)
     for index, source in enumerate(sources):
         field = f"prompts.{part}[{index}]"
-        if not _is_here(source, field, absent_files, problems):
+        here = _here(source, field, absent_files, problems)
+        if here is None:
             whole = False
             continue
         try:
-            for prompt in read_prompts(source, bad_rows_of(spec)):
+            for prompt in read_prompts(here, bad_rows_of(spec)):
                 found.setdefault(prompt.key, prompt)
         except DataError as error:
             whole = False
@@ -79,10 +80,11 @@ def _sources(
     """The beginning of each: a corpus is too large to be read through before a run begins."""
     for index, one in enumerate(sources):
         where = f"{field}[{index}].source"
-        if one.source.startswith("hub:") or not _is_here(one.source, where, absent_files, problems):
+        here = _here(one.source, where, absent_files, problems)
+        if here is None:
             continue
         try:
-            looked_at = sum(1 for _ in itertools.islice(read(one.source, bad_rows_of(spec)), _ROWS_LOOKED_AT))
+            looked_at = sum(1 for _ in itertools.islice(read(here, bad_rows_of(spec)), _ROWS_LOOKED_AT))
         except DataError as error:
             problems += (Problem(where, line) for line in str(error).splitlines())
             continue
@@ -90,14 +92,17 @@ def _sources(
             problems.append(Problem(where, f"holds nothing to learn from: {one.source}"))
 
 
-def _is_here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> bool:
-    """Whether a source can be looked at; a file that must be here and is not is a problem."""
-    place = Source.parse(source).place
-    # Never raises, whatever the name is.
-    if os.path.isfile(place):
-        return True
-    problems += [] if absent_files else [Problem(field, f"no such file: {place}")]
-    return False
+def _here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> str | None:
+    """The source as it can be read without a network, or None. A file that must be here and is missing is a problem."""
+    parsed = Source.parse(source)
+    try:
+        here = parsed.here()
+    except DataError:
+        # No name of a data set; who resolves the names of a spec says so.
+        return None
+    if here is None and not parsed.of_hub and not absent_files:
+        problems.append(Problem(field, f"no such file: {parsed.place}"))
+    return None if here is None else str(here)
 
 
 def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:
@@ -131,10 +136,11 @@ def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Con
 
 
 def _labelled_pairs(spec: run_pb2.RunSpec, absent_files: bool, problems: list[Problem]) -> None:
-    source, field = spec.judge.labelled_pairs, "judge.labelled_pairs"
-    if not source or not _is_here(source, field, absent_files, problems):
+    field = "judge.labelled_pairs"
+    here = _here(spec.judge.labelled_pairs, field, absent_files, problems) if spec.judge.labelled_pairs else None
+    if here is None:
         return
     try:
-        read_labelled_pairs(source, bad_rows_of(spec))
+        read_labelled_pairs(here, bad_rows_of(spec))
     except DataError as error:
         problems += (Problem(field, line) for line in str(error).splitlines())

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "uncertainty_weight": 1.0,
         "warm_start_epochs": 0,
     },
+    "revision": {"rounds": 4, "accept": "judged_better", "gate_prompts": 32, "on_no_gain": "skip"},
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -95,7 +96,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Of stages that a run may be without: their fields are filled in where the spec has the section.
-OPTIONAL_SECTIONS: tuple[Literal["pretraining", "supervised"], ...] = ("pretraining", "supervised")
+OPTIONAL_SECTIONS: tuple[Literal["pretraining", "revision", "supervised"], ...]
+OPTIONAL_SECTIONS = ("pretraining", "revision", "supervised")
 # Adapters learn at a rate so many times as high as all weights do.
 _LORA_RATE = 10
 
@@ -112,7 +114,7 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
-    for optional in OPTIONAL_SECTIONS:
+    for optional in ("pretraining", "supervised"):
         stage = getattr(filled, optional)
         if stage.HasField("lora_rank") and not stage.HasField("learning_rate"):
             stage.learning_rate = _LORA_RATE * DEFAULTS[optional]["learning_rate"]

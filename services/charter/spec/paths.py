@@ -1,9 +1,13 @@
 """Files and model folders that a spec names: resolved against the folder of the spec's file, and compared."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from charter.data.errors import DataError
+from charter.data.hub import HubSet
 from charter.data.sources import Source
 from charter.spec.chat_form import CHATML
+from charter.spec.data_sources import change_data_sources
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
@@ -63,17 +67,17 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
         # A template is a file; a folder, or what is neither, is a model to take one from.
         return file(field, value) if (base / value).is_file() else model(field, value)
 
-    for name in ("train", "held_out"):
-        values = getattr(spec.prompts, name)
-        values[:] = [file(f"prompts.{name}[{index}]", value) for index, value in enumerate(values)]
-    for section, lists in (("pretraining", ("data", "replay")), ("supervised", ("data",))):
-        for name in lists:
-            for index, one in enumerate(getattr(getattr(spec, section), name)):
-                source = Source.parse(one.source)
-                if not source.place.startswith("hub:"):
-                    place = file(f"{section}.{name}[{index}].source", source.place)
-                    one.source = f"{place}#{source.column}" if source.column else place
-    for name in ("constitution", "labelled_pairs", "calibration"):
+    def data(field: str, source: Source) -> Source:
+        if not source.of_hub:
+            return replace(source, place=file(field, source.place))
+        try:
+            HubSet.parse(source.place)
+        except DataError as error:
+            problems.append(Problem(field, str(error)))
+        return source
+
+    change_data_sources(spec, data, base)
+    for name in ("constitution", "calibration"):
         if value := getattr(spec.judge, name):
             setattr(spec.judge, name, file(f"judge.{name}", value))
     if spec.policy.engine != "fake" and spec.policy.model:

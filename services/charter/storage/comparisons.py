@@ -22,6 +22,9 @@ MOST_WEIGHT_VERSION = 2**63 - 1
 # The bound that the contract declares.
 MOST_TOKENS = 2**53 - 1
 
+# Method of the comparisons of a revision with the answer that was revised.
+REVISION_METHOD = "revision"
+
 # Columns of a file with the kind of their values; ``charter.storage.parquet`` gives each kind its type there.
 JUDGEMENT_COLUMNS = {
     "principle_id": "text",

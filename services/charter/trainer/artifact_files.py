@@ -9,6 +9,7 @@ import grpc
 from charter.atomic_files import write_bytes
 from charter.rpc.errors import StatusError
 from charter.runs.artifacts import CHECKPOINTS
+from charter.spec.data_sources import change_data_files
 from charter.v1 import run_pb2, trainer_pb2
 
 INPUTS = "inputs"
@@ -64,9 +65,8 @@ def with_absolute_files(spec: run_pb2.RunSpec, artifacts: Path) -> run_pb2.RunSp
 def _with_paths(spec: run_pb2.RunSpec, change: Callable[[str], str]) -> run_pb2.RunSpec:
     changed = run_pb2.RunSpec()
     changed.CopyFrom(spec)
-    for paths in (changed.prompts.train, changed.prompts.held_out):
-        paths[:] = [change(path) for path in paths]
-    for field in ("constitution", "labelled_pairs", "calibration"):
+    change_data_files(changed, change)
+    for field in ("constitution", "calibration"):
         if path := getattr(changed.judge, field):
             setattr(changed.judge, field, change(path))
     return changed

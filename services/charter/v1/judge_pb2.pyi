@@ -469,10 +469,16 @@ class CritiqueResponse(_message.Message):
     PRINCIPLE_ID_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     critique: _builtins.str
     principle_id: _builtins.str
     failure: _builtins.str
+    failure_kind: _types_pb2.FailureKind.ValueType
+    """Set when there is a failure."""
+    cut_off: _builtins.bool
+    """The token limit ended it."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage: ...
     def __init__(
@@ -483,10 +489,12 @@ class CritiqueResponse(_message.Message):
         principle_id: _builtins.str = ...,
         failure: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
+        failure_kind: _types_pb2.FailureKind.ValueType = ...,
+        cut_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["critique", b"critique", "failure", b"failure", "item_id", b"item_id", "principle_id", b"principle_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critique", b"critique", "cut_off", b"cut_off", "failure", b"failure", "failure_kind", b"failure_kind", "item_id", b"item_id", "principle_id", b"principle_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,10 +541,16 @@ class ReviseResponse(_message.Message):
     PRINCIPLE_ID_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     revision: _builtins.str
     principle_id: _builtins.str
     failure: _builtins.str
+    failure_kind: _types_pb2.FailureKind.ValueType
+    """Set when there is a failure."""
+    cut_off: _builtins.bool
+    """The token limit ended it."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage: ...
     def __init__(
@@ -547,10 +561,12 @@ class ReviseResponse(_message.Message):
         principle_id: _builtins.str = ...,
         failure: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
+        failure_kind: _types_pb2.FailureKind.ValueType = ...,
+        cut_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "item_id", b"item_id", "principle_id", b"principle_id", "revision", b"revision", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off", "failure", b"failure", "failure_kind", b"failure_kind", "item_id", b"item_id", "principle_id", b"principle_id", "revision", b"revision", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -199,6 +199,7 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     PHASE_PRETRAINING: _Phase.ValueType  # 9
     """Learning from text, then from conversations."""
     PHASE_SUPERVISED: _Phase.ValueType  # 10
+    PHASE_REVISING: _Phase.ValueType  # 11
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """What the worker is doing."""
@@ -215,6 +216,7 @@ PHASE_REPORTING: Phase.ValueType  # 8
 PHASE_PRETRAINING: Phase.ValueType  # 9
 """Learning from text, then from conversations."""
 PHASE_SUPERVISED: Phase.ValueType  # 10
+PHASE_REVISING: Phase.ValueType  # 11
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 @_typing.final
@@ -244,6 +246,7 @@ class RunSpec(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     PRETRAINING_FIELD_NUMBER: _builtins.int
     SUPERVISED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
@@ -289,6 +292,10 @@ class RunSpec(_message.Message):
     def supervised(self) -> Global___SupervisedSpec:
         """Supervised fine-tuning on conversations, before pairs are sampled. Unset = none."""
 
+    @_builtins.property
+    def revision(self) -> Global___RevisionSpec:
+        """Critique and revision, before pairs are sampled. Unset = none."""
+
     def __init__(
         self,
         *,
@@ -310,10 +317,11 @@ class RunSpec(_message.Message):
         failures: Global___FailureSpec | None = ...,
         pretraining: Global___PretrainingSpec | None = ...,
         supervised: Global___SupervisedSpec | None = ...,
+        revision: Global___RevisionSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "services", b"services", "supervised", b"supervised"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "services", b"services", "supervised", b"supervised"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks", "supervised", b"supervised"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks", "supervised", b"supervised"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +678,63 @@ class PolicySpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob_tolerance) -> _WhichOneofReturnType__logprob_tolerance | None: ...
 
 Global___PolicySpec: _TypeAlias = PolicySpec  # noqa: Y015
+
+@_typing.final
+class RevisionSpec(_message.Message):
+    """The supervised stage of Constitutional AI (Bai et al. 2022): the policy answers, the judge criticises and revises its
+    answers by a principle drawn for each round, and the policy learns from the revisions. docs/revision.md
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
+    GATE_PROMPTS_FIELD_NUMBER: _builtins.int
+    ON_NO_GAIN_FIELD_NUMBER: _builtins.int
+    prompts: _builtins.int
+    """Prompts that are revised. Unset = all of these dimensions, each once."""
+    rounds: _builtins.int
+    """Critiques and revisions one after the other; the first does most of the work. Default 4."""
+    accept: _builtins.str
+    """What is learned from: every clean revision, or those that the judge prefers to the answer. Default judged_better."""
+    gate_prompts: _builtins.int
+    """Held-out prompts of the gate: before anything is learned, one round on them must please the judge. Default 32."""
+    on_no_gain: _builtins.str
+    """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
+    @_builtins.property
+    def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dimensions whose training prompts are answered and revised. Empty = all."""
+
+    def __init__(
+        self,
+        *,
+        dimensions: _abc.Iterable[_builtins.str] | None = ...,
+        prompts: _builtins.int | None = ...,
+        rounds: _builtins.int | None = ...,
+        accept: _builtins.str = ...,
+        gate_prompts: _builtins.int | None = ...,
+        on_no_gain: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gate_prompts: _TypeAlias = _typing.Literal["gate_prompts"]  # noqa: Y015
+    _WhichOneofArgType__gate_prompts: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts"]  # noqa: Y015
+    _WhichOneofReturnType__prompts: _TypeAlias = _typing.Literal["prompts"]  # noqa: Y015
+    _WhichOneofArgType__prompts: _TypeAlias = _typing.Literal["_prompts", b"_prompts"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_prompts) -> _WhichOneofReturnType__gate_prompts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompts) -> _WhichOneofReturnType__prompts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
+
+Global___RevisionSpec: _TypeAlias = RevisionSpec  # noqa: Y015
 
 @_typing.final
 class JudgeSpec(_message.Message):

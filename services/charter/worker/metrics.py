@@ -1,9 +1,8 @@
 """The numbers of a run: names of RunEvent metrics, and what Prometheus scrapes from the worker.
 
 Each metric of ``PPO``, whatever the algorithm, is the gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
-``charter_preference_fit_<name>``, each of ``LEARNING`` (pretraining and supervised) the gauge
-``charter_learning_<name>``. ``docs/ppo.md`` says more about each. What is about one run carries the label ``run``; a
-gauge is not exported before its first value.
+``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each. What is about one run carries the label
+``run``; a gauge is not exported before its first value.
 """
 
 import importlib.metadata
@@ -86,23 +85,13 @@ FIT = {
     "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
     "held_out_calibration_error": "Expected calibration error against the judge on the held-out comparisons.",
 }
-LEARNING = {
-    "train_loss": "Cross-entropy on the last batch, in nats per token that is learned.",
-    "held_out_loss": "Cross-entropy on what is held out, in nats per token, sources by their shares.",
-    "learning_rate": "Learning rate of the step.",
-    "gradient_norm": "Norm of the gradient before clipping.",
-    "target_tokens": "Tokens of the step that are learned.",
-    "tokens_per_second": "Tokens that are learned, per second of the update.",
-    "step_seconds": "Seconds of the update.",
-}
-# Held-out loss of one source, by its name.
+# Held-out loss of one source of pretraining or supervised fine-tuning, by its name.
 BY_SOURCE = "held_out_loss."
 # Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
 BY_DIMENSION = "score_mean."
 # Items of a stage that were left out for a kind of failure, in a step or in the stage so far.
 BY_KIND = "left_out."
 
-_LEARNING_GAUGES = {name: Gauge(f"charter_learning_{name}", text, ["run"]) for name, text in LEARNING.items()}
 _PPO_GAUGES = {
     name: Gauge(f"charter_ppo_{name}", text, ["run", "preference_version"] if name in SCALED else ["run"])
     for name, text in PPO.items()
@@ -194,8 +183,6 @@ def show(run_id: str, event: run_pb2.RunEvent) -> None:
         gauges = _PPO_GAUGES
     elif event.phase == run_pb2.PHASE_FITTING_PREFERENCE_MODEL:
         gauges = _FIT_GAUGES
-    elif event.phase in (run_pb2.PHASE_PRETRAINING, run_pb2.PHASE_SUPERVISED):
-        gauges = _LEARNING_GAUGES
     scale = f"{event.metrics['preference_version']:.0f}" if "preference_version" in event.metrics else ""
     if SCALED & set(event.metrics) and (earlier := _scales.get(run_id, scale)) != scale:
         for gauge in (_DIMENSION, *(_PPO_GAUGES[name] for name in SCALED)):

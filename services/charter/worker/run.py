@@ -21,8 +21,9 @@ from charter.worker.stages.label import PairLabelling
 from charter.worker.stages.ppo import Reinforcement
 from charter.worker.stages.pretraining import Pretraining
 from charter.worker.stages.publish import Publishing
+from charter.worker.stages.revise import Revising
 from charter.worker.stages.sample_pairs import PairSampling
-from charter.worker.stages.start import check_services, check_spec, load_prompts
+from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
 from charter.worker.stages.supervised import SupervisedFineTuning
 from charter.worker.training import ranks
 from charter.worker.training.architecture import check_architectures
@@ -31,6 +32,7 @@ from charter.worker.training.lead import Leader
 STAGES: tuple[Stage, ...] = (
     JudgeCheck(),
     Pretraining(),
+    Revising(),
     SupervisedFineTuning(),
     PairSampling(),
     PairLabelling(),
@@ -59,6 +61,7 @@ def execute(
         with reporter.in_phase(run_pb2.PHASE_STARTING):
             reporter.report(0, 1, text=f"attempt {attempt}")
             check_spec(spec)
+            spec = with_pinned_data(spec, artifacts)
             prompts = load_prompts(spec, artifacts)
             constitution = check_services(spec, services, artifacts)
             check_architectures(spec)

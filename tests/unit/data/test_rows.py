@@ -66,6 +66,11 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, name: str, unit: str) ->
     assert [str(row.where) for row in found[:2]] == [f"shown, {unit} 1", f"shown, {unit} 2"]
 
 
+def test_a_remark_before_the_columns_of_a_csv_file_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("# dataset_version,,\ntext,other\na,b\n")
+    assert [row.fields() for row in rows_of(tmp_path / "p.csv", "p")] == [{"text": "a", "other": "b"}]
+
+
 def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
     path = write(tmp_path, '{"text": "a"}\n\n{"text": "b"}\n').rename(tmp_path / "p.json")
     assert [str(row.where) for row in rows_of(path, "p")] == ["p, line 1", "p, line 3"]
@@ -188,3 +193,11 @@ def test_a_column_stands_behind_the_source(tmp_path: Path) -> None:
     path = write(tmp_path, "").rename(tmp_path / "a#b.jsonl")
     assert Source.parse(str(path)) == Source(str(path))
     assert Source.parse(f"{path}#c") == Source(str(path), "c")
+
+
+def test_a_long_json_list_is_read_in_pieces(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "p.json", [{"text": "x" * 1000}] * 3000)
+    with path.open() as file:
+        assert next(json_text.items(file)) == {"text": "x" * 1000}
+        assert file.read(1) == "x"
+        assert len(file.read()) > 1_900_000

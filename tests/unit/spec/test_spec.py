@@ -214,6 +214,7 @@ def test_every_optional_number_has_a_default() -> None:
         "supervised.max_tokens",
         "supervised.evaluate_every_steps",
         "supervised.lora_rank",
+        "revision.prompts",
     ]
 
 

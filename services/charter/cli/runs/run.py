@@ -18,6 +18,7 @@ from charter.cli.runs.progress import RunProgress, watch
 from charter.cli.services import gpu_sharing, service_addresses
 from charter.rpc.channel import QUICK
 from charter.spec.checks import load_checked
+from charter.spec.data_sources import data_sources
 from charter.spec.defaults import with_addresses
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
@@ -63,8 +64,8 @@ def _local_hint(spec: Path) -> str:
 
 def _files_of(spec: run_pb2.RunSpec) -> list[trainer_pb2.InputFile]:
     """Contents of the files of this machine that a spec names; other paths are the cluster's."""
-    judge = spec.judge
-    named = [*spec.prompts.train, *spec.prompts.held_out, judge.constitution, judge.labelled_pairs, judge.calibration]
+    data = (source.place for _, source in data_sources(spec))
+    named = [*data, spec.judge.constitution, spec.judge.calibration]
     paths = [Path(path) for path in dict.fromkeys(named) if path and Path(path).is_file()]
     if sum(path.stat().st_size for path in paths) > MOST_FILE_BYTES:
         fail(

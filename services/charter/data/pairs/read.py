@@ -8,7 +8,7 @@ from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
 from charter.data.errors import BadRowError
 from charter.data.pairs.annotations import annotated_pair
-from charter.data.pairs.chosen_rejected import chosen_rejected_pair
+from charter.data.pairs.chosen_rejected import chosen_rejected_pair, with_chosen_rejected
 from charter.data.pairs.pair import Pair
 from charter.data.pairs.rated import is_rated, rated_pair, with_neighbours
 from charter.data.pairs.side_by_side import answer_columns, side_by_side_pairs
@@ -23,8 +23,8 @@ from charter.storage.comparisons import COLUMNS, comparison_from_row, enum_name,
 from charter.v1 import types_pb2
 
 # Columns that an export of ours has and no other layout; without the first it is one of pairs to be compared.
-_OURS = {"outcome", "answer_a", "answer_b"}
-_UNLABELLED = _OURS - {"outcome"}
+OURS = {"outcome", "answer_a", "answer_b"}
+_UNLABELLED = OURS - {"outcome"}
 _UNSAID = {"outcome": "UNAVAILABLE", "source": "HUMAN"}
 # Below what one message to the store may hold.
 _MOST_BYTES = 32 * 1024 * 1024
@@ -51,12 +51,12 @@ def pairs_of(fields: Fields, column: str = "", labelled: bool = True) -> list[Pa
 
     ``column`` names that of the label. Two answers in columns may have no label where ``labelled`` is False.
     """
-    if fields.keys() >= _OURS:
+    if fields.keys() >= OURS:
         return [pair_of(comparison_of_ours(fields))]
     if pair := annotated_pair(fields, column):
         return [pair]
-    if "chosen" in fields or "rejected" in fields:
-        return [chosen_rejected_pair(fields)]
+    if sides := with_chosen_rejected(fields):
+        return [chosen_rejected_pair(sides)]
     if is_rated(fields):
         return [rated_pair(fields)]
     if columns := answer_columns(fields):
@@ -81,7 +81,7 @@ def comparisons(
 
     def make(row: Row) -> list[tuple[Where, types_pb2.Comparison]]:
         fields = row.fields()
-        if fields.keys() >= _OURS:
+        if fields.keys() >= OURS:
             return [(row.where, _checked(comparison_of_ours(fields)))]
         if not labelled and _UNLABELLED <= fields.keys() <= set(COLUMNS):
             return [(row.where, _checked(_unlabelled(fields, defaults)))]

@@ -1,7 +1,7 @@
 """The judge's replicas as the worker sees them: what they judge by, and their judgements and ratings."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
@@ -15,7 +15,16 @@ from charter.worker.clients.spread import Work, spread, tokens_of
 from charter.worker.errors import RunError
 from charter.worker.reporter import Reporter
 
+Item = TypeVar("Item", judge_pb2.ComparisonItem, judge_pb2.AnswerItem)
 V = TypeVar("V")
+
+
+class WrittenText(NamedTuple):
+    """A critique or a revision, the principle that it is by, and whether the token limit ended it."""
+
+    text: str
+    principle_id: str
+    cut_off: bool
 
 
 class JudgeClient:
@@ -70,46 +79,98 @@ class JudgeClient:
 
         Raises ``ServiceError`` when the request is refused, ``RunError`` when a judgement is missing.
         """
-        refused = {item.id: unjudged(failure) for item in items if (failure := unsendable(item)) is not None}
-        asked_for = [item for item in items if item.id not in refused]
-
-        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.CompareRequest(items=[asked_for[index] for index in chosen], options=options)
-            return judge_pb2_grpc.JudgeServiceStub(channel).Compare(request)
-
-        ids = {item.id: index for index, item in enumerate(asked_for)}
-
-        def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.CompareResponse
-        ) -> tuple[int, int, judge_pb2.Judgement]:
-            return ids[response.item_id], 0, response.judgement
-
-        costs = [
-            tokens_of(*(message.content for message in item.prompt), item.answer_a, item.answer_b) for item in asked_for
-        ]
-        self.replicas.wake()
-        judged = spread(self.replicas, Work(costs, 1, ask, read))
-        return refused | {item.id: judgement for item, (judgement,) in zip(asked_for, judged, strict=True)}
+        judged = self._each(
+            items,
+            lambda item: (item.answer_a, item.answer_b),
+            lambda stub, chosen: stub.Compare(judge_pb2.CompareRequest(items=chosen, options=options)),
+            lambda response: response.judgement,
+        )
+        return {name: unjudged(one) if isinstance(one, Failed) else one for name, one in judged.items()}
 
     def rate(self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions) -> list[float | Failed]:
         """The judge's rating of each answer, -1 to 1, or why it has none; raises as ``compare``."""
-        refused = {item.id: failure for item in items if (failure := unsendable(item)) is not None}
-        asked_for = [item for item in items if item.id not in refused]
 
-        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
-            request = judge_pb2.JudgeServiceScoreRequest(items=[asked_for[index] for index in chosen], options=options)
-            return judge_pb2_grpc.JudgeServiceStub(channel).Score(request)
+        def rating(response: judge_pb2.JudgeServiceScoreResponse) -> float | Failed:
+            return response.score if response.rated else failed(response.failure_kind, response.failure)
 
+        rated = self._each(
+            items,
+            lambda item: (item.answer,),
+            lambda stub, chosen: stub.Score(judge_pb2.JudgeServiceScoreRequest(items=chosen, options=options)),
+            rating,
+        )
+        return [rated[item.id] for item in items]
+
+    def critique(
+        self,
+        items: Sequence[judge_pb2.AnswerItem],
+        options: judge_pb2.JudgingOptions,
+        limits: judge_pb2.SamplingLimits,
+    ) -> list[WrittenText | Failed]:
+        """A critique of each answer, or why there is none; raises as ``compare``."""
+
+        def written(response: judge_pb2.CritiqueResponse) -> WrittenText | Failed:
+            if response.failure:
+                return failed(response.failure_kind, response.failure)
+            return WrittenText(response.critique, response.principle_id, response.cut_off)
+
+        found = self._each(
+            items,
+            lambda item: (item.answer,),
+            lambda stub, chosen: stub.Critique(judge_pb2.CritiqueRequest(items=chosen, options=options, limits=limits)),
+            written,
+            limits.max_new_tokens,
+        )
+        return [found[item.id] for item in items]
+
+    def revise(
+        self,
+        items: Sequence[judge_pb2.AnswerItem],
+        options: judge_pb2.JudgingOptions,
+        limits: judge_pb2.SamplingLimits,
+    ) -> list[WrittenText | Failed]:
+        """A revision of each answer by its critique, or why there is none; raises as ``compare``."""
+
+        def written(response: judge_pb2.ReviseResponse) -> WrittenText | Failed:
+            if response.failure:
+                return failed(response.failure_kind, response.failure)
+            return WrittenText(response.revision, response.principle_id, response.cut_off)
+
+        found = self._each(
+            items,
+            lambda item: (item.answer, item.critique),
+            lambda stub, chosen: stub.Revise(judge_pb2.ReviseRequest(items=chosen, options=options, limits=limits)),
+            written,
+            limits.max_new_tokens,
+        )
+        return [found[item.id] for item in items]
+
+    def _each(
+        self,
+        items: Sequence[Item],
+        texts: Callable[[Item], Sequence[str]],
+        call: Callable[[judge_pb2_grpc.JudgeServiceStub, Sequence[Item]], Any],
+        result: Callable[[Any], V],
+        written_tokens: int = 0,
+    ) -> dict[str, V | Failed]:
+        """What ``result`` makes of the response to each item, by the item's id; one that cannot be sent has failed.
+
+        ``texts`` are those of an item behind its prompt, ``written_tokens`` the most that the judge writes of one.
+        """
+        found: dict[str, V | Failed] = {item.id: why for item in items if (why := unsendable(item)) is not None}
+        asked_for = [item for item in items if item.id not in found]
         ids = {item.id: index for index, item in enumerate(asked_for)}
 
-        def read(
-            asked: Sequence[int], replica: Replica, response: judge_pb2.JudgeServiceScoreResponse
-        ) -> tuple[int, int, float | Failed]:
-            rating = response.score if response.rated else failed(response.failure_kind, response.failure)
-            return ids[response.item_id], 0, rating
+        def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
+            return call(judge_pb2_grpc.JudgeServiceStub(channel), [asked_for[index] for index in chosen])
 
-        costs = [tokens_of(*(message.content for message in item.prompt), item.answer) for item in asked_for]
+        def read(_asked: Sequence[int], _replica: Replica, response: Any) -> tuple[int, int, V]:
+            return ids[response.item_id], 0, result(response)
+
+        costs = [
+            tokens_of(*(message.content for message in item.prompt), *texts(item)) + written_tokens
+            for item in asked_for
+        ]
         self.replicas.wake()
-        ratings = spread(self.replicas, Work(costs, 1, ask, read))
-        rated = {item.id: rating for item, (rating,) in zip(asked_for, ratings, strict=True)}
-        return [refused[item.id] if item.id in refused else rated[item.id] for item in items]
+        results = spread(self.replicas, Work(costs, 1, ask, read))
+        return found | {item.id: one for item, (one,) in zip(asked_for, results, strict=True)}

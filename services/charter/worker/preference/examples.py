@@ -12,7 +12,7 @@ from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
 from charter.inference.preference_model import encode_answer
 from charter.rpc.messages import chat_messages
-from charter.storage.comparisons import LABELLED, enum_name
+from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.context import FIRST_VERSION
 from charter.worker.errors import RunError
@@ -179,7 +179,7 @@ def _example(model: Reads, comparison: types_pb2.Comparison, start: int) -> Exam
         prompt_key(messages),
         enum_name("source", comparison.source),
         comparison.dimension,
-        starting=comparison.answer_a.weight_version <= start,
+        starting=comparison.answer_a.weight_version <= start and comparison.method != REVISION_METHOD,
         prompt_tokens=len(prompt),
     )
 

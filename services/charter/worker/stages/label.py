@@ -12,7 +12,7 @@ from charter.rpc.messages import chat_messages, proto_messages
 from charter.rpc.validation import violations
 from charter.runs.results import LeftOut
 from charter.spec.facts import needs_preference_model
-from charter.storage.comparisons import LABELLED, enum_name, method_name
+from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import failure_of, stored_failure
@@ -94,6 +94,8 @@ class Labelling:
         self._stored: Counter[_Key] = Counter()
         kinds: list[str] = []
         for comparison in run.services.preference.comparisons(run.id, types_pb2.LABEL_SOURCE_AI):
+            if comparison.method == REVISION_METHOD:
+                continue
             answers = comparison.answer_a, comparison.answer_b
             if answers[0].weight_version == version and (not self._again or comparison.outcome in LABELLED):
                 messages = chat_messages(comparison.prompt)

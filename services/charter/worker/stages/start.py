@@ -11,10 +11,13 @@ import torch
 
 from charter.atomic_files import write_text
 from charter.data.bad_rows import said
+from charter.data.errors import DataError
+from charter.data.sources import Source
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.spec import checks
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.data_sources import change_data_sources
 from charter.spec.facts import HUMAN, IMPORTED, evaluated_prompts, label_sources, needs_preference_model, servers_sleep
 from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
@@ -51,6 +54,27 @@ def _nccl_problems() -> Iterator[str]:
             "services.weights_nccl sends weights by vLLM's own code: install vllm where the worker runs (the image of "
             f"the model servers has it). {without}"
         )
+
+
+def with_pinned_data(spec: run_pb2.RunSpec, artifacts: Artifacts) -> run_pb2.RunSpec:
+    """The spec with each data set of the hub at a commit, the one that the first attempt had: ``data`` in ``run.json``.
+
+    Raises ``SpecError`` where a data set cannot be had.
+    """
+    pinned, commits = run_pb2.RunSpec(), artifacts.record.setdefault("data", {})
+    pinned.CopyFrom(spec)
+
+    def pin(_field: str, source: Source) -> Source:
+        if source.of_hub and str(source) not in commits:
+            commits[str(source)] = str(source.pinned())
+        return Source.parse(commits[str(source)]) if source.of_hub else source
+
+    try:
+        change_data_sources(pinned, pin)
+    except DataError as error:
+        raise SpecError(str(error)) from error
+    artifacts.save_record()
+    return pinned
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from charter.data.bad_rows import BadRows
 from charter.data.conversations import conversations
@@ -121,8 +120,7 @@ def weights_of(sources: Iterable[run_pb2.DataSource], names: Mapping[str, str]) 
 
 def _short(source: str) -> str:
     parsed = Source.parse(source)
-    place = parsed.place if parsed.place.startswith("hub:") else Path(parsed.place).name
-    return f"{place}#{parsed.column}" if parsed.column else place
+    return f"{parsed.name}#{parsed.column}" if parsed.column else parsed.name
 
 
 def _divide(

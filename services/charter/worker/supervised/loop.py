@@ -92,7 +92,7 @@ def learn(run: Run, plan: Plan) -> None:
     with gpu_turn(run):
         learner = run.leader.hold(make_learner, run.start.model, plan.name, plan.settings, run.spec.seed)
         epochs = plan.batching.steps()
-        progress = _take_steps(run, plan, folder, epochs, _resume(run, plan, folder))
+        progress = _take_steps(run, plan, folder, epochs, _resume(run, folder))
         kept = progress.best.step if progress.best is not None else progress.step
         if kept != progress.step:
             run.leader.with_learner(checkpoint.restore, checkpoint.folder_of(folder, kept))
@@ -125,7 +125,7 @@ def make_learner(model: str, name: str, settings: Settings, seed: int) -> Learne
     )
 
 
-def _resume(run: Run, plan: Plan, folder: Path) -> Progress:
+def _resume(run: Run, folder: Path) -> Progress:
     checkpoint.clean(folder)
     if (found := newest(folder)) is None:
         return Progress()

@@ -1,0 +1,178 @@
+"""Critique and revision in a run, by a judge that is known to be right: it reads a word in the answers."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from charter.judge import server as judge
+from charter.v1 import run_pb2
+from charter.worker.__main__ import FAILED
+from charter.worker.revision.rows import RevisionRow, read_rows
+
+from tests.integration.worker.test_endpoint import stored_comparisons
+from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
+from tests.support.harness import running
+from tests.support.worker_services import Stage, tiny_services, write_jsonl
+
+# Held-out prompts of the gate.
+GATE = 16
+CRITIQUE = "The words are cold, and nobody would feel welcome after reading them."
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
+    with tiny_services(tmp_path_factory.mktemp("worker"), tiny_model) as stage:
+        # Of five prompts no interval lies above one half.
+        held_out = [{"prompt": f"Spell the word number {n}."} for n in range(GATE)]
+        write_jsonl(stage.folder / "held_out.jsonl", held_out)
+        yield stage
+
+
+class Critic:
+    """Writes revisions with one more `gladly` than the answer, and prefers the answer that has more of them."""
+
+    def __init__(self, *, prefers: bool = True, revise: Callable[[int, str], Answer | Failure] | None = None) -> None:
+        self.written: Counter[str] = Counter()
+        self._prefers = prefers
+        self._revise = revise
+
+    def __call__(self, body: Body) -> Answer | Failure:
+        text = "\n".join(str(message["content"]) for message in body["messages"])
+        if "(B)" in text:
+            first, _, second = text.partition("(B)")
+            better = first.count("gladly") - second.count("gladly") if self._prefers else 0
+            p = 0.5 + 0.4 * (better > 0) - 0.4 * (better < 0)
+            return Answer("A", {"A": p, "B": 1 - p})
+        if "Write only the new response." in text:
+            self.written["revision"] += 1
+            if self._revise is not None:
+                return self._revise(self.written["revision"], text)
+            return Answer(self.revision(text))
+        if "Say why." in text:
+            self.written["critique"] += 1
+            return Answer(CRITIQUE)
+        return Answer("A", {"A": 0.6, "B": 0.4})
+
+    def revision(self, text: str) -> str:
+        number = re.findall(r"number (\d+)", text)[0]
+        return f"{'gladly ' * (1 + text.count('gladly'))}I say {number} to you, {number} {number} and welcome"
+
+
+@contextmanager
+def judged_by(stage: Stage, served: Endpoint, **revision: object) -> Iterator[run_pb2.RunSpec]:
+    constitution = stage.folder / "constitution.yaml"
+    config = judge.JudgeConfig(MODEL, constitution, "openai", "choice", None, {"endpoint": served.url})
+    with running(judge.build(config)) as addresses:
+        spec = stage.spec(
+            judge={"model": MODEL, "engine": "openai", "endpoint": served.url, "method": 1, "labelled_pairs": ""},
+            ppo={"steps": 1},
+            revision={"rounds": 2, "gate_prompts": GATE, **revision},
+        )
+        spec.services.judge = addresses.main
+        yield spec
+
+
+def rows_of(stage: Stage, run: str) -> list[RevisionRow]:
+    return read_rows(stage.run_folder(run) / "revision" / "rows.jsonl")
+
+
+def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Stage) -> None:
+    with endpoint(Critic()) as served, judged_by(stage, served) as spec:
+        assert stage.work("revised", spec) == 0
+    folder = stage.run_folder("revised")
+    result = json.loads((folder / "revision.json").read_text())
+    assert result["gate"]["low"] > 0.5
+    rows = rows_of(stage, "revised")
+    first, second = ({row.prompt_key: row for row in rows if row.round == number} for number in (1, 2))
+    assert len(first) == len(second) == 7
+    for key, row in second.items():
+        # A round goes on from the revision before it, by a principle of its own.
+        assert (row.parent, row.answer) == (first[key].id, first[key].revision)
+        assert row.revision.count("gladly") == 2
+        assert row.critique == CRITIQUE
+        assert row.principle in ("kind", "safe")
+        assert (row.policy_version, row.judge) == (1, MODEL)
+    assert {row.principle for row in rows} == {"kind", "safe"}
+    accepted = [json.loads(line) for line in (folder / "revision" / "accepted.jsonl").read_text().splitlines()]
+    texts = {one["messages"][-1]["content"] for one in accepted}
+    assert texts == {row.revision for row in second.values()}
+    table = pq.read_table(folder / "revision" / "rows.parquet").to_pylist()
+    assert Counter(row["outcome"] for row in table) == {"superseded": 7, "accepted": 7}
+    assert sum(count for count, _ in result["by_principle"].values()) == 14
+    pairs = [one for one in stored_comparisons(stage, "revised") if one.method == "revision"]
+    assert {one.answer_a.text for one in pairs} == texts
+    # The judge's soft label, never a certain one.
+    assert {round(one.probability_a, 6) for one in pairs} == {0.9}
+
+
+@pytest.mark.parametrize(("accept", "outcome", "count"), [("judged_better", "not_better", 0), ("all", "accepted", 7)])
+def test_a_revision_that_pleases_nobody_is_learned_from_only_where_all_are(
+    stage: Stage, accept: str, outcome: str, count: int
+) -> None:
+    run = f"equal-{accept}".replace("_", "-")
+    with (
+        endpoint(Critic(prefers=False)) as served,
+        judged_by(stage, served, accept=accept, on_no_gain="continue") as spec,
+    ):
+        assert stage.work(run, spec) == 0
+    result = json.loads((stage.run_folder(run) / "revision.json").read_text())
+    assert result["outcomes"] == {outcome: 7}
+    assert len((stage.run_folder(run) / "revision" / "accepted.jsonl").read_text().splitlines()) == count
+
+
+def test_without_a_gain_on_held_out_prompts_nothing_is_revised(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    critic = Critic(prefers=False)
+    with endpoint(critic) as served, judged_by(stage, served) as spec:
+        assert stage.work("no-gain", spec) == 0
+    assert json.loads((stage.run_folder("no-gain") / "revision.json").read_text())["skipped"] is True
+    assert critic.written == {"critique": GATE, "revision": GATE}
+    assert any("does not help beyond chance; the stage is skipped" in event.text for event in stage.events("no-gain"))
+    with endpoint(critic) as served, judged_by(stage, served, on_no_gain="stop") as spec:
+        assert stage.work("stopped", spec) == FAILED
+    assert "revising does not help beyond chance" in caplog.messages[-1]
+
+
+def test_dirty_revisions_are_named_and_what_came_before_them_goes_on(stage: Stage) -> None:
+    critic = Critic()
+
+    def every_second_leaks(number: int, text: str) -> Answer:
+        leaks = number > GATE and "number 2" in text
+        return Answer("Here is a revised response: hello" if leaks else critic.revision(text))
+
+    critic._revise = every_second_leaks
+    with endpoint(critic) as served, judged_by(stage, served) as spec:
+        assert stage.work("dirty", spec) == 0
+    leaked = [row for row in rows_of(stage, "dirty") if row.verdict == "scaffolding"]
+    assert [row.round for row in leaked] == [1, 2]
+    # The second round revised the answer again, not the leak.
+    assert len({row.answer for row in leaked}) == 1
+    assert [row.parent for row in leaked] == ["", ""]
+    result = json.loads((stage.run_folder("dirty") / "revision.json").read_text())
+    assert [one["verdicts"] for one in result["rounds"]] == [{"clean": 6, "scaffolding": 1}] * 2
+    accepted = (stage.run_folder("dirty") / "revision" / "accepted.jsonl").read_text()
+    assert "revised response" not in accepted
+
+
+def test_a_run_that_was_broken_off_repeats_nothing(stage: Stage) -> None:
+    critic = Critic()
+
+    def down_in_the_second_round(number: int, text: str) -> Answer | Failure:
+        return Failure(401, "no longer valid") if number > GATE + 7 else Answer(critic.revision(text))
+
+    critic._revise = down_in_the_second_round
+    with endpoint(critic) as served, judged_by(stage, served) as spec:
+        assert stage.work("broken-off", spec) != 0
+        before = rows_of(stage, "broken-off")
+        critic._revise = None
+        critic.written.clear()
+        assert stage.work("broken-off", spec, attempt=2) == 0
+    assert len(before) == 7
+    after = rows_of(stage, "broken-off")
+    assert after[:7] == before
+    assert Counter(row.round for row in after) == {1: 7, 2: 7}
+    assert critic.written["revision"] == 7

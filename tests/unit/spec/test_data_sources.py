@@ -1,0 +1,115 @@
+"""Data that a spec names: files with a column, data sets of the hub, and what happens to bad rows in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from charter.cli.runs.run import _files_of
+from charter.data.sources import Source
+from charter.runs.artifacts import Artifacts
+from charter.spec import checks
+from charter.spec.defaults import fill_defaults
+from charter.trainer.artifact_files import with_absolute_files, with_relative_files, with_stored_files
+from charter.v1 import run_pb2
+from charter.worker.errors import SpecError
+from charter.worker.stages.start import with_pinned_data
+
+from tests.support.hub import running_hub
+
+SPEC = """\
+name: my-run
+policy: {model: org/policy}
+judge: {model: org/judge, constitution: rules.yaml, labelled_pairs: "pairs.csv#verdict"}
+prompts:
+  train: [TRAIN]
+  held_out: ["held.jsonl#question"]
+"""
+CONSTITUTION = """\
+name: tiny
+version: "1"
+principles:
+  - {id: kind, dimension: helpful, compare: "Which?", critique: Why., revise: Do., follow: Yes., oppose: No.}
+"""
+
+
+def lines(column: str, texts: list[str]) -> str:
+    return "".join(json.dumps({column: text}) + "\n" for text in texts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rules.yaml").write_text(CONSTITUTION)
+    (tmp_path / "train.jsonl").write_text(lines("prompt", [f"train {n}" for n in range(40)]))
+    (tmp_path / "held.jsonl").write_text(lines("question", [f"held {n}" for n in range(40)]))
+    (tmp_path / "pairs.csv").write_text("prompt,answer_a,answer_b,verdict\nq,yes,no,a\n")
+    return tmp_path
+
+
+def found(folder: Path, train: str = '"train.jsonl"', more: str = "") -> tuple[run_pb2.RunSpec, list[str]]:
+    (folder / "spec.yaml").write_text(SPEC.replace("TRAIN", train) + more)
+    checked = checks.check_file(folder / "spec.yaml")
+    return checked.spec, [str(one) for one in checked.problems]
+
+
+def test_a_column_stays_with_its_file(folder: Path, tmp_path: Path) -> None:
+    spec, problems = found(folder)
+    assert problems == []
+    assert list(spec.prompts.held_out) == [f"{folder}/held.jsonl#question"]
+    assert spec.judge.labelled_pairs == f"{folder}/pairs.csv#verdict"
+    # On its way to another machine, and when its folder moves.
+    runs = tmp_path / "runs"
+    stored = with_stored_files(spec, _files_of(spec), runs)
+    assert stored.prompts.held_out[0].startswith(f"{runs}/inputs/")
+    assert stored.prompts.held_out[0].endswith("/held.jsonl#question")
+    relative = with_relative_files(stored, runs)
+    assert relative.prompts.held_out[0].startswith("inputs/")
+    assert with_absolute_files(relative, runs) == stored
+
+
+def test_a_wrong_column_and_a_missing_file_are_named(folder: Path) -> None:
+    _, problems = found(folder, '"train.jsonl#goal", "none.jsonl#goal"')
+    assert len(problems) == 12
+    assert problems[0] == f"prompts.train[1]: no such file: {folder}/none.jsonl"
+    assert problems[1].startswith("prompts.train[0]: ")
+    assert "train.jsonl, line 1: has no column goal; it has prompt" in problems[1]
+
+
+def test_bad_rows_stop_a_spec_or_are_skipped(folder: Path) -> None:
+    with (folder / "train.jsonl").open("a") as file:
+        file.write("7\n")
+    assert "train.jsonl, line 41: must be a JSON object" in found(folder)[1][0]
+    assert found(folder, more="failures: {on_bad_row: skip}\n")[1] == []
+
+
+def test_a_set_of_the_hub_is_looked_at_where_it_is_in_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(folder, '"hub:a:b:c:d"')[1] == [
+        "prompts.train[0]: hub:a:b:c:d is no hub data set: write hub:ORG/NAME[@REVISION][:CONFIG][:SPLIT]"
+    ]
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        commit = hub.put("org/set", {"train.jsonl": lines("prompt", ["held 3"]).encode()})
+        spec, problems = found(folder, '"hub:org/set"')
+        assert (problems, hub.asked) == ([], [])
+        artifacts = Artifacts(tmp_path / "run", "r")
+        pinned = with_pinned_data(fill_defaults(spec), artifacts)
+        assert list(pinned.prompts.train) == [f"hub:org/set@{commit}"]
+        assert list(pinned.prompts.held_out) == list(spec.prompts.held_out)
+        # What a later attempt reads does not depend on what came to the hub meanwhile.
+        hub.put("org/set", {"train.jsonl": b""})
+        again = with_pinned_data(fill_defaults(spec), Artifacts(tmp_path / "run", "r"))
+        assert list(again.prompts.train) == [f"hub:org/set@{commit}"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other cache"))
+    with pytest.raises(SpecError, match="the hub cannot be reached for hub:org/set"):
+        with_pinned_data(fill_defaults(spec), Artifacts(tmp_path / "other run", "r"))
+
+
+def test_a_set_in_the_cache_is_checked_with_the_rest(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        hub.put("org/set", {"train.jsonl": lines("question", ["held 3", "other"]).encode()})
+        Source.parse("hub:org/set").files()
+    (problem,) = found(folder, '"hub:org/set"')[1]
+    assert "1 of its prompts are also in prompts.train" in problem
