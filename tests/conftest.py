@@ -13,6 +13,11 @@ from hypothesis import settings
 
 from tests.support.tiny import make_tiny_model
 
+# What the developer's shell says of services, certificates and traces is not the tests'.
+for name in [name for name in os.environ if name.startswith(("CHARTER_", "OTEL_"))]:
+    if not name.startswith("CHARTER_TEST_"):
+        del os.environ[name]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # How long an example takes says nothing about it on a machine that others use as well.
@@ -33,6 +38,12 @@ def _own_logging() -> Iterator[None]:
             root.removeHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands that a test runs in this process neither see nor touch what `charter up` has started here."""
+    os.environ["CHARTER_HOME"] = str(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ async def sample(engine: TransformersEngine, samples: int, tokens: int) -> list[
 
 async def account(servicer: PolicyServicer, samples: list[GeneratedSample]) -> None:
     """Everything that is recorded for one call, on both sides of it."""
-    ClientCalls().intercept_unary_stream(lambda details, request: _Ended(), _Details, None)
+    ClientCalls().intercept_unary_stream(lambda _details, _request: _Ended(), _Details, None)
     context: Any = _Context()
     async with _Call("server_stream", "charter.v1.PolicyService", "Generate", context):
         start = time.monotonic()

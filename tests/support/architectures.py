@@ -58,6 +58,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "falcon": _LLAMA,
     "stablelm": _LLAMA,
     "nemotron": _LLAMA,
+    "bloom": _LLAMA,
+    # Keys and values of other widths, made of fewer numbers; experts in all layers but the first.
+    "deepseek_v3": _LLAMA
+    | _EXPERTS
+    | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    | {"v_head_dim": 4, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    "recurrent_gemma": _HEADS | {"num_hidden_layers": 3, "lru_width": 32, "attention_window_size": WINDOW},
     "mamba": _TOKENS | _CONTEXT | {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2},
     "jamba": _LLAMA
     | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}

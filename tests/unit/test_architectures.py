@@ -27,9 +27,10 @@ from tests.support.architectures import ARCHITECTURES, FIRST_CONTEXT, make_archi
 from tests.support.learners import CPU
 
 # What reads sequences alone, and how rows are written where not in the fastest way.
-ALONE = {"llama4_text", "gptj", "xglm", "falcon", "stablelm", "nemotron", "mamba", "jamba", "lfm2", "qwen3_next"}
+RECURRENT = {"mamba", "jamba", "lfm2", "qwen3_next", "recurrent_gemma"}
+ALONE = {"llama4_text", "gptj", "xglm", "falcon", "bloom", "stablelm", "nemotron"} | RECURRENT
 WINDOWED = {"starcoder2", "gemma2", "gemma3", "gpt_oss"}
-AGAIN = {"mamba"}
+SLOWER = {"recurrent_gemma": Way.ALONE, "mamba": Way.AGAIN}
 
 
 def _ids(length: int, seed: int) -> list[int]:
@@ -120,8 +121,7 @@ def test_generation_and_scoring(tried: Tried) -> None:
     assert (limit == FIRST_CONTEXT) == (tried.name in ("phi3", "llama:dynamic"))
     scorer = Scorer(loaded, 0, 4096, share=True)
     way = way_to_sample(loaded.model, 0, share=scorer.shares)
-    expected_way = Way.BATCHED if tried.name in ALONE | WINDOWED else Way.SHARED
-    assert way == (Way.AGAIN if tried.name in AGAIN else expected_way)
+    assert way == SLOWER.get(tried.name, Way.BATCHED if tried.name in ALONE | WINDOWED else Way.SHARED)
     _check_scoring(tried, scorer, texts)
     _check_generation(tried, loaded, way, texts)
 

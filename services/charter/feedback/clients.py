@@ -1,9 +1,11 @@
 """The services as the page sees them."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 from charter.rpc.channel import BATCH, QUICK, connect_async
 from charter.rpc.errors import explained
+from charter.rpc.stalled import unless_stalled_async
 from charter.v1 import policy_pb2, policy_pb2_grpc, preference_pb2, preference_pb2_grpc, types_pb2
 
 _HUMAN = types_pb2.LABEL_SOURCE_HUMAN
@@ -41,8 +43,9 @@ class Services:
             stream_text=True,
         )
         with explained("policy", self._at_policy):
-            async for response in self._policy.Generate(request, timeout=BATCH):
-                yield response
+            async with aclosing(unless_stalled_async(self._policy.Generate(request), BATCH)) as responses:
+                async for response in responses:
+                    yield response
 
     async def add(self, request_id: str, comparison: types_pb2.Comparison) -> str:
         """Store a label; its id in the store. Repeating a request id stores nothing."""
@@ -63,5 +66,6 @@ class Services:
         """Stored comparisons, oldest first."""
         request = preference_pb2.StreamComparisonsRequest(filter=chosen, after_cursor=after_cursor)
         with explained("preference", self._at_preference):
-            async for page in self._preference.StreamComparisons(request, timeout=BATCH):
-                yield page
+            async with aclosing(unless_stalled_async(self._preference.StreamComparisons(request), BATCH)) as pages:
+                async for page in pages:
+                    yield page

@@ -7,10 +7,12 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 from charter.hashing import stable_number
+from charter.inference.concurrent import as_finished
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
@@ -114,15 +116,13 @@ class FakeEngine:
             for prompt_index, prompt in enumerate(prompts)
             for sample_index in range(samples_per_prompt)
         ]
-        writing = [asyncio.create_task(self._write(sample, on_text)) for sample in samples]
-        try:
-            for sent, written in enumerate(asyncio.as_completed(writing), start=1):
-                yield await written
-                if sent == self._stall_after < len(writing):
+        sent = 0
+        async with aclosing(as_finished(self._write(sample, on_text) for sample in samples)) as written:
+            async for one in written:
+                yield one
+                sent += 1
+                if sent == self._stall_after < len(samples):
                     await asyncio.Event().wait()
-        finally:
-            for task in writing:
-                task.cancel()
 
     async def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[str]

@@ -1,9 +1,10 @@
 """Deadlines for progress: a call that streams may last for days, as long as something comes."""
 
+import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import grpc
@@ -42,4 +43,21 @@ def unless_stalled(stream: Any, seconds: float) -> Iterator[Any]:
         raise StalledError(f"nothing came for {seconds:g} s") from error
     finally:
         ended.set()
+        stream.cancel()
+
+
+async def unless_stalled_async(stream: Any, seconds: float) -> AsyncGenerator[Any, None]:
+    """As ``unless_stalled``, of a call of ``grpc.aio``."""
+    responses = aiter(stream)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    response = await anext(responses)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise StalledError(f"nothing came for {seconds:g} s") from error
+            yield response
+    finally:
         stream.cancel()

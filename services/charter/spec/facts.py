@@ -18,12 +18,12 @@ def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
     return spec.reward.preference_weight > 0 and not compares
 
 
-def needs_judge(spec: run_pb2.RunSpec) -> bool:
+def needs_judge(spec: run_pb2.RunSpec) -> bool:  # noqa: ARG001 (asked of a spec, as its siblings)
     """Whether a judge is asked: by every run that ends with the comparison of the policy and the one before."""
     return True
 
 
-def needs_prompts(spec: run_pb2.RunSpec) -> bool:
+def needs_prompts(spec: run_pb2.RunSpec) -> bool:  # noqa: ARG001 (asked of a spec, as its siblings)
     """Whether prompts are answered: by every run that samples."""
     return True
 

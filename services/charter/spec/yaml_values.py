@@ -27,7 +27,7 @@ Loader.yaml_implicit_resolvers = {
 }
 for _tag, (_pattern, _first) in _NUMBERS.items():
     Loader.add_implicit_resolver(_tag, _pattern, list(_first))
-Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+Loader.add_constructor("tag:yaml.org,2002:int", lambda _loader, node: int(node.value))
 
 
 def value_of(node: yaml.Node) -> Any:

@@ -11,8 +11,10 @@ import pytest
 from charter.cli.main import app
 from charter.cli.runs.readings import Reading, summary
 from charter.cli.runs.top import earlier, sparkline
-from charter.cli.services import SERVICES
+from charter.cli.services import DEFAULTS, SERVICES, Endpoint
 from typer.testing import CliRunner
+
+from tests.support.ports import free_ports
 
 
 def reading(time: float, **pages: dict[str, float]) -> Reading:
@@ -96,6 +98,9 @@ def served(text: str) -> Iterator[int]:
 
 def test_one_reading_of_a_run_with_a_service_away(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("CHARTER_HOME", str(tmp_path))
+    for name, there in zip(SERVICES, free_ports(len(SERVICES)), strict=True):
+        # Not the usual ports: services of this machine may listen there.
+        monkeypatch.setitem(DEFAULTS, name, Endpoint("127.0.0.1:1", "", f"127.0.0.1:{there}"))
     with served(PAGE) as port:
         monkeypatch.setenv("CHARTER_WORKER_METRICS_PORT", str(port))
         result = CliRunner().invoke(app, ["top", "--json", "--interval", "0.2"])

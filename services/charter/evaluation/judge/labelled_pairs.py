@@ -90,35 +90,35 @@ def _prompt_and_answer(row: Row) -> list[tuple[str, str]]:
     return [(text_of(column_of(fields, "prompt"), "prompt"), text_of(column_of(fields, "answer"), "answer"))]
 
 
-def _shuffled(answer: str, other: str, draw: random.Random) -> str:
+def _shuffled(answer: str, _other: str, draw: random.Random) -> str:
     words = answer.split()
     draw.shuffle(words)
     return " ".join(words)
 
 
-def _truncated(answer: str, other: str, draw: random.Random) -> str:
+def _truncated(answer: str, _other: str, _draw: random.Random) -> str:
     words = answer.split()
     return " ".join(words[: max(2, len(words) // 4)])
 
 
-def _repetitive(answer: str, other: str, draw: random.Random) -> str:
+def _repetitive(answer: str, _other: str, _draw: random.Random) -> str:
     first = answer.split(". ")[0].rstrip(".") + "."
     return " ".join([first] * max(2, round(len(answer) / len(first))))
 
 
-def _off_topic(answer: str, other: str, draw: random.Random) -> str:
+def _off_topic(_answer: str, other: str, _draw: random.Random) -> str:
     return other
 
 
-def _rude(answer: str, other: str, draw: random.Random) -> str:
+def _rude(_answer: str, _other: str, draw: random.Random) -> str:
     return draw.choice(_RUDE)
 
 
-def _evasive(answer: str, other: str, draw: random.Random) -> str:
+def _evasive(_answer: str, _other: str, draw: random.Random) -> str:
     return draw.choice(_EVASIVE)
 
 
-def _empty_talk(answer: str, other: str, draw: random.Random) -> str:
+def _empty_talk(_answer: str, _other: str, draw: random.Random) -> str:
     return draw.choice(_EMPTY_TALK)
 
 

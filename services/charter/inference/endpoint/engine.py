@@ -1,15 +1,16 @@
 """Any OpenAI-compatible endpoint as an engine, for the judge: text and probabilities of answer tokens only."""
 
-import asyncio
 import json
 import logging
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from charter.inference.concurrent import as_finished, results
 from charter.inference.endpoint.client import EndpointClient, Limits, NotServedError
 from charter.inference.endpoint.reply import Reply
 from charter.inference.engine import (
@@ -174,17 +175,14 @@ class OpenAIEngine:
             )
 
         places = count()
-        tasks = [
-            asyncio.create_task(sample(next(places), prompt_index, sample_index))
+        requests = [
+            sample(next(places), prompt_index, sample_index)
             for prompt_index in range(len(prompts))
             for sample_index in range(samples_per_prompt)
         ]
-        try:
-            for finished in asyncio.as_completed(tasks):
-                yield await finished
-        finally:
-            for task in tasks:
-                task.cancel()
+        async with aclosing(as_finished(requests)) as samples:
+            async for one in samples:
+                yield one
 
     async def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[str]
@@ -195,13 +193,7 @@ class OpenAIEngine:
         log-probs the one that the model writes gets 0 and the others minus infinity; all do when it writes none.
         """
         read = self._first_token if self._top_logprobs else self._written
-        tasks = [asyncio.create_task(read(prompt, choices)) for prompt in prompts]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            # After an error the rest would only cost tokens.
-            for task in tasks:
-                task.cancel()
+        return await results(read(prompt, choices) for prompt in prompts)
 
     async def _first_token(self, prompt: Prompt, choices: Sequence[str]) -> ChoiceLogprobs:
         reply = await self._answer(prompt, _first_token(self._top_logprobs))

@@ -68,7 +68,7 @@ def _is_right(way: Way, model: PreTrainedModel, pad_id: int) -> bool:
 
     def sampled() -> list[Tensor]:
         rows[:] = [_row_of(tokens, ids) for tokens, ids in zip((6, 2, 6), probes(model), strict=True)]
-        sample_rows(model, rows, Sampling(6), frozenset(), pad_id, lambda row: None, lambda row: None, way=way)
+        sample_rows(model, rows, Sampling(6), frozenset(), pad_id, lambda _row: None, lambda _row: None, way=way)
         return [torch.tensor(row.logprobs) for row in rows]
 
     def own() -> list[Tensor]:

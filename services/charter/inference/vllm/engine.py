@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from charter.inference.chat_template import ChatTokenizer, loading
+from charter.inference.concurrent import as_finished, results
 from charter.inference.engine import (
     AnswerLogLikelihood,
     CannotSleepError,
@@ -120,7 +122,7 @@ class VllmEngine:
             await asyncio.to_thread(self._llm.shutdown)
             # vLLM's finaliser shuts down again. What still refers to it, such as the traceback of a cancelled call, may
             # live until the interpreter is half gone, and the finaliser would fail there.
-            self._llm.shutdown = lambda timeout=None: None  # type: ignore[method-assign]
+            self._llm.shutdown = lambda *_, **__: None  # type: ignore[method-assign]
             del self._llm
 
     def info(self) -> EngineInfo:
@@ -147,18 +149,15 @@ class VllmEngine:
         for index, ids in enumerate(encoded):
             if (needed := len(ids) + sampling.max_new_tokens) > self._max_context:
                 raise ContextTooLongError(index, needed, self._max_context)
-        tasks = [
-            asyncio.create_task(self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text))
+        requests = [
+            self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text)
             for prompt_index, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
             for sample_index in range(samples_per_prompt)
         ]
-        try:
-            for finished in asyncio.as_completed(tasks):
-                yield await finished
-        finally:
-            # A cancelled request leaves vLLM's queue and batch.
-            for task in tasks:
-                task.cancel()
+        # A cancelled request leaves vLLM's queue and batch.
+        async with aclosing(as_finished(requests)) as samples:
+            async for one in samples:
+                yield one
 
     async def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[str]
@@ -171,7 +170,7 @@ class VllmEngine:
             return ChoiceLogprobs(tuple(await next_logprobs(self._request, ids, choice_ids)), len(ids))
 
         asked = await asyncio.to_thread(self._chat.choice_prompts, prompts, choices)
-        return await _all(score(index, ids, choice_ids) for index, (ids, choice_ids) in enumerate(asked))
+        return await results(score(index, ids, choice_ids) for index, (ids, choice_ids) in enumerate(asked))
 
     async def answer_loglikelihoods(
         self, items: Sequence[tuple[Prompt, str]]
@@ -190,7 +189,7 @@ class VllmEngine:
 
         encoded = await asyncio.to_thread(self._chat.prompts_ids, [prompt for prompt, _ in items])
         answers = await asyncio.to_thread(lambda: [self._chat.answer_ids(answer) for _, answer in items])
-        return await _all(
+        return await results(
             score(index, ids, answer) for index, (ids, answer) in enumerate(zip(encoded, answers, strict=True))
         )
 
@@ -373,10 +372,3 @@ class VllmEngine:
     def _require_whole(self) -> None:
         if self._broken:
             raise RuntimeError(f"{self._broken}; restart the service")
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
-    """Run concurrently; when one fails, or the caller is cancelled, the others are cancelled too."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(call) for call in calls]
-    return [task.result() for task in tasks]

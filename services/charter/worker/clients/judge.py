@@ -164,7 +164,7 @@ class JudgeClient:
         def ask(channel: grpc.Channel, chosen: Sequence[int]) -> Any:
             return call(judge_pb2_grpc.JudgeServiceStub(channel), [asked_for[index] for index in chosen])
 
-        def read(asked: Sequence[int], replica: Replica, response: Any) -> tuple[int, int, V]:
+        def read(_asked: Sequence[int], _replica: Replica, response: Any) -> tuple[int, int, V]:
             return ids[response.item_id], 0, result(response)
 
         costs = [

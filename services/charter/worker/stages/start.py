@@ -64,7 +64,7 @@ def with_pinned_data(spec: run_pb2.RunSpec, artifacts: Artifacts) -> run_pb2.Run
     pinned, commits = run_pb2.RunSpec(), artifacts.record.setdefault("data", {})
     pinned.CopyFrom(spec)
 
-    def pin(field: str, source: Source) -> Source:
+    def pin(_field: str, source: Source) -> Source:
         if source.of_hub and str(source) not in commits:
             commits[str(source)] = str(source.pinned())
         return Source.parse(commits[str(source)]) if source.of_hub else source

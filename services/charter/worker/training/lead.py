@@ -116,7 +116,7 @@ def follow() -> int | None:
     """Call what rank 0 has every rank call, until it ends; its exit status, or None when something went wrong."""
     asked_to_stop = False
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked_to_stop
         asked_to_stop = True
 
