@@ -15,7 +15,7 @@ from charter.data.turns import first_user_turns, text_of, turns_of
 from charter.held_out import prompt_key
 
 # Other columns that begin with a prompt: of comparisons, and of red-team attempts (HH-RLHF).
-_OTHERS = ("chosen", "transcript", "text")
+_OTHERS = ("chosen", "transcript", "turns", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ def prompts(source: str | Path, bad: BadRows) -> Iterator[TaskPrompt]:
     """The prompts of ``source`` (as ``Source.parse``), streaming.
 
     A row holds a request (``prompt``, ``instruction`` with its ``input``, ``question``), a conversation (``messages``,
-    ``conversations``) or one of ``chosen``, ``transcript`` and ``text``, and an optional ``dimension``; a column that
-    is named holds any of these. Of a conversation that the user ends all is the prompt, of others the first turns.
-    Raises ``DataError`` behind the last row where bad ones stop, and when a file cannot be read.
+    ``conversations``) or one of ``chosen``, ``transcript``, ``turns`` and ``text``, and an optional ``dimension``; a
+    column that is named holds any of these. Of a conversation that the user ends all is the prompt, of others the first
+    turns. Raises ``DataError`` behind the last row where bad ones stop, and when a file cannot be read.
     """
     parsed = Source.parse(source)
 
@@ -84,6 +84,9 @@ def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
 
 
 def _begun(value: object, name: str) -> tuple[ChatMessage, ...]:
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        # The user's turns alone, as MT-bench has them: what is answered first is the first.
+        value = value[0]
     if isinstance(value, list):
         return turns_of(value, name)
     text = text_of(value, name)

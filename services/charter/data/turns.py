@@ -13,6 +13,9 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model", "ai"), "assistant"),
 }
+# Keys of what a turn says, and kinds of its parts that are text (OpenAI's two interfaces).
+_TEXTS = ("content", "value", "text")
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def turns_of(value: Any, name: str) -> tuple[ChatMessage, ...]:
@@ -44,8 +47,10 @@ def text_of(value: Any, name: str) -> str:
 def _turn(turn: Any, name: str) -> ChatMessage:
     if not isinstance(turn, Mapping):
         raise BadRowError("not a list of turns", f"{name} must be a turn with role and content, not {_kind(turn)}")
-    role_key, text_key = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
-    if role_key not in turn:
+    # Rows of Parquet hold every key of their column, null where a turn has none.
+    role_key = next((one for one in ("role", "from") if turn.get(one) is not None), None)
+    text_key = next((one for one in _TEXTS if turn.get(one) is not None), _TEXTS[0])
+    if role_key is None:
         raise BadRowError("a turn without a role", f"{name} has no role; it has {', '.join(map(str, turn))}")
     said = turn[role_key]
     role = _ROLES.get(said.lower()) if isinstance(said, str) else None
@@ -61,7 +66,7 @@ def _part(part: Any, name: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, Mapping) else _kind(part)
-    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
+    if isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
     raise BadRowError("a part that is not text", f"{name} is {kind!r}, not text: only texts can be read")
 

@@ -206,7 +206,7 @@ def test_details_of_another_judge_are_refused(address: str, tmp_path: Path) -> N
     details.write_text("{}\n")
     result = charter(*command)
     assert result.exit_code == 1
-    assert "details.jsonl, line 1 is not a judgement" in result.output.replace("\n", "")
+    assert "details.jsonl, line 1, is damaged" in result.output.replace("\n", "")
 
 
 def test_a_slow_judge_is_asked_again_for_what_a_call_had_no_time_for(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.comparisons import comparison, full_comparison
 from tests.support.harness import running
+from tests.support.hub import running_hub
 
 UNREACHABLE = "127.0.0.1:1"
 
@@ -178,6 +179,25 @@ def test_skipped_rows_are_counted_by_reason_and_written_down(
         "duplicates": 57,
         "left_out": {"different before the last turn": 2, "with an empty answer": 1},
     }
+
+
+def test_a_set_of_the_hub_is_imported_under_its_commit(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_pairs(tmp_path / "pairs.jsonl", 3).read_bytes()
+    with running_hub(tmp_path / "cache", monkeypatch) as hub:
+        commit = hub.put(
+            "org/set", {"harmless/train.jsonl": rows, "harmless/test.jsonl": rows, "other/train.jsonl": rows}
+        )
+        source = f"hub:org/set@{commit}:harmless:test"
+        assert result(address, "import", "hub:org/set:harmless:test")["files"] == [source]
+        done = call(address, "import", "hub:org/set")
+        assert (done.exit_code, "hub:org/set has several configurations: name one of" in done.stderr) == (1, True)
+    result(address, "export", tmp_path / "out.jsonl")
+    exported = [row.fields() for row in rows_of(tmp_path / "out.jsonl", "out")]
+    assert {row["labeller"] for row in exported} == {f"hub:org/set@{commit}:harmless:test"}
+    done = call(address, "import", "hub:org/other")
+    assert (done.exit_code, "the hub cannot be reached for hub:org/other" in done.stderr) == (1, True)
 
 
 def test_a_contradicting_label_is_named(address: str, tmp_path: Path) -> None:

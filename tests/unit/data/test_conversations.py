@@ -27,6 +27,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         PLAIN,
     ),
     "developer": ({"messages": [{"role": "developer", "content": "Be brief."}, *ANSWERED]}, [SYSTEM, *PLAIN]),
+    "other names of keys": (
+        {"messages": [{"role": "User", "text": "Is tea hot?"}, {"from": "model", "content": "Yes.", "value": None}]},
+        PLAIN,
+    ),
+    "parts of responses": (
+        {"messages": [*ASKED, {"role": "assistant", "content": [{"type": "output_text", "text": "Yes."}]}]},
+        PLAIN,
+    ),
     "empty system": ({"messages": [{"role": "system", "content": ""}, *ANSWERED]}, PLAIN),
     # Open-Orca/SlimOrca, teknium/OpenHermes-2.5.
     "sharegpt": (
@@ -59,6 +67,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"instruction": "When?", "context": "It was 1900.", "response": "1900.", "category": "closed_qa"},
         [("user", "When?\n\nIt was 1900."), ("assistant", "1900.")],
     ),
+    "alpaca with earlier turns": (
+        {"instruction": "And cold?", "input": "", "output": "No.", "history": [["Is tea hot?", "Yes."]]},
+        [*PLAIN, ("user", "And cold?"), ("assistant", "No.")],
+    ),
+    "a question about a text": (
+        {"context": "It was 1900.", "question": "When?", "answer": "1900."},
+        [("user", "When?\n\nIt was 1900."), ("assistant", "1900.")],
+    ),
     # Open-Orca/OpenOrca, openai/gsm8k.
     "orca": (
         {"id": "1", "system_prompt": "Be brief.", "question": "Is tea hot?", "response": "Yes."},
@@ -78,7 +94,7 @@ def read(path: Path, bad: BadRows | None = None) -> list[list[tuple[str, str]]]:
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_layouts_of_conversations(tmp_path: Path, layout: str, ending: str) -> None:
     row, expected = LAYOUTS[layout]
-    if layout == "parts" and ending == "parquet":
+    if layout.startswith("parts") and ending == "parquet":
         pytest.skip("a column of Parquet is of one type")
     assert read(write_rows(tmp_path / f"c.{ending}", [row])) == [expected]
 

@@ -198,6 +198,35 @@ LAYOUTS: dict[str, tuple[dict[str, Any], float]] = {
         },
         1.0,
     ),
+    "label studio, csv": (
+        {"prompt": "Is tea hot?", "answer1": "yes", "answer2": "no", "comparison": '[{"selected": "left"}]'},
+        1.0,
+    ),
+    "nectar": (
+        {
+            "prompt": "\n\nHuman: Is tea hot?\n\nAssistant: ",
+            "answers": [{"answer": "no", "model": "m", "rank": 3.0}, {"answer": "yes", "model": "m", "rank": 1.0}],
+        },
+        sigmoid(2),
+    ),
+    "llama factory": (
+        {
+            "conversations": [{"from": "human", "value": "Is tea hot?"}],
+            "chosen": {"from": "gpt", "value": "yes"},
+            "rejected": {"from": "gpt", "value": "no"},
+        },
+        1.0,
+    ),
+    "orca": ({"question": "Is tea hot?", "chosen": "yes", "rejected": "no"}, 1.0),
+    "the chosen conversation beside": (
+        {
+            "messages": [*ASKED, {"role": "assistant", "content": "yes"}],
+            "chosen": [*ASKED, {"role": "assistant", "content": "yes"}],
+            "rejected": [*ASKED, {"role": "assistant", "content": "no"}],
+        },
+        1.0,
+    ),
+    "other names": ({"prompt": ASKED, "chosen_response": "yes", "rejected_response": "no"}, 1.0),
     "letters": ({"prompt": "Is tea hot?", "answer_a": "yes", "answer_b": "no", "label": "a"}, 1.0),
     "a probability": ({"messages": ASKED, "answer_a": "yes", "answer_b": "no", "label": 0.7}, 0.7),
     "a preference in words": (
@@ -228,6 +257,7 @@ TIES: dict[str, dict[str, Any]] = {
     "arena": {**ARENA, "winner": "tie (bothbad)"},
     "argilla": {**ARGILLA, "preference.responses": ["tie"]},
     "label studio": label_studio("left", "right"),
+    "the same answer twice": safe_rlhf(response_1="yes", better_response_id=0),
     "ranks": {
         **ARGILLA,
         "q": [{"user_id": "u", "value": [{"value": "response-1", "rank": 1}, {"value": "response-2", "rank": 1}]}],

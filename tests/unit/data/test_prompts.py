@@ -36,6 +36,8 @@ DIALOGUE = "\n\nHuman: Is tea hot?\n\nAssistant: Yes.\n\nHuman: Always?\n\nAssis
         ({"chosen": DIALOGUE, "rejected": ""}, USER),
         ({"transcript": DIALOGUE, "min_harmlessness_score_transcript": -1.0}, USER),
         ({"text": "Is tea hot?"}, USER),
+        # MT-bench: the user's turns alone.
+        ({"question_id": 81, "turns": ["Is tea hot?", "Always?"]}, USER),
         ({"prompt": "\n\nHuman: Is tea hot?\n\nAssistant:"}, USER),
         ({"context": CHAT[1:2], "response1": "x", "response2": "y"}, USER),
     ],

@@ -66,6 +66,17 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, name: str, unit: str) ->
     assert [str(row.where) for row in found[:2]] == [f"shown, {unit} 1", f"shown, {unit} 2"]
 
 
+def test_a_remark_before_the_columns_of_a_csv_file_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("# dataset_version,,\ntext,other\na,b\n")
+    assert [row.fields() for row in rows_of(tmp_path / "p.csv", "p")] == [{"text": "a", "other": "b"}]
+
+
+def test_a_json_list_may_be_called_json_lines(tmp_path: Path) -> None:
+    """As the red-team attempts of HH-RLHF are."""
+    path = write_rows(tmp_path / "p.json", [{"text": "a"}, {"text": "b"}]).rename(tmp_path / "p.jsonl")
+    assert [str(row.where) for row in rows_of(path, "p")] == ["p, item 1", "p, item 2"]
+
+
 def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
     path = write(tmp_path, '{"text": "a"}\n\n{"text": "b"}\n').rename(tmp_path / "p.json")
     assert [str(row.where) for row in rows_of(path, "p")] == ["p, line 1", "p, line 3"]

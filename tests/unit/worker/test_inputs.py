@@ -8,9 +8,12 @@ from charter.data.prompts import read_prompts
 from charter.inference.chat_template import ChatTokenizer
 from charter.jsonl import append_line, recover_lines
 from charter.runs.artifacts import Artifacts
+from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
 from charter.worker.errors import SpecError
 from charter.worker.prompts import load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
+from charter.worker.stages.start import load_prompts
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,25 @@ def test_long_and_repeated_prompts_are_left_out(tmp_path: Path, tokenizer: ChatT
     assert sets.too_long == 1
     with pytest.raises(SpecError, match=r"every prompt of prompts\.train has more than max_prompt_tokens=4 tokens"):
         load_prompt_sets([train], [held_out], tokenizer, 4)
+
+
+def test_bad_rows_are_skipped_counted_and_kept_in_the_folder_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
+    train = write(tmp_path / "train.jsonl", {"prompt": "One"}, {"promt": "Two"}, 7)
+    held_out = write(tmp_path / "held.jsonl", {"prompt": "Three"}, {"prompt": ""})
+    prompts = run_pb2.PromptSpec(train=[train], held_out=[held_out])
+    spec = fill_defaults(run_pb2.RunSpec(name="r", policy=run_pb2.PolicySpec(model=str(tiny_model)), prompts=prompts))
+    artifacts = Artifacts(tmp_path / "run", "r")
+    with pytest.raises(SpecError, match=r"train\.jsonl, line 2: .* it has promt"):
+        load_prompts(spec, artifacts)
+    spec.failures.on_bad_row = run_pb2.ON_BAD_ROW_SKIP
+    assert [prompt.text for prompt in load_prompts(spec, artifacts).train] == ["One"]
+    lines = [json.loads(line) for line in (tmp_path / "run/left_out/prompts.jsonl").read_text().splitlines()]
+    assert [(Path(line["file"]).name, line["place"]) for line in lines] == [
+        ("train.jsonl", "line 2"),
+        ("train.jsonl", "line 3"),
+        ("held.jsonl", "line 2"),
+    ]
+    assert json.loads((tmp_path / "run/run.json").read_text())["counts"]["prompt_rows_left_out"] == 3
 
 
 def test_the_stream_of_prompts_takes_each_once_a_pass(tmp_path: Path) -> None:

@@ -165,14 +165,19 @@ def calibrate(
 
     if output is not None and instruction:
         fail("a calibration holds for a constitution, and --instruction judges by none: leave out --output or that")
-    pairs = [pair for file in files for pair in _read(file, on_bad_row)]
+    try:
+        sources = [Source.parse(file).pinned() for file in files]
+    except DataError as error:
+        fail(error)
+    pairs = [pair for source in sources for pair in _read(str(source), on_bad_row)]
     options = _options(method, principle, ensemble, dimension, instruction, reason, seed)
     judged = _judge(pairs, options, address, own_dimension=not dimension, details=details)
     try:
         found = measurement(judged)
     except ValueError as error:
         fail(error)
-    found = {"files": [Source.parse(file).name for file in files], "options": _options_json(options)} | found
+    names = [source.place if source.of_hub else source.name for source in sources]
+    found = {"files": names, "options": _options_json(options)} | found
     if output is not None:
         _write_calibration(output, found)
     if html is not None:

@@ -129,7 +129,12 @@ def import_files(
         list[str], typer.Argument(help="Files or hub data sets (hub:ORG/NAME[:CONFIG][:SPLIT]), in any layout.")
     ],
     address: AddressOption = "",
-    labeller: Annotated[str, typer.Option(help="Labeller of rows that do not say. Default: the file's name.")] = "",
+    labeller: Annotated[
+        str,
+        typer.Option(
+            help="Labeller of rows that do not say. Default: the file's name, or the data set with its commit."
+        ),
+    ] = "",
     dimension: Annotated[str, typer.Option(help="Dimension of rows that do not say: helpful, harmless, …")] = "",
     held_out_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the prompts to hold out from fits, where rows do not say.")
@@ -142,7 +147,13 @@ def import_files(
     Reads our own export and the layouts of docs/data.md: HH-RLHF, UltraFeedback, HelpSteer, PKU-SafeRLHF, SHP, Argilla,
     Label Studio, … What is stored already is counted as a duplicate.
     """
-    names = {source: labeller or DataSource.parse(source).name for source in sources}
+    try:
+        # What is stored is what was checked, whatever comes to the hub meanwhile.
+        pinned = [DataSource.parse(source).pinned() for source in sources]
+    except DataError as error:
+        fail(error)
+    sources = [str(source) for source in pinned]
+    names = {str(source): labeller or (source.place if source.of_hub else source.name) for source in pinned}
     defaults = {source: PairDefaults(name, dimension, held_out_fraction) for source, name in names.items()}
     bad = {source: bad_rows_of(source, on_bad_row) for source in sources}
     added = duplicates = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from charter.data.errors import BadRowError
 from charter.data.pairs.pair import Pair
-from charter.data.pairs.side_by_side import Columns, answer_columns, side_by_side_pair, side_of
+from charter.data.pairs.side_by_side import Columns, answer_columns, chosen_of, side_by_side_pair, side_of
 from charter.data.rows import Fields
 
 # Answers of Argilla that count; a response without a status was given, too.
@@ -64,8 +64,7 @@ def _label_studio(annotations: Iterable[Any]) -> dict[str, list[Any]]:
         if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
             continue
         for result in annotation.get("result") or ():
-            value = result.get("value") or {}
-            chosen = value.get("selected") or next(iter(value.get("choices") or ()), None)
+            chosen = chosen_of(result.get("value"))
             if chosen is not None:
                 found.setdefault(str(result.get("from_name")), []).append(chosen)
     return found

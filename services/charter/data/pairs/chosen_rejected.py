@@ -1,6 +1,6 @@
 """Rows of ``chosen`` and ``rejected``: texts, dialogues in one text (HH-RLHF) or lists of turns (UltraFeedback)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from charter.chat import ChatMessage
@@ -8,11 +8,12 @@ from charter.data.dialogues import dialogue_turns, is_dialogue, spoken
 from charter.data.errors import BadRowError
 from charter.data.pairs.grades import probability_of_gap
 from charter.data.pairs.pair import Pair, number_of, placed, refuse_empty
-from charter.data.requests import request_turns
+from charter.data.requests import CONVERSATIONS, request_turns, with_system
 from charter.data.rows import Fields
 from charter.data.turns import text_of, turns_of
 from charter.held_out import normalised
 
+_NAMES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_chosen", "response_rejected"))
 # Columns in which data sets of the field give the ratings that chosen and rejected were made from.
 _RATINGS = (
     ("score_chosen", "score_rejected"),
@@ -21,6 +22,15 @@ _RATINGS = (
     ("chosen-rating", "rejected-rating"),
     ("chosen_rating", "rejected_rating"),
 )
+
+
+def with_chosen_rejected(fields: Fields) -> Fields | None:
+    """The row with the better and the worse answer in ``chosen`` and ``rejected``, or None where it has neither."""
+    for chosen, rejected in _NAMES:
+        if chosen in fields or rejected in fields:
+            sides = {"chosen": fields.get(chosen), "rejected": fields.get(rejected)}
+            return fields | {name: [side] if isinstance(side, Mapping) else side for name, side in sides.items()}
+    return None
 
 
 def chosen_rejected_pair(fields: Fields) -> Pair:
@@ -93,7 +103,12 @@ def _opening(fields: Fields) -> tuple[ChatMessage, ...]:
     prompt = fields.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():
         return ()
-    return request_turns(fields) or ()
+    if (request := request_turns(fields)) is not None:
+        return request
+    whole = next((name for name in CONVERSATIONS if name in fields), None)
+    turns = with_system(fields, turns_of(fields[whole], whole)) if whole else ()
+    # Where it ends with an answer, it is one of the sides.
+    return turns if turns and turns[-1].role == "user" else ()
 
 
 def _is_plain(prompt: Any) -> bool:

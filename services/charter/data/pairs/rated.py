@@ -86,7 +86,7 @@ def _rated_answers(fields: Fields) -> list[tuple[str, float]]:
     for index, (answer, rating) in enumerate(zip(fields[name], ratings, strict=True)):
         place = f"{name}[{index}]"
         if isinstance(answer, Mapping):
-            answer = next((answer[one] for one in ("response", "text", "content") if one in answer), None)
+            answer = next((answer[one] for one in ("response", "answer", "text", "content") if one in answer), None)
         text = text_of(answer, place)
         # An answer that its model did not give, or that was not rated, is no answer to compare.
         if rating is None or not text.strip():
@@ -112,4 +112,7 @@ def _rating(answer: Any, name: str) -> float | None:
     for column in ("fine-grained_score", "overall_score", "rating", "score"):
         if answer.get(column) is not None:
             return number_of(answer[column], f"{name}.{column}")
+    if answer.get("rank") is not None:
+        # Nectar: the first is the best.
+        return -number_of(answer["rank"], f"{name}.rank")
     return None

@@ -8,7 +8,7 @@ from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
 from charter.data.errors import BadRowError
 from charter.data.pairs.annotations import annotated_pair
-from charter.data.pairs.chosen_rejected import chosen_rejected_pair
+from charter.data.pairs.chosen_rejected import chosen_rejected_pair, with_chosen_rejected
 from charter.data.pairs.pair import Pair
 from charter.data.pairs.rated import is_rated, rated_pair, with_neighbours
 from charter.data.pairs.side_by_side import answer_columns, side_by_side_pairs
@@ -55,8 +55,8 @@ def pairs_of(fields: Fields, column: str = "", labelled: bool = True) -> list[Pa
         return [pair_of(comparison_of_ours(fields))]
     if pair := annotated_pair(fields, column):
         return [pair]
-    if "chosen" in fields or "rejected" in fields:
-        return [chosen_rejected_pair(fields)]
+    if sides := with_chosen_rejected(fields):
+        return [chosen_rejected_pair(sides)]
     if is_rated(fields):
         return [rated_pair(fields)]
     if columns := answer_columns(fields):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from charter.chat import ChatMessage
+from charter.data import json_text
 from charter.data.errors import BadRowError
 from charter.data.pairs.grades import probability_of_gap, probability_of_votes
 from charter.data.pairs.pair import Pair, number_of, refuse_empty
@@ -70,7 +71,7 @@ def side_by_side_pairs(fields: Fields, columns: Columns, column: str, labelled: 
 
 
 def side_by_side_pair(fields: Fields, columns: Columns, label: float | None) -> Pair:
-    """The pair of a row, with P(the first answer is better). Raises ``BadRowError``."""
+    """The pair of a row, with P(the first answer is better); the same answer twice is a tie. Raises ``BadRowError``."""
     prompt, first, second = _answers(fields, columns)
     if columns.first.lower() != "answer_a":
         # Files of our own may compare with an empty answer.
@@ -80,7 +81,18 @@ def side_by_side_pair(fields: Fields, columns: Columns, label: float | None) -> 
         for name in ("dimension", "group", "source", "split")
         if isinstance(fields.get(name), str)
     }
-    return Pair(prompt, first, second, label, **more)
+    return Pair(prompt, first, second, 0.5 if label is not None and first == second else label, **more)
+
+
+def chosen_of(value: Any) -> Any:
+    """What Label Studio's Pairwise and Choices hold, also as JSON-MIN and CSV write it; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = json_text.decode(value.encode(errors="surrogatepass"))
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("selected") or value.get("choices")
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def side_of(choice: Any, columns: Columns) -> float | None:
@@ -121,6 +133,7 @@ def _label(fields: Fields, columns: Columns, column: str, labelled: bool) -> flo
 
 def _stated(value: Any, name: str, columns: Columns) -> float:
     """P(the first is better): a side in words, by its number, or a probability."""
+    value = chosen_of(value)
     if (side := side_of(value, columns)) is not None:
         return side
     try:

@@ -29,7 +29,7 @@ logger = logging.getLogger("charter.inference")
 # Significant bits that are left of a layer's output. Products are summed in float32 whatever the type; in float32
 # itself a sum of a thousand terms loses as much as sqrt(1000) roundings of its result, which is 5 bits of 24.
 _BITS = {"float32": 19, "float16": 11, "bfloat16": 8}
-# Measured differences are 0.3 to 1.4 times what that rounding does (docs/measurements/engines.md).
+# Measured differences are 0.2 to 1.3 times what that rounding does (docs/measurements/engines.md).
 _MOST_ROUNDINGS = 3.0
 # Nats by which log-softmax itself rounds.
 _LEAST_ROUNDING = 1e-5
@@ -38,8 +38,8 @@ _RUN = 32
 _LENGTHS = (_RUN, 2 * _RUN, 5 * _RUN)
 # A sequence longer than this is not computed to get past an attention window.
 _LONGEST = 1200
-# Of the free main memory, most that the model in float32 may take.
-_MEMORY_SHARE = 0.5
+# Of the free main memory, most that the model in float32 may take: policy and judge may start at the same time.
+_MEMORY_SHARE = 1 / 3
 
 _TEXT = """
 A lighthouse keeper wrote to her brother in March that the storm had taken the roof of the shed and three hens. Could he
@@ -129,7 +129,7 @@ def _why_not(config: PreTrainedConfig, dtype: str) -> str:
     needed, free = 4 * sum(parameter.numel() for parameter in skeleton.parameters()), free_memory()
     if needed > _MEMORY_SHARE * free:
         return (
-            f"in float32 it takes {needed / 2**30:.1f} GiB of main memory, and at most half of the "
+            f"in float32 it takes {needed / 2**30:.1f} GiB of main memory, and at most a third of the "
             f"{free / 2**30:.1f} GiB that are free is used for that"
         )
     return ""
