@@ -10,8 +10,9 @@ from charter.data.turns import text_of, turns_of
 CONVERSATIONS = ("messages", "conversations", "conversation")
 # `context` is that of HelpSteer3 where it is a list, `history` that of SHP.
 REQUESTS = ("prompt", "instruction", "question", "query", "context", "history")
-# What Alpaca's `input` and Dolly's `context` add to the instruction.
+# What Alpaca's `input` and Dolly's `context` add to the request.
 _MATERIAL = ("input", "context")
+_WITH_MATERIAL = ("instruction", "question", "query")
 _SYSTEM = ("system", "system_prompt")
 
 
@@ -23,10 +24,21 @@ def request_turns(fields: Fields) -> tuple[ChatMessage, ...] | None:
     if isinstance(fields[name], list):
         return with_system(fields, turns_of(fields[name], name))
     text = text_of(fields[name], name)
-    material = next((one for one in _MATERIAL if name == "instruction" and fields.get(one)), None)
+    material = next((one for one in _MATERIAL if name in _WITH_MATERIAL and fields.get(one)), None)
     if material:
         text += f"\n\n{text_of(fields[material], material)}"
-    return with_system(fields, spoken(text, name))
+    return with_system(fields, _earlier(fields) + spoken(text, name))
+
+
+def _earlier(fields: Fields) -> tuple[ChatMessage, ...]:
+    """Turns before the request: each request with its answer in ``history``, as LLaMA-Factory's Alpaca has them."""
+    turns: list[ChatMessage] = []
+    for index, round_ in enumerate(fields["history"] if isinstance(fields.get("history"), list) else ()):
+        if not isinstance(round_, list) or len(round_) != 2:
+            raise BadRowError("not a list of turns", f"history[{index}] must be a request and its answer")
+        turns.append(ChatMessage("user", text_of(round_[0], f"history[{index}][0]")))
+        turns.append(ChatMessage("assistant", text_of(round_[1], f"history[{index}][1]")))
+    return tuple(turns)
 
 
 def with_system(fields: Fields, turns: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:

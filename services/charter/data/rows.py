@@ -70,10 +70,8 @@ def rows_of(path: Path, file: str) -> Iterator[Row]:
     Raises ``DataError`` when the file cannot be read, or not to its end.
     """
     name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".jsonl"):
-        return _json_lines(path, file)
-    if name.endswith(".json"):
-        return _json_list(path, file)
+    if name.endswith((".jsonl", ".json")):
+        return _json(path, file, lines=name.endswith(".jsonl"))
     if name.endswith(".parquet"):
         return _parquet(path, file)
     if name.endswith(".csv"):
@@ -101,33 +99,38 @@ def opened(path: Path, file: str) -> "Iterator[io.BufferedReader[Any]]":
         raise DataError([f"cannot read {file}: {reason or error.strerror or error}"]) from error
 
 
-def _json_lines(path: Path, file: str) -> Iterator[Row]:
+def _json(path: Path, file: str, *, lines: bool) -> Iterator[Row]:
+    """One object a line, or a list, by how the file begins: sets call either by the other's name.
+
+    ``lines`` says which is meant by a file that begins in neither way.
+    """
     with opened(path, file) as content:
+        begin = content.peek(1)[:1]
+        if begin == b"[" or not (begin == b"{" or lines):
+            yield from _items(content, file)
+            return
         for number, line in enumerate(content, start=1):
+            if number == 1 and not lines and not _is_json(line):
+                raise DataError([f"{file}: must be a JSON list of objects, or one object a line"])
             if line.strip():
                 yield Row(Where(file, "line", number), line)
 
 
-def _json_list(path: Path, file: str) -> Iterator[Row]:
-    with opened(path, file) as content:
-        # Many sets call JSON lines so.
-        if content.peek(1)[:1] == b"{":
-            first = content.readline()
-            try:
-                json_text.decode(first)
-            except BadRowError:
-                raise DataError([f"{file}: must be a JSON list of objects, or one object a line"]) from None
-            yield Row(Where(file, "line", 1), first)
-            rest = ((number, line) for number, line in enumerate(content, start=2) if line.strip())
-            yield from (Row(Where(file, "line", number), line) for number, line in rest)
-            return
-        text = io.TextIOWrapper(content, encoding="utf-8")
-        number = 0
-        try:
-            for number, item in enumerate(json_text.items(text), start=1):
-                yield Row(Where(file, "item", number), item)
-        except ValueError as error:
-            raise DataError([f"{file}, after item {number}: not a JSON list: {error}"]) from error
+def _items(content: "io.BufferedReader[Any]", file: str) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, item in enumerate(json_text.items(io.TextIOWrapper(content, encoding="utf-8")), start=1):
+            yield Row(Where(file, "item", number), item)
+    except ValueError as error:
+        raise DataError([f"{file}, after item {number}: not a JSON list: {error}"]) from error
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json_text.decode(line)
+    except BadRowError:
+        return False
+    return True
 
 
 def _parquet(path: Path, file: str) -> Iterator[Row]:

@@ -67,6 +67,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"instruction": "When?", "context": "It was 1900.", "response": "1900.", "category": "closed_qa"},
         [("user", "When?\n\nIt was 1900."), ("assistant", "1900.")],
     ),
+    "alpaca with earlier turns": (
+        {"instruction": "And cold?", "input": "", "output": "No.", "history": [["Is tea hot?", "Yes."]]},
+        [*PLAIN, ("user", "And cold?"), ("assistant", "No.")],
+    ),
+    "a question about a text": (
+        {"context": "It was 1900.", "question": "When?", "answer": "1900."},
+        [("user", "When?\n\nIt was 1900."), ("assistant", "1900.")],
+    ),
     # Open-Orca/OpenOrca, openai/gsm8k.
     "orca": (
         {"id": "1", "system_prompt": "Be brief.", "question": "Is tea hot?", "response": "Yes."},

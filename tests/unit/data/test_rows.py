@@ -71,6 +71,12 @@ def test_a_remark_before_the_columns_of_a_csv_file_is_no_row(tmp_path: Path) -> 
     assert [row.fields() for row in rows_of(tmp_path / "p.csv", "p")] == [{"text": "a", "other": "b"}]
 
 
+def test_a_json_list_may_be_called_json_lines(tmp_path: Path) -> None:
+    """As the red-team attempts of HH-RLHF are."""
+    path = write_rows(tmp_path / "p.json", [{"text": "a"}, {"text": "b"}]).rename(tmp_path / "p.jsonl")
+    assert [str(row.where) for row in rows_of(path, "p")] == ["p, item 1", "p, item 2"]
+
+
 def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
     path = write(tmp_path, '{"text": "a"}\n\n{"text": "b"}\n').rename(tmp_path / "p.json")
     assert [str(row.where) for row in rows_of(path, "p")] == ["p, line 1", "p, line 3"]

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 
-from charter.data.bad_rows import BadRows
+from charter.data.bad_rows import BadRows, said
 from charter.data.errors import DataError
 from charter.data.pairs.read import PairDefaults, comparisons
 from charter.v1 import preference_pb2, types_pb2
@@ -22,7 +22,8 @@ def check_sources(sources: Mapping[str, PairDefaults], bad: Mapping[str, BadRows
     for source, defaults in sources.items():
         try:
             if not sum(1 for _ in comparisons(source, defaults, bad[source])):
-                raise DataError([f"{source} holds no comparisons"])
+                left_out = said(bad[source].counts)
+                raise DataError([f"{source} holds no comparisons{f'; left out: {left_out}' if left_out else ''}"])
         except DataError as error:
             found.append(error)
     if found:
