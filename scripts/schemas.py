@@ -46,8 +46,10 @@ def constitution_schema(comments: Mapping[str, str]) -> Schema:
     definitions = {
         "Principle": _record(constitution.Principle, judge_pb2.Principle.DESCRIPTOR, comments),
         "Example": _record(constitution.Example, judge_pb2.ComparisonExample.DESCRIPTOR, comments),
+        "RevisionExample": _record(constitution.RevisionExample, judge_pb2.RevisionExample.DESCRIPTOR, comments),
     }
-    definitions["Principle"]["properties"]["examples"] |= {"minItems": 1, "maxItems": constitution.MOST_EXAMPLES}
+    for name in ("examples", "revisions"):
+        definitions["Principle"]["properties"][name] |= {"minItems": 1, "maxItems": constitution.MOST_EXAMPLES}
     root = _record(constitution.Constitution, judge_pb2.Constitution.DESCRIPTOR, comments, leave_out=("source_yaml",))
     root["required"].remove("description")
     root["properties"]["principles"]["minItems"] = 1
@@ -184,7 +186,7 @@ def _of_type(name: str, kind: str) -> Schema:
             most = constitution.MOST_CHARACTERS.get(name, constitution.MOST_TEXT)
             pattern = {"pattern": f"^{constitution.ID.pattern}$"} if name in ("id", "dimension") else {}
             return {"type": "string", "minLength": 1, "maxLength": most, **pattern}
-    found = re.search(r"(Principle|Example)\b", kind)
+    found = re.search(r"(Principle|RevisionExample|Example)\b", kind)
     if found is None:
         raise AssertionError(f"no schema for the type {kind} of a constitution's {name}")
     return {"type": "array", "items": {"$ref": f"#/definitions/{found[1]}"}}

@@ -42,15 +42,36 @@ class Written:
 
 
 def critique_prompt(draft: Draft) -> Prompt:
-    """Ask what is wrong with the answer by the principle."""
-    return Prompt((ChatMessage("user", f"{_shown(draft)}\n\n{draft.principle.critique}"),))
+    """Ask what is wrong with the answer by the principle, after its examples."""
+    turns: list[ChatMessage] = []
+    for example in _examples(draft):
+        turns += [ChatMessage("user", _critique_request(example)), ChatMessage("assistant", example.critique)]
+    return Prompt((*turns, ChatMessage("user", _critique_request(draft))))
 
 
 def revision_prompt(draft: Draft) -> Prompt:
-    """Ask for a better answer, by the principle and the critique."""
+    """Ask for a better answer, by the principle and the critique, after the principle's examples."""
+    turns: list[ChatMessage] = []
+    for example, shown in zip(_examples(draft), draft.principle.revisions, strict=True):
+        turns += [ChatMessage("user", _revision_request(example)), ChatMessage("assistant", shown.revision)]
+    return Prompt((*turns, ChatMessage("user", _revision_request(draft))))
+
+
+def _examples(draft: Draft) -> list[Draft]:
+    """The examples of the principle: a small model sees by them who speaks, and that it writes nothing else."""
+    return [
+        Draft((ChatMessage("user", one.prompt),), one.answer, draft.principle, one.critique)
+        for one in draft.principle.revisions
+    ]
+
+
+def _critique_request(draft: Draft) -> str:
+    return f"{_shown(draft)}\n\n{draft.principle.critique}"
+
+
+def _revision_request(draft: Draft) -> str:
     critique = f"\n\nCritique of the last response: {quoted(draft.critique)}" if draft.critique else ""
-    ending = f"{draft.principle.revise} Write only the new response."
-    return Prompt((ChatMessage("user", f"{_shown(draft)}{critique}\n\n{ending}"),))
+    return f"{_shown(draft)}{critique}\n\n{draft.principle.revise} Write only the new response."
 
 
 async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[Written]:

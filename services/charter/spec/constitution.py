@@ -19,6 +19,9 @@ MOST_TEXT = 20_000
 _CONSTITUTION_TEXTS = ("name", "version")
 _PRINCIPLE_TEXTS = ("id", "dimension", "compare", "critique", "revise", "follow", "oppose")
 _EXAMPLE_TEXTS = ("prompt", "better", "worse")
+_REVISION_TEXTS = ("prompt", "answer", "critique", "revision")
+# Lists that a principle may be without; a constitution without any keeps the digest that it had before there were some.
+_OPTIONAL_LISTS = ("examples", "revisions")
 MOST_EXAMPLES = 8
 
 
@@ -40,6 +43,16 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionExample:
+    """A request, an answer that breaks the principle, what is wrong with it, and a better answer."""
+
+    prompt: str
+    answer: str
+    critique: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Principle:
     """One rule, with its text for each use.
 
@@ -47,7 +60,8 @@ class Principle:
     Constitutional AI (Bai et al. 2022, section 3.1), ``follow`` and ``oppose`` are system prompts of a writer who keeps
     to the rule and of one who breaks it. With ``oppose_without_prompt`` the one who breaks it has not read the
     conversation: what anybody would say is then no merit. ``weight`` is the relative chance of being drawn.
-    ``examples`` are shown to the judge before a pair that is compared by its answer letters.
+    ``examples`` are shown to the judge before a pair that is compared by its answer letters, ``revisions`` before an
+    answer that is criticised or revised.
     """
 
     id: str
@@ -60,6 +74,7 @@ class Principle:
     oppose_without_prompt: bool = False
     weight: float = 1.0
     examples: tuple[Example, ...] = ()
+    revisions: tuple[RevisionExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +93,9 @@ class Constitution:
         content = asdict(self)
         del content["source_yaml"]
         for principle in content["principles"]:
-            if not principle["examples"]:
-                # A constitution without any keeps the digest that it had before there were examples.
-                del principle["examples"]
+            for name in _OPTIONAL_LISTS:
+                if not principle[name]:
+                    del principle[name]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -115,8 +130,15 @@ def from_proto(message: judge_pb2.Constitution) -> Constitution:
         description=message.description,
         principles=tuple(
             Principle(
-                **{one.name: getattr(principle, one.name) for one in fields(Principle) if one.name != "examples"},
+                **{
+                    one.name: getattr(principle, one.name)
+                    for one in fields(Principle)
+                    if one.name not in _OPTIONAL_LISTS
+                },
                 examples=tuple(Example(one.prompt, one.better, one.worse) for one in principle.examples),
+                revisions=tuple(
+                    RevisionExample(one.prompt, one.answer, one.critique, one.revision) for one in principle.revisions
+                ),
             )
             for principle in message.principles
         ),
@@ -186,7 +208,7 @@ class _Reader:
         return tuple(principles)
 
     def _principle(self, node: yaml.Node, path: str) -> Principle | None:
-        given = self._fields(node, path, (*_PRINCIPLE_TEXTS, "oppose_without_prompt", "weight", "examples"))
+        given = self._fields(node, path, (*_PRINCIPLE_TEXTS, "oppose_without_prompt", "weight", *_OPTIONAL_LISTS))
         if given is None:
             return None
         texts = {name: self._required_text(node, given, name, f"{path}.{name}") for name in _PRINCIPLE_TEXTS}
@@ -195,23 +217,37 @@ class _Reader:
                 self._problem(given[name], f"{path}.{name}", "may have lower-case letters, digits and single hyphens")
         blind = self._flag(given, "oppose_without_prompt", path)
         weight = self._weight(given["weight"], f"{path}.weight") if "weight" in given else 1.0
-        examples = self._examples(given["examples"], f"{path}.examples") if "examples" in given else ()
-        return Principle(**texts, oppose_without_prompt=blind, weight=weight, examples=examples)
+        examples = self._examples(given, "examples", path, _EXAMPLE_TEXTS, ("better", "worse"))
+        revisions = self._examples(given, "revisions", path, _REVISION_TEXTS, ("answer", "revision"))
+        return Principle(
+            **texts,
+            oppose_without_prompt=blind,
+            weight=weight,
+            examples=tuple(Example(**one) for one in examples),
+            revisions=tuple(RevisionExample(**one) for one in revisions),
+        )
 
-    def _examples(self, node: yaml.Node, path: str) -> tuple[Example, ...]:
+    def _examples(
+        self, given: dict[str, yaml.Node], field: str, path: str, names: Sequence[str], different: tuple[str, str]
+    ) -> list[dict[str, str]]:
+        """The texts of each example of a field; those that ``different`` names must differ."""
+        if field not in given:
+            return []
+        node, path = given[field], f"{path}.{field}"
         if not isinstance(node, yaml.SequenceNode) or not 1 <= len(node.value) <= MOST_EXAMPLES:
             self._problem(node, path, f"must be a list of 1 to {MOST_EXAMPLES} examples")
-            return ()
+            return []
         examples = []
         for index, item in enumerate(node.value):
             place = f"{path}[{index}]"
-            given = self._fields(item, place, _EXAMPLE_TEXTS)
-            if given is not None:
-                texts = {name: self._required_text(item, given, name, f"{place}.{name}") for name in _EXAMPLE_TEXTS}
-                if texts["better"] and texts["better"] == texts["worse"]:
-                    self._problem(item, place, "better and worse are the same text")
-                examples.append(Example(**texts))
-        return tuple(examples)
+            found = self._fields(item, place, names)
+            if found is not None:
+                texts = {name: self._required_text(item, found, name, f"{place}.{name}") for name in names}
+                one, other = different
+                if texts[one] and texts[one] == texts[other]:
+                    self._problem(item, place, f"{one} and {other} are the same text")
+                examples.append(texts)
+        return examples
 
     def _fields(self, node: yaml.Node, path: str, known: Sequence[str]) -> dict[str, yaml.Node] | None:
         """Values by key; unknown and repeated keys are problems."""

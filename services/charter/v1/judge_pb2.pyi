@@ -588,6 +588,7 @@ class Principle(_message.Message):
     OPPOSE_FIELD_NUMBER: _builtins.int
     OPPOSE_WITHOUT_PROMPT_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     dimension: _builtins.str
     """helpful, harmless, honest, or the user's own."""
@@ -605,6 +606,10 @@ class Principle(_message.Message):
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparisonExample]:
         """Shown to the judge before the pair by the method CHOICE."""
 
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevisionExample]:
+        """Shown to the judge before an answer that it criticises or revises."""
+
     def __init__(
         self,
         *,
@@ -618,10 +623,11 @@ class Principle(_message.Message):
         oppose: _builtins.str = ...,
         oppose_without_prompt: _builtins.bool = ...,
         examples: _abc.Iterable[Global___ComparisonExample] | None = ...,
+        revisions: _abc.Iterable[Global___RevisionExample] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "examples", b"examples", "follow", b"follow", "id", b"id", "oppose", b"oppose", "oppose_without_prompt", b"oppose_without_prompt", "revise", b"revise", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "critique", b"critique", "dimension", b"dimension", "examples", b"examples", "follow", b"follow", "id", b"id", "oppose", b"oppose", "oppose_without_prompt", b"oppose_without_prompt", "revise", b"revise", "revisions", b"revisions", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -653,6 +659,36 @@ class ComparisonExample(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ComparisonExample: _TypeAlias = ComparisonExample  # noqa: Y015
+
+@_typing.final
+class RevisionExample(_message.Message):
+    """A request, an answer that breaks the principle, what is wrong with it, and a better one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    CRITIQUE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    answer: _builtins.str
+    critique: _builtins.str
+    revision: _builtins.str
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        critique: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "critique", b"critique", "prompt", b"prompt", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevisionExample: _TypeAlias = RevisionExample  # noqa: Y015
 
 @_typing.final
 class Constitution(_message.Message):

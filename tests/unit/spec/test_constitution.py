@@ -78,9 +78,29 @@ def test_a_valid_file_is_read() -> None:
     assert constitution.source_yaml == VALID
 
 
+def test_revisions_are_read_and_are_part_of_the_digest() -> None:
+    given = "    revisions: [{prompt: Hi, answer: What., critique: Cold., revision: Hello!}]\n"
+    constitution = parse_constitution(VALID.replace("    weight: 2\n", given), "file.yaml")
+    (one,) = constitution.principles[0].revisions
+    assert (one.prompt, one.answer, one.critique, one.revision) == ("Hi", "What.", "Cold.", "Hello!")
+    assert from_proto(constitution.to_proto()) == constitution
+    without = parse_constitution(VALID.replace("    weight: 2\n", ""), "file.yaml")
+    assert constitution.digest != without.digest
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (
+            "weight: 2",
+            "revisions: [{prompt: a, answer: b, critique: c, revision: b}]",
+            "file.yaml:7: principles[0].revisions[0]: answer and revision are the same text",
+        ),
+        (
+            "weight: 2",
+            "revisions: [{prompt: a, answer: b, revision: c}]",
+            "file.yaml:7: principles[0].revisions[0].critique: is missing",
+        ),
         ("    weight: 2\n", "    wieght: 2\n", "file.yaml:7: principles[0].wieght: unknown field; known are id,"),
         ("weight: 2", "examples: []", "file.yaml:7: principles[0].examples: must be a list of 1 to 8 examples"),
         (

@@ -29,7 +29,8 @@ name: short
 version: "1"
 principles:
   - {id: kind, dimension: helpful, weight: 2, compare: a, critique: b, revise: c, follow: d, oppose: e,
-     examples: [{prompt: p, better: x, worse: y}]}
+     examples: [{prompt: p, better: x, worse: y}],
+     revisions: [{prompt: p, answer: x, critique: y, revision: z}]}
 """
 
 
@@ -76,6 +77,7 @@ def by_reader(name: str, text: str, tmp_path: Path) -> bool:
         ("constitution", "compare: a, ", ""),
         ("constitution", "worse: y", "worst: y"),
         ("constitution", "examples: [{prompt: p, better: x, worse: y}]", "examples: []"),
+        ("constitution", "revision: z", "revised: z"),
         ("constitution", "short", "7"),
     ],
 )
