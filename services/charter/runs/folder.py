@@ -10,12 +10,18 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, LeftOut, PreferenceFit
+from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
 
 T = TypeVar("T")
+
+# Stages that learn from what is written, and what they leave.
+_LEARNING = {
+    "pretraining": "what was learned from texts",
+    "supervised": "what was learned from conversations",
+}
 
 
 class RunFolderError(ValueError):
@@ -50,6 +56,8 @@ class RunFolder:
     judge_check: JudgeCheck | None
     preference_fit: PreferenceFit | None
     evaluation: Evaluation | None
+    # Of the stages that learned from texts and conversations, those that the spec asks for, by section.
+    learned: dict[str, Learned]
     # File name and what it would have held.
     missing: dict[str, str]
     # What was odd about the files that are there.
@@ -76,7 +84,11 @@ class RunFolder:
     @property
     def ppo_steps(self) -> dict[int, dict[str, float]]:
         """Metrics of each PPO step; of a step that ran again after a resume, the last ones."""
-        steps = {e.step: dict(e.metrics) for e in self.events if e.phase == run_pb2.PHASE_PPO and e.HasField("step")}
+        return self.steps(run_pb2.PHASE_PPO)
+
+    def steps(self, phase: "run_pb2.Phase.ValueType") -> dict[int, dict[str, float]]:
+        """The same of another phase that learns in steps."""
+        steps = {e.step: dict(e.metrics) for e in self.events if e.phase == phase and e.HasField("step")}
         return {step: steps[step] for step in sorted(steps) if steps[step]}
 
 
@@ -108,9 +120,18 @@ def read_run_folder(path: Path) -> RunFolder:
             field = ".".join(str(part) for part in first["loc"])
             raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
 
+    spec = _spec(path / "spec.json", missing)
+    learned = {
+        name: found
+        for name, holds in _LEARNING.items()
+        if spec is not None
+        and name in {field.name for field, _ in spec.ListFields()}
+        and (found := result(f"{name}.json", holds, Learned)) is not None
+    }
     return RunFolder(
         path=path,
-        spec=_spec(path / "spec.json", missing),
+        spec=spec,
+        learned=learned,
         info=result("run.json", "versions, phase times and counts", RunInfo),
         constitution=_constitution(path / "constitution.yaml", missing),
         events=_events(path / "events.jsonl", missing, notes),
