@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 COLUMNS = re.findall(
     r"\S+",
     """messages conversations prompt instruction input context history question system completion response answer output
-    text chosen rejected probability_chosen score_chosen score_rejected completions responses ratings helpfulness answer_a
-    answer_b response_0 response_1 label labels score_A score_B overall_preference better_response_id safer_response_id
-    winner comparison conversation_a conversation_b data annotations fields preference.responses
+    text chosen rejected probability_chosen score_chosen score_rejected completions responses ratings helpfulness
+    answer_a answer_b response_0 response_1 label labels score_A score_B overall_preference better_response_id
+    safer_response_id winner comparison conversation_a conversation_b data annotations fields preference.responses
     preference.responses.status preference outcome source split probability_a dimension group turns kto_tag""",
 )
 KEYS = re.findall(
