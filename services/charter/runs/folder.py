@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, LeftOut, PreferenceFit
+from charter.runs.results import Evaluation, JudgeCheck, LeftOut, PreferenceFit, Revisions
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
@@ -48,6 +48,8 @@ class RunFolder:
     # In order, each sequence once.
     events: tuple[run_pb2.RunEvent, ...]
     judge_check: JudgeCheck | None
+    # None where the spec asks for none, too.
+    revisions: Revisions | None
     preference_fit: PreferenceFit | None
     evaluation: Evaluation | None
     # File name and what it would have held.
@@ -108,13 +110,16 @@ def read_run_folder(path: Path) -> RunFolder:
             field = ".".join(str(part) for part in first["loc"])
             raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
 
+    spec = _spec(path / "spec.json", missing)
+    revises = spec is not None and spec.HasField("revision")
     return RunFolder(
         path=path,
-        spec=_spec(path / "spec.json", missing),
+        spec=spec,
         info=result("run.json", "versions, phase times and counts", RunInfo),
         constitution=_constitution(path / "constitution.yaml", missing),
         events=_events(path / "events.jsonl", missing, notes),
         judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck),
+        revisions=result("revision.json", "what became of the revisions", Revisions) if revises else None,
         preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit),
         evaluation=result("evaluation.json", "the aligned policy against the one it started from", Evaluation),
         missing=missing,

@@ -36,7 +36,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "uncertainty_weight": 1.0,
         "warm_start_epochs": 0,
     },
-    "revision": {"rounds": 4, "accept": "judged_better", "gate_prompts": 32, "on_no_gain": "skip"},
+    "revision": {
+        "rounds": 4,
+        "accept": "judged_better",
+        "gate_prompts": 32,
+        "on_no_gain": "skip",
+        "helpful_share": 0.5,
+    },
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,

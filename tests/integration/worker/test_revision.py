@@ -106,6 +106,9 @@ def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Sta
     assert sum(count for count, _ in result["by_principle"].values()) == 14
     pairs = [one for one in stored_comparisons(stage, "revised") if one.method == "revision"]
     assert {one.answer_a.text for one in pairs} == texts
+    report = (folder / "report.html").read_text()
+    assert "Revising helps." in report
+    assert len(result["samples"]) == 2
     # The judge's soft label, never a certain one.
     assert {round(one.probability_a, 6) for one in pairs} == {0.9}
 
