@@ -17,7 +17,7 @@ CHAT_TEMPLATE = (
 
 def make_tiny_model(folder: Path, seed: int = 0) -> Path:
     """Write model and tokenizer to ``folder`` as ``from_pretrained`` reads them, and return it."""
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
     _tiny_llama(tokenizer, seed).save_pretrained(folder)
     return folder
@@ -40,7 +40,7 @@ def make_talkative_model(folder: Path, tokenizer: PreTrainedTokenizerFast, token
     return folder
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}

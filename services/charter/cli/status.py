@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from charter.cli.calls import channel_to, health
@@ -51,6 +52,9 @@ def status(as_json: JsonOption = False) -> None:
             for one in row["more_models"]:
                 table.add_row("", "", "", f"{Path(one['model']).name} as {one['name']}", row["engine"], "version 0")
         print_table(table)
+        for row in rows:
+            if row["engine"] == "vllm" and row["not_compared"]:
+                console.print(f"{row['service']}: vLLM is not compared with the model: {escape(row['not_compared'])}.")
         if any(row["health"] != "SERVING" for row in rows):
             console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
     if any(row["health"] != "SERVING" for row in rows):
@@ -69,6 +73,8 @@ def _describe(name: str) -> dict[str, Any]:
         # Of the preference service, those behind the first, which Score calls by name.
         "more_models": [],
         "engine": "",
+        # Why its numbers are not known to be the model's.
+        "not_compared": "",
         "weight_version": None,
         "weight_digest": "",
         "note": "",
@@ -82,7 +88,7 @@ def _describe(name: str) -> dict[str, Any]:
         row["note"] = f"running: {', '.join(running)}" if running else "no run is running"
     else:
         model, more = _models(name)
-        row |= {"model": model.model, "engine": model.engine}
+        row |= {"model": model.model, "engine": model.engine, "not_compared": model.not_compared}
         row |= {"weight_version": model.weight_version, "weight_digest": model.weight_digest}
         row["more_models"] = [{"name": one.name, "model": one.model.model} for one in more]
     return row

@@ -84,8 +84,10 @@ class ChatTokenizer:
                 generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
         return cls(tokenizer, generation)
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[ChatMessage], *, to_answer: bool = True) -> str:
         """Text of a conversation in the model's template, up to the start of the assistant's turn.
+
+        Without ``to_answer`` it ends behind the last message instead.
 
         Whatever the template uses to part turns, special tokens and plain text, is broken up by a space where a message
         contains it, so that a message can never close its own turn. A system text that the template would refuse or
@@ -93,13 +95,16 @@ class ChatTokenizer:
         conversation.
         """
         turns = [
-            {"role": message.role, "content": self._broken_up(message.content, answer=message.role == "assistant")}
-            for message in self._with_visible_system(messages)
+            {"role": message.role, "content": self.shown(message)} for message in self._with_visible_system(messages)
         ]
         try:
-            return self._apply_template(turns)
+            return self._apply_template(turns, to_answer)
         except jinja2.TemplateError as error:
             raise RefusedRequestError(f"the chat template of {self.name} refuses the conversation: {error}") from error
+
+    def shown(self, message: ChatMessage) -> str:
+        """What a message says as it is given to the template: with everything broken up that could end its turn."""
+        return self._broken_up(message.content, answer=message.role == "assistant")
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
@@ -129,6 +134,13 @@ class ChatTokenizer:
             return []
         if not text[0].isspace():
             text = self._form.gap + text
+        return self._in_context(text) if self._reads_in_context else self.encode(text)
+
+    def continuation_ids(self, before: str, begun: Sequence[int], text: str) -> list[int]:
+        """Token ids of rendered text that comes behind ``before``, whose own ids ``begun`` stay what they are."""
+        whole = self.encode(before + text)
+        if whole[: len(begun)] == list(begun):
+            return whole[len(begun) :]
         return self._in_context(text) if self._reads_in_context else self.encode(text)
 
     def choice_prompts(
@@ -188,8 +200,8 @@ class ChatTokenizer:
             text += str(self.tokenizer.decode(run_ids, skip_special_tokens=False)) if known else "\ufffd" * len(run_ids)
         return text
 
-    def _apply_template(self, turns: Sequence[Mapping[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
+    def _apply_template(self, turns: Sequence[Mapping[str, str]], to_answer: bool = True) -> str:
+        return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=to_answer))
 
     def _with_visible_system(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         form = self._form

@@ -122,6 +122,8 @@ class EngineInfo:
     weight_digest: str
     parameters: int
     max_context_tokens: int
+    # Why its log-probs were not compared with the model's own at the start; empty where they were.
+    not_compared: str = ""
 
 
 @dataclass(slots=True)

@@ -123,7 +123,8 @@ def _numbered(name: str, refreshes: int) -> str:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run's folder holds a checkpoint that is whole."""
-    return any((folder / CHECKPOINTS).glob(f"step-*/{COMPLETE}"))
+    # Those of RL, and in folders of their own those of the stage before it that is under way.
+    return any(any((folder / CHECKPOINTS).glob(f"{place}step-*/{COMPLETE}")) for place in ("", "*/"))
 
 
 def now() -> str:

@@ -9,7 +9,9 @@ from google.protobuf import json_format
 from charter.runs.artifacts import has_checkpoint
 from charter.v1 import run_pb2
 
-_SAMPLED = ("seed", "policy.model", "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
+_MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
+_START = (*_MODEL, "pretraining", "supervised")
+_SAMPLED = (*_START, "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
 _PAIRS = (*_SAMPLED, "comparisons.pairs")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
 _JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
@@ -17,13 +19,15 @@ _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction"
 # What a stage leaves in the run's folder, and the parts of the spec that it was made by.
 _DONE = (
     ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
+    ("pretraining.json", "it has learned from text", (*_MODEL, "pretraining")),
+    ("supervised.json", "it is fine-tuned", (*_START, "prompts.held_out", "prompts.max_prompt_tokens")),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),
     (
         "answers_before.json",
         "its held-out prompts are answered",
-        ("seed", "policy.model", "sampling", "prompts.held_out", "prompts.max_prompt_tokens", "evaluation.prompts"),
+        (*_START, "sampling", "prompts.held_out", "prompts.max_prompt_tokens", "evaluation.prompts"),
     ),
 )
 

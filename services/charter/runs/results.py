@@ -130,6 +130,52 @@ class PreferenceFit:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOutLoss:
+    """What was held out, measured after ``step`` optimiser steps; losses are nats per token."""
+
+    step: int
+    # Mean over sources, weighted by what is learned of each.
+    loss: float
+    by_source: dict[str, float]
+    # What the model writes behind the sample's beginning.
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedSource:
+    """One source of a stage that learned from what is written."""
+
+    # Conversations, or pieces of texts.
+    train: int
+    held_out: int
+    # Tokens that are learned of all of ``train``, once.
+    tokens: int
+    # Of the tokens that were learned.
+    share: float
+    left_out: LeftOut
+    # Bits per byte of what is held out, before and with the weights that were kept; None for conversations.
+    bits_per_byte_before: float | None = None
+    bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A stage that learned from what is written (``pretraining.json``, ``supervised.json``)."""
+
+    # The model that it started from: a folder of the run, or as the spec names it.
+    model: str
+    sources: dict[str, LearnedSource]
+    # Optimiser steps of the schedule, those that were done, and the one whose weights were kept.
+    steps: int
+    done: int
+    kept_step: int
+    # Behind what the samples were written.
+    sample_beginning: str
+    # Oldest first; empty where nothing is held out.
+    measured: tuple[HeldOutLoss, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRow:
     """One held-out prompt answered by both policies."""
 

@@ -236,6 +236,35 @@ def _services(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         )
 
 
+def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """What the stages before RL learn from, and how long it may be."""
+    for section, lists, limit in (
+        ("pretraining", ("data", "replay"), "context_tokens"),
+        ("supervised", ("data",), "max_tokens"),
+    ):
+        # A section that the spec leaves out is empty.
+        stage = getattr(spec, section)
+        for name in lists:
+            sources = getattr(stage, name)
+            if 0 < sum(one.HasField("weight") for one in sources) < len(sources):
+                yield Problem(f"{section}.{name}", "gives some sources a weight and others none: set all, or none")
+            for place, one in enumerate(sources):
+                if one.source in [other.source for other in sources[:place]]:
+                    yield Problem(f"{section}.{name}[{place}].source", f"is named twice: {one.source}")
+        try:
+            context = context_tokens(spec.policy.model)
+        except ValueError:
+            # Said of policy.model itself.
+            continue
+        if context is not None and stage.HasField(limit) and getattr(stage, limit) > context:
+            yield Problem(
+                f"{section}.{limit}",
+                f"is {getattr(stage, limit)}, and the context of policy.model holds {context} tokens: lower it, or "
+                "leave it out",
+                ("policy.model",),
+            )
+
+
 def _context(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Prompt and answer against the contexts of the models whose configs are here."""
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
@@ -345,6 +374,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _evaluation,
     _judge,
     _services,
+    _learned,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, Contents], Iterator[Problem]], ...] = (

@@ -1,18 +1,25 @@
 """What the files hold that a spec names, and what is wrong in them."""
 
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from charter.data.bad_rows import BadRows
+from charter.data.conversations import conversations
 from charter.data.errors import MOST_NAMED, DataError
 from charter.data.pairs.labelled import read_labelled_pairs
 from charter.data.prompts import TaskPrompt, read_prompts
 from charter.data.sources import Source
+from charter.data.texts import texts
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
+
+# Of each source of texts and conversations.
+_ROWS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,9 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
         problems += _shared(train, held_out)
     constitution = _constitution(spec.judge.constitution, absent_files, problems)
     _labelled_pairs(spec, absent_files, problems)
+    _sources(spec, "pretraining.data", spec.pretraining.data, texts, absent_files, problems)
+    _sources(spec, "pretraining.replay", spec.pretraining.replay, texts, absent_files, problems)
+    _sources(spec, "supervised.data", spec.supervised.data, conversations, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
@@ -57,6 +67,29 @@ def _prompts(
             whole = False
             problems += (Problem(field, line) for line in str(error).splitlines())
     return tuple(found.values()) if whole else None
+
+
+def _sources(
+    spec: run_pb2.RunSpec,
+    field: str,
+    sources: Sequence[run_pb2.DataSource],
+    read: Callable[[str, BadRows], Iterable[object]],
+    absent_files: bool,
+    problems: list[Problem],
+) -> None:
+    """The beginning of each: a corpus is too large to be read through before a run begins."""
+    for index, one in enumerate(sources):
+        where = f"{field}[{index}].source"
+        here = _here(one.source, where, absent_files, problems)
+        if here is None:
+            continue
+        try:
+            looked_at = sum(1 for _ in itertools.islice(read(here, bad_rows_of(spec)), _ROWS_LOOKED_AT))
+        except DataError as error:
+            problems += (Problem(where, line) for line in str(error).splitlines())
+            continue
+        if not looked_at:
+            problems.append(Problem(where, f"holds nothing to learn from: {one.source}"))
 
 
 def _here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> str | None:

@@ -1,4 +1,4 @@
-"""The data that a spec names: its prompts and labelled pairs, in files or data sets of the hub."""
+"""The data that a spec names: prompts, labelled pairs, texts and conversations, in files or data sets of the hub."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +15,8 @@ def data_sources(spec: run_pb2.RunSpec, base: Path = Path()) -> Iterator[tuple[s
             yield f"prompts.{name}[{index}]", Source.parse(value, base)
     if spec.judge.labelled_pairs:
         yield "judge.labelled_pairs", Source.parse(spec.judge.labelled_pairs, base)
+    for field, one in _learned(spec):
+        yield field, Source.parse(one.source, base)
 
 
 def change_data_sources(spec: run_pb2.RunSpec, change: Callable[[str, Source], Source], base: Path = Path()) -> None:
@@ -25,6 +27,20 @@ def change_data_sources(spec: run_pb2.RunSpec, change: Callable[[str, Source], S
         values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
     if spec.judge.labelled_pairs:
         spec.judge.labelled_pairs = changed["judge.labelled_pairs"]
+    for field, one in _learned(spec):
+        one.source = changed[field]
+
+
+def _learned(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource]]:
+    """Of the stages before RL; those that the spec leaves out are empty."""
+    lists = {
+        "pretraining.data": spec.pretraining.data,
+        "pretraining.replay": spec.pretraining.replay,
+        "supervised.data": spec.supervised.data,
+    }
+    for name, sources in lists.items():
+        for index, one in enumerate(sources):
+            yield f"{name}[{index}].source", one
 
 
 def change_data_files(spec: run_pb2.RunSpec, change: Callable[[str], str]) -> None:

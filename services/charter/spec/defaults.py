@@ -18,7 +18,8 @@ MAX_WAIT_SECONDS = 7200
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
 # ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
-# many as there are), and the optional files of the judge.
+# many as there are), supervised.max_tokens and pretraining.context_tokens (as the model's context allows), the
+# evaluate_every_steps of both (an epoch), and the optional files of the judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"logprob_tolerance": 0.1},
     "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
@@ -66,6 +67,27 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_staleness": 1,
     },
     "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
+    "supervised": {
+        "epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 2e-5,
+        "warmup_share": 0.1,
+        "held_out_fraction": 0.05,
+        "patience": 2,
+        "precision": "float32",
+        "checkpoint_every_steps": 50,
+    },
+    "pretraining": {
+        "replay_share": 0.05,
+        "epochs": 1,
+        "batch_tokens": 16384,
+        "learning_rate": 1e-4,
+        "warmup_share": 0.1,
+        "held_out_fraction": 0.05,
+        "patience": 2,
+        "precision": "float32",
+        "checkpoint_every_steps": 50,
+    },
     "evaluation": {"bootstrap_samples": 2000, "watched_prompts": 16},
     "checkpoints": {"every_steps": 1, "keep": 2},
     "failures": {"max_share": 0.1},
@@ -79,6 +101,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Of stages that a run may be without: their fields are filled in where the spec has the section.
+OPTIONAL_SECTIONS: tuple[Literal["pretraining", "revision", "supervised"], ...]
+OPTIONAL_SECTIONS = ("pretraining", "revision", "supervised")
+# Adapters learn at a rate so many times as high as all weights do.
+_LORA_RATE = 10
+
 _SAMPLES_PER_PROMPT = {
     run_pb2.ALGORITHM_PPO: 1,
     run_pb2.ALGORITHM_REINFORCE_PLUS_PLUS: 1,
@@ -88,15 +116,15 @@ _SAMPLES_PER_PROMPT = {
 }
 
 
-# Of stages that a run may be without: their fields are filled in where the spec has the section.
-OPTIONAL_SECTIONS: tuple[Literal["revision"], ...] = ("revision",)
-
-
 def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
-    absent = {section for section in OPTIONAL_SECTIONS if not filled.HasField(section)}
+    for optional in ("pretraining", "supervised"):
+        stage = getattr(filled, optional)
+        if stage.HasField("lora_rank") and not stage.HasField("learning_rate"):
+            stage.learning_rate = _LORA_RATE * DEFAULTS[optional]["learning_rate"]
+    absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
         if section in absent:
             continue

@@ -154,7 +154,9 @@ class _Reader:
             for index, item in enumerate(node.value):
                 item_path = f"{path}[{index}]"
                 self._lines[item_path] = item.start_mark.line + 1
-                if (value := self._scalar(item, field, item_path)) is not None:
+                if field.message_type is not None:
+                    self.read_message(item, getattr(message, field.name).add(), item_path)
+                elif (value := self._scalar(item, field, item_path)) is not None:
                     getattr(message, field.name).append(value)
         elif field.message_type is not None:
             self.read_message(node, getattr(message, field.name), path)

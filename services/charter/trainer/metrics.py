@@ -40,7 +40,7 @@ def show_worker(run_id: str) -> None:
 def show_event(run_id: str, event: run_pb2.RunEvent) -> None:
     """Set the gauges of a run under way that an event speaks of."""
     LAST_HEARD.labels(run_id).set_to_current_time()
-    if event.HasField("step"):
+    if event.phase == run_pb2.PHASE_PPO and event.HasField("step"):
         STEP.labels(run_id).set(event.step)
     if "win_rate" in event.metrics:
         WIN_RATE.labels(run_id).set(event.metrics["win_rate"])

@@ -196,6 +196,9 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     PHASE_PPO: _Phase.ValueType  # 6
     PHASE_EVALUATING: _Phase.ValueType  # 7
     PHASE_REPORTING: _Phase.ValueType  # 8
+    PHASE_PRETRAINING: _Phase.ValueType  # 9
+    """Learning from text, then from conversations."""
+    PHASE_SUPERVISED: _Phase.ValueType  # 10
     PHASE_REVISING: _Phase.ValueType  # 11
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
@@ -210,6 +213,9 @@ PHASE_FITTING_PREFERENCE_MODEL: Phase.ValueType  # 5
 PHASE_PPO: Phase.ValueType  # 6
 PHASE_EVALUATING: Phase.ValueType  # 7
 PHASE_REPORTING: Phase.ValueType  # 8
+PHASE_PRETRAINING: Phase.ValueType  # 9
+"""Learning from text, then from conversations."""
+PHASE_SUPERVISED: Phase.ValueType  # 10
 PHASE_REVISING: Phase.ValueType  # 11
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
@@ -238,6 +244,8 @@ class RunSpec(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     SINKS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    PRETRAINING_FIELD_NUMBER: _builtins.int
+    SUPERVISED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
@@ -277,6 +285,14 @@ class RunSpec(_message.Message):
     @_builtins.property
     def failures(self) -> Global___FailureSpec: ...
     @_builtins.property
+    def pretraining(self) -> Global___PretrainingSpec:
+        """Learning from text, before anything else. Unset = none."""
+
+    @_builtins.property
+    def supervised(self) -> Global___SupervisedSpec:
+        """Supervised fine-tuning on conversations, before pairs are sampled. Unset = none."""
+
+    @_builtins.property
     def revision(self) -> Global___RevisionSpec:
         """Critique and revision, before pairs are sampled. Unset = none."""
 
@@ -299,15 +315,291 @@ class RunSpec(_message.Message):
         feedback: Global___FeedbackSpec | None = ...,
         sinks: _abc.Iterable[Global___Sink.ValueType] | None = ...,
         failures: Global___FailureSpec | None = ...,
+        pretraining: Global___PretrainingSpec | None = ...,
+        supervised: Global___SupervisedSpec | None = ...,
         revision: Global___RevisionSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "services", b"services"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "services", b"services", "supervised", b"supervised"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks", "supervised", b"supervised"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class DataSource(_message.Message):
+    """Something to learn from, among others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """File (.jsonl, .jsonl.gz, .json, .parquet, .csv, or for texts .txt), or hub:org/name[:config][:split]. `#COLUMN` behind
+    it names the column.
+    """
+    weight: _builtins.float
+    """Its share of the tokens that are learned, relative to the others. An epoch then takes the source whole that is
+    smallest for its weight, and of the others what their weights say. Unset in all = an epoch takes everything.
+    """
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "source", b"source", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___DataSource: _TypeAlias = DataSource  # noqa: Y015
+
+@_typing.final
+class SupervisedSpec(_message.Message):
+    """Supervised fine-tuning: the assistant's turns of conversations are learned, the rest is only read. docs/supervised.md"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    WARMUP_SHARE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
+    EVALUATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    epochs: _builtins.int
+    """Default 1."""
+    batch_size: _builtins.int
+    """Conversations per optimiser step. Default 32."""
+    learning_rate: _builtins.float
+    """Highest learning rate; a cosine takes it to 0. Default 2e-5, and with lora_rank ten times that."""
+    warmup_share: _builtins.float
+    """Share of the steps in which the learning rate rises. Default 0.1."""
+    max_tokens: _builtins.int
+    """Longer conversations are left out, and counted. Unset = 2048, or the model's context where that is shorter."""
+    held_out_fraction: _builtins.float
+    """Share of each source that is held out, by prompt; its loss is measured. Default 0.05."""
+    evaluate_every_steps: _builtins.int
+    """Optimiser steps between two measurements. Unset = an epoch."""
+    patience: _builtins.int
+    """The stage stops after this many measurements without a lower held-out loss. The best weights are kept. Default 2."""
+    lora_rank: _builtins.int
+    """Train adapters of this rank (LoRA, Hu et al. 2021) instead of every weight; they are merged at the end. Unset = train
+    everything.
+    """
+    precision: _builtins.str
+    """As ppo.precision. Default float32."""
+    gradient_checkpointing: _builtins.bool
+    """As ppo.gradient_checkpointing."""
+    checkpoint_every_steps: _builtins.int
+    """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Conversations."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___DataSource] | None = ...,
+        epochs: _builtins.int | None = ...,
+        batch_size: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        warmup_share: _builtins.float | None = ...,
+        max_tokens: _builtins.int | None = ...,
+        held_out_fraction: _builtins.float | None = ...,
+        evaluate_every_steps: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        lora_rank: _builtins.int | None = ...,
+        precision: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+        checkpoint_every_steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "checkpoint_every_steps", b"checkpoint_every_steps", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "checkpoint_every_steps", b"checkpoint_every_steps", "data", b"data", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "gradient_checkpointing", b"gradient_checkpointing", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "precision", b"precision", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__checkpoint_every_steps: _TypeAlias = _typing.Literal["checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_every_steps: _TypeAlias = _typing.Literal["_checkpoint_every_steps", b"_checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluate_every_steps: _TypeAlias = _typing.Literal["evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__evaluate_every_steps: _TypeAlias = _typing.Literal["_evaluate_every_steps", b"_evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
+    _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_share: _TypeAlias = _typing.Literal["warmup_share"]  # noqa: Y015
+    _WhichOneofArgType__warmup_share: _TypeAlias = _typing.Literal["_warmup_share", b"_warmup_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_every_steps) -> _WhichOneofReturnType__checkpoint_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluate_every_steps) -> _WhichOneofReturnType__evaluate_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_fraction) -> _WhichOneofReturnType__held_out_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_share) -> _WhichOneofReturnType__warmup_share | None: ...
+
+Global___SupervisedSpec: _TypeAlias = SupervisedSpec  # noqa: Y015
+
+@_typing.final
+class PretrainingSpec(_message.Message):
+    """Learning from plain text: every token is learned. docs/pretraining.md"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    REPLAY_FIELD_NUMBER: _builtins.int
+    REPLAY_SHARE_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    WARMUP_SHARE_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
+    EVALUATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    replay_share: _builtins.float
+    """Share of the tokens that are replayed. Default 0.05."""
+    epochs: _builtins.int
+    """Passes over data. Default 1."""
+    batch_tokens: _builtins.int
+    """Tokens per optimiser step. Default 16384."""
+    learning_rate: _builtins.float
+    """Highest learning rate: it rises to it again, and a cosine takes it to 0 again (Ibrahim et al. 2024). Default 1e-4, and
+    with lora_rank ten times that.
+    """
+    warmup_share: _builtins.float
+    """Share of the steps in which the learning rate rises. Default 0.1."""
+    context_tokens: _builtins.int
+    """Tokens that the model sees at once; longer texts are cut into such pieces. Unset = 1024, or the model's context where that is
+    shorter.
+    """
+    held_out_fraction: _builtins.float
+    """Share of each source that is held out, by text; its loss is measured. Default 0.05."""
+    evaluate_every_steps: _builtins.int
+    """Optimiser steps between two measurements. Unset = an epoch."""
+    patience: _builtins.int
+    """The stage stops after this many measurements without a lower held-out loss. The best weights are kept. Default 2."""
+    lora_rank: _builtins.int
+    """As supervised.lora_rank."""
+    precision: _builtins.str
+    """As ppo.precision. Default float32."""
+    gradient_checkpointing: _builtins.bool
+    """As ppo.gradient_checkpointing."""
+    checkpoint_every_steps: _builtins.int
+    """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Texts."""
+
+    @_builtins.property
+    def replay(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Texts of another kind, such as the model knew before, against forgetting."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___DataSource] | None = ...,
+        replay: _abc.Iterable[Global___DataSource] | None = ...,
+        replay_share: _builtins.float | None = ...,
+        epochs: _builtins.int | None = ...,
+        batch_tokens: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        warmup_share: _builtins.float | None = ...,
+        context_tokens: _builtins.int | None = ...,
+        held_out_fraction: _builtins.float | None = ...,
+        evaluate_every_steps: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        lora_rank: _builtins.int | None = ...,
+        precision: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+        checkpoint_every_steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_context_tokens", b"_context_tokens", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_patience", b"_patience", "_replay_share", b"_replay_share", "_warmup_share", b"_warmup_share", "batch_tokens", b"batch_tokens", "checkpoint_every_steps", b"checkpoint_every_steps", "context_tokens", b"context_tokens", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "patience", b"patience", "replay_share", b"replay_share", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_context_tokens", b"_context_tokens", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_patience", b"_patience", "_replay_share", b"_replay_share", "_warmup_share", b"_warmup_share", "batch_tokens", b"batch_tokens", "checkpoint_every_steps", b"checkpoint_every_steps", "context_tokens", b"context_tokens", "data", b"data", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "gradient_checkpointing", b"gradient_checkpointing", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "patience", b"patience", "precision", b"precision", "replay", b"replay", "replay_share", b"replay_share", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_tokens: _TypeAlias = _typing.Literal["batch_tokens"]  # noqa: Y015
+    _WhichOneofArgType__batch_tokens: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__checkpoint_every_steps: _TypeAlias = _typing.Literal["checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_every_steps: _TypeAlias = _typing.Literal["_checkpoint_every_steps", b"_checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__context_tokens: _TypeAlias = _typing.Literal["context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__context_tokens: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluate_every_steps: _TypeAlias = _typing.Literal["evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__evaluate_every_steps: _TypeAlias = _typing.Literal["_evaluate_every_steps", b"_evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
+    _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__replay_share: _TypeAlias = _typing.Literal["replay_share"]  # noqa: Y015
+    _WhichOneofArgType__replay_share: _TypeAlias = _typing.Literal["_replay_share", b"_replay_share"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_share: _TypeAlias = _typing.Literal["warmup_share"]  # noqa: Y015
+    _WhichOneofArgType__warmup_share: _TypeAlias = _typing.Literal["_warmup_share", b"_warmup_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_tokens) -> _WhichOneofReturnType__batch_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_every_steps) -> _WhichOneofReturnType__checkpoint_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_tokens) -> _WhichOneofReturnType__context_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluate_every_steps) -> _WhichOneofReturnType__evaluate_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_fraction) -> _WhichOneofReturnType__held_out_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replay_share) -> _WhichOneofReturnType__replay_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_share) -> _WhichOneofReturnType__warmup_share | None: ...
+
+Global___PretrainingSpec: _TypeAlias = PretrainingSpec  # noqa: Y015
 
 @_typing.final
 class FailureSpec(_message.Message):
@@ -1412,7 +1704,7 @@ class RunEvent(_message.Message):
     """Work done in this phase, and all there is; the unit is the phase's (pairs, batches, steps, prompts)."""
     total: _builtins.int
     step: _builtins.int
-    """PPO step that the numbers belong to; unset outside PPO."""
+    """Step of the phase that the numbers belong to, where it learns in steps: pretraining, supervised, PPO."""
     text: _builtins.str
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...

@@ -463,6 +463,7 @@ class ModelInfo(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CHAT_FORM_FIELD_NUMBER: _builtins.int
+    NOT_COMPARED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id or folder that the service was started with."""
     engine: _builtins.str
@@ -475,6 +476,8 @@ class ModelInfo(_message.Message):
     """Most tokens of prompt and answer together."""
     chat_form: _builtins.str
     """Digest of the chat template and EOS that the model was given; empty where it has its own."""
+    not_compared: _builtins.str
+    """Why the engine's log-probs were not compared with the model's own at the start; empty where they were."""
     def __init__(
         self,
         *,
@@ -485,10 +488,11 @@ class ModelInfo(_message.Message):
         parameters: _builtins.int = ...,
         max_context_tokens: _builtins.int = ...,
         chat_form: _builtins.str = ...,
+        not_compared: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_form", b"chat_form", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "model", b"model", "parameters", b"parameters", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_form", b"chat_form", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "model", b"model", "not_compared", b"not_compared", "parameters", b"parameters", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

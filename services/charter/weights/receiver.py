@@ -65,6 +65,7 @@ def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
         weight_digest=info.weight_digest,
         parameters=info.parameters,
         max_context_tokens=info.max_context_tokens,
+        not_compared=info.not_compared,
     )
 
 

@@ -85,6 +85,8 @@ FIT = {
     "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
     "held_out_calibration_error": "Expected calibration error against the judge on the held-out comparisons.",
 }
+# Held-out loss of one source of pretraining or supervised fine-tuning, by its name.
+BY_SOURCE = "held_out_loss."
 # Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
 BY_DIMENSION = "score_mean."
 # Items of a stage that were left out for a kind of failure, in a step or in the stage so far.

@@ -19,17 +19,21 @@ from charter.worker.stages.fit import PreferenceFitting
 from charter.worker.stages.judge_check import JudgeCheck
 from charter.worker.stages.label import PairLabelling
 from charter.worker.stages.ppo import Reinforcement
+from charter.worker.stages.pretraining import Pretraining
 from charter.worker.stages.publish import Publishing
 from charter.worker.stages.revise import Revising
 from charter.worker.stages.sample_pairs import PairSampling
 from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
+from charter.worker.stages.supervised import SupervisedFineTuning
 from charter.worker.training import ranks
 from charter.worker.training.architecture import check_architectures
 from charter.worker.training.lead import Leader
 
 STAGES: tuple[Stage, ...] = (
     JudgeCheck(),
+    Pretraining(),
     Revising(),
+    SupervisedFineTuning(),
     PairSampling(),
     PairLabelling(),
     PreferenceFitting(),

@@ -44,7 +44,9 @@ class TensorBoard:
         """A scalar each."""
         time = event.time.ToMicroseconds() / 1e6
         for name, value in _named(event).items():
-            self._writer.add_scalar(name, value, event.step or event.sequence, walltime=time)
+            self._writer.add_scalar(
+                name, value, event.step if event.HasField("step") else event.sequence, walltime=time
+            )
         self._writer.flush()
 
     def close(self) -> None:
@@ -77,7 +79,8 @@ class WeightsAndBiases:
                 "worker runs, or WANDB_MODE=offline to keep its files in the run's folder"
             ) from error
         self._run.define_metric("*", step_metric="event")
-        self._run.define_metric("ppo/*", step_metric="step")
+        for phase in ("pretraining", "supervised", "ppo"):
+            self._run.define_metric(f"{phase}/*", step_metric="step")
 
     def write(self, event: run_pb2.RunEvent) -> None:
         """All numbers at once, with what they stand at."""

@@ -30,7 +30,7 @@ from charter.inference.engine import (
     WeightsNotTakenError,
 )
 from charter.inference.vllm.engine import VllmEngine
-from charter.inference.vllm.model_check import OtherNumbersError, own_numbers, require_own
+from charter.inference.vllm.model_check import OtherNumbersError, OwnNumbers, own_numbers, require_own
 from charter.worker.training.batches import pack
 from charter.worker.training.models import LanguageModel
 from safetensors.torch import load_file, save_file
@@ -302,6 +302,7 @@ async def test_biases_and_a_head_of_its_own_are_replaced_too(real_model: Path, t
     engine = VllmEngine(str(tmp_path), dtype="float32", kv_cache_gib=0.1, max_context_tokens=256)
     await engine.start()
     try:
+        assert engine.info().not_compared == ""
         await _refuses_the_numbers_of_others(engine, tmp_path, models[0], tmp_path / "others")
         for version, which in enumerate((0, 1, 0)):
             if version > 0:
@@ -328,7 +329,7 @@ async def _refuses_the_numbers_of_others(
         change(other)
         other.save_pretrained(others)
         own = own_numbers(str(others), ChatTokenizer.load(str(others)), "float32", 256)
-        assert own is not None
+        assert isinstance(own, OwnNumbers)
         with pytest.raises(OtherNumbersError, match="does not compute what the model is: its log-probs of 32 tokens"):
             await require_own(engine.prompt_logprobs, own)
 

@@ -11,6 +11,7 @@ import pytest
 from charter.chat import ChatMessage
 from charter.inference.endpoint.engine import OpenAIEngine
 from charter.inference.engine import ChoiceLogprobs, Finish, Prompt, RefusedRequestError, Sampling
+from charter.weights.receiver import model_info
 
 ASKED = Prompt((ChatMessage("user", "Which is better?"),), assistant_prefix="The better response is (")
 
@@ -137,6 +138,7 @@ async def test_text_is_sampled(endpoint: Endpoint) -> None:
     samples = [s async for s in engine.generate([prompt, prompt], Sampling(5, temperature=0.5, seed=3), 2)]
     assert {(s.prompt_index, s.sample_index) for s in samples} == {(p, s) for p in range(2) for s in range(2)}
     assert {(s.text, s.finish) for s in samples} == {("B)", Finish.EOS)}
+    assert model_info(engine.info()).not_compared == "an endpoint has the only copy of its model"
     assert sorted(asked["seed"] for asked in endpoint.asked) == [3, 4, 5, 6]
     await engine.stop()
 

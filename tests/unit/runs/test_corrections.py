@@ -14,6 +14,7 @@ def spec(**sections: object) -> run_pb2.RunSpec:
     return fill_defaults(json_format.ParseDict(values, run_pb2.RunSpec()))
 
 
+TUNED = {"supervised": {"data": [{"source": "chat.jsonl"}]}}
 EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit.json", "answers_before.json")
 
 
@@ -37,6 +38,10 @@ EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit
         (("preference_fit.json",), {"preference_model": {"epochs": 4}}, "by another preference_model.epochs"),
         (("answers_before.json",), {"evaluation": {"prompts": 4}}, "by another evaluation.prompts"),
         (("judge_check.json",), {"judge": {"model": "k"}}, "its judge is measured already, by another judge.model"),
+        (("pairs.jsonl",), TUNED, "its pairs are sampled already, by another supervised.batch_size, "),
+        (("supervised.json",), TUNED, "it is fine-tuned already, by another supervised."),
+        (("pretraining.json",), TUNED, ""),
+        (("pretraining.json",), {"policy": {"model": "m", "chat_template": "chatml"}}, "has learned from text already"),
         ((), {"name": "y"}, "its name stays x"),
     ],
 )
@@ -50,8 +55,9 @@ def test_only_what_depends_on_a_change_stands_against_it(
     assert refused in "".join(found)
 
 
-def test_after_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
-    step = tmp_path / "checkpoints" / "step-000002"
+@pytest.mark.parametrize("place", ["step-000002", "supervised/step-000002"])
+def test_after_a_checkpoint_nothing_changes(tmp_path: Path, place: str) -> None:
+    step = tmp_path / "checkpoints" / place
     step.mkdir(parents=True)
     assert conflicts(tmp_path, spec(), spec()) == []
     (step / "COMPLETE").touch()

@@ -208,6 +208,12 @@ def test_every_optional_number_has_a_default() -> None:
         "evaluation.prompts",
         "evaluation.every_steps",
         "evaluation.patience",
+        "pretraining.context_tokens",
+        "pretraining.evaluate_every_steps",
+        "pretraining.lora_rank",
+        "supervised.max_tokens",
+        "supervised.evaluate_every_steps",
+        "supervised.lora_rank",
         "revision.prompts",
     ]
 
@@ -271,6 +277,12 @@ UNBOUNDED = {
     "evaluation.patience",
     "checkpoints.every_steps",
     "checkpoints.keep",
+    "pretraining.evaluate_every_steps",
+    "pretraining.patience",
+    "pretraining.checkpoint_every_steps",
+    "supervised.evaluate_every_steps",
+    "supervised.patience",
+    "supervised.checkpoint_every_steps",
 }
 
 

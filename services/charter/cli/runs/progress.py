@@ -15,6 +15,8 @@ from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 PHASES = {
     run_pb2.PHASE_STARTING: "starting",
     run_pb2.PHASE_CHECKING_JUDGE: "checking the judge",
+    run_pb2.PHASE_PRETRAINING: "learning from text",
+    run_pb2.PHASE_SUPERVISED: "supervised fine-tuning",
     run_pb2.PHASE_SAMPLING_PAIRS: "sampling pairs",
     run_pb2.PHASE_JUDGING: "judging",
     run_pb2.PHASE_FITTING_PREFERENCE_MODEL: "fitting the preference model",
@@ -26,6 +28,7 @@ PHASES = {
 NUMBERS = {
     "judge_accuracy": "accuracy {:.0%}",
     "train_loss": "loss {:.3f}",
+    "held_out_loss": "held out {:.3f}",
     "held_out_accuracy": "agreement {:.0%}",
     "reward_mean": "reward {:+.3f}",
     "judge_certainty": "judge's certainty {:.0%}",

@@ -137,7 +137,7 @@ class OpenAIEngine:
 
     def info(self) -> EngineInfo:
         """What is served now; the endpoint does not tell parameters and context."""
-        return EngineInfo(self._model, "openai", 0, "", 0, 0)
+        return EngineInfo(self._model, "openai", 0, "", 0, 0, "an endpoint has the only copy of its model")
 
     async def generate(
         self,

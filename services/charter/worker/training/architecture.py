@@ -16,17 +16,23 @@ from charter.worker.training.starting import policy_model
 def check_architectures(spec: run_pb2.RunSpec) -> None:
     """Raise ``RunError`` that names the model and what to change, ``OSError`` for a model that cannot be found."""
     policy = _architecture(spec.policy.model)
+    # A section that the spec leaves out is empty.
+    stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec | run_pb2.PpoSpec]
+    stages = {"pretraining": spec.pretraining, "supervised": spec.supervised, "ppo": spec.ppo}
+    for stage in stages.values():
+        if stage.HasField("lora_rank"):
+            layers_to_adapt(policy)
+        if stage.gradient_checkpointing:
+            layers_to_checkpoint(policy)
+    # A text holds no token of a template, so that pretraining need not learn them, and cannot.
+    first = "supervised" if spec.HasField("supervised") else "ppo"
     origin = origin_of(policy_model(spec))
-    if spec.ppo.HasField("lora_rank"):
-        layers_to_adapt(policy)
-        if origin is not None and origin.new_tokens:
-            raise RunError(
-                f"ppo.lora_rank trains no embeddings, and policy.chat_template adds tokens that {spec.policy.model} "
-                f"has never seen: {', '.join(origin.new_tokens)}. Train every weight (leave ppo.lora_rank out), or "
-                "take a template of tokens that the model has"
-            )
-    if spec.ppo.gradient_checkpointing:
-        layers_to_checkpoint(policy)
+    if stages[first].HasField("lora_rank") and origin is not None and origin.new_tokens:
+        raise RunError(
+            f"{first}.lora_rank trains no embeddings, and policy.chat_template adds tokens that {spec.policy.model} "
+            f"has never seen: {', '.join(origin.new_tokens)}. Train every weight (leave {first}.lora_rank out), or "
+            "take a template of tokens that the model has"
+        )
     if needs_preference_model(spec) and spec.preference_model.HasField("lora_rank"):
         layers_to_adapt(_architecture(spec.preference_model.model))
 

@@ -66,8 +66,22 @@ class Episodes:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """Tokens that a model reads, and those that it is to predict somewhere among them."""
+
+    ids: Sequence[int]
+    # Places of ``ids`` behind which something is predicted, ascending.
+    states: Sequence[int]
+    # The token that is predicted behind each of them: mostly the next that is read.
+    targets: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Some answers after their prompts as a model reads them: packed, on a CPU what several begin with only once."""
+    """Some sequences as a model reads them: packed, on a CPU what several begin with only once.
+
+    In reinforcement learning they are answers after their prompts, and the answers' tokens are the targets.
+    """
 
     # Int64 [1, tokens].
     input_ids: Tensor
@@ -75,26 +89,53 @@ class MicroBatch:
     positions: Tensor
     # Which of these tokens see which.
     segments: Sequence[Segment]
-    # Places whose hidden state predicts an answer token, answer after answer; int64 [answer tokens].
+    # Places whose hidden state predicts a target, sequence after sequence; int64 [targets].
     states: Tensor
-    # The answers' tokens, answer after answer; int64 [answer tokens].
+    # Sequence after sequence; int64 [targets].
     targets: Tensor
-    # What is read of each prompt and answer, from the first state that is wanted on.
+    # What is read of each sequence, from the first state that is wanted on.
     sequences: Sequence[Wanted]
+    # Which states of ``sequences``, one behind the other, are wanted; int64 [targets]. None = all.
+    kept: Tensor | None = None
 
 
 def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> MicroBatch:
     """Put prompts with their answers, token ids, one behind the other; the last token of an answer is not read."""
-    sequences = [
-        Wanted(place, [*prompt, *answer[:-1]], len(prompt) - 1) for place, (prompt, answer) in enumerate(pairs)
-    ]
+    return pack_sequences(
+        [
+            TrainingSequence([*prompt, *answer[:-1]], range(len(prompt) - 1, len(prompt) + len(answer) - 1), answer)
+            for prompt, answer in pairs
+        ],
+        device,
+    )
+
+
+def pack_sequences(sequences: Sequence[TrainingSequence], device: torch.device) -> MicroBatch:
+    """Put sequences, each with at least one target, one behind the other."""
+    read = [Wanted(index, one.ids, one.states[0]) for index, one in enumerate(sequences)]
     # The kernels of GPUs are fast without a mask only, which what is shared would need.
-    tree = whole_tree(sequences) if device.type == "cpu" else side_by_side(sequences)
-    states = [place for index in range(len(pairs)) for place in tree.places[index]]
-    targets = [token for _, answer in pairs for token in answer]
+    tree = whole_tree(read) if device.type == "cpu" else side_by_side(read)
+    states: list[int] = []
+    kept: list[int] = []
+    begun = 0
+    for index, one in enumerate(sequences):
+        first, places = one.states[0], tree.places[index]
+        states += [places[state - first] for state in one.states]
+        kept += [begun + state - first for state in one.states]
+        begun += len(places)
+    targets = [token for one in sequences for token in one.targets]
     input_ids, positions = (torch.tensor([values], device=device) for values in (tree.ids, tree.depths))
-    places, wanted = (torch.tensor(values, device=device) for values in (states, targets))
-    return MicroBatch(input_ids, positions, tree.segments, places, wanted, sequences)
+    places_of_states, wanted = (torch.tensor(values, device=device) for values in (states, targets))
+    every = len(kept) == begun
+    return MicroBatch(
+        input_ids,
+        positions,
+        tree.segments,
+        places_of_states,
+        wanted,
+        read,
+        None if every else torch.tensor(kept, device=device),
+    )
 
 
 def collate(episodes: Episodes, rows: Sequence[int], device: torch.device) -> MicroBatch:

@@ -65,6 +65,11 @@ class Leader:
         self._learner = learner
         return learner
 
+    def release(self) -> None:
+        """Have every rank let go of its learner: the next one needs the memory."""
+        self._do((), _Work(_nothing, _First.NOTHING, (), {}, torch.get_rng_state()))
+        self._learner = None
+
     def with_learner(self, call: Callable[Concatenate[L, P], T], *arguments: P.args, **named: P.kwargs) -> T:
         """Have every rank call this with its learner; returns what it gives on rank 0."""
         work = _Work(call, _First.LEARNER, arguments, named, torch.get_rng_state())
@@ -110,6 +115,10 @@ class Leader:
     def _hear_of_signals(self) -> None:
         if any(ranks.collect(False)):
             self._reporter.stop()
+
+
+def _nothing() -> None:
+    """In the place of a learner."""
 
 
 def follow() -> int | None:

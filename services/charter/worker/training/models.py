@@ -1,5 +1,6 @@
-"""The models of PPO: policy, frozen reference, critic; and their tensors by name."""
+"""The models that learn or are learned from: policy, frozen reference, critic; and their tensors by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,23 @@ class LanguageModel(nn.Module):
         return token_logprobs(*read), None, values
 
     @torch.no_grad()
+    def sample(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> list[int]:
+        """``count`` token ids behind those of a prompt, one whole pass for each: a few, to look at.
+
+        Without the cache of a generation, which gradient checkpointing rules out. Called as a method of a sharded model
+        it must be registered with FSDP.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.tensor([list(prompt)], device=self.device)
+        for _ in range(count):
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                logits: Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+            drawn = torch.multinomial((logits.float().cpu() / temperature).softmax(dim=1), 1, generator=generator)
+            ids = torch.cat([ids, drawn.to(self.device)], dim=1)
+        found: list[int] = ids[0, len(prompt) :].tolist()
+        return found
+
+    @torch.no_grad()
     def _is_right(self) -> bool:
         """Compare with the log-probs of whole texts, by the model's own head."""
         sequences = probes(self.model)
@@ -173,7 +191,7 @@ def layers_to_checkpoint(model: PreTrainedModel) -> list[GradientCheckpointingLa
     """The layers whose inputs alone can be kept. Raises ``RunError`` when there is none."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset ppo.gradient_checkpointing")
+        raise RunError(f"{type(model).__name__} has no gradient checkpointing: unset gradient_checkpointing")
     return layers
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from charter.inference.local.model_check import longest_in_row
 from charter.inference.local.prefix_tree import Segment, Wanted
 from charter.inference.local.tree_model import segment_arguments
+from charter.worker.training import ranks
 
 
 class Packed(Protocol):
@@ -38,6 +39,10 @@ class Packed(Protocol):
     def sequences(self) -> Sequence[Wanted]:
         """The sequences by themselves, in the order of ``states``."""
 
+    @property
+    def kept(self) -> Tensor | None:
+        """Which states of these, one behind the other, are wanted; int64 [wanted]. None = all."""
+
 
 def longest_packed(model: PreTrainedModel) -> int:
     """Most tokens of each of several sequences that a model may read in one row; 0 if it may not."""
@@ -47,6 +52,25 @@ def longest_packed(model: PreTrainedModel) -> int:
         return segment_arguments(ids, depths, tree.segments)
 
     return longest_in_row(model, arguments)
+
+
+class ReadsPacked(Protocol):
+    """A model that reads packed sequences up to some length."""
+
+    # Most tokens of each; longer ones go through it alone.
+    longest_packed: int
+
+
+def budget_on_ranks(models: Sequence[ReadsPacked], longest: int, tokens: int) -> int:
+    """``tokens`` of a micro-batch, or 0 where sequences go through a model one by one: on every rank as many must.
+
+    That stays so for these models. ``longest`` is the length of the longest sequence on any rank.
+    """
+    if ranks.size() == 1 or longest <= min(one.longest_packed for one in models):
+        return tokens
+    for one in models:
+        one.longest_packed = 0
+    return 0
 
 
 def packed_hidden(model: Any, batch: Packed, precision: torch.dtype, longest: int) -> Tensor:
@@ -95,4 +119,5 @@ def _read(
             return in_row(segment_arguments(batch.input_ids, batch.positions, batch.segments)).float()
         rows = [torch.tensor([one.ids], device=device) for one in batch.sequences]
         wanted = [len(one.ids) - one.first for one in batch.sequences]
-        return torch.cat([alone(ids, count) for ids, count in zip(rows, wanted, strict=True)]).float()
+        found = torch.cat([alone(ids, count) for ids, count in zip(rows, wanted, strict=True)]).float()
+        return found if batch.kept is None else found.index_select(0, batch.kept)

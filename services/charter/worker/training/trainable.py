@@ -28,17 +28,17 @@ class PolicyTrainable(Trainable, Protocol):
         ...
 
 
-def adam(rates: Mapping[nn.Module, float]) -> torch.optim.AdamW:
-    """AdamW over what learns of the modules, each at its learning rate.
+def adam(rates: Mapping[nn.Module, float], epsilon: float = 1e-5) -> torch.optim.AdamW:
+    """AdamW over what learns of the modules, each at its learning rate; no weight decay.
 
-    Epsilon is 1e-5 (N+, arXiv 2403.17031); no weight decay.
+    The default of ``epsilon`` is that of reinforcement learning (N+, arXiv 2403.17031).
     """
     groups = [
         {"params": [one for one in module.parameters() if one.requires_grad], "lr": rate, "initial_lr": rate}
         for module, rate in rates.items()
     ]
     # Fused: without the temporary copies of every parameter.
-    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(groups, eps=epsilon, weight_decay=0.0, fused=True)
 
 
 def optimiser_step(

@@ -1,0 +1,57 @@
+"""Fine-tunes the policy on conversations (``supervised/``, ``supervised.json``)."""
+
+from dataclasses import asdict
+from typing import Final
+
+from charter.inference.chat_template import ChatTokenizer
+from charter.spec.bad_rows import bad_rows_of
+from charter.spec.models import context_tokens
+from charter.v1 import run_pb2
+from charter.worker.context import Run
+from charter.worker.supervised.conversations import ConversationReader
+from charter.worker.supervised.corpus import names_of, read_conversations, weights_of
+from charter.worker.supervised.loop import Plan, Sample, learn
+from charter.worker.supervised.mixture import Batching, Mixture
+
+NAME: Final = "supervised"
+_MOST_TOKENS = 2048
+
+
+class SupervisedFineTuning:
+    """Learns the assistant's turns of conversations."""
+
+    phase = run_pb2.PHASE_SUPERVISED
+
+    def wanted(self, spec: run_pb2.RunSpec) -> bool:
+        """Whether there is something to learn from."""
+        return spec.HasField(NAME)
+
+    def done(self, run: Run) -> bool:
+        """Whether what comes next starts from what was learned here."""
+        return NAME in run.artifacts.learned
+
+    def work(self, run: Run) -> None:
+        """Raises ``SpecError`` for data that cannot be used."""
+        learn(run, self._plan(run))
+
+    def _plan(self, run: Run) -> Plan:
+        spec, model = run.spec.supervised, run.start.model
+        tokenizer = ChatTokenizer.load(model)
+        most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
+        evaluated = {prompt.key for prompt in run.prompts.held_out}
+        run.reporter.report(0, 0, text="reading the conversations")
+        reader = ConversationReader(tokenizer, most)
+        sources = names_of(spec.data)
+        bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
+        corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
+        tokens = {name: [item.targets for item in one.train] for name, one in corpus.items()}
+        mixture = Mixture.weighted(tokens, weights_of(spec.data, sources))
+        sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
+        for name, one in corpus.items():
+            run.artifacts.record.setdefault("left_out", {})[f"{NAME}: {name}"] = asdict(one.left_out)
+            words = f"{name}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
+            run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
+        run.artifacts.count(conversation_rows_left_out=bad.counts.total())
+        batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
+        sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
+        return Plan(NAME, spec, corpus, batching, sample)

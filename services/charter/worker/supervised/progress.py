@@ -1,0 +1,52 @@
+"""Where a stage stands that learns from what is written, and how a checkpoint keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from charter.runs.results import HeldOutLoss
+from charter.worker.supervised.learner import Learner
+from charter.worker.training import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Optimiser steps that are done, and what was measured on the way, oldest first."""
+
+    step: int = 0
+    measured: tuple[HeldOutLoss, ...] = ()
+
+    @property
+    def best(self) -> HeldOutLoss | None:
+        """The first of those with the lowest loss; None where nothing is held out."""
+        return min(self.measured, key=lambda one: one.loss, default=None)
+
+    def stopped(self, patience: int) -> bool:
+        """Whether so many measurements in a row were not the lowest so far."""
+        losses = [one.loss for one in self.measured]
+        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def save(learner: Learner, folder: Path, progress: Progress) -> Path:
+    """Write a checkpoint; every rank calls it. The newest stays, and that of the lowest loss.
+
+    Raises as ``checkpoint.save``.
+    """
+    best = progress.best
+    state = {"step": progress.step, "measured": [asdict(one) for one in progress.measured]}
+    keep_step = None if best is None else best.step
+    return checkpoint.save(learner, folder, progress.step, state, _nothing, keep=1, keep_step=keep_step)
+
+
+def newest(folder: Path) -> tuple[Path, Progress] | None:
+    """The newest checkpoint that is complete and undamaged, or None."""
+    found = checkpoint.newest(folder)
+    if found is None:
+        return None
+    path, state = found
+    measured: Sequence[HeldOutLoss] = [HeldOutLoss(**one) for one in state["measured"]]
+    return path, Progress(state["step"], tuple(measured))
+
+
+def _nothing(folder: Path) -> None:
+    """No other files belong to it."""
