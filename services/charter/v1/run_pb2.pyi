@@ -406,7 +406,7 @@ class SupervisedSpec(_message.Message):
     """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
-        """Conversations."""
+        """Conversations, from one source at least; of revision.learning it is the revisions."""
 
     def __init__(
         self,
@@ -695,6 +695,7 @@ class RevisionSpec(_message.Message):
     ON_NO_GAIN_FIELD_NUMBER: _builtins.int
     HELPFUL_SHARE_FIELD_NUMBER: _builtins.int
     HELPFUL_FIELD_NUMBER: _builtins.int
+    LEARNING_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts that are revised. Unset = all of these dimensions, each once."""
     rounds: _builtins.int
@@ -707,11 +708,17 @@ class RevisionSpec(_message.Message):
     """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
     helpful_share: _builtins.float
     """Share of the learned tokens that are no revisions, so that the policy goes on helping. Default 0.5."""
-    helpful: _builtins.str
-    """Conversations for that share. Unset = the policy's own answers to the training prompts of other dimensions."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dimensions whose training prompts are answered and revised. Empty = all."""
+
+    @_builtins.property
+    def helpful(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Conversations for that share. Unset = the policy's own answers to the training prompts of other dimensions."""
+
+    @_builtins.property
+    def learning(self) -> Global___SupervisedSpec:
+        """How the policy learns from the revisions; the defaults are those of supervised."""
 
     def __init__(
         self,
@@ -723,11 +730,12 @@ class RevisionSpec(_message.Message):
         gate_prompts: _builtins.int | None = ...,
         on_no_gain: _builtins.str = ...,
         helpful_share: _builtins.float | None = ...,
-        helpful: _builtins.str = ...,
+        helpful: _abc.Iterable[Global___DataSource] | None = ...,
+        learning: Global___SupervisedSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "helpful_share", b"helpful_share", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "helpful_share", b"helpful_share", "learning", b"learning", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "helpful", b"helpful", "helpful_share", b"helpful_share", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "helpful", b"helpful", "helpful_share", b"helpful_share", "learning", b"learning", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gate_prompts: _TypeAlias = _typing.Literal["gate_prompts"]  # noqa: Y015
     _WhichOneofArgType__gate_prompts: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts"]  # noqa: Y015

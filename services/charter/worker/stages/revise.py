@@ -84,6 +84,15 @@ class Revising:
         return skips
 
 
+def accepted_revisions(run: Run) -> int:
+    """How many revisions are learned from; 0 before the stage, and where it was skipped."""
+    file = run.artifacts.folder / "revision.json"
+    if not file.exists():
+        return 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return int(result["outcomes"].get(ACCEPTED, 0))
+
+
 def revised_prompts(run: Run) -> list[TaskPrompt]:
     """The training prompts of the spec's dimensions, each once, as many as it asks for."""
     spec = run.spec.revision
@@ -102,7 +111,7 @@ def _answer_helpfully(run: Run, folder: Path) -> None:
     """
     spec = run.spec.revision
     others = [one for one in run.prompts.train if spec.dimensions and one.dimension not in spec.dimensions]
-    if spec.helpful or not others:
+    if spec.helpful or not spec.helpful_share or not others:
         return
     answers = _answered(run, folder / "helpful_answers.jsonl", others, "answers to the other prompts")
     pairs = [(prompt.messages, text) for prompt, text in zip(others, answers, strict=True) if text.strip()]
