@@ -56,7 +56,22 @@ def chosen_files(splits: Splits, words: Sequence[str], card: Mapping[str, Any]) 
         wanted = f"no configuration {split} and no split {words[0]}" if words else f"no split {split}" if split else ""
         configs = f" (configurations: {', '.join(splits)})" if len(splits) > 1 else ""
         raise DataError([f"has {wanted or 'several splits'}: name one of {', '.join(there)}{configs}"])
+    refuse_missing_parts(there[split])
     return there[split]
+
+
+def refuse_missing_parts(files: Sequence[str]) -> None:
+    """Raises ``DataError`` where names such as ``train-00000-of-00002`` tell of more files than there are.
+
+    A cache may hold a part of a set, and no list of the whole.
+    """
+    there: dict[tuple[str, str], int] = {}
+    for name in files:
+        if part := re.fullmatch(r"(.*-)\d{5}(-of-\d{5}\..*)", name):
+            there[part[1], part[2]] = there.get((part[1], part[2]), 0) + 1
+    for (before, behind), count in there.items():
+        if count < int(behind[4:9]):
+            raise DataError([f"lacks parts of {before}*{behind}: {count} of {int(behind[4:9])} are there"])
 
 
 def _default_config(splits: Splits, card: Mapping[str, Any]) -> str | None:

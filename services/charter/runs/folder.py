@@ -10,12 +10,18 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, LeftOut, PreferenceFit, Revisions
+from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, Revisions
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
 
 T = TypeVar("T")
+
+# Stages that learn from what is written, and what they leave.
+_LEARNING = {
+    "pretraining": "what was learned from texts",
+    "supervised": "what was learned from conversations",
+}
 
 
 class RunFolderError(ValueError):
@@ -52,6 +58,8 @@ class RunFolder:
     revisions: Revisions | None
     preference_fit: PreferenceFit | None
     evaluation: Evaluation | None
+    # Of the stages that learned from texts and conversations, those that the spec asks for, by section.
+    learned: dict[str, Learned]
     # File name and what it would have held.
     missing: dict[str, str]
     # What was odd about the files that are there.
@@ -78,7 +86,11 @@ class RunFolder:
     @property
     def ppo_steps(self) -> dict[int, dict[str, float]]:
         """Metrics of each PPO step; of a step that ran again after a resume, the last ones."""
-        steps = {e.step: dict(e.metrics) for e in self.events if e.phase == run_pb2.PHASE_PPO and e.HasField("step")}
+        return self.steps(run_pb2.PHASE_PPO)
+
+    def steps(self, phase: "run_pb2.Phase.ValueType") -> dict[int, dict[str, float]]:
+        """The same of another phase that learns in steps."""
+        steps = {e.step: dict(e.metrics) for e in self.events if e.phase == phase and e.HasField("step")}
         return {step: steps[step] for step in sorted(steps) if steps[step]}
 
 
@@ -111,15 +123,23 @@ def read_run_folder(path: Path) -> RunFolder:
             raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
 
     spec = _spec(path / "spec.json", missing)
-    revises = spec is not None and spec.HasField("revision")
+    asked = {field.name for field, _ in spec.ListFields()} if spec is not None else set()
+    learned = {
+        name: found
+        for name, holds in _LEARNING.items()
+        if name in asked and (found := result(f"{name}.json", holds, Learned)) is not None
+    }
+    if (path / "revised.json").is_file() and (found := result("revised.json", "", Learned)) is not None:
+        learned["revised"] = found
     return RunFolder(
         path=path,
         spec=spec,
+        learned=learned,
         info=result("run.json", "versions, phase times and counts", RunInfo),
         constitution=_constitution(path / "constitution.yaml", missing),
         events=_events(path / "events.jsonl", missing, notes),
         judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck),
-        revisions=result("revision.json", "what became of the revisions", Revisions) if revises else None,
+        revisions=result("revision.json", "what became of the revisions", Revisions) if "revision" in asked else None,
         preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit),
         evaluation=result("evaluation.json", "the aligned policy against the one it started from", Evaluation),
         missing=missing,

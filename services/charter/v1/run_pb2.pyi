@@ -474,7 +474,7 @@ Global___SupervisedSpec: _TypeAlias = SupervisedSpec  # noqa: Y015
 
 @_typing.final
 class PretrainingSpec(_message.Message):
-    """Learning from plain text: every token is learned. docs/pretraining.md"""
+    """Learning from plain text: every token is learned. docs/supervised.md"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,8 +506,8 @@ class PretrainingSpec(_message.Message):
     warmup_share: _builtins.float
     """Share of the steps in which the learning rate rises. Default 0.1."""
     context_tokens: _builtins.int
-    """Tokens that the model sees at once; longer texts are cut into such pieces. Unset = 1024, or the model's context where that is
-    shorter.
+    """Tokens that the model sees at once; longer texts are cut into such pieces. Unset = 1024, or the model's context where
+    that is shorter.
     """
     held_out_fraction: _builtins.float
     """Share of each source that is held out, by text; its loss is measured. Default 0.05."""

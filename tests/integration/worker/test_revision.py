@@ -128,6 +128,7 @@ def test_rl_starts_from_what_the_policy_learned_beside_answers_that_help(stage: 
     assert len((folder / "revision" / "helpful.jsonl").read_text().splitlines()) == 4
     sources = json.loads((folder / "revised.json").read_text())["sources"]
     assert {name: round(one["share"], 1) for name, one in sources.items()} == {"revisions": 0.5, "own answers": 0.5}
+    assert "Learning from revisions" in (folder / "report.html").read_text()
     # The pairs are of the policy that has learned, which is the second to be served.
     pairs = [one for one in stored_comparisons(stage, "learned") if one.method != "revision"]
     assert {one.answer_a.weight_version for one in pairs} == {2}

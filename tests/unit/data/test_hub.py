@@ -74,6 +74,7 @@ def test_which_files_a_name_means(
         (["a/train.json", "train.json"], {}, ["b"], r"no split b: name one of train \(configurations: a, default\)"),
         (["train.json"], {}, ["b", "train"], "has no configuration b and no split train"),
         (PREFS, CARD, [], "has several splits: name one of train_prefs, train_sft"),
+        (PREFS[1:], CARD, ["train_prefs"], r"lacks parts of data/train_prefs-\*-of-00002\.parquet: 1 of 2 are there"),
     ],
 )
 def test_what_a_name_does_not_mean_is_said(

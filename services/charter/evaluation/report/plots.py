@@ -150,7 +150,7 @@ def label_distribution(labels: Sequence[float]) -> Plot:
 
     undecided = sum(0.4 <= label <= 0.6 for label in labels)
     caption = f"{len(labels)} comparisons, {undecided} of them between 40% and 60%: there the judge does not decide."
-    return Plot("Labels", _svg("labels", "Histogram of soft labels", draw), caption)
+    return Plot("Labels", svg_of("labels", "Histogram of soft labels", draw), caption)
 
 
 def reliability(name: str, title: str, calibration: Calibration) -> Plot:
@@ -177,7 +177,7 @@ def reliability(name: str, title: str, calibration: Calibration) -> Plot:
         f"{calibration.pairs} pairs; "
         f"expected calibration error {calibration.expected_calibration_error:.3f}, Brier score {calibration.brier:.3f}."
     )
-    return Plot(title, _svg(name, f"{title}: observed against predicted", draw), caption)
+    return Plot(title, svg_of(name, f"{title}: observed against predicted", draw), caption)
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
@@ -192,15 +192,15 @@ def fit_losses(fit: PreferenceFit) -> Plot:
     """Training loss of each step, and the held-out loss where it was measured."""
 
     def draw(axes: Axes) -> None:
-        _plot_series(axes, 0, [one.step for one in fit.history], [one.train_loss for one in fit.history])
+        plot_series(axes, 0, [one.step for one in fit.history], [one.train_loss for one in fit.history])
         measured = [(one.step, one.held_out_loss) for one in fit.history if one.held_out_loss is not None]
-        _plot_series(axes, 1, [step for step, _ in measured], [loss for _, loss in measured])
+        plot_series(axes, 1, [step for step, _ in measured], [loss for _, loss in measured])
         axes.axhline(0.693147, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     caption = "Cross-entropy against the soft labels, in nats. The dashed line is log 2: a model that knows nothing."
-    svg = _svg("fit-losses", "Losses of the preference model by step", draw)
+    svg = svg_of("fit-losses", "Losses of the preference model by step", draw)
     return Plot("Preference model: loss", svg, caption, ("training", "held out"))
 
 
@@ -215,8 +215,8 @@ def _reward(steps: Steps) -> Plot | None:
             low = [s - deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
             high = [s + deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
             axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.15, linewidth=0)
-            _plot_series(axes, 0, x, score)
-            _plot_series(axes, 1, *_column(part, "reward_mean"))
+            plot_series(axes, 0, x, score)
+            plot_series(axes, 1, *_column(part, "reward_mean"))
             _name_scale(axes, scales, version, x[0], score[0])
         _step_axis(axes)
 
@@ -225,7 +225,7 @@ def _reward(steps: Steps) -> Plot | None:
         "Preference-model score of the sampled answers (band: one standard deviation), and the reward: the score "
         f"less the penalties for KL and for a missing end.{_SCALES if len(scales) > 1 else ''}"
     )
-    return Plot("Reward", _svg("reward", "Score and reward by PPO step", draw), caption, ("score", "reward"))
+    return Plot("Reward", svg_of("reward", "Score and reward by PPO step", draw), caption, ("score", "reward"))
 
 
 def _kl(steps: Steps) -> Plot | None:
@@ -233,10 +233,10 @@ def _kl(steps: Steps) -> Plot | None:
         return None
 
     def draw(upper: Axes, lower: Axes) -> None:
-        _plot_series(upper, 0, *_column(steps, "kl_k1"))
-        _plot_series(upper, 1, *_column(steps, "kl_k3"))
+        plot_series(upper, 0, *_column(steps, "kl_k1"))
+        plot_series(upper, 1, *_column(steps, "kl_k3"))
         upper.tick_params(labelbottom=False)
-        _plot_series(lower, 2, *_column(steps, "kl_coefficient"))
+        plot_series(lower, 2, *_column(steps, "kl_coefficient"))
         lower.set_ylim(0, 1.5 * max(_column(steps, "kl_coefficient")[1], default=1) or 1)
         lower.yaxis.set_major_locator(MaxNLocator(2))
         _step_axis(lower)
@@ -245,7 +245,7 @@ def _kl(steps: Steps) -> Plot | None:
         "KL of an answer to the starting policy, in nats: k1 is in the reward, k3 is never negative. Below, the "
         "coefficient that weighs it."
     )
-    svg = _svg("kl", "KL divergence and its coefficient by PPO step", draw, heights=(5, 2))
+    svg = svg_of("kl", "KL divergence and its coefficient by PPO step", draw, heights=(5, 2))
     return Plot("KL to the start", svg, caption, ("k1", "k3", "coefficient"))
 
 
@@ -263,10 +263,10 @@ def _over_optimisation(steps: Steps) -> Plot | None:
     def draw(upper: Axes, lower: Axes) -> None:
         for version, part in scales.items():
             distance, score = _column(part, "distance")[1], _column(part, "held_out_score")[1]
-            _plot_series(upper, 0, distance, score)
+            plot_series(upper, 0, distance, score)
             _name_scale(upper, scales, version, distance[0], score[0])
         upper.tick_params(labelbottom=False)
-        _plot_series(lower, 1, *zip(*judged, strict=True))
+        plot_series(lower, 1, *zip(*judged, strict=True))
         lower.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
         lower.yaxis.set_major_formatter(PercentFormatter(1))
         lower.set_xlabel("square root of the KL to the start, nats per answer")
@@ -276,7 +276,7 @@ def _over_optimisation(steps: Steps) -> Plot | None:
         "likely the judge prefers its answer to the starting policy's. Where they part, the policy exploits its "
         f"reward.{_SCALES if len(scales) > 1 else ''}"
     )
-    svg = _svg("over-optimisation", "Held-out score and judge's preference over KL", draw, heights=(1, 1))
+    svg = svg_of("over-optimisation", "Held-out score and judge's preference over KL", draw, heights=(1, 1))
     return Plot("Over-optimisation", svg, caption, ("score", "judge"))
 
 
@@ -301,7 +301,7 @@ def _step_seconds(steps: Steps) -> Plot | None:
         _step_axis(axes)
 
     caption = "Seconds of each step, by what they went into."
-    svg = _svg("step-seconds", "Seconds by PPO step", draw)
+    svg = svg_of("step-seconds", "Seconds by PPO step", draw)
     return Plot("Time of a step", svg, caption, tuple(parts.values()), filled=True)
 
 
@@ -324,7 +324,7 @@ def _lines(
 
     def draw(axes: Axes) -> None:
         for index, (x, y) in enumerate(columns):
-            _plot_series(axes, index, x, y)
+            plot_series(axes, index, x, y)
         if from_zero:
             axes.set_ylim(0, 1.1 * max(value for _, y in columns for value in y) or 1)
         if share:
@@ -342,7 +342,7 @@ def _lines(
 
     name = re.sub(r"\W+", "-", title.lower())
     legend = tuple(series.values()) if len(series) > 1 else ()
-    return Plot(title, _svg(name, f"{title} by PPO step", draw), caption, legend)
+    return Plot(title, svg_of(name, f"{title} by PPO step", draw), caption, legend)
 
 
 def _by_scale(steps: Steps) -> dict[int, Steps]:
@@ -365,7 +365,8 @@ def _column(steps: Steps, metric: str) -> tuple[list[int], list[float]]:
     return list(found), list(found.values())
 
 
-def _plot_series(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
+def plot_series(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
+    """A line in the page's colour and dash of this index, with marks where it has few points."""
     marker = "o" if len(x) <= 40 else None
     axes.plot(x, y, color=_SERIES[index], linestyle=_DASHES[index], marker=marker, zorder=3 - 0.1 * index)
 
@@ -375,7 +376,7 @@ def _step_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _svg(name: str, alternative: str, draw: Callable[..., None], heights: tuple[int, ...] = (1,)) -> str:
+def svg_of(name: str, alternative: str, draw: Callable[..., None], heights: tuple[int, ...] = (1,)) -> str:
     """An ``<svg>`` element whose ids are unique by ``name``; ``draw`` gets one axes for each of ``heights``."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))

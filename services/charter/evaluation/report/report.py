@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from charter.atomic_files import write_text
 from charter.evaluation.report import plots
+from charter.evaluation.report.learned import learned_sections
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
 from charter.evaluation.statistics import WinRate, win_rate
@@ -33,6 +34,7 @@ _OUTCOMES = {
     "missing": "the service gave no result",
     "identical": "both answers are the same text: there is nothing to prefer",
     "too long": "it does not fit the context of the model that reads it",
+    "no answer": "a conversation in which the assistant says nothing",
     "fitted": "the judge's calibration was fitted on the prompt: it would be measured too well",
     "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
@@ -93,6 +95,7 @@ def render_report(run: RunFolder) -> str:
         "progress": _progress(run),
         "seconds": _total_seconds(run),
         "ppo_plots": plots.ppo_plots(run.ppo_steps),
+        "learned": learned_sections(run),
         "fit_plots": _fit_plots(run),
         "fit_parts": _fit_parts(run),
         "label_sources": _SOURCES,

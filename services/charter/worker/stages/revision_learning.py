@@ -21,7 +21,7 @@ _REVISIONS, _OWN = "revisions", "own answers"
 class RevisionLearning:
     """Fine-tunes the policy on the revisions, as ``revision.learning`` says."""
 
-    phase = run_pb2.PHASE_SUPERVISED
+    phase = run_pb2.PHASE_REVISING
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
         """Whether answers are revised."""
