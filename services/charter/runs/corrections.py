@@ -10,7 +10,8 @@ from charter.runs.artifacts import has_checkpoint
 from charter.v1 import run_pb2
 
 _MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
-_START = (*_MODEL, "pretraining", "supervised")
+_TUNED = (*_MODEL, "pretraining", "supervised")
+_START = (*_TUNED, "revision")
 _SAMPLED = (*_START, "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
 _PAIRS = (*_SAMPLED, "comparisons.pairs")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
@@ -20,7 +21,8 @@ _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction"
 _DONE = (
     ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
     ("pretraining.json", "it has learned from text", (*_MODEL, "pretraining")),
-    ("supervised.json", "it is fine-tuned", (*_START, "prompts.held_out", "prompts.max_prompt_tokens")),
+    ("supervised.json", "it is fine-tuned", (*_TUNED, "prompts.held_out", "prompts.max_prompt_tokens")),
+    ("revision_gate.json", "its answers are being revised", (*_START, "sampling", "prompts", *_JUDGE)),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),

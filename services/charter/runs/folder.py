@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit
+from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, Revisions
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
@@ -54,6 +54,8 @@ class RunFolder:
     # In order, each sequence once.
     events: tuple[run_pb2.RunEvent, ...]
     judge_check: JudgeCheck | None
+    # None where the spec asks for none, too.
+    revisions: Revisions | None
     preference_fit: PreferenceFit | None
     evaluation: Evaluation | None
     # Of the stages that learned from texts and conversations, those that the spec asks for, by section.
@@ -121,13 +123,14 @@ def read_run_folder(path: Path) -> RunFolder:
             raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
 
     spec = _spec(path / "spec.json", missing)
+    asked = {field.name for field, _ in spec.ListFields()} if spec is not None else set()
     learned = {
         name: found
         for name, holds in _LEARNING.items()
-        if spec is not None
-        and name in {field.name for field, _ in spec.ListFields()}
-        and (found := result(f"{name}.json", holds, Learned)) is not None
+        if name in asked and (found := result(f"{name}.json", holds, Learned)) is not None
     }
+    if (path / "revised.json").is_file() and (found := result("revised.json", "", Learned)) is not None:
+        learned["revised"] = found
     return RunFolder(
         path=path,
         spec=spec,
@@ -136,6 +139,7 @@ def read_run_folder(path: Path) -> RunFolder:
         constitution=_constitution(path / "constitution.yaml", missing),
         events=_events(path / "events.jsonl", missing, notes),
         judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck),
+        revisions=result("revision.json", "what became of the revisions", Revisions) if "revision" in asked else None,
         preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit),
         evaluation=result("evaluation.json", "the aligned policy against the one it started from", Evaluation),
         missing=missing,

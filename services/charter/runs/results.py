@@ -245,6 +245,17 @@ class RevisionRound:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionSample:
+    """A row that shows what became of others like it; its texts are cut."""
+
+    outcome: str
+    principle: str
+    prompt: str
+    answer: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revisions:
     """What a revision stage came to (``revision.json``)."""
 
@@ -256,6 +267,8 @@ class Revisions:
     outcomes: dict[str, int] = field(default_factory=dict)
     # By principle: rows, and those of them whose revision was accepted.
     by_principle: dict[str, tuple[int, int]] = field(default_factory=dict)
+    # One of each outcome and verdict.
+    samples: tuple[RevisionSample, ...] = ()
 
 
 def write_result(folder: Path, name: str, result: Any) -> None:

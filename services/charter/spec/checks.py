@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from charter.spec import facts
 from charter.spec.contents import Contents, read_contents
@@ -238,12 +239,18 @@ def _services(spec: run_pb2.RunSpec) -> Iterator[Problem]:
 
 def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """What the stages before RL learn from, and how long it may be."""
-    for section, lists, limit in (
-        ("pretraining", ("data", "replay"), "context_tokens"),
-        ("supervised", ("data",), "max_tokens"),
-    ):
-        # A section that the spec leaves out is empty.
-        stage = getattr(spec, section)
+    if spec.HasField("supervised") and not spec.supervised.data:
+        yield Problem("supervised.data", "needs at least one source: what is learned from")
+    if spec.revision.learning.data:
+        yield Problem("revision.learning.data", "is what the stage makes: leave it out, or see revision.helpful")
+    # A section that the spec leaves out is empty.
+    stages: tuple[tuple[str, Any, tuple[str, ...], str], ...] = (
+        ("pretraining", spec.pretraining, ("data", "replay"), "context_tokens"),
+        ("supervised", spec.supervised, ("data",), "max_tokens"),
+        ("revision.learning", spec.revision.learning, (), "max_tokens"),
+        ("revision", spec.revision, ("helpful",), ""),
+    )
+    for section, stage, lists, limit in stages:
         for name in lists:
             sources = getattr(stage, name)
             if 0 < sum(one.HasField("weight") for one in sources) < len(sources):
@@ -256,7 +263,7 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         except ValueError:
             # Said of policy.model itself.
             continue
-        if context is not None and stage.HasField(limit) and getattr(stage, limit) > context:
+        if context is not None and limit and stage.HasField(limit) and getattr(stage, limit) > context:
             yield Problem(
                 f"{section}.{limit}",
                 f"is {getattr(stage, limit)}, and the context of policy.model holds {context} tokens: lower it, or "

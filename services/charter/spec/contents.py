@@ -45,6 +45,7 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     _sources(spec, "pretraining.data", spec.pretraining.data, texts, absent_files, problems)
     _sources(spec, "pretraining.replay", spec.pretraining.replay, texts, absent_files, problems)
     _sources(spec, "supervised.data", spec.supervised.data, conversations, absent_files, problems)
+    _sources(spec, "revision.helpful", spec.revision.helpful, conversations, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 

@@ -37,6 +37,7 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource]]:
         "pretraining.data": spec.pretraining.data,
         "pretraining.replay": spec.pretraining.replay,
         "supervised.data": spec.supervised.data,
+        "revision.helpful": spec.revision.helpful,
     }
     for name, sources in lists.items():
         for index, one in enumerate(sources):

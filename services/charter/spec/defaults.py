@@ -1,5 +1,6 @@
 """Fills in the defaults that the comments of ``run.proto`` state, so that a stored spec says all that it means."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from charter.v1 import run_pb2
@@ -37,7 +38,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "uncertainty_weight": 1.0,
         "warm_start_epochs": 0,
     },
-    "revision": {"rounds": 4, "accept": "judged_better", "gate_prompts": 32, "on_no_gain": "skip"},
+    "revision": {
+        "rounds": 4,
+        "accept": "judged_better",
+        "gate_prompts": 32,
+        "on_no_gain": "skip",
+        "helpful_share": 0.5,
+    },
     "ppo": {
         "steps": 8,
         "episodes_per_step": 16,
@@ -114,22 +121,12 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
-    for optional in ("pretraining", "supervised"):
-        stage = getattr(filled, optional)
-        if stage.HasField("lora_rank") and not stage.HasField("learning_rate"):
-            stage.learning_rate = _LORA_RATE * DEFAULTS[optional]["learning_rate"]
     absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
-        if section in absent:
-            continue
-        message = getattr(filled, section)
-        for name, default in fields.items():
-            field = message.DESCRIPTOR.fields_by_name[name]
-            if field.is_repeated:
-                if not getattr(message, name):
-                    getattr(message, name).extend(default)
-            elif not (message.HasField(name) if field.has_presence else getattr(message, name)):
-                setattr(message, name, default)
+        if section not in absent:
+            _fill(getattr(filled, section), fields)
+    if "revision" not in absent:
+        _fill(filled.revision.learning, DEFAULTS["supervised"])
     if not filled.preference_model.model:
         filled.preference_model.model = filled.policy.model
     if not filled.ppo.algorithm:
@@ -144,6 +141,19 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
         # Stated, so that the stored spec says all that it means.
         mix.ai, mix.human, mix.imported = mix.ai, mix.human, mix.imported
     return filled
+
+
+def _fill(message: Any, fields: Mapping[str, Any]) -> None:
+    learns = isinstance(message, (run_pb2.SupervisedSpec, run_pb2.PretrainingSpec))
+    if learns and message.HasField("lora_rank"):
+        fields = {**fields, "learning_rate": _LORA_RATE * fields["learning_rate"]}
+    for name, default in fields.items():
+        field = message.DESCRIPTOR.fields_by_name[name]
+        if field.is_repeated:
+            if not getattr(message, name):
+                getattr(message, name).extend(default)
+        elif not (message.HasField(name) if field.has_presence else getattr(message, name)):
+            setattr(message, name, default)
 
 
 def with_engines(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:

@@ -406,7 +406,7 @@ class SupervisedSpec(_message.Message):
     """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
-        """Conversations."""
+        """Conversations, from one source at least; of revision.learning it is the revisions."""
 
     def __init__(
         self,
@@ -693,6 +693,9 @@ class RevisionSpec(_message.Message):
     ACCEPT_FIELD_NUMBER: _builtins.int
     GATE_PROMPTS_FIELD_NUMBER: _builtins.int
     ON_NO_GAIN_FIELD_NUMBER: _builtins.int
+    HELPFUL_SHARE_FIELD_NUMBER: _builtins.int
+    HELPFUL_FIELD_NUMBER: _builtins.int
+    LEARNING_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts that are revised. Unset = all of these dimensions, each once."""
     rounds: _builtins.int
@@ -703,9 +706,19 @@ class RevisionSpec(_message.Message):
     """Held-out prompts of the gate: before anything is learned, one round on them must please the judge. Default 32."""
     on_no_gain: _builtins.str
     """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
+    helpful_share: _builtins.float
+    """Share of the learned tokens that are no revisions, so that the policy goes on helping. Default 0.5."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dimensions whose training prompts are answered and revised. Empty = all."""
+
+    @_builtins.property
+    def helpful(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Conversations for that share. Unset = the policy's own answers to the training prompts of other dimensions."""
+
+    @_builtins.property
+    def learning(self) -> Global___SupervisedSpec:
+        """How the policy learns from the revisions; the defaults are those of supervised."""
 
     def __init__(
         self,
@@ -716,19 +729,26 @@ class RevisionSpec(_message.Message):
         accept: _builtins.str = ...,
         gate_prompts: _builtins.int | None = ...,
         on_no_gain: _builtins.str = ...,
+        helpful_share: _builtins.float | None = ...,
+        helpful: _abc.Iterable[Global___DataSource] | None = ...,
+        learning: Global___SupervisedSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "helpful_share", b"helpful_share", "learning", b"learning", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "helpful", b"helpful", "helpful_share", b"helpful_share", "learning", b"learning", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gate_prompts: _TypeAlias = _typing.Literal["gate_prompts"]  # noqa: Y015
     _WhichOneofArgType__gate_prompts: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts"]  # noqa: Y015
+    _WhichOneofReturnType__helpful_share: _TypeAlias = _typing.Literal["helpful_share"]  # noqa: Y015
+    _WhichOneofArgType__helpful_share: _TypeAlias = _typing.Literal["_helpful_share", b"_helpful_share"]  # noqa: Y015
     _WhichOneofReturnType__prompts: _TypeAlias = _typing.Literal["prompts"]  # noqa: Y015
     _WhichOneofArgType__prompts: _TypeAlias = _typing.Literal["_prompts", b"_prompts"]  # noqa: Y015
     _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
     _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_prompts) -> _WhichOneofReturnType__gate_prompts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__helpful_share) -> _WhichOneofReturnType__helpful_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompts) -> _WhichOneofReturnType__prompts | None: ...
     @_typing.overload

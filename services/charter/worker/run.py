@@ -22,6 +22,7 @@ from charter.worker.stages.ppo import Reinforcement
 from charter.worker.stages.pretraining import Pretraining
 from charter.worker.stages.publish import Publishing
 from charter.worker.stages.revise import Revising
+from charter.worker.stages.revision_learning import RevisionLearning
 from charter.worker.stages.sample_pairs import PairSampling
 from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
 from charter.worker.stages.supervised import SupervisedFineTuning
@@ -32,8 +33,9 @@ from charter.worker.training.lead import Leader
 STAGES: tuple[Stage, ...] = (
     JudgeCheck(),
     Pretraining(),
-    Revising(),
     SupervisedFineTuning(),
+    Revising(),
+    RevisionLearning(),
     PairSampling(),
     PairLabelling(),
     PreferenceFitting(),

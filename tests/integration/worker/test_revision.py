@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from charter.judge import server as judge
 from charter.v1 import run_pb2
 from charter.worker.__main__ import FAILED
 from charter.worker.revision.rows import RevisionRow, read_rows
+from safetensors.torch import load_file
 
 from tests.integration.worker.test_endpoint import stored_comparisons
 from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
@@ -106,8 +108,34 @@ def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Sta
     assert sum(count for count, _ in result["by_principle"].values()) == 14
     pairs = [one for one in stored_comparisons(stage, "revised") if one.method == "revision"]
     assert {one.answer_a.text for one in pairs} == texts
+    report = (folder / "report.html").read_text()
+    assert "Revising helps." in report
+    assert len(result["samples"]) == 2
     # The judge's soft label, never a certain one.
     assert {round(one.probability_a, 6) for one in pairs} == {0.9}
+
+
+def test_rl_starts_from_what_the_policy_learned_beside_answers_that_help(stage: Stage, tiny_model: Path) -> None:
+    learning = {"learning_rate": 1e-2, "batch_size": 2, "epochs": 4, "held_out_fraction": 0}
+    with endpoint(Critic()) as served, judged_by(stage, served, dimensions=["harmless"], learning=learning) as spec:
+        # A policy that has learned from so little may say nothing at all.
+        spec.failures.max_share = 0.5
+        assert stage.work("learned", spec) == 0
+    folder = stage.run_folder("learned")
+    assert json.loads((folder / "run.json").read_text())["learned"] == ["revised"]
+    # Three prompts are harmless; the policy's answers to the other four are learned beside their revisions.
+    assert len((folder / "revision" / "accepted.jsonl").read_text().splitlines()) == 3
+    assert len((folder / "revision" / "helpful.jsonl").read_text().splitlines()) == 4
+    sources = json.loads((folder / "revised.json").read_text())["sources"]
+    assert {name: round(one["share"], 1) for name, one in sources.items()} == {"revisions": 0.5, "own answers": 0.5}
+    assert "Learning from revisions" in (folder / "report.html").read_text()
+    # The pairs are of the policy that has learned, which is the second to be served.
+    pairs = [one for one in stored_comparisons(stage, "learned") if one.method != "revision"]
+    assert {one.answer_a.weight_version for one in pairs} == {2}
+    assert stage.ppo_steps("learned")[1]["weight_version"] == 3
+    before = load_file(tiny_model / "model.safetensors")
+    after = load_file(folder / "revised" / "model.safetensors")
+    assert not torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
 
 
 @pytest.mark.parametrize(("accept", "outcome", "count"), [("judged_better", "not_better", 0), ("all", "accepted", 7)])

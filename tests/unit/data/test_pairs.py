@@ -227,6 +227,15 @@ LAYOUTS: dict[str, tuple[dict[str, Any], float]] = {
         1.0,
     ),
     "other names": ({"prompt": ASKED, "chosen_response": "yes", "rejected_response": "no"}, 1.0),
+    "answers as turns": (
+        {
+            "prompt": ASKED,
+            "response_a": [{"role": "assistant", "content": "yes"}],
+            "response_b": [{"role": "assistant", "content": "no"}],
+            "winner": "A",
+        },
+        1.0,
+    ),
     "letters": ({"prompt": "Is tea hot?", "answer_a": "yes", "answer_b": "no", "label": "a"}, 1.0),
     "a probability": ({"messages": ASKED, "answer_a": "yes", "answer_b": "no", "label": 0.7}, 0.7),
     "a preference in words": (

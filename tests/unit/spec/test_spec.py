@@ -283,6 +283,9 @@ UNBOUNDED = {
     "supervised.evaluate_every_steps",
     "supervised.patience",
     "supervised.checkpoint_every_steps",
+    "revision.learning.evaluate_every_steps",
+    "revision.learning.patience",
+    "revision.learning.checkpoint_every_steps",
 }
 
 

@@ -17,6 +17,7 @@ PHASES = {
     run_pb2.PHASE_CHECKING_JUDGE: "checking the judge",
     run_pb2.PHASE_PRETRAINING: "learning from text",
     run_pb2.PHASE_SUPERVISED: "supervised fine-tuning",
+    run_pb2.PHASE_REVISING: "critique and revision",
     run_pb2.PHASE_SAMPLING_PAIRS: "sampling pairs",
     run_pb2.PHASE_JUDGING: "judging",
     run_pb2.PHASE_FITTING_PREFERENCE_MODEL: "fitting the preference model",

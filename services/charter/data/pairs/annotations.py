@@ -1,6 +1,6 @@
 """Exports of tools in which people compare answers, as the rows that they are about: Argilla and Label Studio."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -45,25 +45,23 @@ def _pair(row: Mapping[str, Any], answers: Mapping[str, list[Any]], column: str)
 
 def _side(answer: Any, columns: Columns) -> float | None:
     """P(the first is better) by one person: a choice, or a ranking of both answers."""
-    if isinstance(answer, Mapping) and isinstance(answer.get("rank"), list):
+    if isinstance(answer, Mapping) and "rank" in answer:
         # As columns of a data set hold it.
-        answer = [{"value": value, "rank": rank} for value, rank in zip(answer["value"], answer["rank"], strict=True)]
+        answer = _rows(answer.get("value"), answer["rank"], "rank")
     if not isinstance(answer, list):
         return side_of(answer, columns)
-    ranks = {side_of(one.get("value"), columns): one.get("rank") for one in answer if isinstance(one, Mapping)}
+    ranks = {side_of(one.get("value"), columns): one.get("rank") for one in _objects(answer)}
     first, second = ranks.get(1.0), ranks.get(0.0)
     if not isinstance(first, int) or not isinstance(second, int):
         return None
     return 0.5 if first == second else float(first < second)
 
 
-def _label_studio(annotations: Iterable[Any]) -> dict[str, list[Any]]:
+def _label_studio(annotations: list[Any]) -> dict[str, list[Any]]:
     """Choices of the control tags Pairwise (``selected``) and Choices (``choices``), by the tag's name."""
     found: dict[str, list[Any]] = {}
-    for annotation in annotations:
-        if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
-            continue
-        for result in annotation.get("result") or ():
+    for annotation in _objects(annotations):
+        for result in () if annotation.get("was_cancelled") else _objects(annotation.get("result")):
             chosen = chosen_of(result.get("value"))
             if chosen is not None:
                 found.setdefault(str(result.get("from_name")), []).append(chosen)
@@ -73,12 +71,12 @@ def _label_studio(annotations: Iterable[Any]) -> dict[str, list[Any]]:
 def _argilla_json(responses: Mapping[str, Any] | list[Any]) -> dict[str, list[Any]]:
     """Argilla 2 by question, Argilla 1 by person."""
     if isinstance(responses, Mapping):
-        return {name: _given(said) for name, said in responses.items() if isinstance(said, list)}
+        return {name: _given(said) for name, said in responses.items()}
     found: dict[str, list[Any]] = {}
-    for one in responses:
-        if isinstance(one, Mapping) and one.get("status") in _GIVEN:
-            for name, said in (one.get("values") or {}).items():
-                found.setdefault(name, []).append(said.get("value"))
+    for one in _objects(responses):
+        values = one.get("values") if one.get("status") in _GIVEN else None
+        for name, said in values.items() if isinstance(values, Mapping) else ():
+            found.setdefault(name, []).extend(value.get("value") for value in _objects([said]))
     return found
 
 
@@ -87,16 +85,26 @@ def _argilla_columns(fields: Fields) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for name, said in fields.items():
         if name.endswith(".responses") and isinstance(said, list):
-            statuses = fields.get(f"{name}.status") or [None] * len(said)
-            given = [one for one, status in zip(said, statuses, strict=True) if status in _GIVEN]
-            found[name.removesuffix(".responses")] = given
+            found[name.removesuffix(".responses")] = _given(_rows(said, fields.get(f"{name}.status"), "status"))
         elif isinstance(said, list) and said and all(isinstance(one, Mapping) and "user_id" in one for one in said):
             found[name] = _given(said)
-        elif isinstance(said, Mapping) and isinstance(said.get("user_id"), list):
-            statuses = said.get("status") or [None] * len(said["value"])
-            found[name] = [one for one, status in zip(said["value"], statuses, strict=True) if status in _GIVEN]
+        elif isinstance(said, Mapping) and "user_id" in said:
+            found[name] = _given(_rows(said.get("value"), said.get("status"), "status"))
     return found
 
 
-def _given(said: Iterable[Any]) -> list[Any]:
-    return [one.get("value") for one in said if isinstance(one, Mapping) and one.get("status") in _GIVEN]
+def _given(said: Any) -> list[Any]:
+    """What people said, without drafts and what they discarded."""
+    return [one.get("value") for one in _objects(said) if one.get("status") in _GIVEN]
+
+
+def _rows(values: Any, others: Any, name: str) -> list[dict[str, Any]]:
+    """``value`` with ``name`` of each, from two columns; the second may be missing. Raises ``BadRowError``."""
+    others = others if others else [None] * len(values if isinstance(values, list) else ())
+    if not isinstance(values, list) or not isinstance(others, list) or len(values) != len(others):
+        raise BadRowError("of no known layout", f"answers and their {name} must be lists of one length")
+    return [{"value": value, name: other} for value, other in zip(values, others, strict=True)]
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []

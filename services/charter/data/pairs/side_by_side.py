@@ -1,7 +1,7 @@
 """Rows of two answers in columns of their own, and a label that says which is better, in the forms that sets have."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,18 +170,24 @@ def _index(value: Any, name: str) -> float:
 
 
 def _answers(fields: Fields, columns: Columns) -> tuple[tuple[ChatMessage, ...], str, str]:
-    sides = (fields[columns.first], fields[columns.second])
-    # Two whole conversations, as the arena of LMSYS records them.
-    whole: Callable[[Any], bool] = lambda side: isinstance(side, list) and "conversation" in columns.first.lower()  # noqa: E731
-    if all(map(whole, sides)):
-        one, other = (turns_of(side, name) for side, name in zip(sides, (columns.first, columns.second), strict=True))
-        if len(one) < 2 or one[-1].role != "assistant" or other[-1:] == () or other[-1].role != "assistant":
-            raise BadRowError("without an answer", "both conversations must end with a turn of the assistant")
-        if one[:-1] != other[:-1]:
-            raise BadRowError("different before the last turn", "both must be the same up to their last turn")
-        return one[:-1], one[-1].content, other[-1].content
-    prompt = _prompt(fields)
-    return prompt, text_of(sides[0], columns.first), text_of(sides[1], columns.second)
+    """The prompt and both answers."""
+    (before, first), (other_before, second) = _side(fields, columns.first), _side(fields, columns.second)
+    if before != other_before:
+        raise BadRowError("different before the last turn", "both answers must be to the same conversation")
+    return before or _prompt(fields), first, second
+
+
+def _side(fields: Fields, name: str) -> tuple[tuple[ChatMessage, ...], str]:
+    """An answer, and what is said before it where its column holds the whole conversation (arena of LMSYS)."""
+    value = fields[name]
+    if not isinstance(value, list) or not any(
+        isinstance(one, Mapping) and {"role", "from"} & one.keys() for one in value
+    ):
+        return (), text_of(value, name)
+    turns = turns_of(value, name)
+    if not turns or turns[-1].role != "assistant":
+        raise BadRowError("without an answer", f"{name} must end with a turn of the assistant")
+    return turns[:-1], turns[-1].content
 
 
 def _prompt(fields: Fields) -> tuple[ChatMessage, ...]:

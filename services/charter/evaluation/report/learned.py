@@ -10,8 +10,16 @@ from charter.runs.folder import RunFolder
 from charter.runs.results import Learned, LearnedSource
 from charter.v1 import run_pb2
 
-_TITLES = {"pretraining": "Learning from text", "supervised": "Supervised fine-tuning"}
-_PHASES = {"pretraining": run_pb2.PHASE_PRETRAINING, "supervised": run_pb2.PHASE_SUPERVISED}
+_TITLES = {
+    "pretraining": "Learning from text",
+    "supervised": "Supervised fine-tuning",
+    "revised": "Learning from revisions",
+}
+_PHASES = {
+    "pretraining": run_pb2.PHASE_PRETRAINING,
+    "supervised": run_pb2.PHASE_SUPERVISED,
+    "revised": run_pb2.PHASE_REVISING,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from torch import Tensor
 from charter.inference.local.prefix_tree import tree_tokens
 from charter.inference.preference_model import PreferenceModel, soft_label_loss
 from charter.v1 import run_pb2
-from charter.worker.errors import NotFiniteError
 from charter.worker.preference.probe import fit_probe
 from charter.worker.training import ranks
 from charter.worker.training.batches import packs
+from charter.worker.training.trainable import adam, optimiser_step
 
 # Tokens of a micro-batch: what the answers of a pair begin with, and the rest of both.
 BACKWARD_TOKENS = 1024
@@ -146,10 +146,7 @@ def fit(
     Raises:
         NotFiniteError: a gradient is not finite.
     """
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        ranks.parameter_groups(learning), lr=spec.learning_rate, eps=1e-5, weight_decay=0.0, fused=True
-    )
+    optimizer = adam({model: spec.learning_rate})
     total = spec.epochs * math.ceil(len(examples) / spec.batch_size)
     step = 0
     for _ in range(spec.epochs):
@@ -157,11 +154,13 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = spec.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
             loss = _accumulate(model, [examples[index] for index in batch.tolist()], counted[batch], spec, device)
-            ranks.sum_gradients(learning)
-            if not math.isfinite(ranks.clip_gradients(learning, _MAX_GRADIENT_NORM)):
-                raise NotFiniteError(f"the preference model's gradient is not finite in step {step + 1}")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimiser_step(
+                model,
+                optimizer,
+                _MAX_GRADIENT_NORM,
+                name="preference model",
+                rates="preference_model.learning_rate",
+            )
             step += 1
             if after_step(step, total, loss):
                 return

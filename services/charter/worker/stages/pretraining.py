@@ -51,7 +51,7 @@ class Pretraining:
             mixture = mixture.beside(_mixture(spec.replay, sources, sizes), spec.replay_share)
         batching = Batching(mixture, sizes, spec.batch_tokens, spec.epochs, run.spec.seed)
         sample = Sample.of(corpus, context, run.spec.sampling.max_new_tokens, reader.stops, reader.decode)
-        return Plan(NAME, spec, corpus, batching, sample)
+        return Plan(NAME, NAME, spec, corpus, batching, sample)
 
 
 def _mixture(

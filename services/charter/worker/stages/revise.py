@@ -2,14 +2,16 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from charter.atomic_files import write_text
+from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line, recover_lines
 from charter.rpc.messages import proto_messages
-from charter.runs.results import RevisionGate, RevisionRound, Revisions, write_result
+from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
@@ -27,7 +29,11 @@ from charter.worker.stages.label import held_out_keys
 
 # Stages of ``Failures``.
 REVISING, COMPARING = "revising", "comparing revisions"
+# In the stage's folder, conversations to learn from: accepted revisions, and the policy's answers to other prompts.
+REVISED, HELPFUL = "accepted.jsonl", "helpful.jsonl"
 _BATCH = 32
+# Characters of a sample's texts: prompts that look for harm are not shown whole.
+_SHOWN = 160
 
 
 class Revising:
@@ -54,8 +60,14 @@ class Revising:
         folder.mkdir(exist_ok=True)
         prompts = revised_prompts(run)
         failures = Failures(run, REVISING, len(prompts) * run.spec.revision.rounds)
-        rows = _revised(run, folder, _answered(run, folder, prompts), failures)
-        _decide(run, folder, gate, rows)
+        answers = _answered(run, folder / "answers.jsonl", prompts, "answers to revise")
+        drafts = [Draft(prompt, text, "") for prompt, text in zip(prompts, answers, strict=True) if text.strip()]
+        rows = _revised(run, folder, drafts, failures)
+        result = _decide(run, folder, gate, rows)
+        _answer_helpfully(run, folder)
+        write_result(run.artifacts.folder, "revision", result)
+        text = f"{result.outcomes.get(ACCEPTED, 0)} of {len(drafts)} answers have a revision to learn from"
+        run.reporter.report(len(rows), len(rows), text=text)
 
     def _ends_at(self, run: Run, gate: RevisionGate) -> bool:
         text = (
@@ -72,6 +84,15 @@ class Revising:
         return skips
 
 
+def accepted_revisions(run: Run) -> int:
+    """How many revisions are learned from; 0 before the stage, and where it was skipped."""
+    file = run.artifacts.folder / "revision.json"
+    if not file.exists():
+        return 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return int(result["outcomes"].get(ACCEPTED, 0))
+
+
 def revised_prompts(run: Run) -> list[TaskPrompt]:
     """The training prompts of the spec's dimensions, each once, as many as it asks for."""
     spec = run.spec.revision
@@ -83,9 +104,31 @@ def revised_prompts(run: Run) -> list[TaskPrompt]:
     return found[: spec.prompts] if spec.HasField("prompts") else found
 
 
-def _answered(run: Run, folder: Path, prompts: Sequence[TaskPrompt]) -> list[Draft]:
-    """The policy's answers, batch by batch; those of an earlier attempt are read. Empty ones are left out."""
-    file = folder / "answers.jsonl"
+def _answer_helpfully(run: Run, folder: Path) -> None:
+    """Write what is learned beside the revisions: the policy's own answers to the other prompts, as it gives them.
+
+    Who learns from revisions alone forgets how to help. Bai et al. 2022 mix in answers to helpful prompts.
+    """
+    spec = run.spec.revision
+    others = [one for one in run.prompts.train if spec.dimensions and one.dimension not in spec.dimensions]
+    if spec.helpful or not spec.helpful_share or not others:
+        return
+    answers = _answered(run, folder / "helpful_answers.jsonl", others, "answers to the other prompts")
+    pairs = [(prompt.messages, text) for prompt, text in zip(others, answers, strict=True) if text.strip()]
+    _write_conversations(folder / HELPFUL, pairs)
+
+
+def _write_conversations(file: Path, pairs: Sequence[tuple[Sequence[ChatMessage], str]]) -> None:
+    lines = []
+    for messages, answer in pairs:
+        turns = [{"role": one.role, "content": one.content} for one in messages]
+        turns.append({"role": "assistant", "content": answer})
+        lines.append(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+    write_text(file, "".join(lines))
+
+
+def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], what: str) -> list[str]:
+    """The policy's answers, batch by batch; those of an earlier attempt are read."""
     answers: list[str] = [text for line in recover_lines(file) for text in json.loads(line)]
     for start in range(len(answers), len(prompts), _BATCH):
         run.reporter.raise_if_stopped()
@@ -94,13 +137,13 @@ def _answered(run: Run, folder: Path, prompts: Sequence[TaskPrompt]) -> list[Dra
             [prompt.messages for prompt in batch],
             run.spec.sampling,
             version=run.start.version,
-            seed=derive_seed(run.spec.seed, "revision answers", start),
+            seed=derive_seed(run.spec.seed, file.stem, start),
         )
         texts = [one.text for (one,) in sampled]
         append_line(file, json.dumps(texts, ensure_ascii=False))
         answers += texts
-        run.reporter.report(len(answers), len(prompts), text="answers to revise")
-    return [Draft(prompt, text, "") for prompt, text in zip(prompts, answers, strict=True) if text.strip()]
+        run.reporter.report(len(answers), len(prompts), text=what)
+    return answers
 
 
 def _revised(run: Run, folder: Path, drafts: Sequence[Draft], failures: Failures) -> list[RevisionRow]:
@@ -135,7 +178,7 @@ def _next(draft: Draft, row: RevisionRow | None) -> Draft:
     return Draft(draft.prompt, row.revision, row.id) if row is not None and row.verdict == CLEAN else draft
 
 
-def _decide(run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow]) -> None:
+def _decide(run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow]) -> Revisions:
     """Say of every row what became of it, store the judged pairs as comparisons, and write what is learned from."""
     prompts = {prompt.key: prompt for prompt in run.prompts.train}
     clean = [row for row in rows if row.verdict == CLEAN]
@@ -150,23 +193,17 @@ def _decide(run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionR
         else:
             candidates.append(Candidate(prompts[key], answers[key], row))
     outcomes |= _judged(run, folder, candidates)
-    accepted = [row for row in last.values() if outcomes[row.id] == ACCEPTED]
-    with (folder / "accepted.jsonl").open("w", encoding="utf-8") as file:
-        for row in accepted:
-            turns = [{"role": one.role, "content": one.content} for one in row.prompt]
-            turns.append({"role": "assistant", "content": row.revision})
-            file.write(json.dumps({"messages": turns, "id": row.id}, ensure_ascii=False) + "\n")
+    accepted = [(row.prompt, row.revision) for row in last.values() if outcomes[row.id] == ACCEPTED]
+    _write_conversations(folder / REVISED, accepted)
     write_table(folder / "rows.parquet", rows, outcomes)
-    result = Revisions(
+    return Revisions(
         gate,
         skipped=False,
         rounds=tuple(_round(number, rows) for number in range(1, run.spec.revision.rounds + 1)),
         outcomes=dict(Counter(outcomes[row.id] for row in last.values())),
         by_principle=_by_principle(rows, outcomes),
+        samples=tuple(_samples(rows, outcomes)),
     )
-    write_result(run.artifacts.folder, "revision", result)
-    text = f"{len(accepted)} of {len(answers)} answers have a revision to learn from"
-    run.reporter.report(len(rows), len(rows), text=text)
 
 
 def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str, str]:
@@ -227,9 +264,22 @@ def _round(number: int, rows: Sequence[RevisionRow]) -> RevisionRound:
     return RevisionRound(number, dict(Counter(row.verdict for row in found)), fmean(words) if words else 0.0)
 
 
-def _by_principle(rows: Sequence[RevisionRow], outcomes: dict[str, str]) -> dict[str, tuple[int, int]]:
+def _by_principle(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> dict[str, tuple[int, int]]:
     counted: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.principle:
             counted[row.principle].append(outcomes[row.id])
     return {name: (len(found), found.count(ACCEPTED)) for name, found in sorted(counted.items())}
+
+
+def _samples(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> Iterator[RevisionSample]:
+    first: dict[str, RevisionRow] = {}
+    for row in rows:
+        first.setdefault(outcomes[row.id], row)
+    for outcome, row in sorted(first.items()):
+        texts = (row.prompt[-1].content, row.answer, row.revision)
+        yield RevisionSample(outcome, row.principle, *(_cut(text) for text in texts))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,5 +1,6 @@
 """Fine-tunes the policy on conversations (``supervised/``, ``supervised.json``)."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -32,26 +33,40 @@ class SupervisedFineTuning:
 
     def work(self, run: Run) -> None:
         """Raises ``SpecError`` for data that cannot be used."""
-        learn(run, self._plan(run))
+        data = run.spec.supervised.data
+        names = names_of(data)
+        weights = weights_of(data, names)
+        plan = plan_of(run, NAME, NAME, run.spec.supervised, names, lambda tokens: Mixture.weighted(tokens, weights))
+        learn(run, plan)
 
-    def _plan(self, run: Run) -> Plan:
-        spec, model = run.spec.supervised, run.start.model
-        tokenizer = ChatTokenizer.load(model)
-        most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
-        evaluated = {prompt.key for prompt in run.prompts.held_out}
-        run.reporter.report(0, 0, text="reading the conversations")
-        reader = ConversationReader(tokenizer, most)
-        sources = names_of(spec.data)
-        bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
-        corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
-        tokens = {name: [item.targets for item in one.train] for name, one in corpus.items()}
-        mixture = Mixture.weighted(tokens, weights_of(spec.data, sources))
-        sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
-        for name, one in corpus.items():
-            run.artifacts.record.setdefault("left_out", {})[f"{NAME}: {name}"] = asdict(one.left_out)
-            words = f"{name}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
-            run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
-        run.artifacts.count(conversation_rows_left_out=bad.counts.total())
-        batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
-        sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
-        return Plan(NAME, spec, corpus, batching, sample)
+
+def plan_of(
+    run: Run,
+    name: str,
+    section: str,
+    spec: run_pb2.SupervisedSpec,
+    sources: Mapping[str, str],
+    mix: Callable[[Mapping[str, list[int]]], Mixture],
+) -> Plan:
+    """Read conversations of sources, by name, and plan to learn from them.
+
+    ``mix`` is given the learned tokens of each source's items. Raises as ``read_conversations``.
+    """
+    model = run.start.model
+    tokenizer = ChatTokenizer.load(model)
+    most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
+    evaluated = {prompt.key for prompt in run.prompts.held_out}
+    run.reporter.report(0, 0, text="reading the conversations")
+    reader = ConversationReader(tokenizer, most)
+    bad = bad_rows_of(run.spec, run.artifacts.left_out(name))
+    corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
+    mixture = mix({name: [item.targets for item in one.train] for name, one in corpus.items()})
+    sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
+    for source, one in corpus.items():
+        run.artifacts.record.setdefault("left_out", {})[f"{name}: {source}"] = asdict(one.left_out)
+        words = f"{source}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
+        run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
+    run.artifacts.count(conversation_rows_left_out=bad.counts.total())
+    batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
+    sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
+    return Plan(name, section, spec, corpus, batching, sample)

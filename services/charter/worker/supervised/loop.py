@@ -65,9 +65,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a stage learns. ``name`` is its section of the spec, and that of its checkpoints, folder and result."""
+    """What a stage learns. ``name`` is that of its checkpoints, folder and result, ``section`` that in the spec."""
 
     name: str
+    section: str
     settings: Settings
     corpus: Corpus
     batching: Batching
@@ -90,7 +91,7 @@ def learn(run: Run, plan: Plan) -> None:
     folder = run.artifacts.checkpoints / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     with gpu_turn(run):
-        learner = run.leader.hold(make_learner, run.start.model, plan.name, plan.settings, run.spec.seed)
+        learner = run.leader.hold(make_learner, run.start.model, plan.section, plan.settings, run.spec.seed)
         epochs = plan.batching.steps()
         progress = _take_steps(run, plan, folder, epochs, _resume(run, folder))
         kept = progress.best.step if progress.best is not None else progress.step
@@ -107,19 +108,19 @@ def learn(run: Run, plan: Plan) -> None:
     run.reporter.report(progress.step, progress.step, text=text)
 
 
-def make_learner(model: str, name: str, settings: Settings, seed: int) -> Learner:
+def make_learner(model: str, section: str, settings: Settings, seed: int) -> Learner:
     """From a hub id or folder, with adapters where the settings ask for them; every rank's shards."""
 
     def load(device: torch.device) -> LanguageModel:
         actor = LanguageModel.load(model, device)
         if settings.HasField("lora_rank"):
-            add_lora(actor.model, settings.lora_rank, derive_seed(seed, name))
+            add_lora(actor.model, settings.lora_rank, derive_seed(seed, section))
         return actor
 
     return Learner(
         ranks.load_sharded(load, ranks.device()),
         ranks.device(),
-        name,
+        section,
         bfloat16=settings.precision == "bfloat16",
         gradient_checkpointing=settings.gradient_checkpointing,
     )

@@ -34,8 +34,9 @@ def adam(rates: Mapping[nn.Module, float], epsilon: float = 1e-5) -> torch.optim
     The default of ``epsilon`` is that of reinforcement learning (N+, arXiv 2403.17031).
     """
     groups = [
-        {"params": [one for one in module.parameters() if one.requires_grad], "lr": rate, "initial_lr": rate}
+        {**group, "lr": rate, "initial_lr": rate}
         for module, rate in rates.items()
+        for group in ranks.parameter_groups(one for one in module.parameters() if one.requires_grad)
     ]
     # Fused: without the temporary copies of every parameter.
     return torch.optim.AdamW(groups, eps=epsilon, weight_decay=0.0, fused=True)
@@ -44,11 +45,12 @@ def adam(rates: Mapping[nn.Module, float], epsilon: float = 1e-5) -> torch.optim
 def optimiser_step(
     module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float, *, name: str, rates: str
 ) -> float:
-    """Clip the gradient to ``max_norm``, update the module with it and drop it; returns its norm before.
+    """Clip the gradient over all ranks to ``max_norm``, update the module with it and drop it; returns its norm before.
 
     Raises ``NotFiniteError`` when it is not finite: nothing is updated then. ``name`` is the module's, ``rates`` the
     fields of the spec that hold its learning rate.
     """
+    ranks.sum_gradients(module.parameters())
     norm = ranks.clip_gradients(module.parameters(), max_norm)
     if not norm < float("inf"):
         raise NotFiniteError(
