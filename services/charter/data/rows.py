@@ -141,7 +141,8 @@ def _parquet(path: Path, file: str) -> Iterator[Row]:
     with opened(path, file) as content:
         number = 0
         try:
-            for batch in pq.ParquetFile(content).iter_batches(batch_size=_PARQUET_ROWS):
+            # Read ahead, every part of the file would stay in memory until its end.
+            for batch in pq.ParquetFile(content, pre_buffer=False).iter_batches(batch_size=_PARQUET_ROWS):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Row(Where(file, "row", number), fields)

@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from charter.data import json_text
 from charter.data.bad_rows import BadRows
@@ -207,3 +210,19 @@ def test_a_long_json_list_is_read_in_pieces(tmp_path: Path) -> None:
         assert next(json_text.items(file)) == {"text": "x" * 1000}
         assert file.read(1) == "x"
         assert len(file.read()) > 1_900_000
+
+
+def test_a_long_parquet_file_is_read_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    group = pa.table({"text": ["x" * 1000] * 1000})
+    with pq.ParquetWriter(path, group.schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(20):
+            writer.write_table(group)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in rows_of(path, "p")) == 20_000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Some of the groups of a megabyte, and not all twenty.
+    assert most < 6_000_000

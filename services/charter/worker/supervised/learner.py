@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from charter.inference.local.cpu_memory import trim_freed_memory
 from charter.worker.training import ranks
 from charter.worker.training.batches import MicroBatch, TrainingSequence, pack_sequences, packs
 from charter.worker.training.models import LanguageModel, checkpoint_gradients
@@ -76,8 +75,6 @@ class Learner:
             name="model",
             rates=f"{self.section}.learning_rate",
         )
-        # Of gradients and activations: what comes next, here and in other processes, needs memory too.
-        trim_freed_memory()
         return {
             "train_loss": ranks.total(loss_sum).item(),
             "gradient_norm": norm,

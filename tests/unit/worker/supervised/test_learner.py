@@ -89,6 +89,8 @@ def test_a_step_is_that_of_a_padded_loop(tiny_model: Path, monkeypatch: pytest.M
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=RATE, eps=1e-8, weight_decay=0.0)
     learner = make_learner(tiny_model, **CASES[case])
+    # A model whose packed numbers were wrong would read one by one, without a word here.
+    assert bool(learner.actor.longest_packed) == (case != "one by one")
     seen: dict[str, Tensor] = {}
     learner.optimizer.register_step_pre_hook(
         lambda *_: seen.update({name: one.grad.clone() for name, one in learner.actor.model.named_parameters()})
