@@ -7,18 +7,21 @@ from charter.cli.calls import channel_to, health
 from charter.cli.services import endpoint
 from charter.rpc.channel import QUICK
 from charter.spec.constitution import load_constitution
+from charter.spec.facts import needs_reinforcement
 from charter.spec.served import judge_problems, policy_problems
 from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2
 
 
 def problems(spec: run_pb2.RunSpec) -> list[str]:
     """Why the run that ``spec`` describes (addresses filled in) cannot start now; empty when it can."""
-    return list(_unhealthy(spec)) or [*_other_policy(spec), *_other_judge(spec)]
+    asks = needs_reinforcement(spec)
+    return list(_unhealthy(spec, asks)) or ([*_other_policy(spec), *_other_judge(spec)] if asks else [])
 
 
-def _unhealthy(spec: run_pb2.RunSpec) -> Iterator[str]:
-    addresses = [("policy", address) for address in spec.services.policy]
-    addresses += [("judge", spec.services.judge), ("preference", spec.services.preference)]
+def _unhealthy(spec: run_pb2.RunSpec, asks: bool) -> Iterator[str]:
+    """Of the services that the run asks, or of the trainer alone."""
+    addresses = [("policy", address) for address in spec.services.policy] if asks else []
+    addresses += [("judge", spec.services.judge), ("preference", spec.services.preference)] if asks else []
     addresses += [("trainer", endpoint("trainer").main)]
     for name, address in addresses:
         match health(name, address):

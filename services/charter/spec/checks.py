@@ -56,16 +56,16 @@ def load_checked(path: Path, remote: bool = False, to_serve: bool = False) -> ru
 
 def service_problems(spec: run_pb2.RunSpec) -> list[Problem]:
     """What is missing in a filled spec for `charter up` to start the services that it needs."""
-    if facts.needs_judge(spec) and spec.judge.engine != "external" and not spec.judge.constitution:
+    if facts.needs_reinforcement(spec) and spec.judge.engine != "external" and not spec.judge.constitution:
         return [Problem("judge.constitution", "is required to start a judge: name the file of a constitution")]
     return []
 
 
 def _sections(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """What is there because something needs it."""
-    if facts.needs_judge(spec) and not spec.judge.model:
+    if facts.needs_reinforcement(spec) and not spec.judge.model:
         yield Problem("judge.model", "is required: the judge compares the aligned policy with the one before")
-    if facts.needs_prompts(spec):
+    if facts.needs_reinforcement(spec):
         for name, use in (("train", "the policy answers them"), ("held_out", "the evaluation takes them")):
             if not getattr(spec.prompts, name):
                 yield Problem(f"prompts.{name}", f"needs at least one file: {use}")

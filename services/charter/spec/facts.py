@@ -12,20 +12,19 @@ _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
 
 
+def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
+    """Whether the policy learns by RL: not where it learns from texts or conversations and no prompts are named.
+
+    Whoever does needs prompts to answer, and a judge to compare the policy with the one before.
+    """
+    learns = spec.HasField("pretraining") or spec.HasField("supervised")
+    return not learns or bool(spec.prompts.train or spec.prompts.held_out) or spec.HasField("revision")
+
+
 def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
     """Whether a preference model scores the answers: not when only others do, or the judge compares pairs."""
     compares = spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
-    return spec.reward.preference_weight > 0 and not compares
-
-
-def needs_judge(spec: run_pb2.RunSpec) -> bool:  # noqa: ARG001 (asked of a spec, as its siblings)
-    """Whether a judge is asked: by every run that ends with the comparison of the policy and the one before."""
-    return True
-
-
-def needs_prompts(spec: run_pb2.RunSpec) -> bool:  # noqa: ARG001 (asked of a spec, as its siblings)
-    """Whether prompts are answered: by every run that samples."""
-    return True
+    return needs_reinforcement(spec) and spec.reward.preference_weight > 0 and not compares
 
 
 def algorithm_name(ppo: run_pb2.PpoSpec) -> str:

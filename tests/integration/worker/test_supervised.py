@@ -11,6 +11,7 @@ import pytest
 import torch
 from charter.chat import ChatMessage
 from charter.held_out import prompt_key
+from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.supervised.progress import newest
 from safetensors.torch import load_file
@@ -221,3 +222,21 @@ def test_prompts_of_the_evaluation_are_not_learned(stage: Stage, caplog: pytest.
     spec.supervised.data.add(source=str(stage.folder / "leak.jsonl"))
     assert stage.work("leak", spec) == 2
     assert "1 of 1 left out: 1 evaluated" in caplog.messages[-1]
+
+
+def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) -> None:
+    spec = spec_of(stage)
+    spec.ClearField("prompts")
+    spec.ClearField("judge")
+    # Where nobody listens.
+    spec.services.policy[:] = spec.services.policy_control[:] = ["127.0.0.1:1"]
+    spec.services.judge = spec.services.preference = spec.services.preference_control = "127.0.0.1:1"
+    assert stage.work("alone", fill_defaults(spec)) == 0
+    folder = stage.run_folder("alone")
+    assert sorted(path.name for path in folder.glob("answers*")) == []
+    learned, policy = (load_file(folder / name / "model.safetensors") for name in ("supervised", "policy"))
+    assert learned.keys() == policy.keys()
+    assert all(torch.equal(learned[name], policy[name]) for name in learned)
+    card = (folder / "policy" / "README.md").read_text()
+    assert "it learned from texts, it was fine-tuned on conversations. No judge" in card
+    assert "Supervised fine-tuning" in (folder / "report.html").read_text()

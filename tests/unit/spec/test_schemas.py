@@ -13,7 +13,7 @@ from charter.spec.problems import SpecError
 from charter.spec.starter import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLES = [ROOT / "examples" / "demo.yaml", *(ROOT / "examples" / "constitutions").glob("[cg]*.yaml")]
+EXAMPLES = [*(ROOT / "examples").glob("*.yaml"), *(ROOT / "examples" / "constitutions").glob("[cg]*.yaml")]
 
 SPEC = """\
 name: my-run

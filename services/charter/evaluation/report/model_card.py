@@ -7,6 +7,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from charter.evaluation.report.model_names import model_name, on_hub
 from charter.evaluation.report.verdict import interval, percent, verdict
 from charter.runs.folder import RunFolder, RunFolderError, read_run_folder
+from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2
 
@@ -32,9 +33,7 @@ def model_card(run_folder: Path) -> str:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {run.name}",
-        f"{name}, aligned to a written constitution with Charter: a judge model labelled pairs of its answers by the "
-        "constitution, the labels trained a preference model, and PPO trained the policy against that model while a KL "
-        "penalty held it near its start.",
+        f"{name}, {_how(run.spec)}",
         "## Result",
         found.sentence,
         found.reward,
@@ -49,6 +48,23 @@ def model_card(run_folder: Path) -> str:
         f"```yaml\n{spec_to_yaml(_published(run, run.spec))}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _how(spec: run_pb2.RunSpec) -> str:
+    """What was done to the model, as a sentence goes on."""
+    learned = [
+        (spec.HasField("pretraining"), "it learned from texts"),
+        (spec.HasField("supervised"), "it was fine-tuned on conversations"),
+        (spec.HasField("revision"), "it was to learn from revisions of its answers by the constitution"),
+    ]
+    before = ", ".join(what for was, what in learned if was)
+    if not needs_reinforcement(spec):
+        return f"trained with Charter: {before}. No judge and no constitution had a part in it."
+    return (
+        f"aligned to a written constitution with Charter: {before + ', then ' if before else ''}a judge model labelled "
+        "pairs of its answers by the constitution, the labels trained a preference model, and PPO trained the policy "
+        "against that model while a KL penalty held it near its start."
+    )
 
 
 _USE = """\

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from charter.atomic_files import write_json
 from charter.data.prompts import TaskPrompt
-from charter.spec.facts import evaluated_prompts
+from charter.spec.facts import evaluated_prompts, needs_reinforcement
 from charter.state_files import read_json
 from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start
@@ -37,8 +37,8 @@ class StartingAnswers:
     phase = run_pb2.PHASE_EVALUATING
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
-        """Always: the aligned policy is compared with the one before."""
-        return True
+        """Whether the policy learns by RL."""
+        return needs_reinforcement(spec)
 
     def done(self, run: Run) -> bool:
         """Whether both are there."""

@@ -8,6 +8,7 @@ from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import win_rate
 from charter.outcomes import outcome_of
 from charter.runs.results import Evaluation, EvaluationRow, write_result
+from charter.spec.facts import needs_reinforcement
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of
@@ -29,8 +30,8 @@ class FinalEvaluation:
     phase = run_pb2.PHASE_EVALUATING
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
-        """Always."""
-        return True
+        """Whether the policy learns by RL."""
+        return needs_reinforcement(spec)
 
     def done(self, run: Run) -> bool:
         """Whether the answers are compared."""

@@ -9,6 +9,7 @@ from charter.evaluation.judge.check import judge_check_of, without_fitted
 from charter.rpc.messages import proto_messages
 from charter.runs.results import write_result
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.facts import needs_reinforcement
 from charter.v1 import judge_pb2, run_pb2
 from charter.worker.clients.failed import failure_of
 from charter.worker.context import Run
@@ -29,7 +30,7 @@ class JudgeCheck:
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
         """Whether the spec names labelled pairs."""
-        return bool(spec.judge.labelled_pairs)
+        return bool(spec.judge.labelled_pairs) and needs_reinforcement(spec)
 
     def done(self, run: Run) -> bool:
         """Whether they are judged."""

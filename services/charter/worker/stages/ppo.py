@@ -14,7 +14,7 @@ from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.runs.results import LeftOut
 from charter.runs.samples import extremes, step_to_line
-from charter.spec.facts import has_own_critic, servers_sleep
+from charter.spec.facts import has_own_critic, needs_reinforcement, servers_sleep
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.clients.failed import Failed
@@ -54,8 +54,8 @@ class Reinforcement:
     phase = run_pb2.PHASE_PPO
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
-        """Always."""
-        return True
+        """Whether the policy learns by RL."""
+        return needs_reinforcement(spec)
 
     def done(self, run: Run) -> bool:
         """Whether the aligned policy is there."""

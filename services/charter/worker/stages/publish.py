@@ -1,9 +1,13 @@
-"""Completes the artifacts: the comparisons as Parquet, the policy's model card, the report."""
+"""Completes the artifacts: the comparisons as Parquet, the policy and its model card, the report."""
+
+import os
+import shutil
 
 from charter.atomic_files import write_text
 from charter.evaluation.report.model_card import model_card
 from charter.evaluation.report.report import write_report
 from charter.runs.artifacts import now
+from charter.spec.facts import needs_reinforcement
 from charter.storage.comparison_files import write_comparisons
 from charter.v1 import run_pb2
 from charter.worker.context import Run
@@ -24,10 +28,22 @@ class Publishing:
 
     def work(self, run: Run) -> None:
         """Raises ``ServiceError`` when the preference service does not give the comparisons."""
-        write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
+        if needs_reinforcement(run.spec):
+            write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
+        else:
+            _take_over(run)
         write_text(run.artifacts.policy / "README.md", model_card(run.artifacts.folder))
         run.reporter.report(1, 2, text="comparisons and model card written")
         run.artifacts.record["finished"] = now()
         run.artifacts.save_record()
         write_report(run.artifacts.folder)
         run.reporter.report(2, 2, text="finished")
+
+
+def _take_over(run: Run) -> None:
+    """Without RL the policy is what was learned last: the same files under the name that every run has it by."""
+    if not run.artifacts.policy.exists():
+        temporary = run.artifacts.policy.with_name(".policy.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(run.start.model, temporary, copy_function=os.link)
+        temporary.rename(run.artifacts.policy)

@@ -18,7 +18,15 @@ from charter.runs.artifacts import Artifacts
 from charter.spec import checks
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.data_sources import change_data_sources
-from charter.spec.facts import HUMAN, IMPORTED, evaluated_prompts, label_sources, needs_preference_model, servers_sleep
+from charter.spec.facts import (
+    HUMAN,
+    IMPORTED,
+    evaluated_prompts,
+    label_sources,
+    needs_preference_model,
+    needs_reinforcement,
+    servers_sleep,
+)
 from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.storage.comparisons import enum_name
@@ -78,7 +86,9 @@ def with_pinned_data(spec: run_pb2.RunSpec, artifacts: Artifacts) -> run_pb2.Run
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
-    """Read the prompts and count what there are. Raises ``SpecError`` for wrong files."""
+    """Read the prompts, if any are answered, and count what there are. Raises ``SpecError`` for wrong files."""
+    if not needs_reinforcement(spec):
+        return PromptSets((), (), 0)
     tokenizer = ChatTokenizer.load(policy_model(spec))
     bad = bad_rows_of(spec, artifacts.left_out("prompts"))
     prompts = load_prompt_sets(
@@ -103,10 +113,15 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
 
 
 def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifacts) -> judge_pb2.Constitution:
-    """Check models, context and constitution; store spec, constitution and versions.
+    """Check models, context and constitution; store spec, constitution and versions. Without RL no service is asked.
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
+    if not needs_reinforcement(spec):
+        artifacts.record["versions"] = _versions()
+        artifacts.save_record()
+        write_text(artifacts.spec, spec_to_json(spec))
+        return judge_pb2.Constitution()
     policies = services.policy.info()
     judge = services.judge.info()
     if spec.reward.judge_weight > 0 and judge.rating_problem:
@@ -138,13 +153,8 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     constitution = services.judge.constitution()
     _same_constitution(spec, constitution, artifacts)
     artifacts.record["constitution_digest"] = constitution.digest
-    artifacts.record["versions"] = {
-        "charter": importlib.metadata.version("charter"),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "grpcio")},
-        "policy engine": policies[0][1].engine,
-        "judge engine": judge.model.engine,
-    }
+    engines = {"policy engine": policies[0][1].engine, "judge engine": judge.model.engine}
+    artifacts.record["versions"] = _versions() | engines
     if judge.calibration.digest:
         artifacts.record["versions"]["judge calibration"] = judge.calibration.digest
     artifacts.save_record()
@@ -153,6 +163,14 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
         # A judge that is not ours may have none.
         write_text(artifacts.constitution, constitution.source_yaml)
     return constitution
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "charter": importlib.metadata.version("charter"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "grpcio")},
+    }
 
 
 def _as_served(spec: run_pb2.RunSpec, policy: str, judge: str) -> run_pb2.RunSpec:
