@@ -45,6 +45,10 @@ class Source:
         """Its short name: that of the file, or of the data set without its owner."""
         return HubSet.parse(self.place).name.split("/")[-1] if self.of_hub else Path(self.place).name
 
+    def without_folder(self) -> "Source":
+        """The same, a file by its name alone: to be published."""
+        return self if self.of_hub else replace(self, place=Path(self.place).name)
+
     def files(self) -> list[tuple[Path, str]]:
         """Its files, and the name of each for people. Raises ``DataError`` for a data set that cannot be had."""
         return HubSet.parse(self.place).files() if self.of_hub else [(Path(self.place).expanduser(), self.place)]

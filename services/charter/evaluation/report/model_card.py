@@ -7,6 +7,8 @@ from huggingface_hub import ModelCardData, metadata_load
 from charter.evaluation.report.model_names import model_name, on_hub
 from charter.evaluation.report.verdict import interval, percent, verdict
 from charter.runs.folder import RunFolder, RunFolderError, read_run_folder
+from charter.spec.data_sources import change_data_sources
+from charter.spec.defaults import OPTIONAL_SECTIONS
 from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2
@@ -22,18 +24,30 @@ def model_card(run_folder: Path) -> str:
         raise RunFolderError(f"{run_folder} has no spec.json: nothing says which model was aligned")
     base = run.spec.policy.model
     name = model_name(base)
-    found = verdict(run.evaluation, run.judge_check, run.preference_fit, fake=run.fake)
+    aligned = needs_reinforcement(run.spec)
     data = ModelCardData(
         base_model=base if on_hub(base) else None,
         license=_license(base),
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["charter", "constitutional-ai", "rlaif", "ppo"],
+        tags=["charter", "constitutional-ai", "rlaif", "ppo"] if aligned else ["charter"],
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {run.name}",
         f"{name}, {_how(run.spec)}",
+        *(_of_alignment(run, name) if aligned else _of_learning(run, name)),
+        "## Use",
+        _USE,
+        "## Training",
+        f"```yaml\n{spec_to_yaml(_published(run, run.spec))}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_alignment(run: RunFolder, name: str) -> list[str]:
+    found = verdict(run.evaluation, run.judge_check, run.preference_fit, fake=run.fake)
+    return [
         "## Result",
         found.sentence,
         found.reward,
@@ -42,12 +56,20 @@ def model_card(run_folder: Path) -> str:
         _constitution(run),
         "## Limits",
         _limits(run, name),
-        "## Use",
-        _USE,
-        "## Training",
-        f"```yaml\n{spec_to_yaml(_published(run, run.spec))}```",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_learning(run: RunFolder, name: str) -> list[str]:
+    """Of a run without RL: what the held-out loss was before and after."""
+    rows = []
+    for stage, result in run.learned.items():
+        first = result.measured[0] if result.measured else None
+        kept = next((one for one in result.measured if one.step == result.kept_step), None)
+        if first is not None and kept is not None:
+            rows.append(f"| {stage} | {first.loss:.3f} → {kept.loss:.3f} |")
+    table = "\n".join(["| held-out loss, nats per token | |", "| --- | --- |", *rows]) if rows else ""
+    limits = ["Nobody has checked the model for safety.", f"The licence and the limits of {name} apply."]
+    return ["## Result", table or "Nothing was held out.", "## Limits", "\n".join(f"- {one}" for one in limits)]
 
 
 def _how(spec: run_pb2.RunSpec) -> str:
@@ -126,18 +148,25 @@ def _limits(run: RunFolder, base: str) -> str:
 
 def _published(run: RunFolder, spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """The parts of a spec that say how it was trained, without the names of files and machines."""
-    published = run_pb2.RunSpec(
-        name=spec.name,
-        seed=spec.seed,
-        policy=run_pb2.PolicySpec(model=model_name(spec.policy.model), engine=run.engine("policy")),
-        judge=run_pb2.JudgeSpec(
-            model=model_name(spec.judge.model), engine=run.engine("judge"), method=spec.judge.method
-        ),
-        sampling=spec.sampling,
-        comparisons=spec.comparisons,
-        preference_model=spec.preference_model,
-        ppo=spec.ppo,
-        evaluation=spec.evaluation,
+    policy = run_pb2.PolicySpec(model=model_name(spec.policy.model), engine=run.engine("policy"))
+    published = run_pb2.RunSpec(name=spec.name, seed=spec.seed, policy=policy)
+    for section in OPTIONAL_SECTIONS:
+        if spec.HasField(section):
+            getattr(published, section).CopyFrom(getattr(spec, section))
+    change_data_sources(published, lambda _field, source: source.without_folder())
+    if not needs_reinforcement(spec):
+        return published
+    published.MergeFrom(
+        run_pb2.RunSpec(
+            judge=run_pb2.JudgeSpec(
+                model=model_name(spec.judge.model), engine=run.engine("judge"), method=spec.judge.method
+            ),
+            sampling=spec.sampling,
+            comparisons=spec.comparisons,
+            preference_model=spec.preference_model,
+            ppo=spec.ppo,
+            evaluation=spec.evaluation,
+        )
     )
     if spec.judge.HasField("ensemble_size"):
         published.judge.ensemble_size = spec.judge.ensemble_size
