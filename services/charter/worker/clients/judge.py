@@ -108,20 +108,12 @@ class JudgeClient:
         limits: judge_pb2.SamplingLimits,
     ) -> list[WrittenText | Failed]:
         """A critique of each answer, or why there is none; raises as ``compare``."""
-
-        def written(response: judge_pb2.CritiqueResponse) -> WrittenText | Failed:
-            if response.failure:
-                return failed(response.failure_kind, response.failure)
-            return WrittenText(response.critique, response.principle_id, response.cut_off)
-
-        found = self._each(
+        return self._written(
             items,
-            lambda item: (item.answer,),
             lambda stub, chosen: stub.Critique(judge_pb2.CritiqueRequest(items=chosen, options=options, limits=limits)),
-            written,
-            limits.max_new_tokens,
+            lambda response: str(response.critique),
+            limits,
         )
-        return [found[item.id] for item in items]
 
     def revise(
         self,
@@ -130,19 +122,26 @@ class JudgeClient:
         limits: judge_pb2.SamplingLimits,
     ) -> list[WrittenText | Failed]:
         """A revision of each answer by its critique, or why there is none; raises as ``compare``."""
+        return self._written(
+            items,
+            lambda stub, chosen: stub.Revise(judge_pb2.ReviseRequest(items=chosen, options=options, limits=limits)),
+            lambda response: str(response.revision),
+            limits,
+        )
 
-        def written(response: judge_pb2.ReviseResponse) -> WrittenText | Failed:
+    def _written(
+        self,
+        items: Sequence[judge_pb2.AnswerItem],
+        call: Callable[[judge_pb2_grpc.JudgeServiceStub, Sequence[judge_pb2.AnswerItem]], Any],
+        text: Callable[[Any], str],
+        limits: judge_pb2.SamplingLimits,
+    ) -> list[WrittenText | Failed]:
+        def result(response: Any) -> WrittenText | Failed:
             if response.failure:
                 return failed(response.failure_kind, response.failure)
-            return WrittenText(response.revision, response.principle_id, response.cut_off)
+            return WrittenText(text(response), response.principle_id, response.cut_off)
 
-        found = self._each(
-            items,
-            lambda item: (item.answer, item.critique),
-            lambda stub, chosen: stub.Revise(judge_pb2.ReviseRequest(items=chosen, options=options, limits=limits)),
-            written,
-            limits.max_new_tokens,
-        )
+        found = self._each(items, lambda item: (item.answer, item.critique), call, result, limits.max_new_tokens)
         return [found[item.id] for item in items]
 
     def _each(
