@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
 from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, Revisions
+from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
 from charter.v1 import judge_pb2, run_pb2
@@ -123,7 +124,12 @@ def read_run_folder(path: Path) -> RunFolder:
             raise RunFolderError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from error
 
     spec = _spec(path / "spec.json", missing)
+    aligned = spec is None or needs_reinforcement(spec)
     asked = {field.name for field, _ in spec.ListFields()} if spec is not None else set()
+
+    def of_alignment(name: str, holds: str, kind: type[T]) -> T | None:
+        return result(name, holds, kind) if aligned else None
+
     learned = {
         name: found
         for name, holds in _LEARNING.items()
@@ -136,12 +142,16 @@ def read_run_folder(path: Path) -> RunFolder:
         spec=spec,
         learned=learned,
         info=result("run.json", "versions, phase times and counts", RunInfo),
-        constitution=_constitution(path / "constitution.yaml", missing),
+        constitution=_constitution(path / "constitution.yaml", missing) if aligned else None,
         events=_events(path / "events.jsonl", missing, notes),
-        judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck),
+        judge_check=result("judge_check.json", "the judge's accuracy on labelled pairs", JudgeCheck)
+        if aligned
+        else None,
         revisions=result("revision.json", "what became of the revisions", Revisions) if "revision" in asked else None,
-        preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit),
-        evaluation=result("evaluation.json", "the aligned policy against the one it started from", Evaluation),
+        preference_fit=result("preference_fit.json", "the fit of the preference model", PreferenceFit)
+        if aligned
+        else None,
+        evaluation=of_alignment("evaluation.json", "the aligned policy against the one it started from", Evaluation),
         missing=missing,
         notes=tuple(notes),
     )

@@ -18,6 +18,7 @@ from charter.evaluation.statistics import WinRate, win_rate
 from charter.outcomes import side
 from charter.runs.folder import RunFolder, read_run_folder
 from charter.runs.results import Calibration, Evaluation, EvaluationRow
+from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_to_yaml
 from charter.v1 import judge_pb2, run_pb2
 
@@ -89,6 +90,7 @@ def render_report(run: RunFolder) -> str:
     evaluation = run.evaluation
     values = {
         "run": run,
+        "aligned": _aligned(run),
         "script": Markup(script),
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "verdict": verdict(evaluation, run.judge_check, run.preference_fit, fake=run.fake),
@@ -150,9 +152,14 @@ def _preferred(probability_after: float | None) -> str:
     return {1: "after", 0: "tie", -1: "before"}[side(probability_after)]
 
 
+def _aligned(run: RunFolder) -> bool:
+    """Whether the run has RL and a judge, as far as is known."""
+    return run.spec is None or needs_reinforcement(run.spec)
+
+
 def _progress(run: RunFolder) -> str | None:
     """How far a run came that has no evaluation; None for one that has."""
-    if run.evaluation is not None:
+    if run.evaluation is not None or not (_aligned(run) or run.missing):
         return None
     if not run.events:
         return "It reported no progress."
