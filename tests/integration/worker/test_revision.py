@@ -72,7 +72,8 @@ def judged_by(stage: Stage, served: Endpoint, **revision: object) -> Iterator[ru
     with running(judge.build(config)) as addresses:
         spec = stage.spec(
             judge={"model": MODEL, "engine": "openai", "endpoint": served.url, "method": 1, "labelled_pairs": ""},
-            ppo={"steps": 1},
+            # Nothing behind the stage that takes time, but in the test that says so.
+            ppo={"steps": 0, "algorithm": "ALGORITHM_ONLINE_DPO"},
             revision={"rounds": 2, "gate_prompts": GATE, **revision},
         )
         spec.services.judge = addresses.main
@@ -118,6 +119,7 @@ def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Sta
 def test_rl_starts_from_what_the_policy_learned_beside_answers_that_help(stage: Stage, tiny_model: Path) -> None:
     learning = {"learning_rate": 1e-2, "batch_size": 2, "epochs": 4, "held_out_fraction": 0}
     with endpoint(Critic()) as served, judged_by(stage, served, dimensions=["harmless"], learning=learning) as spec:
+        spec.ppo.steps, spec.ppo.algorithm, spec.ppo.samples_per_prompt = 1, run_pb2.ALGORITHM_PPO, 1
         # A policy that has learned from so little may say nothing at all.
         spec.failures.max_share = 0.5
         assert stage.work("learned", spec) == 0
