@@ -5,15 +5,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charter.spec import facts
-from charter.spec.contents import Contents, read_contents
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
 from charter.spec.models import context_tokens
 from charter.spec.problems import Problem
 from charter.v1 import judge_pb2, run_pb2
+
+if TYPE_CHECKING:
+    from charter.spec.contents import Contents
 
 # How often one prompt is answered for one purpose; a count that needs more is a slip.
 MOST_ANSWERS_TO_A_PROMPT = 100
@@ -24,6 +26,9 @@ def problems(spec: run_pb2.RunSpec, *, absent_files: bool = False) -> list[Probl
 
     With ``absent_files`` the run is for another machine: files and folders that are not here may be there.
     """
+    # Here, not at the top: the help of a command that checks specs waits for no reader of files.
+    from charter.spec.contents import read_contents
+
     contents = read_contents(spec, absent_files)
     found = list(contents.problems)
     for rule in _RULES:
@@ -294,7 +299,7 @@ def _context(spec: run_pb2.RunSpec) -> Iterator[Problem]:
             )
 
 
-def _pairs(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
+def _pairs(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
     """Pairs and episodes against the prompts that there are to answer."""
     if not contents.train:
         return
@@ -321,7 +326,7 @@ def _pairs(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
             )
 
 
-def _held_out(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
+def _held_out(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
     """Comparisons against the held-out prompts that there are."""
     if not contents.held_out:
         return
@@ -340,7 +345,7 @@ def _held_out(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
             )
 
 
-def _dimensions(spec: run_pb2.RunSpec, contents: Contents) -> Iterator[Problem]:
+def _dimensions(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
     """Dimensions that nothing has, and ensembles larger than the principles of one."""
     of_prompts = {prompt.dimension for prompt in contents.train or ()}
     if contents.train and facts.needs_preference_model(spec):
@@ -384,7 +389,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _learned,
     _context,
 )
-_RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, Contents], Iterator[Problem]], ...] = (
+_RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (
     _pairs,
     _held_out,
     _dimensions,
