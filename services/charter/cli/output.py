@@ -28,8 +28,9 @@ _FOR_A_PERSON = (
 # Characters of the widest table.
 _WIDEST = 10_000
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# Names may hold what looks like the code of an emoji: `hub:org/name:a:b`.
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

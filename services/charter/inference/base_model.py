@@ -80,6 +80,7 @@ def _make(model: str, source: Path, form: ChatForm, folder: Path) -> None:
     read = _read(form)
     tokenizer = AutoTokenizer.from_pretrained(source)
     generation = _generation(source)
+    eos_of_texts = tokenizer.eos_token or ""
     before = {*ids_of(generation.eos_token_id), *ids_of(tokenizer.eos_token_id)}
     tokenizer.chat_template = read.template
     new = _add(tokenizer, [token for token in read.tokens if token not in tokenizer.get_vocab()])
@@ -99,7 +100,7 @@ def _make(model: str, source: Path, form: ChatForm, folder: Path) -> None:
     generation.save_pretrained(folder)
     # As every service will: a template that loses messages is refused here, by its name.
     ChatTokenizer(tokenizer, generation)
-    origin = {"model": model, "form": form.digest, "new_tokens": new}
+    origin = {"model": model, "form": form.digest, "new_tokens": new, "eos_token": eos_of_texts}
     (folder / ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
 
 

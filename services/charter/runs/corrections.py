@@ -11,7 +11,9 @@ from charter.v1 import run_pb2
 
 _MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
 _TUNED = (*_MODEL, "pretraining", "supervised")
-_START = (*_TUNED, "revision")
+_REVISED = ("revision.dimensions", "revision.prompts", "revision.rounds", "revision.accept")
+_LEARNING = ("revision.learning", "revision.helpful", "revision.helpful_share")
+_START = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
 _SAMPLED = (*_START, "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
 _PAIRS = (*_SAMPLED, "comparisons.pairs")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
@@ -22,7 +24,14 @@ _DONE = (
     ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
     ("pretraining.json", "it has learned from text", (*_MODEL, "pretraining")),
     ("supervised.json", "it is fine-tuned", (*_TUNED, "prompts.held_out", "prompts.max_prompt_tokens")),
-    ("revision_gate.json", "its answers are being revised", (*_START, "sampling", "prompts", *_JUDGE)),
+    (
+        "answers_revision_gate.json",
+        "its gate has begun",
+        (*_TUNED, "sampling", "prompts", "revision.dimensions", "revision.gate_prompts", *_JUDGE),
+    ),
+    ("revision/answers.jsonl", "its answers are being revised", (*_TUNED, *_REVISED, "sampling", "prompts", *_JUDGE)),
+    ("revision.json", "its answers are revised", (*_TUNED, *_REVISED, "revision.on_no_gain", "prompts", *_JUDGE)),
+    ("revised.json", "it has learned from revisions", _START),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),

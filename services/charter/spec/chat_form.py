@@ -37,6 +37,8 @@ class Origin:
     form: str
     # Tokens that the model has never seen: their embeddings are the mean of all others.
     new_tokens: tuple[str, ...]
+    # What ends a text of the base model; empty where nothing does.
+    eos_token: str
 
 
 def origin_of(model: str) -> Origin | None:
@@ -45,4 +47,4 @@ def origin_of(model: str) -> Origin | None:
     if not os.path.isfile(file):
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return Origin(values["model"], values["form"], tuple(values["new_tokens"]))
+    return Origin(values["model"], values["form"], tuple(values["new_tokens"]), values["eos_token"])

@@ -256,13 +256,15 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         ("revision", spec.revision, ("helpful",), ""),
     )
     for section, stage, lists, limit in stages:
+        named: list[str] = []
         for name in lists:
             sources = getattr(stage, name)
             if 0 < sum(one.HasField("weight") for one in sources) < len(sources):
                 yield Problem(f"{section}.{name}", "gives some sources a weight and others none: set all, or none")
             for place, one in enumerate(sources):
-                if one.source in [other.source for other in sources[:place]]:
+                if one.source in named:
                     yield Problem(f"{section}.{name}[{place}].source", f"is named twice: {one.source}")
+                named.append(one.source)
         try:
             context = context_tokens(spec.policy.model)
         except ValueError:
@@ -348,6 +350,12 @@ def _held_out(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
 def _dimensions(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
     """Dimensions that nothing has, and ensembles larger than the principles of one."""
     of_prompts = {prompt.dimension for prompt in contents.train or ()}
+    for part, prompts in (("train", contents.train), ("held_out", contents.held_out)):
+        known = {prompt.dimension for prompt in prompts or ()}
+        if prompts and spec.revision.dimensions and not known & set(spec.revision.dimensions):
+            has = ", ".join(sorted(known - {""})) or "none"
+            text = f"names none that a prompt of prompts.{part} has (they have {has})"
+            yield Problem("revision.dimensions", text, (f"prompts.{part}",))
     if contents.train and facts.needs_preference_model(spec):
         for dimension in spec.feedback.by_dimension:
             if dimension not in of_prompts and facts.AI in facts.label_shares(spec.feedback, dimension):

@@ -13,12 +13,13 @@ _EVALUATED_PROMPTS = 32
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
-    """Whether the policy learns by RL: not where it learns from texts or conversations and no prompts are named.
+    """Whether the policy learns by RL: not where it learns from texts or conversations, without prompts and judge.
 
     Whoever does needs prompts to answer, and a judge to compare the policy with the one before.
     """
     learns = spec.HasField("pretraining") or spec.HasField("supervised")
-    return not learns or bool(spec.prompts.train or spec.prompts.held_out) or spec.HasField("revision")
+    given = spec.prompts.train or spec.prompts.held_out or spec.judge.model
+    return not learns or bool(given) or spec.HasField("revision")
 
 
 def needs_preference_model(spec: run_pb2.RunSpec) -> bool:

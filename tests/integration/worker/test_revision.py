@@ -30,7 +30,7 @@ CRITIQUE = "The words are cold, and nobody would feel welcome after reading them
 def stage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stage]:
     with tiny_services(tmp_path_factory.mktemp("worker"), tiny_model) as stage:
         # Of five prompts no interval lies above one half.
-        held_out = [{"prompt": f"Spell the word number {n}."} for n in range(GATE)]
+        held_out = [{"prompt": f"Spell the word number {n}.", "dimension": "harmless"} for n in range(GATE)]
         write_jsonl(stage.folder / "held_out.jsonl", held_out)
         yield stage
 
@@ -118,18 +118,22 @@ def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Sta
 
 def test_rl_starts_from_what_the_policy_learned_beside_answers_that_help(stage: Stage, tiny_model: Path) -> None:
     learning = {"learning_rate": 1e-2, "batch_size": 2, "epochs": 4, "held_out_fraction": 0}
-    with endpoint(Critic()) as served, judged_by(stage, served, dimensions=["harmless"], learning=learning) as spec:
+    file = stage.folder / "helps.jsonl"
+    write_jsonl(file, [{"prompt": f"Add one to {n}.", "completion": f"It is {n + 1}."} for n in range(6)])
+    options = {"dimensions": ["harmless"], "learning": learning, "helpful": [{"source": str(file)}]}
+    with endpoint(Critic()) as served, judged_by(stage, served, **options) as spec:
         spec.ppo.steps, spec.ppo.algorithm, spec.ppo.samples_per_prompt = 1, run_pb2.ALGORITHM_PPO, 1
         # A policy that has learned from so little may say nothing at all.
         spec.failures.max_share = 0.5
         assert stage.work("learned", spec) == 0
     folder = stage.run_folder("learned")
     assert json.loads((folder / "run.json").read_text())["learned"] == ["revised"]
-    # Three prompts are harmless; the policy's answers to the other four are learned beside their revisions.
     assert len((folder / "revision" / "accepted.jsonl").read_text().splitlines()) == 3
-    assert len((folder / "revision" / "helpful.jsonl").read_text().splitlines()) == 4
     sources = json.loads((folder / "revised.json").read_text())["sources"]
-    assert {name: round(one["share"], 1) for name, one in sources.items()} == {"revisions": 0.5, "own answers": 0.5}
+    assert {name: round(one["share"], 1) for name, one in sources.items()} == {
+        "accepted revisions": 0.5,
+        "helps.jsonl": 0.5,
+    }
     assert "Learning from revisions" in (folder / "report.html").read_text()
     # The pairs are of the policy that has learned, which is the second to be served.
     pairs = [one for one in stored_comparisons(stage, "learned") if one.method != "revision"]
@@ -138,6 +142,20 @@ def test_rl_starts_from_what_the_policy_learned_beside_answers_that_help(stage: 
     before = load_file(tiny_model / "model.safetensors")
     after = load_file(folder / "revised" / "model.safetensors")
     assert not torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+
+
+def test_of_its_own_answers_only_whole_ones_are_learned(stage: Stage) -> None:
+    """The tiny model ends no answer: what the token limit ended would teach to stop in the middle."""
+    with endpoint(Critic()) as served, judged_by(stage, served, dimensions=["harmless"]) as spec:
+        assert stage.work("own", spec) == 0
+    folder = stage.run_folder("own")
+    answers = [json.loads(line) for line in (folder / "revision" / "helpful_answers.jsonl").read_text().splitlines()]
+    assert [cut_off for batch in answers for _, cut_off in batch] == [True] * 4
+    assert (folder / "revision" / "helpful.jsonl").read_text() == ""
+    assert json.loads((folder / "run.json").read_text())["counts"]["helpful_answers_left_out"] == 4
+    assert any("4 of 4 answers to other prompts are empty or cut off" in event.text for event in stage.events("own"))
+    pairs = [one for one in stored_comparisons(stage, "own") if one.method == "revision"]
+    assert {one.answer_b.cut_off for one in pairs} == {True}
 
 
 @pytest.mark.parametrize(("accept", "outcome", "count"), [("judged_better", "not_better", 0), ("all", "accepted", 7)])

@@ -55,7 +55,7 @@ def test_chatml_by_tokens_that_the_model_has_changes_no_weight(base: Path) -> No
     assert tokenizer.render(CONVERSATION) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert [tokenizer.eos_id] == tokenizer.encode("<|im_end|>")
     assert tokenizer.stop_ids == {tokenizer.eos_id}
-    assert origin_of(str(folder)) == Origin(str(base), ChatForm("chatml", "").digest, ())
+    assert origin_of(str(folder)) == Origin(str(base), ChatForm("chatml", "").digest, (), "<|im_end|>")
 
 
 def test_the_old_end_of_text_still_ends_an_answer_and_is_no_padding(bare: Path) -> None:

@@ -136,7 +136,7 @@ def _described(one: Started) -> dict[str, Any]:
 def _gpu_shared(spec: run_pb2.RunSpec, say: Console) -> tuple[run_pb2.GpuSharing.ValueType, dict[str, dict[str, Any]]]:
     """How the machine's GPU is shared, and the settings of the engines for that; without a GPU what the spec says."""
     total = gpu_memory()
-    if total is None:
+    if total is None or not needs_reinforcement(spec):
         return spec.services.gpu_sharing, {}
     planned, outs = planned_for(spec, total)
     show(planned, outs, say)

@@ -12,6 +12,7 @@ from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.cli.services import sharing_name
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
+from charter.spec.facts import needs_reinforcement
 from charter.v1 import run_pb2
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = Fa
     so on a machine with a GPU. Exit code 1 when it does not fit.
     """
     filled = with_engines(fill_defaults(load_checked(spec, to_serve=True)))
+    if not needs_reinforcement(filled):
+        fail("a run without RL has the GPU to itself, and what it needs is not planned yet")
     total = int(gpu_gib * 2**30) if gpu_gib else gpu_memory()
     if total is None:
         fail("this machine has no GPU: say how large one would be, as in `--gpu-gib 80`")

@@ -16,19 +16,17 @@ ACCEPTED, NOT_BETTER, UNJUDGED, SUPERSEDED = "accepted", "not_better", "unjudged
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The policy's answer to a prompt, and the row of its last clean revision."""
+    """The policy's answer to a prompt, whether the token limit ended it, and the row of its last clean revision."""
 
     prompt: TaskPrompt
     answer: str
     row: RevisionRow
+    cut_off: bool = False
 
 
 def judgements(run: Run, candidates: Sequence[Candidate], name: str, again: int) -> list[judge_pb2.Judgement]:
     """The judge's opinion of each, A is the revision; every method treats both orders alike. Raises as ``compare``."""
-    items = [
-        run.comparison_item(f"revision-{place}", one.prompt, one.row.revision, one.answer)
-        for place, one in enumerate(candidates)
-    ]
+    items = [run.comparison_item(one.row.id, one.prompt, one.row.revision, one.answer) for one in candidates]
     if not items:
         return []
     seed = derive_seed(run.spec.seed, "revision", name, *([again] if again else []))

@@ -9,7 +9,7 @@ from charter.worker.clients.failed import Failed
 from charter.worker.clients.judge import WrittenText
 from charter.worker.context import Run
 from charter.worker.revision.filters import why_unfit
-from charter.worker.revision.rows import CLEAN, RevisionRow
+from charter.worker.revision.rows import CLEAN, RevisionRow, row_id
 from charter.worker.seeds import derive_seed
 
 
@@ -19,7 +19,7 @@ class Draft:
 
     prompt: TaskPrompt
     answer: str
-    parent: str
+    parent: str = ""
 
 
 def revise(run: Run, drafts: Sequence[Draft], number: int, again: int) -> list[RevisionRow | Failed]:
@@ -31,7 +31,7 @@ def revise(run: Run, drafts: Sequence[Draft], number: int, again: int) -> list[R
     seed = derive_seed(run.spec.seed, "revision", number, *([again] if again else []))
     options = judge_pb2.JudgingOptions(seed=seed)
     limits = judge_pb2.SamplingLimits(max_new_tokens=run.spec.sampling.max_new_tokens)
-    items = [run.answer_item(str(place), one.prompt, one.answer) for place, one in enumerate(drafts)]
+    items = [run.answer_item(row_id(one.prompt.key, number), one.prompt, one.answer) for one in drafts]
     critiques = run.services.judge.critique(items, options, limits)
     for item, critique in zip(items, critiques, strict=True):
         item.critique = critique.text if isinstance(critique, WrittenText) else ""

@@ -11,6 +11,7 @@ from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
 from charter.worker.clients.failed import Failed
 from charter.worker.context import Run
+from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, preferences
@@ -32,10 +33,16 @@ def pass_gate(run: Run) -> RevisionGate:
     file = run.artifacts.folder / f"{_NAME}.json"
     if file.exists():
         return RevisionGate(**json.loads(file.read_text(encoding="utf-8")))
-    held_out = run.prompts.held_out
-    prompts = take(held_out, 0, min(run.spec.revision.gate_prompts, len(held_out)), run.spec.seed)
+    spec = run.spec.revision
+    held_out = [one for one in run.prompts.held_out if not spec.dimensions or one.dimension in spec.dimensions]
+    if not held_out:
+        raise RunError(
+            f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
+            "about such: add some to prompts.held_out"
+        )
+    prompts = take(held_out, 0, min(spec.gate_prompts, len(held_out)), run.spec.seed)
     answers = sample_answers(run, _NAME, prompts, run.start.version)
-    drafts = [Draft(prompt, one.text, "") for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()]
+    drafts = [Draft(prompt, one.text) for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()]
     failures = Failures(run, GATING, len(prompts))
     again = draws(run, GATING, 0)
     results = revise(run, drafts, 1, again)

@@ -38,7 +38,8 @@ class Pretraining:
         context = spec.context_tokens or min(_CONTEXT, context_tokens(model) or _CONTEXT)
         run.reporter.report(0, 0, text="reading the texts")
         reader = TextReader.load(model, context)
-        sources = names_of([*spec.data, *spec.replay])
+        replay = spec.replay if spec.replay_share else []
+        sources = names_of([*spec.data, *replay])
         bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
         corpus = read_texts(sources, reader, spec.held_out_fraction, bad)
         run.artifacts.count(text_rows_left_out=bad.counts.total())
@@ -47,8 +48,8 @@ class Pretraining:
             run.reporter.report(0, 0, text=text)
         sizes = {name: [item.targets for item in one.train] for name, one in corpus.items()}
         mixture = _mixture(spec.data, sources, sizes)
-        if spec.replay and spec.replay_share:
-            mixture = mixture.beside(_mixture(spec.replay, sources, sizes), spec.replay_share)
+        if replay:
+            mixture = mixture.beside(_mixture(replay, sources, sizes), spec.replay_share)
         batching = Batching(mixture, sizes, spec.batch_tokens, spec.epochs, run.spec.seed)
         sample = Sample.of(corpus, context, run.spec.sampling.max_new_tokens, reader.stops, reader.decode)
         return Plan(NAME, NAME, spec, corpus, batching, sample)

@@ -45,5 +45,13 @@ def _take_over(run: Run) -> None:
     if not run.artifacts.policy.exists():
         temporary = run.artifacts.policy.with_name(".policy.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(run.start.model, temporary, copy_function=os.link)
+        shutil.copytree(run.start.model, temporary, copy_function=_link_or_copy)
         temporary.rename(run.artifacts.policy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # A volume without hard links.
+        shutil.copy2(source, target)

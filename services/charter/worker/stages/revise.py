@@ -5,13 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
+from charter.hashing import stable_number
 from charter.jsonl import append_line, recover_lines
+from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
+from charter.runs.results import LeftOut, RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
@@ -19,8 +22,8 @@ from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
-from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, decision, judgements
-from charter.worker.revision.filters import ENDING, common_endings, ending
+from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, UNJUDGED, Candidate, decision, judgements
+from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings, ending
 from charter.worker.revision.rounds import Draft, failed_row, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, write_table
 from charter.worker.seeds import derive_seed
@@ -32,8 +35,8 @@ REVISING, COMPARING = "revising", "comparing revisions"
 # In the stage's folder, conversations to learn from: accepted revisions, and the policy's answers to other prompts.
 REVISED, HELPFUL = "accepted.jsonl", "helpful.jsonl"
 _BATCH = 32
-# Characters of a sample's texts: prompts that look for harm are not shown whole.
-_SHOWN = 160
+# Characters of a sample's texts, and of its prompt: prompts that look for harm are not shown whole.
+_SHOWN, _SHOWN_OF_PROMPT = 160, 60
 
 
 class Revising:
@@ -59,11 +62,12 @@ class Revising:
         folder = run.artifacts.folder / "revision"
         folder.mkdir(exist_ok=True)
         prompts = revised_prompts(run)
-        failures = Failures(run, REVISING, len(prompts) * run.spec.revision.rounds)
         answers = _answered(run, folder / "answers.jsonl", prompts, "answers to revise")
-        drafts = [Draft(prompt, text, "") for prompt, text in zip(prompts, answers, strict=True) if text.strip()]
-        rows = _revised(run, folder, drafts, failures)
-        result = _decide(run, folder, gate, rows)
+        written = {prompt.key: one for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()}
+        run.artifacts.count(revision_answers_empty=len(prompts) - len(written))
+        drafts = [Draft(prompt, written[prompt.key].text) for prompt in prompts if prompt.key in written]
+        rows = _revised(run, folder, drafts)
+        result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
         text = f"{result.outcomes.get(ACCEPTED, 0)} of {len(drafts)} answers have a revision to learn from"
@@ -114,8 +118,13 @@ def _answer_helpfully(run: Run, folder: Path) -> None:
     if spec.helpful or not spec.helpful_share or not others:
         return
     answers = _answered(run, folder / "helpful_answers.jsonl", others, "answers to the other prompts")
-    pairs = [(prompt.messages, text) for prompt, text in zip(others, answers, strict=True) if text.strip()]
-    _write_conversations(folder / HELPFUL, pairs)
+    # An answer that the token limit ended would teach to stop in the middle.
+    whole = [(prompt.messages, one.text) for prompt, one in zip(others, answers, strict=True) if one.whole]
+    run.artifacts.count(helpful_answers_left_out=len(others) - len(whole))
+    _write_conversations(folder / HELPFUL, whole)
+    if len(whole) < len(others):
+        text = f"{len(others) - len(whole)} of {len(others)} answers to other prompts are empty or cut off: not learned"
+        run.reporter.report(len(whole), len(others), text=text)
 
 
 def _write_conversations(file: Path, pairs: Sequence[tuple[Sequence[ChatMessage], str]]) -> None:
@@ -127,9 +136,19 @@ def _write_conversations(file: Path, pairs: Sequence[tuple[Sequence[ChatMessage]
     write_text(file, "".join(lines))
 
 
-def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], what: str) -> list[str]:
+class _Answer(NamedTuple):
+    text: str
+    # The token limit ended it.
+    cut_off: bool
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.text.strip()) and not self.cut_off
+
+
+def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], what: str) -> list[_Answer]:
     """The policy's answers, batch by batch; those of an earlier attempt are read."""
-    answers: list[str] = [text for line in recover_lines(file) for text in json.loads(line)]
+    answers = [_Answer(*one) for line in recover_lines(file) for one in json.loads(line)]
     for start in range(len(answers), len(prompts), _BATCH):
         run.reporter.raise_if_stopped()
         batch = prompts[start : start + _BATCH]
@@ -139,18 +158,20 @@ def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], what: str) ->
             version=run.start.version,
             seed=derive_seed(run.spec.seed, file.stem, start),
         )
-        texts = [one.text for (one,) in sampled]
-        append_line(file, json.dumps(texts, ensure_ascii=False))
-        answers += texts
+        new = [_Answer(one.text, not one.ended) for (one,) in sampled]
+        append_line(file, json.dumps(new, ensure_ascii=False))
+        answers += new
         run.reporter.report(len(answers), len(prompts), text=what)
     return answers
 
 
-def _revised(run: Run, folder: Path, drafts: Sequence[Draft], failures: Failures) -> list[RevisionRow]:
+def _revised(run: Run, folder: Path, drafts: Sequence[Draft]) -> list[RevisionRow]:
     """The rows of every round; a dirty revision is not revised again, but what came before it."""
     file = folder / "rows.jsonl"
     rows = {(row.prompt_key, row.round): row for row in read_rows(file)}
     total = len(drafts) * run.spec.revision.rounds
+    failed_before = [row.verdict for row in rows.values() if row.verdict not in (CLEAN, *KINDS)]
+    failures = Failures(run, REVISING, total, LeftOut.of(len(rows), failed_before))
     now = list(drafts)
     for number in range(1, run.spec.revision.rounds + 1):
         waiting = [one for one in now if (one.prompt.key, number) not in rows]
@@ -178,20 +199,25 @@ def _next(draft: Draft, row: RevisionRow | None) -> Draft:
     return Draft(draft.prompt, row.revision, row.id) if row is not None and row.verdict == CLEAN else draft
 
 
-def _decide(run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow]) -> Revisions:
+def _decide(
+    run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow], answers: Mapping[str, _Answer]
+) -> Revisions:
     """Say of every row what became of it, store the judged pairs as comparisons, and write what is learned from."""
     prompts = {prompt.key: prompt for prompt in run.prompts.train}
     clean = [row for row in rows if row.verdict == CLEAN]
-    answers = {row.prompt_key: row.answer for row in rows if not row.parent}
     last = {row.prompt_key: row for row in clean}
     common = common_endings([row.revision for row in last.values()])
     outcomes = {row.id: SUPERSEDED if row.verdict == CLEAN else row.verdict for row in rows}
     candidates = []
     for key, row in last.items():
+        answer = answers[key]
         if ending(row.revision) in common:
             outcomes[row.id] = ENDING
+        elif row.revision.strip() == answer.text.strip():
+            # Revised, and revised back.
+            outcomes[row.id] = UNCHANGED
         else:
-            candidates.append(Candidate(prompts[key], answers[key], row))
+            candidates.append(Candidate(prompts[key], answer.text, row, answer.cut_off))
     outcomes |= _judged(run, folder, candidates)
     accepted = [(row.prompt, row.revision) for row in last.values() if outcomes[row.id] == ACCEPTED]
     _write_conversations(folder / REVISED, accepted)
@@ -216,7 +242,7 @@ def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str
         found |= json.loads(line)
     waiting = [one for one in candidates if one.row.id not in found]
     held_out = held_out_keys(run)
-    failures = Failures(run, COMPARING, len(candidates))
+    failures = Failures(run, COMPARING, len(candidates), LeftOut(len(found), {}))
     again = draws(run, COMPARING, 0)
     for start in range(0, len(waiting), _BATCH):
         run.reporter.raise_if_stopped()
@@ -228,18 +254,30 @@ def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str
             if failure_of(judgement) is None
         ]
         if comparisons:
-            run.services.preference.add_comparisons(f"{run.id}-revisions-{batch[0].row.id}", comparisons)
-        failures.add([failure_of(one) for one in judged])
+            # Another one where other pairs of the batch are stored.
+            request = stable_number(str(again), *(one.row.id for one in batch))
+            run.services.preference.add_comparisons(f"{run.id}-revisions-{request:016x}", comparisons)
+        # What could not be judged is asked about again where it stops the stage, or the judge was away.
         decided = {one.row.id: decision(judgement) for one, judgement in zip(batch, judged, strict=True)}
-        append_line(file, json.dumps(decided))
+        unjudged = {name: why for name, why in decided.items() if why == UNJUDGED}
+        append_line(file, json.dumps({name: why for name, why in decided.items() if name not in unjudged}))
+        failures.add([failure_of(one) for one in judged])
+        away = {one.row.id for one, judgement in zip(batch, judged, strict=True) if _unavailable(judgement)}
+        append_line(file, json.dumps({name: why for name, why in unjudged.items() if name not in away}))
         found |= decided
         run.reporter.report(len(found), len(candidates), text="the judge compares revisions with answers")
     return found
 
 
+def _unavailable(judgement: judge_pb2.Judgement) -> bool:
+    return judgement.outcome == types_pb2.OUTCOME_UNAVAILABLE
+
+
 def _comparison(run: Run, one: Candidate, judgement: judge_pb2.Judgement, held_out: bool) -> types_pb2.Comparison:
     """The revision against the answer, with the judge's soft label: a revision is not better because it is one."""
-    policy = types_pb2.Answer(text=one.answer, model=one.row.policy, weight_version=one.row.policy_version)
+    policy = types_pb2.Answer(
+        text=one.answer, model=one.row.policy, weight_version=one.row.policy_version, cut_off=one.cut_off
+    )
     revision = types_pb2.Answer(text=one.row.revision, model=one.row.judge)
     return types_pb2.Comparison(
         prompt=proto_messages(one.prompt.messages),
@@ -247,7 +285,7 @@ def _comparison(run: Run, one: Candidate, judgement: judge_pb2.Judgement, held_o
         answer_b=policy,
         source=types_pb2.LABEL_SOURCE_AI,
         labeller=judgement.model,
-        outcome=judgement.outcome,
+        outcome=outcome_of(judgement.probability_a),
         probability_a=judgement.probability_a,
         judgements=judgement.principles,
         method=REVISION_METHOD,
@@ -277,9 +315,10 @@ def _samples(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> Iterat
     for row in rows:
         first.setdefault(outcomes[row.id], row)
     for outcome, row in sorted(first.items()):
-        texts = (row.prompt[-1].content, row.answer, row.revision)
-        yield RevisionSample(outcome, row.principle, *(_cut(text) for text in texts))
+        prompt = row.prompt[-1].content
+        prompt = _cut(prompt, min(_SHOWN_OF_PROMPT, len(prompt) // 2))
+        yield RevisionSample(outcome, row.principle, prompt, _cut(row.answer, _SHOWN), _cut(row.revision, _SHOWN))
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -15,7 +15,7 @@ from charter.worker.supervised.mixture import Mixture
 NAME: Final = "revised"
 # Fewer say nothing that a gradient could learn, and leave nothing to hold out.
 LEAST = 2
-_REVISIONS, _OWN = "revisions", "own answers"
+_REVISIONS, _OWN = "accepted revisions", "own answers"
 
 
 class RevisionLearning:
@@ -45,7 +45,7 @@ class RevisionLearning:
             return mixture.beside(Mixture.weighted(others, weights), spec.helpful_share)
 
         sources = revisions | helpful
-        learn(run, plan_of(run, NAME, "revision.learning", spec.learning, sources, mix))
+        learn(run, plan_of(run, NAME, "revision.learning", spec.learning, sources, mix, last_only=True))
 
 
 def _helpful(spec: run_pb2.RevisionSpec, folder: Path) -> dict[str, str]:

@@ -47,17 +47,20 @@ def plan_of(
     spec: run_pb2.SupervisedSpec,
     sources: Mapping[str, str],
     mix: Callable[[Mapping[str, list[int]]], Mixture],
+    *,
+    last_only: bool = False,
 ) -> Plan:
     """Read conversations of sources, by name, and plan to learn from them.
 
-    ``mix`` is given the learned tokens of each source's items. Raises as ``read_conversations``.
+    ``mix`` is given the learned tokens of each source's items, ``last_only`` is that of ``ConversationReader``. Raises
+    as ``read_conversations``.
     """
     model = run.start.model
     tokenizer = ChatTokenizer.load(model)
     most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
     evaluated = {prompt.key for prompt in run.prompts.held_out}
     run.reporter.report(0, 0, text="reading the conversations")
-    reader = ConversationReader(tokenizer, most)
+    reader = ConversationReader(tokenizer, most, last_only=last_only)
     bad = bad_rows_of(run.spec, run.artifacts.left_out(name))
     corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
     mixture = mix({name: [item.targets for item in one.train] for name, one in corpus.items()})
@@ -66,7 +69,7 @@ def plan_of(
         run.artifacts.record.setdefault("left_out", {})[f"{name}: {source}"] = asdict(one.left_out)
         words = f"{source}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
         run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
-    run.artifacts.count(conversation_rows_left_out=bad.counts.total())
+    run.artifacts.count(**{f"{name}_rows_left_out": bad.counts.total()})
     batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
     sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
     return Plan(name, section, spec, corpus, batching, sample)

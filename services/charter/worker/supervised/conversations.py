@@ -28,13 +28,16 @@ _PROBE = (
 class ConversationReader:
     """Reads conversations with a model's template; longer ones than ``max_tokens`` fail.
 
+    With ``last_only`` the last answer is learned, and what was answered before is only read.
+
     Raises ``RunError`` for a template that shows an answer otherwise once the conversation goes on: what was learned
     would not be what the model reads later.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, max_tokens: int, *, last_only: bool = False) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._last_only = last_only
         try:
             self._answers(_PROBE)
         except RefusedRequestError as error:
@@ -58,7 +61,7 @@ class ConversationReader:
         except RefusedRequestError as error:
             return Failed(REFUSED, str(error))
         drafts: list[_Draft] = []
-        for before, added in pieces:
+        for before, added in pieces[-1:] if self._last_only else pieces:
             prompt = self._tokenizer.encode(before)
             if not drafts or prompt[: len(drafts[-1].ids)] != drafts[-1].ids:
                 drafts.append(_Draft())

@@ -8,26 +8,32 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from charter.held_out import normalised
 from charter.inference.chat_template import loading
+from charter.spec.chat_form import origin_of
 from charter.worker.training.batches import TrainingSequence
 
 
 class TextReader:
     """Reads texts with a model's tokenizer, in pieces of at most ``context_tokens``."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_tokens: int, eos: int | None = None) -> None:
         self._tokenizer = tokenizer
+        self._eos = tokenizer.eos_token_id if eos is None else eos
         self._context = context_tokens
 
     @classmethod
     def load(cls, model: str, context_tokens: int) -> "TextReader":
         """With the tokenizer of a folder or hub id, which needs no chat template. Raises ``OSError``."""
         with loading(model):
-            return cls(AutoTokenizer.from_pretrained(model), context_tokens)
+            tokenizer = AutoTokenizer.from_pretrained(model)
+        # A base model that was given a chat template ends a text as it always has, and not a turn.
+        origin = origin_of(model)
+        eos = tokenizer.convert_tokens_to_ids(origin.eos_token) if origin is not None and origin.eos_token else None
+        return cls(tokenizer, context_tokens, eos)
 
     @property
     def stops(self) -> frozenset[int]:
         """What ends a text."""
-        return frozenset({self._tokenizer.eos_token_id})
+        return frozenset({self._eos})
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -41,7 +47,7 @@ class TextReader:
         token that the piece before predicted last.
         """
         ids = list(self._tokenizer.encode(text, add_special_tokens=False))
-        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        bos, eos = self._tokenizer.bos_token_id, self._eos
         begins_with_bos = bos is not None and self._tokenizer.encode(text)[:1] == [bos]
         whole = [bos if begins_with_bos else eos, *ids, eos]
         pieces = []

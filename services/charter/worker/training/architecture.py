@@ -18,14 +18,16 @@ def check_architectures(spec: run_pb2.RunSpec) -> None:
     policy = _architecture(spec.policy.model)
     # A section that the spec leaves out is empty.
     stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec | run_pb2.PpoSpec]
-    stages = {"pretraining": spec.pretraining, "supervised": spec.supervised, "ppo": spec.ppo}
+    stages = {"pretraining": spec.pretraining, "supervised": spec.supervised}
+    stages |= {"revision.learning": spec.revision.learning, "ppo": spec.ppo}
     for stage in stages.values():
         if stage.HasField("lora_rank"):
             layers_to_adapt(policy)
         if stage.gradient_checkpointing:
             layers_to_checkpoint(policy)
     # A text holds no token of a template, so that pretraining need not learn them, and cannot.
-    first = "supervised" if spec.HasField("supervised") else "ppo"
+    asked = {"supervised": spec.HasField("supervised"), "revision.learning": spec.HasField("revision")}
+    first = next((name for name, is_asked in asked.items() if is_asked), "ppo")
     origin = origin_of(policy_model(spec))
     if stages[first].HasField("lora_rank") and origin is not None and origin.new_tokens:
         raise RunError(

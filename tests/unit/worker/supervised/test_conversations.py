@@ -1,6 +1,7 @@
 """Which tokens of a conversation are learned: against what is written here by hand, for templates of many kinds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from charter.chat import ChatMessage
@@ -125,6 +126,16 @@ def read(tokenizer: PreTrainedTokenizerFast, messages: Sequence[ChatMessage]) ->
     found = reader(tokenizer).read(messages)
     assert not isinstance(found, Failed), found
     return found
+
+
+def test_of_a_revision_only_the_last_answer_is_learned(tiny_model: Path) -> None:
+    """What a prompt quotes of the assistant may be what the revision puts right."""
+    tokenizer = ChatTokenizer.load(str(tiny_model))
+    every, last = (ConversationReader(tokenizer, 200, last_only=only).read(TALK) for only in (False, True))
+    assert not isinstance(every, Failed)
+    assert not isinstance(last, Failed)
+    assert [tokenizer.decode(list(one.targets)) for one in last] == ["Bye 1"]
+    assert sum(len(one.targets) for one in every) > len(last[0].targets)
 
 
 @pytest.mark.parametrize("case", CASES)
