@@ -246,6 +246,8 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """What the stages before RL learn from, and how long it may be."""
     if spec.HasField("supervised") and not spec.supervised.data:
         yield Problem("supervised.data", "needs at least one source: what is learned from")
+    if spec.pretraining.replay and spec.pretraining.replay_share == 0:
+        yield Problem("pretraining.replay", "has no effect while pretraining.replay_share is 0: leave one out")
     if spec.revision.learning.data:
         yield Problem("revision.learning.data", "is what the stage makes: leave it out, or see revision.helpful")
     # A section that the spec leaves out is empty.
