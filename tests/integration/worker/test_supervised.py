@@ -14,6 +14,7 @@ from charter.chat import ChatMessage
 from charter.held_out import prompt_key
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
+from charter.worker.__main__ import FAILED
 from charter.worker.supervised.progress import newest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -245,3 +246,19 @@ def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) ->
     assert str(stage.folder) not in card
     assert "judge:" not in card
     assert "Supervised fine-tuning" in (folder / "report.html").read_text()
+
+
+def test_a_batch_whose_numbers_are_not_finite_is_left_out_by_the_next_attempt(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = spec_of(stage, learning_rate=1e30, warmup_share=0.0, epochs=1, batch_size=7, evaluate_every_steps=9)
+    for section in ("prompts", "judge", "pretraining"):
+        spec.ClearField(section)  # type: ignore[arg-type]
+    assert stage.work("diverged", spec) == FAILED
+    assert "the model's gradient is not finite" in caplog.messages[-1]
+    assert stage.work("diverged", spec, attempt=2) == 0
+    assert any("batch 2 is left out" in event.text for event in stage.events("diverged"))
+    # The weights from before are the best.
+    assert result(stage.run_folder("diverged"), "supervised")["kept_step"] == 0
+    kept = load_file(stage.run_folder("diverged") / "supervised" / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.values())

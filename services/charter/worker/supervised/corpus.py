@@ -1,9 +1,10 @@
 """What a stage learns from and what it holds out, by source, read and made into token ids."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
 from charter.data.conversations import conversations
 from charter.data.errors import DataError
@@ -67,18 +68,21 @@ def read_conversations(
 
     def items(source: str) -> Iterator[Keyed]:
         for one in conversations(source, bad):
-            prompts = [
-                prompt_key(one.messages[:place])
-                for place, message in enumerate(one.messages)
-                if message.role == "assistant"
-            ]
-            if any(key in evaluated for key in prompts):
-                yield prompts[0], Failed(EVALUATED, "a prompt of the evaluation is in it")
+            prompts = [one.messages[:place] for place, turn in enumerate(one.messages) if turn.role == "assistant"]
+            first = prompt_key(prompts[0])
+            if any(key in evaluated for prompt in prompts for key in _keys(prompt)):
+                yield first, Failed(EVALUATED, "a prompt of the evaluation is in it")
                 continue
             read = reader.read(one.messages)
-            yield prompts[0], read if isinstance(read, Failed) else Item(read)
+            yield first, read if isinstance(read, Failed) else Item(read)
 
     return _divide(sources, items, fraction)
+
+
+def _keys(prompt: Sequence[ChatMessage]) -> set[str]:
+    """Of a prompt as it stands, without its system turns, and of its last turn alone."""
+    spoken = [turn for turn in prompt if turn.role != "system"]
+    return {prompt_key(prompt), prompt_key(spoken), prompt_key(spoken[-1:])}
 
 
 def read_texts(

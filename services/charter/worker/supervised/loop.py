@@ -17,6 +17,7 @@ from charter.worker import metrics
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled
+from charter.worker.failures import drawn_anew_after, draws
 from charter.worker.seeds import derive_seed
 from charter.worker.supervised.corpus import Corpus, Item
 from charter.worker.supervised.learner import Learner
@@ -155,7 +156,15 @@ def _take_steps(run: Run, plan: Plan, folder: Path, epochs: Sequence[int], progr
             if saved != progress.step:
                 _save(run, folder, progress)
             raise
-        with working_on(step=str(progress.step + 1)):
+        if draws(run, plan.section, progress.step):
+            progress = replace(progress, step=progress.step + 1)
+            text = f"batch {progress.step} is left out: its numbers were not finite in an earlier attempt"
+            run.reporter.report(progress.step, total, text=text)
+            continue
+        with (
+            working_on(step=str(progress.step + 1)),
+            drawn_anew_after(run, plan.section, progress.step, f"{plan.section}.learning_rate"),
+        ):
             progress = _step(run, plan, batch, progress, epochs)
         best = progress.best is not None and progress.best.step == progress.step
         if best or progress.step == total or progress.step % settings.checkpoint_every_steps == 0:

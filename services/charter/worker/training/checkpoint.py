@@ -180,6 +180,8 @@ def restore(learner: Trainable, path: Path) -> None:
     for name, (module, optimizer) in learner.learning().items():
         _read(path / name, named_tensors(module))
         for key, parameter in module.named_parameters():
+            # One that had not learned yet has none, whatever it has by now.
+            optimizer.state.pop(parameter, None)
             if key in state["optimizer_steps"][name]:
                 optimizer.state[parameter] = {
                     # Fused Adam wants it beside the parameter.

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from charter.chat import ChatMessage
+from charter.held_out import prompt_key
 from charter.inference.chat_template import ChatTokenizer
 from charter.worker.errors import SpecError
 from charter.worker.supervised.conversations import ConversationReader
-from charter.worker.supervised.corpus import Item, read_conversations, read_texts
+from charter.worker.supervised.corpus import EVALUATED, Item, read_conversations, read_texts
 from charter.worker.supervised.texts import TextReader
 
 from tests.support.tiny import byte_tokenizer
@@ -37,6 +39,19 @@ def test_what_one_source_holds_out_no_other_teaches(tmp_path: Path) -> None:
     assert held
     assert not held & learned
     assert held | learned == {str(number) for number in range(40)}
+
+
+def test_a_prompt_of_the_evaluation_is_learned_in_no_guise(tmp_path: Path) -> None:
+    ask, other = {"role": "user", "content": "ask"}, {"role": "user", "content": "else"}
+    answer = {"role": "assistant", "content": "yes"}
+    system = {"role": "system", "content": "Be nice."}
+    talks = [[ask, answer], [system, ask, answer], [other, answer, ask, answer], [other, answer]]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    evaluated = {prompt_key([ChatMessage("user", " ask ")])}
+    reader = ConversationReader(ChatTokenizer(TOKENIZER), 300)
+    found = read_conversations({"talks": str(file)}, reader, 0.0, evaluated)["talks"]
+    assert (len(found.train), found.left_out.kinds) == (1, {EVALUATED: 3})
 
 
 def test_every_token_of_a_text_is_learned_once_in_pieces_of_its_own(tmp_path: Path) -> None:
