@@ -5,9 +5,9 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from charter.spec import facts
+from charter.spec import facts, learning_checks
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
 from charter.spec.models import context_tokens
@@ -74,15 +74,6 @@ def _sections(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         for name, use in (("train", "the policy answers them"), ("held_out", "the evaluation takes them")):
             if not getattr(spec.prompts, name):
                 yield Problem(f"prompts.{name}", f"needs at least one file: {use}")
-
-
-def _chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
-    template, eos = spec.policy.chat_template, spec.policy.eos_token
-    if eos and not template:
-        yield Problem("policy.eos_token", "belongs to policy.chat_template, which is not set: set both or none")
-    if template.endswith((".jinja", ".j2", ".txt")) and not eos:
-        text = "is required with a template file: the token that ends an answer"
-        yield Problem("policy.eos_token", text, ("policy.chat_template",))
 
 
 def _groups(spec: run_pb2.RunSpec) -> Iterator[Problem]:
@@ -242,45 +233,6 @@ def _services(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         )
 
 
-def _learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
-    """What the stages before RL learn from, and how long it may be."""
-    if spec.HasField("supervised") and not spec.supervised.data:
-        yield Problem("supervised.data", "needs at least one source: what is learned from")
-    if spec.pretraining.replay and spec.pretraining.replay_share == 0:
-        yield Problem("pretraining.replay", "has no effect while pretraining.replay_share is 0: leave one out")
-    if spec.revision.learning.data:
-        yield Problem("revision.learning.data", "is what the stage makes: leave it out, or see revision.helpful")
-    # A section that the spec leaves out is empty.
-    stages: tuple[tuple[str, Any, tuple[str, ...], str], ...] = (
-        ("pretraining", spec.pretraining, ("data", "replay"), "context_tokens"),
-        ("supervised", spec.supervised, ("data",), "max_tokens"),
-        ("revision.learning", spec.revision.learning, (), "max_tokens"),
-        ("revision", spec.revision, ("helpful",), ""),
-    )
-    for section, stage, lists, limit in stages:
-        named: list[str] = []
-        for name in lists:
-            sources = getattr(stage, name)
-            if 0 < sum(one.HasField("weight") for one in sources) < len(sources):
-                yield Problem(f"{section}.{name}", "gives some sources a weight and others none: set all, or none")
-            for place, one in enumerate(sources):
-                if one.source in named:
-                    yield Problem(f"{section}.{name}[{place}].source", f"is named twice: {one.source}")
-                named.append(one.source)
-        try:
-            context = context_tokens(spec.policy.model)
-        except ValueError:
-            # Said of policy.model itself.
-            continue
-        if context is not None and limit and stage.HasField(limit) and getattr(stage, limit) > context:
-            yield Problem(
-                f"{section}.{limit}",
-                f"is {getattr(stage, limit)}, and the context of policy.model holds {context} tokens: lower it, or "
-                "leave it out",
-                ("policy.model",),
-            )
-
-
 def _context(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Prompt and answer against the contexts of the models whose configs are here."""
     needed = spec.prompts.max_prompt_tokens + spec.sampling.max_new_tokens
@@ -385,7 +337,7 @@ def _dimensions(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem
 
 _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _sections,
-    _chat_template,
+    learning_checks.chat_template,
     _groups,
     _critic,
     _reward,
@@ -396,7 +348,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _evaluation,
     _judge,
     _services,
-    _learned,
+    learning_checks.learned,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (

@@ -1,8 +1,11 @@
 """What a worker said last, worded for a person."""
 
 import json
+import re
 
 _MOST_CHARACTERS = 500
+# The line of a traceback that names the exception, which stands at its margin.
+_RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 
 
 def last_line(log: str) -> str:
@@ -18,4 +21,9 @@ def _plain(line: str) -> str:
     except (ValueError, TypeError, KeyError):
         return line.strip()[:_MOST_CHARACTERS]
     exception = str(fields.get("exception", "")).strip().splitlines()
-    return f"{message}: {exception[-1]}" if exception else message
+    if not exception:
+        return message
+    # What an exception says may have several lines, of which the first matters most.
+    begins = [place for place, text in enumerate(exception) if _RAISED.match(text)]
+    said = " ".join(text.strip() for text in exception[begins[-1] if begins else -1 :])
+    return f"{message}: {said}"[:_MOST_CHARACTERS]

@@ -24,7 +24,7 @@ from charter.worker.stages.publish import Publishing
 from charter.worker.stages.revise import Revising
 from charter.worker.stages.revision_learning import RevisionLearning
 from charter.worker.stages.sample_pairs import PairSampling
-from charter.worker.stages.start import check_services, check_spec, load_prompts, with_pinned_data
+from charter.worker.stages.start import check_services, check_spec, check_template, load_prompts, with_pinned_data
 from charter.worker.stages.supervised import SupervisedFineTuning
 from charter.worker.training import ranks
 from charter.worker.training.architecture import check_architectures
@@ -64,6 +64,7 @@ def execute(
             reporter.report(0, 1, text=f"attempt {attempt}")
             check_spec(spec)
             spec = with_pinned_data(spec, artifacts)
+            check_template(spec)
             prompts = load_prompts(spec, artifacts)
             constitution = check_services(spec, services, artifacts)
             check_architectures(spec)

@@ -34,6 +34,7 @@ from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
 from charter.worker.prompts import PromptSets, load_prompt_sets
+from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.training import ranks
 from charter.worker.training.starting import policy_model
 
@@ -83,6 +84,19 @@ def with_pinned_data(spec: run_pb2.RunSpec, artifacts: Artifacts) -> run_pb2.Run
         raise SpecError(str(error)) from error
     artifacts.save_record()
     return pinned
+
+
+def check_template(spec: run_pb2.RunSpec) -> None:
+    """Raise ``SpecError`` for a policy whose chat template cannot be used, by the stage that needs most of it."""
+    learns = spec.HasField("supervised") or spec.HasField("revision")
+    if not (learns or needs_reinforcement(spec)):
+        return
+    try:
+        tokenizer = ChatTokenizer.load(policy_model(spec))
+    except ValueError as error:
+        raise SpecError(f"policy.model or policy.chat_template: {error}") from error
+    if learns:
+        ConversationReader(tokenizer, 1)
 
 
 def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
