@@ -57,7 +57,11 @@ def print_table(table: Table, say: Console = console) -> None:
     for column in table.columns:
         column.overflow = "fold"
         # Else rich would take from a wide word first, and leave the spaces of other columns.
-        column.no_wrap |= not any(" " in str(cell) for cell in (column.header, *column.cells))
+        cells = (column.header, *column.cells)
+        column.no_wrap |= not any(" " in str(cell) for cell in cells)
+        if column.no_wrap:
+            wide = say.options.update(max_width=_WIDEST)
+            column.min_width = max(Measurement.get(say, wide, cell).maximum for cell in cells)
     needed = Measurement.get(say, say.options.update(max_width=_WIDEST), table)
     width = max(needed.minimum, min(needed.maximum, say.width))
     lines = say.render(table, say.options.update(width=width, max_width=width))

@@ -38,7 +38,7 @@ def status(as_json: JsonOption = False) -> None:
     else:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for heading in ("SERVICE", "HEALTH", "ADDRESS", "MODEL", "ENGINE", "WEIGHTS"):
-            table.add_column(heading, no_wrap=True)
+            table.add_column(heading)
         for row in rows:
             table.add_row(
                 row["service"],

@@ -101,6 +101,19 @@ def test_a_table_keeps_an_address_whole() -> None:
     assert "a-very-long-name.of-a-namespace.svc.cluster.local:50051" in printed(table, 30).splitlines()[1]
 
 
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+@pytest.mark.parametrize("no_wrap", [True, False])
+def test_no_cell_of_a_table_is_cut(width: int, no_wrap: bool) -> None:
+    """Of several columns that are too wide together, names that are copied stay whole."""
+    row = ("supervised-20261130-125722-1a2b3c", "[green]succeeded[/]", "127.0.0.1:50051", "0:04:12")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("RUN", "STATE", "ADDRESS", "TIME"):
+        table.add_column(heading, no_wrap=no_wrap)
+    table.add_row(*row)
+    shown = printed(table, width)
+    assert all(cell.replace("[green]", "").replace("[/]", "") in shown for cell in row)
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
 def test_no_column_of_a_table_loses_its_name(width: int) -> None:
     """Those of `charter audit --summary`, of which ten do not stand side by side in 80 columns."""

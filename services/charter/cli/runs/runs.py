@@ -43,7 +43,7 @@ def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("RUN", "STATE", "PHASE", "CREATED", "TIME"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading)
     for run in runs:
         table.add_row(run.id, _state(run), _position(run), f"{_local(run):%Y-%m-%d %H:%M}", _duration(run))
     print_table(table)
