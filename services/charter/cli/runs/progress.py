@@ -7,6 +7,7 @@ import grpc
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 
 from charter.cli.patience import Patience
 from charter.rpc.channel import BATCH
@@ -72,10 +73,13 @@ class RunProgress:
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✔[/]"),
             TextColumn("{task.description:<27}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[clock]}", style="progress.elapsed"),
-            TextColumn("{task.fields[numbers]}"),
+            # In a narrow terminal the numbers go to a second line; bar, count and time stay.
+            BarColumn(bar_width=20, table_column=Column(min_width=8)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            TextColumn(
+                "{task.fields[clock]}", style="progress.elapsed", table_column=Column(no_wrap=True, min_width=7)
+            ),
+            TextColumn("{task.fields[numbers]}", table_column=Column(min_width=16)),
             console=console,
         )
         # The newest bar and the phase it stands for; when (Unix seconds) that phase began, and the last event's time.
