@@ -13,7 +13,7 @@ from charter.v1 import run_pb2
 from charter.worker.errors import SpecError
 from charter.worker.prompts import load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
-from charter.worker.stages.start import load_prompts
+from charter.worker.stages.start import check_template, load_prompts
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_bad_rows_are_skipped_counted_and_kept_in_the_folder_of_the_run(tmp_path
     spec = fill_defaults(run_pb2.RunSpec(name="r", policy=run_pb2.PolicySpec(model=str(tiny_model)), prompts=prompts))
     artifacts = Artifacts(tmp_path / "run", "r")
     with pytest.raises(SpecError, match=r"train\.jsonl, line 2: .* it has promt"):
-        load_prompts(spec, artifacts)
+        load_prompts(spec, artifacts, check_template(spec))
     spec.failures.on_bad_row = run_pb2.ON_BAD_ROW_SKIP
-    assert [prompt.text for prompt in load_prompts(spec, artifacts).train] == ["One"]
+    assert [prompt.text for prompt in load_prompts(spec, artifacts, check_template(spec)).train] == ["One"]
     lines = [json.loads(line) for line in (tmp_path / "run/left_out/prompts.jsonl").read_text().splitlines()]
     assert [(Path(line["file"]).name, line["place"]) for line in lines] == [
         ("train.jsonl", "line 2"),

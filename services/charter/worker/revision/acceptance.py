@@ -39,10 +39,8 @@ def preferences(run: Run, candidates: Sequence[Candidate], name: str, again: int
     return [failure_of(one) or one.probability_a for one in judgements(run, candidates, name, again)]
 
 
-def decision(judgement: judge_pb2.Judgement | None) -> str:
-    """What becomes of a candidate by its judgement; None where the spec accepts all that is clean."""
-    if judgement is None:
-        return ACCEPTED
+def decision(judgement: judge_pb2.Judgement) -> str:
+    """What becomes of a candidate by its judgement."""
     if failure_of(judgement) is not None:
         return UNJUDGED
     return ACCEPTED if outcome_of(judgement.probability_a) == types_pb2.OUTCOME_PREFERRED_A else NOT_BETTER

@@ -235,7 +235,7 @@ def _decide(
 def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str, str]:
     """What becomes of each candidate, by its row; with ``accept: all`` nobody is asked."""
     if run.spec.revision.accept == "all":
-        return {one.row.id: decision(None) for one in candidates}
+        return {one.row.id: ACCEPTED for one in candidates}
     file = folder / "judged.jsonl"
     found: dict[str, str] = {}
     for line in recover_lines(file):
@@ -259,18 +259,14 @@ def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str
             run.services.preference.add_comparisons(f"{run.id}-revisions-{request:016x}", comparisons)
         # What could not be judged is asked about again where it stops the stage, or the judge was away.
         decided = {one.row.id: decision(judgement) for one, judgement in zip(batch, judged, strict=True)}
-        unjudged = {name: why for name, why in decided.items() if why == UNJUDGED}
-        append_line(file, json.dumps({name: why for name, why in decided.items() if name not in unjudged}))
-        failures.add([failure_of(one) for one in judged])
-        away = {one.row.id for one, judgement in zip(batch, judged, strict=True) if _unavailable(judgement)}
-        append_line(file, json.dumps({name: why for name, why in unjudged.items() if name not in away}))
+        failed = {one.row.id: failure_of(judgement) for one, judgement in zip(batch, judged, strict=True)}
+        append_line(file, json.dumps({name: why for name, why in decided.items() if failed[name] is None}))
+        failures.add(list(failed.values()))
+        lasting = [name for name, why in failed.items() if why is not None and why.kind != UNAVAILABLE]
+        append_line(file, json.dumps(dict.fromkeys(lasting, UNJUDGED)))
         found |= decided
         run.reporter.report(len(found), len(candidates), text="the judge compares revisions with answers")
     return found
-
-
-def _unavailable(judgement: judge_pb2.Judgement) -> bool:
-    return judgement.outcome == types_pb2.OUTCOME_UNAVAILABLE
 
 
 def _comparison(run: Run, one: Candidate, judgement: judge_pb2.Judgement, held_out: bool) -> types_pb2.Comparison:

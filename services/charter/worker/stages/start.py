@@ -86,24 +86,27 @@ def with_pinned_data(spec: run_pb2.RunSpec, artifacts: Artifacts) -> run_pb2.Run
     return pinned
 
 
-def check_template(spec: run_pb2.RunSpec) -> None:
-    """Raise ``SpecError`` for a policy whose chat template cannot be used, by the stage that needs most of it."""
+def check_template(spec: run_pb2.RunSpec) -> ChatTokenizer | None:
+    """The policy's tokenizer, or None where only texts are learned, which need no chat template.
+
+    Raises ``SpecError`` for a template that cannot be used, by the stage that needs most of it.
+    """
     learns = spec.HasField("supervised") or spec.HasField("revision")
     if not (learns or needs_reinforcement(spec)):
-        return
+        return None
     try:
         tokenizer = ChatTokenizer.load(policy_model(spec))
     except ValueError as error:
         raise SpecError(f"policy.model or policy.chat_template: {error}") from error
     if learns:
         ConversationReader(tokenizer, 1)
+    return tokenizer
 
 
-def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts) -> PromptSets:
+def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTokenizer | None) -> PromptSets:
     """Read the prompts, if any are answered, and count what there are. Raises ``SpecError`` for wrong files."""
-    if not needs_reinforcement(spec):
+    if tokenizer is None or not needs_reinforcement(spec):
         return PromptSets((), (), 0)
-    tokenizer = ChatTokenizer.load(policy_model(spec))
     bad = bad_rows_of(spec, artifacts.left_out("prompts"))
     prompts = load_prompt_sets(
         spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens, bad
