@@ -93,8 +93,8 @@ def last_message(body: Body) -> str:
 
 
 @contextmanager
-def endpoint(reply: Callable[[Body], Answer | Failure]) -> Iterator[Endpoint]:
-    """Serve inside the block."""
+def endpoint(reply: Callable[[Body], Answer | Failure], port: int = 0) -> Iterator[Endpoint]:
+    """Serve inside the block, at a free port where none is named."""
     state = Endpoint(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -120,7 +120,7 @@ def endpoint(reply: Callable[[Body], Answer | Failure]) -> Iterator[Endpoint]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -7,32 +7,15 @@ Both stay loaded, each in a process of its own, and take turns step by step, so 
 both alike; processor time does not count it at all. Each side's first step is not counted.
 """
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from tests.benchmarks.ppo_step.paired import arguments, as_arguments
+from tests.benchmarks.turns import Side
 
 CONSOLE = Console(width=120)
-
-
-def step(side: "subprocess.Popen[str]") -> dict[str, float]:
-    """One step of a side."""
-    assert side.stdin is not None
-    assert side.stdout is not None
-    side.stdin.write("go\n")
-    side.stdin.flush()
-    for line in side.stdout:
-        # TRL prints as well.
-        if line.startswith('{"seconds"'):
-            found: dict[str, float] = json.loads(line)
-            return found
-    raise SystemExit(f"a side stopped with exit status {side.wait()}: see above")
 
 
 def main() -> None:
@@ -42,33 +25,21 @@ def main() -> None:
         "--trl", type=Path, required=True, help="folder that requirements/benchmarks.txt is installed in"
     )
     options = parser.parse_args()
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(options.trl), os.environ.get("PYTHONPATH", "")]),
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
     sides = {
-        name: subprocess.Popen(
-            [sys.executable, "-m", f"tests.benchmarks.ppo_step.{name}_side", *as_arguments(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        name: Side(f"tests.benchmarks.ppo_step.{name}_side", as_arguments(options), options.trl)
         for name in ("charter", "trl")
     }
     for side in sides.values():
-        step(side)
+        side.step()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for number in range(options.steps):
         for name, side in sides.items():
-            found[name].append(step(side))
+            found[name].append(side.step())
         CONSOLE.print(
             f"step {number + 1}: " + ", ".join(f"{name} {steps[-1]['seconds']:.1f} s" for name, steps in found.items())
         )
     for side in sides.values():
-        assert side.stdin is not None
-        side.stdin.close()
-        side.wait()
+        side.close()
     ours, theirs = found["charter"], found["trl"]
     ratios, in_processor_time = (
         [other[clock] / one[clock] for one, other in zip(ours, theirs, strict=True)]

@@ -27,7 +27,8 @@ from charter.worker.reinforcement.update import Learner
 from charter.worker.training.batches import Episodes
 from charter.worker.training.models import Critic, LanguageModel, named_tensors
 
-from tests.benchmarks.ppo_step.paired import Turns, arguments, prompts
+from tests.benchmarks.ppo_step.paired import arguments, prompts
+from tests.benchmarks.turns import Turns
 
 _GEMM = 2048
 

@@ -1,10 +1,7 @@
-"""One side of the comparison: a process that does a step whenever it is told to, and says what it took."""
+"""What both sides of the comparison read."""
 
 import json
 import random
-import resource
-import sys
-import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -46,26 +43,3 @@ def prompt_ids(options: Namespace) -> list[list[int]]:
     """Their token ids, by the model's chat template."""
     tokenizer = ChatTokenizer.load(options.model)
     return [tokenizer.prompt_ids(prompt) for prompt in prompts(options)]
-
-
-class Turns:
-    """Waits for its turn on stdin; ``done`` writes what the step took to stdout."""
-
-    def __init__(self) -> None:
-        self._start = self._processor = 0.0
-
-    def wait(self) -> None:
-        """Until the comparison says go. Ends the process when it says nothing more."""
-        if not sys.stdin.readline():
-            sys.exit(0)
-        self.begin()
-
-    def begin(self) -> None:
-        """The step is measured from here, not from the beginning of its turn."""
-        self._start, self._processor = time.monotonic(), time.process_time()
-
-    def done(self, **figures: float) -> None:
-        """The step is over."""
-        took = {"seconds": time.monotonic() - self._start, "processor": time.process_time() - self._processor}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({**took, "peak_gib": peak, **figures}), flush=True)  # noqa: T201 - the result

@@ -13,7 +13,8 @@ from transformers import (
     TrainerCallback,
 )
 
-from tests.benchmarks.ppo_step.paired import Turns, arguments, prompt_ids
+from tests.benchmarks.ppo_step.paired import arguments, prompt_ids
+from tests.benchmarks.turns import Turns
 
 
 class InTurns(TrainerCallback):

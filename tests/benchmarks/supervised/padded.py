@@ -1,6 +1,6 @@
 """Tokens that are learned per CPU second in supervised fine-tuning, against a padded loop of transformers.
 
-    python -m tests.benchmarks.supervised MODEL [CONVERSATIONS]
+    python -m tests.benchmarks.supervised.padded MODEL [CONVERSATIONS]
 
 with a model folder and, if there is one, a file of conversations; without, conversations of random words whose lengths
 are spread as those of chat data are (log-normal, 30 to 700 tokens). Both sides learn the same tokens of the same
