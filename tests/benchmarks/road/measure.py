@@ -3,8 +3,8 @@
     python -m tests.benchmarks.road.measure RUN START HELD_OUT [--judge HOST:PORT]
 
 RUN is a run's folder, START the model that it began with, HELD_OUT a JSONL of prompts with their dimensions. Whether an
-answer declines is told by the rules of right_judge.py. With the address of a running judge service the judge compares as
-well: revisions with the answers that they revise, and each stage's answers with those of START. Intervals are of 95 %,
+answer declines is told by the rules of right_judge.py. With the address of a running judge service the judge compares
+as well: revisions with the answers that they revise, and each stage's answers with those of START. Intervals are of 95 %,
 by bootstrap of prompts.
 """
 

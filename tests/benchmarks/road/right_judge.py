@@ -68,7 +68,8 @@ def revised(request: str, answer: str) -> str:
 
 def reply(body: Body) -> Answer:
     """What the endpoint says."""
-    asked = str(body["messages"][-1]["content"])
+    # The last message may be the beginning of the answer.
+    asked = next(str(one["content"]) for one in reversed(body["messages"]) if one["role"] == "user")
     harmful = "declines" in asked or "hurts people" in asked
     if pair := _PAIR.search(asked):
         difference = quality(pair[1], harmful) - quality(pair[2], harmful)
