@@ -4,8 +4,8 @@
 
 RUN is a run's folder, START the model that it began with, HELD_OUT a JSONL of prompts with their dimensions. Whether an
 answer declines is told by the rules of right_judge.py. With the address of a running judge service the judge compares
-as well: revisions with the answers that they revise, and each stage's answers with those of START. Intervals are of 95 %,
-by bootstrap of prompts.
+as well: revisions with the answers that they revise, and each stage's answers with those of START. Intervals are of
+95 %, by bootstrap of prompts.
 """
 
 import argparse
