@@ -1,6 +1,7 @@
 """Prompts from where people have them; what they say is made up."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,7 @@ def test_the_same_prompt_has_the_same_key_in_every_layout(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        *(
-            (column, value)
-            for column in ("prompt", "messages", "chosen", "text", "goal")
-            for value in (None, "", " ", [])
-        ),
+        *product(("prompt", "messages", "chosen", "text", "goal"), (None, "", " ", [])),
         ("messages", "[]"),
         ("turns", [""]),
     ],
@@ -128,6 +125,9 @@ def test_an_empty_turn_before_the_prompt_is_no_empty_prompt(tmp_path: Path) -> N
 
 
 def test_material_stands_for_an_empty_instruction_and_null_for_no_column(tmp_path: Path) -> None:
-    rows = [{"instruction": "", "input": "Is tea hot?"}, {"messages": None, "prompt": "Is tea hot?"}]
+    rows: list[dict[str, Any]] = [
+        {"instruction": "", "input": "Is tea hot?"},
+        {"messages": None, "prompt": "Is tea hot?"},
+    ]
     for one in read_prompts(write_rows(tmp_path / "p.jsonl", rows)):
         assert [(turn.role, turn.content) for turn in one.messages] == USER
