@@ -345,7 +345,7 @@ def test_unreadable_progress_lines_are_counted(run_folder: Path) -> None:
 
 
 def test_sources_of_prompts_are_shown_with_their_shares(run_folder: Path) -> None:
-    assert "train.jsonl 320 70% generated.jsonl 80 30%" in page_of(run_folder).text
+    assert "train.jsonl 320 70.0% generated.jsonl 80 30.0%" in page_of(run_folder).text
 
 
 def test_a_step_that_ran_again_counts_once(run_folder: Path) -> None:
