@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 
 from charter.inference.engine import (
+    BudgetSpentError,
     ContextTooLongError,
     Engine,
     Finish,
@@ -83,6 +84,11 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, message) from error
         except RefusedRequestError as error:
             raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        except ConnectionError as error:
+            # Of an endpoint that answers in the place of a model of this process.
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        except BudgetSpentError as error:
+            raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         finally:
             self._requests -= 1
             metrics.REQUESTS.dec()
@@ -173,5 +179,6 @@ def _response(sample: GeneratedSample) -> policy_pb2.GenerateResponse:
                 for span in sample.version_spans
             ],
             prompt_token_ids=sample.prompt_token_ids,
+            counted_tokens=sample.counted_tokens[1] if sample.counted_tokens is not None else None,
         ),
     )

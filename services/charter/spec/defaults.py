@@ -123,9 +123,9 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
         if section not in absent:
-            _fill(getattr(filled, section), fields)
+            fill(getattr(filled, section), fields)
     if "revision" not in absent:
-        _fill(filled.revision.learning, DEFAULTS["supervised"])
+        fill(filled.revision.learning, DEFAULTS["supervised"])
     if not filled.preference_model.model:
         filled.preference_model.model = filled.policy.model
     if not filled.ppo.algorithm:
@@ -142,7 +142,8 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     return filled
 
 
-def _fill(message: Any, fields: Mapping[str, Any]) -> None:
+def fill(message: Any, fields: Mapping[str, Any]) -> None:
+    """Give the fields of a message that are unset these values, in place."""
     learns = isinstance(message, (run_pb2.SupervisedSpec, run_pb2.PretrainingSpec))
     if learns and message.HasField("lora_rank"):
         fields = {**fields, "learning_rate": _LORA_RATE * fields["learning_rate"]}
