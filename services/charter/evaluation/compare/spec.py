@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -104,12 +105,9 @@ def changes(old: EvaluateSpec, new: EvaluateSpec) -> list[str]:
     return found
 
 
-def _asked(one: evaluation_pb2.EvaluatedModel | evaluation_pb2.EvaluationJudge) -> bytes:
+def _asked(one: evaluation_pb2.EvaluatedModel | evaluation_pb2.EvaluationJudge) -> dict[str, Any]:
     """What of a model or judge decides its answers."""
-    kept = type(one)()
-    kept.CopyFrom(one)
-    kept.ClearField("limits")
-    return kept.SerializeToString(deterministic=True)
+    return {field.name: value for field, value in one.ListFields() if field.name != "limits"}
 
 
 def _resolve(spec: EvaluateSpec, base: Path, runs: Path) -> list[Problem]:
@@ -159,9 +157,8 @@ def _names(spec: EvaluateSpec) -> Iterator[Problem]:
                 )
             seen.setdefault(one.name, index)
     if spec.start and spec.start not in {model.name for model in spec.models}:
-        yield Problem(
-            "start", f"names no model: {', '.join(model.name for model in spec.models)} are there", ("models",)
-        )
+        there = ", ".join(model.name for model in spec.models)
+        yield Problem("start", f"names no model: `{spec.start}` is not among {there}", ("models",))
 
 
 def _models(spec: EvaluateSpec) -> Iterator[Problem]:

@@ -3,7 +3,10 @@
 from charter.runs.results import LeftOut
 from charter.worker.clients.failed import Failed
 from charter.worker.errors import TooManyFailuresError
-from charter.worker.failures import LATEST
+
+# The share is taken of so many items at least, or of all where there are fewer: a few failures at the beginning do not
+# stop it.
+_AT_LEAST = 1000
 
 
 class FailureCount:
@@ -18,8 +21,7 @@ class FailureCount:
 
     def __init__(self, what: str, items: int, most: float, earlier: LeftOut) -> None:
         self._what, self._most = what, most
-        # A few failures at the beginning do not stop it.
-        self._least = min(items, LATEST)
+        self._least = min(items, _AT_LEAST)
         self.so_far = earlier
 
     def add(self, failure: Failed | None) -> None:
