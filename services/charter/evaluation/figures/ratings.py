@@ -87,8 +87,7 @@ def ratings(judgements: Sequence[Judgement], start: str, *, samples: int, seed: 
         pair = of_pair[min(a, b), max(a, b)]
         won[prompt, pair] += probability if a < b else 1.0 - probability
         seen[prompt, pair] += 1.0
-    compared = seen.any(axis=0)
-    _check_connected(names, [pair for pair, was in zip(pairs, compared.tolist(), strict=True) if was])
+    _check_connected(names, [pairs[place] for place in np.flatnonzero(seen.any(axis=0))])
     # Judgements of a prompt on which a pair was compared: half a prompt has half as many.
     size = seen.sum(axis=0) / np.maximum((seen > 0).sum(axis=0), 1)
     first, second = np.array(pairs).T
