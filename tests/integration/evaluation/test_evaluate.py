@@ -161,6 +161,48 @@ def test_what_fails_is_counted_and_too_much_of_it_stops(services: Evaluated, tmp
     assert len(lines(tmp_path / "other" / "judgements.jsonl")) == 2
 
 
+def test_models_and_judges_are_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
+    rules = ROOT / "examples" / "constitutions" / "general.yaml"
+    (tmp_path / "held.jsonl").write_text('{"prompt": "One?"}\n{"prompt": "Two?"}\n')
+    spec = tmp_path / "evaluation.yaml"
+    spec.write_text(
+        "name: started\nmodels:\n  - {name: a, model: m, engine: fake}\n  - {name: b, model: n, engine: fake}\n"
+        f"prompts: [{{source: held.jsonl}}]\njudges: [{{name: j, model: m, engine: fake, constitution: {rules}}}]\n"
+    )
+    result = charter(spec, "--json")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "home" / "evaluations" / "started"
+    served = json.loads((folder / "served.json").read_text())
+    assert {name: one["model"] for name, one in served["models"].items()} == {"a": "m", "b": "n"}
+    assert served["judges"]["j"]["method"] == "contrast"
+    # The fake engine answers alike by the same seeds, and there is nothing to prefer.
+    (b,) = [one for one in json.loads(result.stdout)["standings"] if one["model"] == "b"]
+    assert b["win_rate"]["ties"] == 2
+    assert not (folder / "serving.json").exists()
+    log = (tmp_path / "home" / "logs" / "started-judge.log").read_text()
+    assert "stopped" in log or "draining" in log, log
+
+
+def test_a_service_that_cannot_serve_is_said(
+    services: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
+    rules = ROOT / "examples" / "constitutions" / "general.yaml"
+    (tmp_path / "calibration.json").write_text("none")
+    spec, folder = services.spec(tmp_path), tmp_path / "two"
+    started = f"model: m, engine: fake, constitution: {rules}, calibration: calibration.json"
+    spec.write_text(spec.read_text().replace(f"address: '{services.addresses['judge']}'", started))
+    result = charter(spec, "--folder", folder)
+    assert result.exit_code == 1
+    assert "the judge service ended before it was serving" in result.output
+    assert "calibration.json" in result.output
+    assert not (folder / "serving.json").exists()
+    # The answers are there for the next time.
+    assert len(lines(folder / "answers.jsonl")) == 2 * PROMPTS
+
+
 def test_an_endpoint_that_is_away_is_said_and_asked_again(services: Evaluated, tmp_path: Path) -> None:
     spec, folder = services.spec(tmp_path), tmp_path / "two"
     away = Failure(503, "down", headers={"x-should-retry": "false"})

@@ -28,7 +28,7 @@ def test_what_is_said(model: str, digest: str, words: list[str]) -> None:
 
 
 def run_folder(folder: Path, change: run_pb2.RunSpec | None = None) -> Path:
-    spec = run_pb2.RunSpec(policy={"model": "org/policy"}, judge={"model": "org/judge"})
+    spec = run_pb2.RunSpec(policy=run_pb2.PolicySpec(model="org/policy"), judge=run_pb2.JudgeSpec(model="org/judge"))
     spec.MergeFrom(change or run_pb2.RunSpec())
     (folder / "policy").mkdir(parents=True)
     (folder / "spec.json").write_text(spec_to_json(fill_defaults(spec)))
@@ -38,14 +38,14 @@ def run_folder(folder: Path, change: run_pb2.RunSpec | None = None) -> Path:
 
 def test_the_run_that_made_a_model_says_who_judged(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    for model in ({"run": str(run)}, {"model": str(run / "policy")}):
-        assert training_of(evaluation_pb2.EvaluatedModel(**model)) == TRAINED["ppo"]
+    assert training_of(evaluation_pb2.EvaluatedModel(run=str(run))) == TRAINED["ppo"]
+    assert training_of(evaluation_pb2.EvaluatedModel(model=str(run / "policy"))) == TRAINED["ppo"]
     assert training_of(evaluation_pb2.EvaluatedModel(model="org/model")) == {}
     assert training_of(evaluation_pb2.EvaluatedModel(address="127.0.0.1:1")) == {}
 
 
 def test_a_judge_that_only_compared_at_the_end_trained_nothing(tmp_path: Path) -> None:
-    people = run_pb2.RunSpec(feedback={"human": 1.0})
+    people = run_pb2.RunSpec(feedback=run_pb2.FeedbackSpec(human=1.0))
     run = run_folder(tmp_path / "people", people)
     assert training_of(evaluation_pb2.EvaluatedModel(run=str(run))) == {}
     people.reward.judge_weight = 0.5
