@@ -349,6 +349,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _judge,
     _services,
     learning_checks.learned,
+    learning_checks.labelled,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (

@@ -2,21 +2,28 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from charter.data.bad_rows import BadRows
 from charter.data.conversations import conversations
 from charter.data.errors import MOST_NAMED, DataError
 from charter.data.pairs.labelled import read_labelled_pairs
+from charter.data.pairs.pair import Pair
+from charter.data.pairs.read import pairs
 from charter.data.prompts import TaskPrompt, read_prompts
 from charter.data.sources import Source
 from charter.data.texts import texts
+from charter.data.thumbs import thumbs
+from charter.outcomes import side
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
+
+T = TypeVar("T")
 
 # Of each source of texts and conversations.
 _ROWS_LOOKED_AT = 1000
@@ -46,6 +53,8 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     _sources(spec, "pretraining.replay", spec.pretraining.replay, texts, absent_files, problems)
     _sources(spec, "supervised.data", spec.supervised.data, conversations, absent_files, problems)
     _sources(spec, "revision.helpful", spec.revision.helpful, conversations, absent_files, problems)
+    _sources(spec, "dpo.data", spec.dpo.data, _preferences, absent_files, problems)
+    _thumbs(spec, absent_files, problems)
     return Contents(train, held_out, constitution, problems)
 
 
@@ -74,23 +83,48 @@ def _sources(
     spec: run_pb2.RunSpec,
     field: str,
     sources: Sequence[run_pb2.DataSource],
-    read: Callable[[str, BadRows], Iterable[object]],
+    read: Callable[[str, BadRows], Iterable[T]],
     absent_files: bool,
     problems: list[Problem],
-) -> None:
-    """The beginning of each: a corpus is too large to be read through before a run begins."""
+) -> list[T] | None:
+    """The beginning of each: a corpus is too large to be read through before a run begins.
+
+    Returns what was read where that is all there is, else None.
+    """
+    found: list[T] = []
+    whole = True
     for index, one in enumerate(sources):
         where = f"{field}[{index}].source"
         here = _here(one.source, where, absent_files, problems)
         if here is None:
+            whole = False
             continue
         try:
-            looked_at = sum(1 for _ in itertools.islice(read(here, bad_rows_of(spec)), _ROWS_LOOKED_AT))
+            looked_at = list(itertools.islice(read(here, bad_rows_of(spec)), _ROWS_LOOKED_AT))
         except DataError as error:
             problems += (Problem(where, line) for line in str(error).splitlines())
+            whole = False
             continue
         if not looked_at:
             problems.append(Problem(where, f"holds nothing to learn from: {one.source}"))
+        found += looked_at
+        whole = whole and 0 < len(looked_at) < _ROWS_LOOKED_AT
+    return found if whole else None
+
+
+def _preferences(source: str, bad: BadRows) -> Iterator[Pair]:
+    """Pairs of which one answer is preferred."""
+    for pair in pairs(source, bad, labelled=False):
+        if pair.label is not None and side(pair.label) and pair.answer_a != pair.answer_b:
+            yield pair
+
+
+def _thumbs(spec: run_pb2.RunSpec, absent_files: bool, problems: list[Problem]) -> None:
+    found = _sources(spec, "kto.data", spec.kto.data, thumbs, absent_files, problems)
+    if found and not spec.kto.HasField("stored") and len({thumb.good for thumb in found}) == 1:
+        verdict, other = ("up", "down") if found[0].good else ("down", "up")
+        text = f"holds thumbs {verdict} only, and KTO learns from good and from bad answers: add some thumbs {other}"
+        problems.append(Problem("kto.data", text))
 
 
 def _here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> str | None:

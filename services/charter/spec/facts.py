@@ -1,5 +1,7 @@
 """What a filled run spec implies."""
 
+from typing import Literal
+
 from charter.v1 import run_pb2
 
 # Sources of labels, as they are stored.
@@ -10,16 +12,24 @@ AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGORITHM_ONLINE_DPO)
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
+# Sections that a run may consist of: all that they learn from is there before it.
+LEARN_FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
+LEARN_FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
-    """Whether the policy learns by RL: not where it learns from texts or conversations, without prompts and judge.
+    """Whether the policy learns by RL: not where it learns from what is there alone, without prompts and judge.
 
     Whoever does needs prompts to answer, and a judge to compare the policy with the one before.
     """
-    learns = spec.HasField("pretraining") or spec.HasField("supervised")
+    learns = any(spec.HasField(section) for section in LEARN_FROM_DATA)
     given = spec.prompts.train or spec.prompts.held_out or spec.judge.model
     return not learns or bool(given) or spec.HasField("revision")
+
+
+def needs_store(spec: run_pb2.RunSpec) -> bool:
+    """Whether the run asks the preference service for comparisons: it has RL, or learns from stored ones."""
+    return needs_reinforcement(spec) or spec.dpo.HasField("stored") or spec.kto.HasField("stored")
 
 
 def needs_preference_model(spec: run_pb2.RunSpec) -> bool:

@@ -7,6 +7,9 @@ from charter.spec.models import context_tokens
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
+# In ``StoredComparisons.run_id``: the run itself.
+OWN = "own"
+
 
 def chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Template and EOS belong together."""
@@ -32,6 +35,8 @@ def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         ("supervised", spec.supervised, ("data",), "max_tokens"),
         ("revision.learning", spec.revision.learning, (), "max_tokens"),
         ("revision", spec.revision, ("helpful",), ""),
+        ("dpo", spec.dpo, ("data",), "max_tokens"),
+        ("kto", spec.kto, ("data",), "max_tokens"),
     )
     for section, stage, lists, limit in stages:
         named: list[str] = []
@@ -55,3 +60,23 @@ def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
                 "leave it out",
                 ("policy.model",),
             )
+
+
+def labelled(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """Where the labels of DPO and KTO are."""
+    sections: dict[str, run_pb2.DpoSpec | run_pb2.KtoSpec] = {}
+    if spec.HasField("dpo"):
+        sections["dpo"] = spec.dpo
+    if spec.HasField("kto"):
+        sections["kto"] = spec.kto
+    for name, section in sections.items():
+        if not section.data and not section.HasField("stored"):
+            yield Problem(f"{name}.data", f"needs at least one source: what is learned from, or {name}.stored")
+        if not section.HasField("stored"):
+            continue
+        if section.stored.HasField("weight") != all(one.HasField("weight") for one in section.data) and section.data:
+            text = f"must be there where {name}.data has weights, and nowhere else"
+            yield Problem(f"{name}.stored.weight", text, (f"{name}.data",))
+        if section.stored.run_id == OWN and (name == "kto" or not spec.HasField("revision")):
+            what = "rated none of its answers" if name == "kto" else "compared nothing: only a `revision` does"
+            yield Problem(f"{name}.stored.run_id", f"is {OWN}, and before this stage the run has {what}", ("revision",))
