@@ -15,16 +15,17 @@ OnText = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation to continue with the assistant's turn.
+    """A conversation to continue with the assistant's turn, or a plain ``text`` to go on with and no messages.
 
-    ``assistant_prefix`` is text that the assistant's turn already starts with, for example
-    ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever else is in the call; without
-    one ``Sampling.seed`` and the prompt's place in the call do.
+    Special tokens that a ``text`` spells are not read as such. ``assistant_prefix`` is text that the assistant's turn
+    already starts with, for example ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever
+    else is in the call; without one ``Sampling.seed`` and the prompt's place in the call do.
     """
 
     messages: tuple[ChatMessage, ...]
     assistant_prefix: str = ""
     seed: int | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ class FakeEngine:
 
 def _prompt_ids(prompt: Prompt) -> bytes:
     turns = [f"{message.role}: {message.content}\n" for message in prompt.messages]
-    return "".join([*turns, "assistant: ", prompt.assistant_prefix]).encode()
+    return (prompt.text or "".join([*turns, "assistant: ", prompt.assistant_prefix])).encode()
 
 
 def _uniform(*parts: object) -> float:

@@ -13,8 +13,11 @@ COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGOR
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
 # Sections that a run may consist of: all that they learn from is there before it.
-LEARN_FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
-LEARN_FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
+_FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
+_FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
+_OF_TURNS: tuple[Literal["supervised", "revision", "dpo", "kto"], ...] = ("supervised", "revision", "dpo", "kto")
+_GATE_PROMPTS = 32
+_CONVERSATION_TOKENS = 2048
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
@@ -22,9 +25,19 @@ def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
 
     Whoever does needs prompts to answer, and a judge to compare the policy with the one before.
     """
-    learns = any(spec.HasField(section) for section in LEARN_FROM_DATA)
+    learns = any(spec.HasField(section) for section in _FROM_DATA)
     given = spec.prompts.train or spec.prompts.held_out or spec.judge.model
     return not learns or bool(given) or spec.HasField("revision")
+
+
+def learns_turns(spec: run_pb2.RunSpec) -> bool:
+    """Whether a stage before RL learns answers in conversations."""
+    return any(spec.HasField(section) for section in _OF_TURNS)
+
+
+def reads_turns(spec: run_pb2.RunSpec) -> bool:
+    """Whether the policy needs a chat template: not where texts alone are learned."""
+    return needs_reinforcement(spec) or learns_turns(spec)
 
 
 def needs_store(spec: run_pb2.RunSpec) -> bool:
@@ -82,3 +95,15 @@ def evaluated_prompts(spec: run_pb2.RunSpec, held_out: int) -> int:
     """Of so many held-out prompts, those of the final comparison."""
     wanted = spec.evaluation.prompts if spec.evaluation.HasField("prompts") else _EVALUATED_PROMPTS
     return min(wanted, held_out)
+
+
+def gate_prompts(revision: run_pb2.RevisionSpec, held_out: int) -> int:
+    """Of so many held-out prompts of its dimensions, those that the gate asks about."""
+    return min(revision.gate_prompts if revision.HasField("gate_prompts") else _GATE_PROMPTS, held_out)
+
+
+def longest_conversation(
+    settings: run_pb2.SupervisedSpec | run_pb2.DpoSpec | run_pb2.KtoSpec, context: int | None
+) -> int:
+    """Tokens of the longest conversation that is learned from; ``context`` is the model's, where it is known."""
+    return settings.max_tokens or min(_CONVERSATION_TOKENS, context or _CONVERSATION_TOKENS)

@@ -150,7 +150,7 @@ def test_the_report_and_the_card_say_it(stage: Stage, unbroken: Path) -> None:
 INSTANTS = [
     ("the reference is half asked for", "charter.worker.offline.reference:save_file", 1, "dpo", None),
     ("half of a step", "charter.worker.supervised.learner:optimiser_step", 3, "dpo", 2),
-    ("measured and not saved", "charter.worker.supervised.loop:_measured", 2, "kto", 1),
+    ("measured and not saved", "charter.worker.supervised.loop:_measured", 4, "kto", 1),
     ("the last step is half done", "charter.worker.supervised.learner:optimiser_step", 7, "kto", 7),
 ]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from charter.spec.learning_checks import OWN
+from charter.spec.label_checks import OWN
 from charter.storage.comparison_files import write_comparisons
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.context import Run

@@ -7,6 +7,7 @@ from functools import partial
 from charter.data.bad_rows import BadRows
 from charter.inference.chat_template import ChatTokenizer
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.facts import longest_conversation
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.context import Run
@@ -19,7 +20,6 @@ from charter.worker.supervised.mixture import Batching, Mixture
 from charter.worker.training import checkpoint
 
 STORED = "stored comparisons"
-_MOST_TOKENS = 2048
 
 # Reads sources by name with a tokenizer's reader: the share held out, keys of evaluated prompts, and bad rows follow.
 Read = Callable[[Mapping[str, str], ConversationReader, float, set[str], BadRows], dict[str, SourceItems]]
@@ -42,7 +42,7 @@ def plan_of(
     """
     model = run.start.model
     tokenizer = ChatTokenizer.load(model)
-    most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
+    most = longest_conversation(spec, context_tokens(model))
     run.reporter.report(0, 0, text="reading the labels")
     names = names_of(spec.data)
     sources, weights = dict(names), weights_of(spec.data, names)
