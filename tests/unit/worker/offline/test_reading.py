@@ -95,7 +95,7 @@ def test_labels_without_an_answer_and_what_labels_hold_out(tmp_path: Path, reade
 
 
 def test_nothing_to_learn_from_is_an_error_that_says_why(tmp_path: Path, reader: ConversationReader) -> None:
-    rows = [{"prompt": "same", "chosen": "x", "rejected": "x"}]
+    rows: list[dict[str, Any]] = [{"prompt": "same", "chosen": "x", "rejected": "x"}]
     with pytest.raises(SpecError, match=r"nothing can be learned from .*: 1 of 1 left out: 1 identical"):
         read_comparisons(write(tmp_path / "p.jsonl", rows), reader, 0.2)
     for good, only, other in ((True, "up", "down"), (False, "down", "up")):
