@@ -59,7 +59,7 @@ class Folder:
         settings = path / "generation.json"
         if settings.exists():
             before = read_json(settings, dict, _ADVICE)
-            changed = sorted(name for name in before | drawn_by if before.get(name) != drawn_by.get(name))
+            changed = sorted(name for name in before.keys() | drawn_by.keys() if before.get(name) != drawn_by.get(name))
             if changed:
                 raise AnotherGenerationError(
                     f"{path} was begun with another {', '.join(changed)}: take another folder, or the same options"

@@ -98,8 +98,8 @@ class Generation:
                 for turn in one.messages:
                     if turn.role == "user":
                         split.add(turn.content, side)
-        for one in there.prompts:
-            split.add(one.text, one.side)
+        for written in there.prompts:
+            split.add(written.text, written.side)
         return split
 
     def _sampled(
