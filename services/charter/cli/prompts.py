@@ -68,7 +68,7 @@ def generate(
     held_out_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the clusters to hold out.")] = 0.1,
     least_words: Annotated[int, typer.Option(min=1, help="Shorter texts are refused.")] = 3,
     most_words: Annotated[int, typer.Option(min=1, help="Longer texts are refused.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0.01, max=10)] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.01, max=10, help="Higher is more varied.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=32768, help="Longest text, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and weights give the same prompts.")] = 0,
     show: Annotated[int, typer.Option(min=0, help=f"Show so many, of each the first {_SHOWN} characters.")] = 0,
