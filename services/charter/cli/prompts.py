@@ -61,7 +61,9 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Prompts to make, those included that are there.")] = 100,
     tries: Annotated[int, typer.Option(min=0, help="Most tries in all. 0 = ten for each prompt.")] = 0,
     patience: Annotated[int, typer.Option(min=1, help="Stop after so many tries in a row with nothing new.")] = 100,
-    dimension: Annotated[str, typer.Option(help="Dimension of the prompts. Default: each of the seeds, in turn.")] = "",
+    dimension: Annotated[
+        str, typer.Option(help="Dimension of the prompts. Default: those of the seeds, in turn; of magpie none.")
+    ] = "",
     topic: Annotated[list[str] | None, typer.Option(help="What prompts are about, in turn. Repeatable.")] = None,
     topics: Annotated[Path | None, typer.Option(help="File of topics, one a line.")] = None,
     examples: Annotated[int, typer.Option(min=1, max=50, help="Seeds that each try shows.")] = 4,
@@ -85,7 +87,9 @@ def generate(
     except (DataError, UnicodeDecodeError) as error:
         fail(error)
     shown = known if method is Method.MAGPIE else _of_one_turn(known, dimension)
-    dimensions = [dimension] if dimension else list(dict.fromkeys(one.dimension for one in shown)) or [""]
+    # Nothing tells of which dimension a prompt is that was written without examples.
+    given = dimension or method is Method.MAGPIE
+    dimensions = [dimension] if given else list(dict.fromkeys(one.dimension for one in shown))
     about = list(dict.fromkeys(line.strip() for line in named if line.strip())) or [""]
     wanted = Wanted(_METHODS[method], seed, dimensions, about, examples, shown)
     options = Options(held_out_fraction, least_words, most_words, temperature, max_new_tokens)

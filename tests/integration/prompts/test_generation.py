@@ -139,6 +139,9 @@ def test_a_model_writes_the_turn_of_a_user_and_goes_on_with_a_text(
     # A random model writes no words: what it writes is counted, and nothing of it is a prompt.
     assert (code, made["tries"], made["accepted"]) == (1, 5, 0)
     assert made["refused"]["cut_off"] > 0
+    drawn_by = json.loads((tmp_path / "out" / "generation.json").read_text())
+    # Without examples nothing tells the dimension.
+    assert drawn_by["dimensions"] == ([""] if method == "magpie" else ["helpful", "harmless"])
     assert files(tmp_path / "out")["train.jsonl"] == b""
 
 
