@@ -25,7 +25,7 @@ MOST = 80
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> ChatTokenizer:
-    return ChatTokenizer.load(tiny_model)
+    return ChatTokenizer.load(str(tiny_model))
 
 
 @pytest.fixture
