@@ -38,6 +38,12 @@ COMMANDS = (
         "evaluation.evaluate:evaluate",
         "Compare models on held-out prompts as a spec says, and show the figures.",
     ),
+    ("prompts", "", "Have the policy write new prompts."),
+    (
+        "prompts generate",
+        "prompts:generate",
+        "Have the policy that is being served write prompts, new and different ones.",
+    ),
     ("generate", "generate:generate", "Let the policy that is being served answer."),
     (
         "feedback",
