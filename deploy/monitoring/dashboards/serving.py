@@ -110,8 +110,8 @@ POLICY = (
     Panel(
         "Requests",
         "calls",
-        "Generate and Score calls under way, and those of Generate that have no sample yet. The second should return to "
-        "0 between steps.",
+        "Generate and Score calls under way, and those of Generate that have no sample yet. The second should return "
+        "to 0 between steps.",
         (
             Query(here("charter_policy_requests"), "under way {{instance}}"),
             Query(here("charter_policy_waiting_requests"), "without a sample {{instance}}"),

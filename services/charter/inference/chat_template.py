@@ -61,6 +61,7 @@ class ChatTokenizer:
         in_answers = special | self._form.tokens
         # The template may look in an answer for tokens that it never writes itself, such as the end of its reasoning.
         in_messages = in_answers | {text for text in plain if text in str(tokenizer.chat_template)}
+        self._break_up_special = breaker(special)
         self._break_up_answer = breaker(in_answers | self._form.phrases)
         self._break_up_message = breaker(in_messages | self._form.phrases)
         has_normal_form = tokenizer.is_fast and tokenizer.backend_tokenizer.normalizer is not None
@@ -111,11 +112,15 @@ class ChatTokenizer:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
 
-        The prefix is encoded as if the model had written it after the template's tokens. Raises ``RefusedRequestError``
-        for a raw prompt without tokens, or with one that the tokenizer does not know.
+        The prefix is encoded as if the model had written it after the template's tokens. Before a plain text comes the
+        BOS that the tokenizer begins texts with, if any. Raises ``RefusedRequestError`` for a raw prompt without tokens,
+        or with one that the tokenizer does not know.
         """
         if prompt.raw is not None:
             return self._raw_ids(prompt.raw)
+        if prompt.text:
+            begun = [int(self.tokenizer.bos_token_id)] if begins_with_bos(self.tokenizer) else []
+            return begun + self.encode(self._break_up_special(prompt.text))
         return self.encode(self.render(prompt.messages)) + self.answer_ids(prompt.assistant_prefix)
 
     def prompts_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -282,6 +287,12 @@ class ChatTokenizer:
                 "add one, for example <|pad|>, and resize the model's embeddings"
             )
         return found
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer begins a text with its BOS, as the model has learned to read one."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer.encode("a"))[:1] == [bos]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int]) -> int | None:

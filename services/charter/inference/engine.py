@@ -37,17 +37,18 @@ OnText = Callable[[int, int, str, Sequence[TokenPlace]], None]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation to continue with the assistant's turn.
+    """A conversation to continue with the assistant's turn, or a plain ``text`` to go on with and no messages.
 
-    ``assistant_prefix`` is text that the assistant's turn already starts with, for example
-    ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever else is in the call; without
-    one ``Sampling.seed`` and the prompt's place in the call do. ``raw`` takes the place of the conversation: a text, or
-    token ids, that no template is put around.
+    Special tokens that a ``text`` spells are not read as such. ``assistant_prefix`` is text that the assistant's turn
+    already starts with, for example ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever
+    else is in the call; without one ``Sampling.seed`` and the prompt's place in the call do. ``raw`` takes the place of
+    both: a text whose special tokens are read, or token ids, exactly as they stand.
     """
 
     messages: tuple[ChatMessage, ...]
     assistant_prefix: str = ""
     seed: int | None = None
+    text: str = ""
     raw: str | tuple[int, ...] | None = None
 
 

@@ -245,7 +245,7 @@ def _prompt_ids(prompt: Prompt) -> bytes:
     if prompt.raw is not None:
         return prompt.raw.encode() if isinstance(prompt.raw, str) else bytes(prompt.raw)
     turns = [f"{message.role}: {message.content}\n" for message in prompt.messages]
-    return "".join([*turns, "assistant: ", prompt.assistant_prefix]).encode()
+    return (prompt.text or "".join([*turns, "assistant: ", prompt.assistant_prefix])).encode()
 
 
 def _uniform(*parts: object) -> float:

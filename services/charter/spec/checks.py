@@ -348,6 +348,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _evaluation,
     _judge,
     _services,
+    learning_checks.prompt_weights,
     learning_checks.learned,
     _context,
 )

@@ -18,6 +18,17 @@ def chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         yield Problem("policy.eos_token", text, ("policy.chat_template",))
 
 
+def prompt_weights(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """A weight for each source of prompts, or none."""
+    weights, sources = len(spec.prompts.train_weights), len(spec.prompts.train)
+    if weights and weights != sources:
+        yield Problem(
+            "prompts.train_weights",
+            f"has {weights} weights for {sources} sources: give one for each, in their order",
+            ("prompts.train",),
+        )
+
+
 def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """What the stages before RL learn from, and how long it may be."""
     if spec.HasField("supervised") and not spec.supervised.data:
