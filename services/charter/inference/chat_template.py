@@ -113,8 +113,8 @@ class ChatTokenizer:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
 
         The prefix is encoded as if the model had written it after the template's tokens. Before a plain text comes the
-        BOS that the tokenizer begins texts with, if any. Raises ``RefusedRequestError`` for a raw prompt without tokens,
-        or with one that the tokenizer does not know.
+        BOS that the tokenizer begins texts with, if any. Raises ``RefusedRequestError`` for a raw prompt that has no
+        token, or one that the tokenizer does not know.
         """
         if prompt.raw is not None:
             return self._raw_ids(prompt.raw)

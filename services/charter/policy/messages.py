@@ -30,7 +30,7 @@ def _prompt(index: int, prompt: policy_pb2.GenerationPrompt) -> Prompt:
         raise invalid_fields([Violation(f"prompts[{index}].assistant_prefix", "stands beside messages only")])
     raw = prompt.text if prompt.HasField("text") else tuple(prompt.token_ids) or None
     seed = prompt.seed if prompt.HasField("seed") else None
-    return Prompt(chat_messages(prompt.messages), prompt.assistant_prefix, seed, raw)
+    return Prompt(chat_messages(prompt.messages), prompt.assistant_prefix, seed, raw=raw)
 
 
 def sampling_of(parameters: policy_pb2.SamplingParameters) -> Sampling:
