@@ -84,7 +84,7 @@ def test_lm_evaluation_harness(
     url: str, tiny_model: Path, model: Any, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     stop = continued(model, tokenizer, tokenizer.encode(QUESTIONS[0]))[6]
-    tasks = {
+    tasks: dict[str, dict[str, Any]] = {
         "choose": {
             "output_type": "multiple_choice",
             "doc_to_choice": "{{choices}}",
@@ -102,7 +102,10 @@ def test_lm_evaluation_harness(
     write_jsonl(tmp_path / "choose.jsonl", CHOICES)
     write_jsonl(tmp_path / "write.jsonl", [{"question": one} for one in QUESTIONS])
     for name, task in tasks.items():
-        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / f"{name}.jsonl")}}}
+        data: dict[str, Any] = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(tmp_path / f"{name}.jsonl")}},
+        }
         common = {"task": name, "test_split": "test", "doc_to_text": "{{question}}"}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(common | data | task))
     arguments = (

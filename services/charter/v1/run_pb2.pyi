@@ -703,7 +703,9 @@ class RevisionSpec(_message.Message):
     accept: _builtins.str
     """What is learned from: every clean revision, or those that the judge prefers to the answer. Default judged_better."""
     gate_prompts: _builtins.int
-    """Held-out prompts of the gate: before anything is learned, one round on them must please the judge. Default 32."""
+    """Held-out prompts of the gate, no more than there are: before anything is learned, one round on them must please the
+    judge. Unset = 32, or all where there are fewer.
+    """
     on_no_gain: _builtins.str
     """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
     helpful_share: _builtins.float

@@ -52,7 +52,7 @@ def found(folder: Path, text: str = GOOD, remote: bool = False) -> list[str]:
     """The mistakes as ``line: field: text``."""
     file = folder / "spec.yaml"
     file.write_text(text)
-    checked = checks.check_file(file, remote, to_serve=not remote)
+    checked = checks.check_file(file, remote, to_serve=not remote).file
     return [f"{checked.line(one)}: {one}" for one in checked.problems]
 
 

@@ -9,6 +9,7 @@ import json
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
+from charter.spec.facts import gate_prompts
 from charter.worker.clients.failed import Failed
 from charter.worker.context import Run
 from charter.worker.errors import RunError
@@ -40,7 +41,7 @@ def pass_gate(run: Run) -> RevisionGate:
             f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
             "about such: add some to prompts.held_out"
         )
-    prompts = take(held_out, 0, min(spec.gate_prompts, len(held_out)), run.spec.seed)
+    prompts = take(held_out, 0, gate_prompts(spec, len(held_out)), run.spec.seed)
     answers = sample_answers(run, _NAME, prompts, run.start.version)
     drafts = [Draft(prompt, one.text) for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()]
     failures = Failures(run, GATING, len(prompts))
