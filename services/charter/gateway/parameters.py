@@ -172,15 +172,12 @@ class CompletionParameters(Parameters):
         """As the policy takes them. Raises ``RequestError`` where there is none."""
         given = self.prompt
         if isinstance(given, str):
-            return [policy_pb2.GenerationPrompt(text=given)]
+            return [_text(given)]
         if not given:
-            raise RequestError(400, "prompt is empty", "prompt", "invalid_value")
+            raise _empty()
         if isinstance(given[0], int):
             given = [given]  # type: ignore[list-item]
-        return [
-            policy_pb2.GenerationPrompt(text=one) if isinstance(one, str) else _tokens(one)  # type: ignore[arg-type]
-            for one in given
-        ]
+        return [_text(one) if isinstance(one, str) else _tokens(one) for one in given]  # type: ignore[arg-type]
 
     def request(self) -> policy_pb2.GenerateRequest:
         """As the policy takes it."""
@@ -192,9 +189,19 @@ class CompletionParameters(Parameters):
         )
 
 
+def _text(text: str) -> policy_pb2.GenerationPrompt:
+    if not text:
+        raise _empty()
+    return policy_pb2.GenerationPrompt(text=text, special_tokens=True)
+
+
 def _tokens(ids: list[int]) -> policy_pb2.GenerationPrompt:
     if not ids:
-        raise RequestError(400, "a prompt holds no tokens", "prompt", "invalid_value")
+        raise _empty()
     if strange := [one for one in ids if not 0 <= one < 2**32]:
         raise RequestError(400, f"{strange[0]} in prompt is no token", "prompt", "invalid_value")
     return policy_pb2.GenerationPrompt(token_ids=ids)
+
+
+def _empty() -> RequestError:
+    return RequestError(400, "prompt is empty: the model has nothing to go on from", "prompt", "invalid_value")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from charter.inference.engine import Finish, GeneratedSample, Prompt, Sampling, ScoredPrompt, TokenLogprob, TokenPlace
-from charter.rpc.errors import invalid_fields
+from charter.rpc.errors import StatusError, invalid_fields
 from charter.rpc.messages import chat_messages
 from charter.rpc.tensors import to_tensor
 from charter.rpc.validation import Violation
@@ -23,14 +23,25 @@ def prompts_of(prompts: Iterable[policy_pb2.GenerationPrompt]) -> list[Prompt]:
     return [_prompt(index, prompt) for index, prompt in enumerate(prompts)]
 
 
-def _prompt(index: int, prompt: policy_pb2.GenerationPrompt) -> Prompt:
-    if bool(prompt.messages) + prompt.HasField("text") + bool(prompt.token_ids) != 1:
-        raise invalid_fields([Violation(f"prompts[{index}]", "takes exactly one of messages, text and token_ids")])
-    if prompt.assistant_prefix and not prompt.messages:
-        raise invalid_fields([Violation(f"prompts[{index}].assistant_prefix", "stands beside messages only")])
-    raw = prompt.text if prompt.HasField("text") else tuple(prompt.token_ids) or None
-    seed = prompt.seed if prompt.HasField("seed") else None
-    return Prompt(chat_messages(prompt.messages), prompt.assistant_prefix, seed, raw=raw)
+def _prompt(place: int, prompt: policy_pb2.GenerationPrompt) -> Prompt:
+    def refused(field: str, problem: str) -> StatusError:
+        return invalid_fields([Violation(f"prompts[{place}]{field}", problem)])
+
+    forms = bool(prompt.messages or prompt.as_user) + bool(prompt.text) + bool(prompt.token_ids)
+    if forms == 0:
+        raise refused(".messages", "needs at least 1 items, has 0")
+    if forms > 1:
+        raise refused("", "takes one of text, token_ids, and messages or as_user")
+    if prompt.assistant_prefix and (prompt.as_user or not prompt.messages):
+        raise refused(".assistant_prefix", "stands beside messages only")
+    return Prompt(
+        chat_messages(prompt.messages),
+        prompt.assistant_prefix,
+        seed=prompt.seed if prompt.HasField("seed") else None,
+        text="" if prompt.special_tokens else prompt.text,
+        as_user=prompt.as_user,
+        raw=(prompt.text if prompt.special_tokens else "") or tuple(prompt.token_ids) or None,
+    )
 
 
 def sampling_of(parameters: policy_pb2.SamplingParameters) -> Sampling:

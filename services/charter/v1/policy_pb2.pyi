@@ -48,52 +48,57 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class GenerationPrompt(_message.Message):
-    """What to continue: exactly one of messages, text and token_ids."""
+    """What to continue: messages, or a text, or tokens; or a turn of the user's to write."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    AS_USER_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     ASSISTANT_PREFIX_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Fixes the random numbers of this prompt's answers, whatever else is in the call: another replica asked
     again with the same seed draws the same. Unset = as SamplingParameters.seed says.
     """
     text: _builtins.str
-    """A text as it stands, by no template; special tokens are read, and those that the tokenizer begins a text with added."""
+    """Gone on with as it stands, by no chat template: for a base model. There are no messages beside it."""
+    as_user: _builtins.bool
+    """Not an answer is written but the user's next turn: the chat template is rendered up to where the user speaks (Xu et
+    al. 2024, "Magpie", arXiv 2406.08464). Without messages it is the first turn of a conversation.
+    """
     assistant_prefix: _builtins.str
-    """Beside messages only: the answer begins with this, and the sample goes on behind it."""
+    """Beside messages: the answer begins with this, and the sample goes on behind it."""
+    special_tokens: _builtins.bool
+    """Beside text: the special tokens that it spells are read as such."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
-        """A conversation, in the model's chat template; the last message is the user's."""
+        """A conversation; the last message is the user's. At least one, but for text, token_ids and as_user."""
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens as they stand."""
+        """Tokens as they stand; there is nothing else beside them."""
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_types_pb2.Message] | None = ...,
         seed: _builtins.int | None = ...,
-        text: _builtins.str | None = ...,
+        text: _builtins.str = ...,
+        as_user: _builtins.bool = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         assistant_prefix: _builtins.str = ...,
+        special_tokens: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_text", b"_text", "seed", b"seed", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_text", b"_text", "assistant_prefix", b"assistant_prefix", "messages", b"messages", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "as_user", b"as_user", "assistant_prefix", b"assistant_prefix", "messages", b"messages", "seed", b"seed", "special_tokens", b"special_tokens", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
-    _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
 
 Global___GenerationPrompt: _TypeAlias = GenerationPrompt  # noqa: Y015
 
@@ -300,6 +305,7 @@ class Sample(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    """Of a turn as the user without what follows where the template parts turns by plain text."""
     finish_reason: Global___FinishReason.ValueType
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

@@ -79,6 +79,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         ("completions", TEXT | {"prompt": "x" * 200}, "prompt", "context_length_exceeded"),
         ("completions", TEXT | {"prompt": "x" * 201, "echo": True}, "prompt", "context_length_exceeded"),
         ("completions", TEXT | {"prompt": []}, "prompt", "invalid_value"),
+        ("completions", TEXT | {"prompt": ""}, "prompt", "invalid_value"),
         ("completions", TEXT | {"prompt": [[]]}, "prompt", "invalid_value"),
         ("completions", TEXT | {"prompt": [-1]}, "prompt", "invalid_value"),
         ("completions", TEXT | {"prompt": ["a", 1]}, "prompt", "invalid_value"),

@@ -59,7 +59,7 @@ def test_a_text_and_its_tokens_are_read_as_they_stand(
     text = "Once <|im_end|> upon"
     ids = tokenizer.encode(text)
     greedy = policy_pb2.SamplingParameters(temperature=0, max_new_tokens=4)
-    by_text = sample(policy, policy_pb2.GenerationPrompt(text=text), greedy)
+    by_text = sample(policy, policy_pb2.GenerationPrompt(text=text, special_tokens=True), greedy)
     by_ids = sample(policy, policy_pb2.GenerationPrompt(token_ids=ids), greedy)
     assert list(by_text.prompt_token_ids) == list(by_ids.prompt_token_ids) == ids
     assert by_text.token_ids == by_ids.token_ids
@@ -154,10 +154,9 @@ def test_an_answer_may_fill_the_context(policy: policy_pb2_grpc.PolicyServiceStu
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (policy_pb2.GenerationPrompt(), r"prompts\[0\]: takes exactly one of"),
-        (policy_pb2.GenerationPrompt(text="a", token_ids=[70]), r"prompts\[0\]: takes exactly one of"),
+        (policy_pb2.GenerationPrompt(), r"prompts\[0\].messages: needs at least 1 items"),
+        (policy_pb2.GenerationPrompt(text="a", token_ids=[70]), r"prompts\[0\]: takes one of text, token_ids"),
         (policy_pb2.GenerationPrompt(text="a", assistant_prefix="b"), "beside messages only"),
-        (policy_pb2.GenerationPrompt(text=""), "prompt 0: is empty"),
         (policy_pb2.GenerationPrompt(token_ids=[70, 99999]), "token 99999 is none of the 259"),
         (policy_pb2.GenerationPrompt(token_ids=[70] * 513), r"prompts\[0\]: needs 513 tokens"),
     ],

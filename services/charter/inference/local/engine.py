@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from charter.inference.answer_end import before_stop, ending, settled
+from charter.inference.answer_end import before_stop, begun, ending
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import (
     AnswerLogLikelihood,
@@ -57,6 +57,7 @@ class _Task:
     """One answer that a call waits for."""
 
     call: _Call
+    prompt: Prompt
     prompt_index: int
     sample_index: int
     row: Row
@@ -151,7 +152,7 @@ class TransformersEngine:
             )
 
         tasks = [
-            _Task(call, prompt_index, sample_index, row(prompt_index, sample_index))
+            _Task(call, prompts[prompt_index], prompt_index, sample_index, row(prompt_index, sample_index))
             for prompt_index in range(len(prompts))
             for sample_index in range(samples_per_prompt)
         ]
@@ -281,7 +282,7 @@ class TransformersEngine:
 
         def finished(row: Row) -> None:
             task = tasks[row]
-            text, finish = ending(self._chat, row.token_ids, task.call.sampling.stop)
+            text, finish = ending(self._chat, task.prompt, row.token_ids, task.call.sampling.stop)
             task.call.put(
                 GeneratedSample(
                     prompt_index=task.prompt_index,
@@ -300,7 +301,7 @@ class TransformersEngine:
         def grown(row: Row) -> None:
             task = tasks[row]
             if task.call.on_text is not None:
-                text = settled(self._chat.decode(row.token_ids), task.call.sampling.stop)
+                text = begun(self._chat, task.prompt, row.token_ids, task.call.sampling.stop)
                 new = self._places(row, len(row.token_ids) - 1)
                 task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text, new)
 

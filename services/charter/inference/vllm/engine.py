@@ -154,7 +154,7 @@ class VllmEngine:
             sample(
                 self._request,
                 self._chat,
-                Asked(i, number, encoded[i], most[i], sampling.sample_seed(prompt, i, number)),
+                Asked(prompt, i, number, encoded[i], most[i], sampling.sample_seed(prompt, i, number)),
                 sampling,
                 on_text,
             )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from charter.inference.answer_end import ending, settled
+from charter.inference.answer_end import begun, ending
 from charter.inference.chat_template import ChatTokenizer
-from charter.inference.engine import GeneratedSample, OnText, Sampling, ScoredPrompt, TokenPlace, VersionSpan
+from charter.inference.engine import GeneratedSample, OnText, Prompt, Sampling, ScoredPrompt, TokenPlace, VersionSpan
 from charter.inference.vllm.requests import Request, counted
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class Asked:
     """One answer that is asked for; ``most_tokens`` is its own limit."""
 
+    prompt: Prompt
     prompt_index: int
     sample_index: int
     prompt_ids: Sequence[int]
@@ -34,7 +35,7 @@ async def sample(
     def grown(answer: "CompletionOutput") -> None:
         nonlocal told
         assert on_text is not None
-        text = settled(chat.decode(answer.token_ids), sampling.stop)
+        text = begun(chat, asked.prompt, answer.token_ids, sampling.stop)
         on_text(asked.prompt_index, asked.sample_index, text, _places(chat, answer, sampling.top_logprobs, told))
         told = len(answer.token_ids)
 
@@ -52,7 +53,7 @@ async def sample(
     )
     answer = output.outputs[0]
     token_ids = tuple(answer.token_ids)
-    text, finish = ending(chat, token_ids, sampling.stop)
+    text, finish = ending(chat, asked.prompt, token_ids, sampling.stop)
     return GeneratedSample(
         prompt_index=asked.prompt_index,
         sample_index=asked.sample_index,
