@@ -16,8 +16,6 @@ from charter.worker.errors import RunError
 
 # Answers in one call.
 _BATCH = 32
-# The service does not say why it refuses a prompt: its reason is in words.
-_REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,8 @@ def _batch(
         if error.code is not grpc.StatusCode.INVALID_ARGUMENT:
             raise
         if len(items) == 1:
-            yield items[0], Failed(_REFUSED, error.details)
+            reason = next((one.reason for one in error.violations if one.reason), "REFUSED")
+            yield items[0], Failed(reason.lower(), error.details)
             return
         # One prompt that the model cannot read must not take the others with it.
         for item in left.values():
