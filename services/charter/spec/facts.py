@@ -11,7 +11,7 @@ COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGOR
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
 _GATE_PROMPTS = 32
-_CONVERSATION_TOKENS = 2048
+_CONVERSATION_TOKENS, _TEXT_TOKENS = 2048, 1024
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
@@ -84,3 +84,20 @@ def gate_prompts(revision: run_pb2.RevisionSpec, held_out: int) -> int:
 def longest_conversation(settings: run_pb2.SupervisedSpec, context: int | None) -> int:
     """Tokens of the longest conversation that is learned from; ``context`` is the model's, where it is known."""
     return settings.max_tokens or min(_CONVERSATION_TOKENS, context or _CONVERSATION_TOKENS)
+
+
+def longest_text(settings: run_pb2.PretrainingSpec, context: int | None) -> int:
+    """Tokens of a text that the model sees at once; ``context`` is the model's, where it is known."""
+    return settings.context_tokens or min(_TEXT_TOKENS, context or _TEXT_TOKENS)
+
+
+def learning_stages(spec: run_pb2.RunSpec) -> dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec]:
+    """The stages before RL that a spec asks for, by the section of their settings."""
+    stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec] = {}
+    if spec.HasField("pretraining"):
+        stages["pretraining"] = spec.pretraining
+    if spec.HasField("supervised"):
+        stages["supervised"] = spec.supervised
+    if spec.HasField("revision"):
+        stages["revision.learning"] = spec.revision.learning
+    return stages

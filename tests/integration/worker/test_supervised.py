@@ -226,7 +226,7 @@ def test_prompts_of_the_evaluation_are_not_learned(stage: Stage, caplog: pytest.
     assert "1 of 1 left out: 1 evaluated" in caplog.messages[-1]
 
 
-def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) -> None:
+def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     spec = spec_of(stage)
     spec.ClearField("prompts")
     spec.ClearField("judge")
@@ -246,6 +246,8 @@ def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) ->
     assert str(stage.folder) not in card
     assert "judge:" not in card
     assert "Supervised fine-tuning" in (folder / "report.html").read_text()
+    # Nobody looks for services that are not asked.
+    assert "replica is out" not in caplog.messages
 
 
 def test_a_batch_whose_numbers_are_not_finite_is_left_out_by_the_next_attempt(

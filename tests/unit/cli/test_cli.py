@@ -17,6 +17,7 @@ from charter.cli.commands import COMMANDS
 from charter.cli.lazy import LazyCommand
 from charter.cli.main import app
 from charter.cli.runs.progress import RunProgress
+from charter.cli.runs.readings import Reading, summary
 from charter.cli.services import SERVICES, Endpoint, Started, endpoint, remember, started
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
@@ -148,6 +149,18 @@ def test_status_of_nothing_says_so_for_each_service(nobody: str) -> None:
     shown = json.loads(result.stdout)
     assert {name: one["health"] for name, one in shown.items()} == dict.fromkeys(SERVICES, "UNREACHABLE")
     assert shown["policy"]["address"] == nobody
+
+
+def test_services_that_a_run_from_files_does_not_need_are_not_missed(
+    nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARTER_HOME", str(tmp_path))
+    addresses = Endpoint(nobody, "", "127.0.0.1:1")
+    remember({"trainer": Started(ProcessId.of(os.getpid()), addresses, ["charter"], tmp_path / "trainer.log")})
+    shown = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
+    healths = {name: one["health"] for name, one in shown.items()}
+    assert healths == dict.fromkeys(SERVICES, "NOT_STARTED") | {"trainer": "UNREACHABLE"}
+    assert [*summary(Reading(0.0, {}), Reading(1.0, {}))["services"]] == ["trainer"]
 
 
 def test_a_run_names_every_service_that_is_missing(nobody: str, tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ NUMBERS = {
     "judge_certainty": "judge's certainty {:.0%}",
     "kl_k1": "KL {:.3f}",
     "tokens_per_second": "{:.0f} tokens/s",
+    "learning_rate": "rate {:.1e}",
+    "gate_probability": "preferred {:.0%}",
+    "accepted_share": "accepted {:.0%}",
     "win_rate": "win rate {:.0%}",
 }
 

@@ -76,7 +76,7 @@ def read_conversations(
             read = reader.read(one.messages)
             yield first, read if isinstance(read, Failed) else Item(read)
 
-    return _divide(sources, items, fraction)
+    return _divide(sources, items, fraction, bad)
 
 
 def _keys(prompt: Sequence[ChatMessage]) -> set[str]:
@@ -106,7 +106,7 @@ def read_texts(
                     size = 0 if place else len(one.text.encode(errors="replace"))
                     yield key, Item((sequence,), size)
 
-    return _divide(sources, items, fraction)
+    return _divide(sources, items, fraction, bad)
 
 
 def names_of(sources: Iterable[run_pb2.DataSource]) -> dict[str, str]:
@@ -128,14 +128,18 @@ def _short(source: str) -> str:
 
 
 def _divide(
-    sources: Mapping[str, str], items: Callable[[str], Iterator[Keyed]], fraction: float
+    sources: Mapping[str, str], items: Callable[[str], Iterator[Keyed]], fraction: float, bad: BadRows | None
 ) -> dict[str, SourceItems]:
-    """Read the sources and hold out the share ``fraction`` of each; what is held out of one is so in all."""
+    """Read the sources and hold out the share ``fraction`` of each; what is held out of one is so in all.
+
+    Rows that ``bad`` has skipped are left out by their reason.
+    """
     keyed: dict[str, list[tuple[str, Item]]] = {}
     left_out: dict[str, LeftOut] = {}
     held: set[str] = set()
     for name, source in sources.items():
         keyed[name], failed = [], []
+        before = bad.counts.copy() if bad else Counter[str]()
         try:
             for key, item in items(source):
                 if isinstance(item, Failed):
@@ -144,6 +148,7 @@ def _divide(
                     keyed[name].append((key, item))
         except (DataError, OSError) as error:
             raise SpecError(str(error)) from error
+        failed += (bad.counts - before).elements() if bad else ()
         left_out[name] = LeftOut.of(len(keyed[name]) + len(failed), failed)
         if not keyed[name]:
             raise SpecError(f"nothing can be learned from {source}: {left_out[name].in_words() or 'it is empty'}")
