@@ -80,7 +80,7 @@ def up(
         _start_services(missing, wanted, known, say)
         alone = [*wanted] == ["trainer"]
         serving = "The trainer, all that this run needs, is serving" if alone else "All services are serving"
-        say.print(f"{serving}. Start a run with [bold]charter run {escape(str(spec))}[/].", soft_wrap=True)
+        say.print(f"{serving}. Start a run with [bold]charter run {escape(str(spec))}[/].")
     else:
         say.print("All services run already. `charter status` shows them.")
     if monitoring:
