@@ -269,9 +269,9 @@ def event(phase: int, done: int, total: int, seconds: int, **metrics: float) -> 
     return made
 
 
-def shown(terminal: bool, *events: run_pb2.RunEvent) -> str:
+def shown(terminal: bool, *events: run_pb2.RunEvent, width: int = 120) -> str:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, width=120, color_system=None, highlight=False)
+    console = Console(file=screen, force_terminal=terminal, width=width, color_system=None, highlight=False)
     with RunProgress(console) as progress:
         for one in events:
             progress.show(one)
@@ -290,6 +290,15 @@ def test_a_run_is_shown_as_bars_on_a_terminal() -> None:
     # From the last event of the phase before.
     assert "0:02:45" in last
     assert "reward +0.625  KL 0.250  120 tokens/s" in last
+
+
+@pytest.mark.parametrize("width", [60, 70, 80])
+def test_in_a_narrow_terminal_no_number_is_cut(width: int) -> None:
+    numbers = {"train_loss": 5.691, "held_out_loss": 5.598, "tokens_per_second": 8042.0, "learning_rate": 9.5e-6}
+    text = shown(True, event(run_pb2.PHASE_SUPERVISED, 1234, 5678, 100, **numbers), width=width)
+    last = text[text.rindex("supervised") :]
+    for words in ("1234/5678", "0:00:00", "loss 5.691", "held out 5.598", "8042 tokens/s", "rate 9.5e-06"):
+        assert words in last
 
 
 def test_a_run_is_shown_as_lines_elsewhere() -> None:

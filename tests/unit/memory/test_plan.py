@@ -256,7 +256,7 @@ def test_a_stage_before_rl_takes_what_its_tensors_do(tiny_model: Path) -> None:
         learner = make_stage_learner(str(tiny_model), "supervised", settings, 0)
         learner.update([TrainingSequence(array("i", [1, 2, 3]), array("i", [0, 1]), array("i", [2, 3]))], 1e-3)
         parameters = list(learner.actor.parameters())
-        tensors = [*parameters, *(one for one in parameters if one.requires_grad)]
+        tensors: list[Tensor] = [*parameters, *(one for one in parameters if one.requires_grad)]
         for state in learner.optimizer.state.values():
             tensors += [tensor for tensor in state.values() if tensor.dim()]
         size = model_size(str(tiny_model))
