@@ -16,6 +16,8 @@ from charter.memory.plan import models_of, plan, ways_out
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.reinforcement.update import Learner
+from charter.worker.supervised.corpus import Item
+from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import make_learner as make_stage_learner
 from charter.worker.training.batches import TrainingSequence, pack
 from charter.worker.training.models import LanguageModel, checkpoint_gradients
@@ -253,8 +255,9 @@ def test_a_refresh_finds_the_models_of_ppo_beside_it() -> None:
 def test_a_stage_before_rl_takes_what_its_tensors_do(tiny_model: Path) -> None:
     for lora_rank in (None, 2):
         settings = run_pb2.SupervisedSpec(lora_rank=lora_rank)
-        learner = make_stage_learner(str(tiny_model), "supervised", settings, 0)
-        learner.update([TrainingSequence(array("i", [1, 2, 3]), array("i", [0, 1]), array("i", [2, 3]))], 1e-3)
+        learner = make_stage_learner(TokenLearner, str(tiny_model), "supervised", settings, 0)
+        sequence = TrainingSequence(array("i", [1, 2, 3]), array("i", [0, 1]), array("i", [2, 3]))
+        learner.update([Item((sequence,))], 1e-3)
         parameters = list(learner.actor.parameters())
         tensors: list[Tensor] = [*parameters, *(one for one in parameters if one.requires_grad)]
         for state in learner.optimizer.state.values():
