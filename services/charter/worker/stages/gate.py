@@ -7,6 +7,7 @@ A critic that does not see the harm, or a model that cannot rewrite, makes revis
 import json
 
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
 from charter.spec.facts import gate_prompts
@@ -16,7 +17,7 @@ from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, preferences
-from charter.worker.revision.filters import common_endings, ending
+from charter.worker.revision.filters import common_endings
 from charter.worker.revision.rounds import Draft, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow
 from charter.worker.stages.answers import sample_answers

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.hashing import stable_number
 from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
@@ -24,7 +25,7 @@ from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, UNJUDGED, Candidate, decision, judgements
-from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings, ending
+from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings
 from charter.worker.revision.rounds import Draft, failed_row, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, write_table
 from charter.worker.seeds import derive_seed
