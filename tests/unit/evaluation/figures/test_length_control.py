@@ -77,6 +77,15 @@ def test_the_other_model_has_the_complement() -> None:
     assert back.rate.low == pytest.approx(1 - there.rate.high, abs=0.05)
 
 
+def test_the_fit_finds_its_end_on_labels_that_length_alone_nearly_decides() -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        differences = np.round(100 * rng.standard_normal(60) + 100)
+        labels = (rng.random(60) < expit(6 * np.tanh(differences / 100))).astype(float)
+        found = controlled(differences, labels, samples=200)
+        assert found.rate.low <= found.rate.value <= found.rate.high
+
+
 def test_nothing_but_wins_has_a_finite_rate() -> None:
     found = controlled(DIFFERENCES, [1.0] * 12)
     assert 0.5 < found.rate.low < found.rate.value < found.rate.high <= 1
