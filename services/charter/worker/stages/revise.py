@@ -18,6 +18,7 @@ from charter.rpc.messages import proto_messages
 from charter.runs.results import LeftOut, RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import metrics
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
@@ -57,6 +58,8 @@ class Revising:
         """Raises ``RunError`` when revising does not help and the spec says to stop then."""
         serve_start(run)
         gate = pass_gate(run)
+        numbers = {"gate_probability": gate.mean_probability, "gate_low": gate.low, "gate_high": gate.high}
+        run.reporter.report(gate.prompts, gate.prompts, numbers=numbers)
         if not gate.gain and self._ends_at(run, gate):
             write_result(run.artifacts.folder, "revision", Revisions(gate, skipped=True))
             return
@@ -71,8 +74,10 @@ class Revising:
         result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
-        text = f"{result.outcomes.get(ACCEPTED, 0)} of {len(drafts)} answers have a revision to learn from"
-        run.reporter.report(len(rows), len(rows), text=text)
+        accepted = result.outcomes.get(ACCEPTED, 0)
+        numbers = {"accepted_share": accepted / len(drafts)} if drafts else {}
+        text = f"{accepted} of {len(drafts)} answers have a revision to learn from"
+        run.reporter.report(len(rows), len(rows), numbers=numbers, text=text)
 
     def _ends_at(self, run: Run, gate: RevisionGate) -> bool:
         text = (
@@ -195,7 +200,9 @@ def _revised(run: Run, folder: Path, drafts: Sequence[Draft]) -> list[RevisionRo
             append_rows(file, failed)
             rows |= {(row.prompt_key, number): row for row in (*written, *failed)}
             text = f"round {number}: {Counter(row.verdict for row in written)[CLEAN]} of {len(batch)} clean"
-            run.reporter.report(min(len(rows), total), total, text=text)
+            verdicts = Counter(row.verdict for row in rows.values())
+            numbers = {f"{metrics.BY_VERDICT}{verdict}": float(count) for verdict, count in verdicts.items()}
+            run.reporter.report(min(len(rows), total), total, numbers=numbers, text=text)
         now = [_next(draft, rows.get((draft.prompt.key, number))) for draft in now]
     return sorted(rows.values(), key=lambda row: (row.round, row.prompt_key))
 
