@@ -143,6 +143,17 @@ def estimate(
     return Estimate(math.fsum(values) / len(values), low, high, len(set(groups)))
 
 
+def damped(step: Array, largest: float) -> Array:
+    """Newton's steps [draws, parameters] of logistic regressions, shortened so that they find the end from anywhere.
+
+    Whole ones may go around in a circle where the labels are nearly separable. The factor is ``ln(1 + b) / b`` with
+    b the length of the step times ``largest``, the largest norm of a row of features (Sun and Tran-Dinh 2019, arXiv
+    1703.04599, section 4): near 1 for short steps.
+    """
+    length = np.maximum(np.linalg.norm(step, axis=1, keepdims=True) * largest, 1e-300)
+    return np.asarray(step * (np.log1p(length) / length))
+
+
 def numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
     """The place of each name among the different ones, in order of appearance [n], and how many there are."""
     places: dict[Hashable, int] = {}

@@ -19,6 +19,7 @@ from charter.evaluation.statistics import (
     Array,
     Estimate,
     NotIdentifiedError,
+    damped,
     interval_of,
     numbered,
     prior_weights,
@@ -32,8 +33,7 @@ LEAST_PROMPTS = 5
 _FOLDS = 5
 # The terms behind a of an answer that is longer by one standard deviation.
 _LONGER = np.array([0.0, np.tanh(1.0), np.tanh(1.0) ** 3])
-# Of one step of Newton's method, in nats.
-_LONGEST_STEP = 2.0
+# Most steps of Newton's method.
 _MOST_STEPS = 100
 
 
@@ -190,7 +190,7 @@ def _fit(samples: _Samples, weights: Array, unseen: Array, ridge: float | Array,
         hessian = ((predicted - predicted * p) @ products).reshape(-1, size, size) + penalty
         hessian[:, 0, 0] += at_equal * equal * (1.0 - equal)
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
-        found += np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        found += damped(step, np.linalg.norm(terms, axis=1).max())
         if np.abs(step).max() < 1e-7:
             return found
     raise ArithmeticError(f"the fit of a length-controlled win rate found no end in {_MOST_STEPS} steps")

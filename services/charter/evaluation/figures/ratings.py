@@ -18,6 +18,7 @@ from charter.evaluation.statistics import (
     Array,
     Estimate,
     NotIdentifiedError,
+    damped,
     interval_of,
     numbered,
     prior_weights,
@@ -26,8 +27,7 @@ from charter.evaluation.statistics import (
 
 # Elo points of one nat of log-odds.
 ELO = 400 / np.log(10)
-# In nats: further apart two models are not moved in one step of Newton's method.
-_LONGEST_STEP = 2.0
+# Most steps of Newton's method.
 _MOST_STEPS = 100
 
 
@@ -129,8 +129,7 @@ def _fit(won: Array, seen: Array, first: np.ndarray, second: np.ndarray, models:
         gradient = (won - seen * p) @ design
         hessian = np.einsum("dp,pi,pj->dij", seen * p * (1.0 - p), design, design, optimize=True)
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
-        longest = np.abs(step).max(axis=1, keepdims=True)
-        found[:, 1:] += step * np.minimum(1.0, _LONGEST_STEP / np.maximum(longest, 1e-300))
-        if longest.max() < 1e-8:
+        found[:, 1:] += damped(step, np.sqrt(2.0))
+        if np.abs(step).max() < 1e-8:
             return found
     raise ArithmeticError(f"the fit of the ratings found no end in {_MOST_STEPS} steps")

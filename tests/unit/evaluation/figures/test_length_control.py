@@ -11,6 +11,8 @@ from charter.evaluation.figures.win_rate import win_rate
 from charter.evaluation.statistics import NotIdentifiedError
 from scipy.special import expit
 
+from tests.benchmarks.coverage import length_controlled_rates
+
 DIFFERENCES = [120, -40, 60, 10, -80, 30, -20, 90, -15, 45, -60, 5]
 LABELS = [0.9, 0.3, 0.8, 0.6, 0.2, 0.45, 0.5, 0.95, 0.35, 0.4, 0.55, 0.65]
 
@@ -75,6 +77,13 @@ def test_the_other_model_has_the_complement() -> None:
     assert back.rate.value == pytest.approx(1 - there.rate.value)
     assert back.slope.value == pytest.approx(there.slope.value)
     assert back.rate.low == pytest.approx(1 - there.rate.high, abs=0.05)
+
+
+def test_the_fit_finds_its_end_on_labels_that_length_alone_nearly_decides() -> None:
+    # Draws of this sample send steps of Newton's method that are not shortened around in a circle.
+    simulate = length_controlled_rates(0.0, 3.0, 1.0)
+    [(rate, _)] = simulate(np.random.default_rng([0, 99]), 100, 500)
+    assert rate.low < rate.value < rate.high
 
 
 def test_nothing_but_wins_has_a_finite_rate() -> None:
