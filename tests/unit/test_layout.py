@@ -14,7 +14,7 @@ GENERATED = CHARTER / "v1"
 MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
-FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "spec", "runs")
+FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "prompts", "spec", "runs")
 # Single files at the bottom, which anyone may import and which import only each other and the stubs.
 SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out", "state_files", "environment")
 # What the worker may import besides itself. The generated stubs are charter.v1.
@@ -156,6 +156,12 @@ def test_feedback_is_a_client_of_the_services() -> None:
     above = (*SERVICES, "worker", "cli")
     broken = [one for one in all_imports() if one.room == "feedback" and one.target_room in above]
     refuse(broken, "charter/feedback is a client of policy and preference and must not import a service")
+
+
+def test_the_gateway_is_a_client_of_the_services() -> None:
+    above = (*SERVICES, "worker", "cli")
+    broken = [one for one in all_imports() if one.room == "gateway" and one.target_room in above]
+    refuse(broken, "charter/gateway is a client of policies and must not import a service")
 
 
 def test_only_serve_imports_servers() -> None:

@@ -11,12 +11,15 @@ import jinja2
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from charter.chat import ChatMessage
-from charter.inference.engine import Prompt, RefusedRequestError
+from charter.inference.engine import Prompt, RefusedRequestError, TokenLogprob, TokenPlace
 from charter.inference.system_text import moved_to_user
 from charter.inference.template_form import breaker, has_symbol, read_form, with_space
 
 # Tokens that exist for padding or can be borrowed for it, tried before any other special token.
 _USUAL_PADDING = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
+
+# Stands for what the user says next; no template says it.
+_MARK = "Qz0zQ"
 
 # In how many rounds a text is broken up for a tokenizer that changes it before it looks for its tokens.
 _MOST_ROUNDS = 3
@@ -58,9 +61,12 @@ class ChatTokenizer:
             self._form = read_form(self._apply_template, special | plain)
         except ValueError as error:
             raise ValueError(f"the chat template of {self.name} {error}") from error
+        # Behind what the user says: its first line, for a template may name the assistant in the next.
+        self._user_end = self._form.opening.strip().split("\n")[0].strip()
         in_answers = special | self._form.tokens
         # The template may look in an answer for tokens that it never writes itself, such as the end of its reasoning.
         in_messages = in_answers | {text for text in plain if text in str(tokenizer.chat_template)}
+        self._break_up_special = breaker(special)
         self._break_up_answer = breaker(in_answers | self._form.phrases)
         self._break_up_message = breaker(in_messages | self._form.phrases)
         has_normal_form = tokenizer.is_fast and tokenizer.backend_tokenizer.normalizer is not None
@@ -71,6 +77,8 @@ class ChatTokenizer:
         )
         contexts = (self._form.opening, "\n", "0")
         self._contexts = [(before, self.encode(before)) for before in contexts if before]
+        self._token_texts: dict[int, str] = {}
+        self._letter = self.encode("a")[-1:]
         self._reads_in_context = any(self._in_context(text) != self.encode(text) for text in _SAMPLES)
 
     @classmethod
@@ -109,9 +117,37 @@ class ChatTokenizer:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
 
-        The prefix is encoded as if the model had written it after the template's tokens.
+        The prefix is encoded as if the model had written it after the template's tokens. Before a plain text comes the
+        BOS that the tokenizer begins texts with, if any. Raises ``RefusedRequestError`` for a raw prompt that has no
+        token, or one that the tokenizer does not know.
         """
+        if prompt.raw is not None:
+            return self._raw_ids(prompt.raw)
+        if prompt.text:
+            begun = [int(self.tokenizer.bos_token_id)] if begins_with_bos(self.tokenizer) else []
+            return begun + self.encode(self._break_up_special(prompt.text))
+        if prompt.as_user:
+            return self.encode(self._before_user(prompt.messages))
         return self.encode(self.render(prompt.messages)) + self.answer_ids(prompt.assistant_prefix)
+
+    def _before_user(self, messages: Sequence[ChatMessage]) -> str:
+        """Text of a conversation up to where the user speaks next: a marked turn of the user's, cut at the mark."""
+        before, mark, _ = self.render((*messages, ChatMessage("user", _MARK)), to_answer=False).partition(_MARK)
+        if not mark:
+            raise RefusedRequestError(f"the chat template of {self.name} leaves out what the user says next")
+        return before
+
+    def turn(self, prompt: Prompt, ids: Sequence[int], *, ended: bool) -> tuple[str, bool]:
+        """Text of the ids that a model wrote behind a prompt, and whether it is whole.
+
+        ``ended`` says whether the model ended it. Where the template ends what the user says by plain text, such as
+        ``[/INST]``, the model goes on with an answer: a turn as the user ends there.
+        """
+        text = self.decode(ids)
+        if not prompt.as_user or not self._user_end:
+            return text, ended
+        said, end, _ = text.partition(self._user_end)
+        return said.rstrip() if end else text, ended or bool(end)
 
     def prompts_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """``prompt_ids`` of each; a ``RefusedRequestError`` names the index."""
@@ -122,6 +158,14 @@ class ChatTokenizer:
             except RefusedRequestError as error:
                 raise RefusedRequestError(f"prompt {index}: {error}") from error
         return encoded
+
+    def _raw_ids(self, raw: str | tuple[int, ...]) -> list[int]:
+        ids = list(self.tokenizer.encode(raw)) if isinstance(raw, str) else list(raw)
+        if not ids:
+            raise RefusedRequestError("is empty: the model has nothing to go on from")
+        if strange := [index for index in ids if not 0 <= index < len(self.tokenizer)]:
+            raise RefusedRequestError(f"token {strange[0]} is none of the {len(self.tokenizer)} of {self.name}")
+        return ids
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer's text, without the end of turn, as the model writes them behind a prompt.
@@ -200,6 +244,28 @@ class ChatTokenizer:
             text += str(self.tokenizer.decode(run_ids, skip_special_tokens=False)) if known else "\ufffd" * len(run_ids)
         return text
 
+    def prompt_text(self, ids: Sequence[int]) -> str:
+        """Text of a prompt's tokens, special ones as they are spelled."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token_text(self, index: int) -> str:
+        """Text of one token as it stands behind others; a part of a character is U+FFFD."""
+        text = self._token_texts.get(index)
+        if text is None:
+            # Alone, a token that begins with a space may lose it (SentencePiece).
+            before, both = self.prompt_text(self._letter), self.prompt_text([*self._letter, index])
+            known = self.tokenizer.convert_ids_to_tokens(index) is not None
+            text = self._token_texts[index] = both.removeprefix(before) if known else "\ufffd"
+        return text
+
+    def place(self, token: int, logprob: float | None, top: Iterable[tuple[int, float]]) -> TokenPlace:
+        """A token with its log-prob, and the likeliest ones in its place, as texts too."""
+        return TokenPlace(TokenLogprob(token, self.token_text(token), logprob), self.with_texts(top))
+
+    def with_texts(self, top: Iterable[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
+        """Tokens and log-probs, with the texts of the tokens."""
+        return tuple(TokenLogprob(index, self.token_text(index), logprob) for index, logprob in top)
+
     def _apply_template(self, turns: Sequence[Mapping[str, str]], to_answer: bool = True) -> str:
         return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=to_answer))
 
@@ -247,6 +313,12 @@ class ChatTokenizer:
                 "add one, for example <|pad|>, and resize the model's embeddings"
             )
         return found
+
+
+def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer begins a text with its BOS, as the model has learned to read one."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer.encode("a"))[:1] == [bos]
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, stop_ids: Collection[int]) -> int | None:

@@ -11,7 +11,14 @@ from charter.v1 import types_pb2
 # Where a further line begins as one of the judge's questions does, whatever is read as a line end.
 _ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _LABELS = r"\([AB]\)|(?:System|User|Assistant):|The assistant was told:|Critique of the last response:"
-_LIKE_OURS = re.compile(rf"(?<=[{_ENDS}])(?=[^\S{_ENDS}]*(?:{_LABELS}))", re.IGNORECASE)
+
+
+def marked_lines(labels: str) -> re.Pattern[str]:
+    """Matches, with no width, before a further line that begins with one of ``labels``, a regular expression."""
+    return re.compile(rf"(?<=[{_ENDS}])(?=[^\S{_ENDS}]*(?:{labels}))", re.IGNORECASE)
+
+
+_LIKE_OURS = marked_lines(_LABELS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from charter.judge.servicer import Judge, JudgeServicer
 from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
-from charter.spec.chat_form import origin_of
+from charter.spec.chat_form import is_base, origin_of
 from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
 from charter.weights.memory import MemoryServicer
 
@@ -71,6 +71,7 @@ class JudgeRoom:
             calibration_digest=file_digest(config.calibration) if config.calibration is not None else "",
             items_per_call=1 if remote else _ITEMS_PER_CALL,
             calls_at_once=config.engine_settings.get("concurrent_calls", _CALLS_AT_ONCE) if remote else _CALLS_AT_ONCE,
+            plain=not remote and is_base(config.model),
         )
         self._gate = Gate("the judge's model")
         self.readiness = Readiness()

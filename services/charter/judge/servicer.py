@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import grpc
 
+from charter.hashing import stable_number
 from charter.inference.engine import BudgetSpentError, Engine, Sampling
 from charter.judge import judging, metrics, rating, writing
 from charter.judge.calibration import CalibrationSet
 from charter.judge.calibration_file import CalibrationFile
+from charter.judge.drafts import Draft
 from charter.judge.judging import Task, Way, usage_proto
 from charter.judge.methods import method_of
 from charter.judge.methods.method import Method
@@ -50,6 +52,8 @@ class Judge:
     items_per_call: int
     # Calls of one request that wait for the engine at the same time.
     calls_at_once: int
+    # The model was given its chat template, and has not learned it: it writes by going on with plain text.
+    plain: bool = False
 
 
 class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
@@ -146,9 +150,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         """Criticise answers."""
         drafts = self._drafts(request.items, request.options)
 
-        async def write(piece: Sequence[tuple[str, writing.Draft]]) -> list[judge_pb2.CritiqueResponse]:
-            prompts = [writing.critique_prompt(draft) for _, draft in piece]
-            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits, request.options))
+        async def write(piece: Sequence[tuple[str, Draft]]) -> list[judge_pb2.CritiqueResponse]:
+            prompts = [writing.critique_prompt(draft, plain=self._judge.plain) for _, draft in piece]
+            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits))
             return [
                 judge_pb2.CritiqueResponse(
                     item_id=item_id,
@@ -172,9 +176,9 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         """Rewrite answers."""
         drafts = self._drafts(request.items, request.options)
 
-        async def write(piece: Sequence[tuple[str, writing.Draft]]) -> list[judge_pb2.ReviseResponse]:
-            prompts = [writing.revision_prompt(draft) for _, draft in piece]
-            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits, request.options))
+        async def write(piece: Sequence[tuple[str, Draft]]) -> list[judge_pb2.ReviseResponse]:
+            prompts = [writing.revision_prompt(draft, plain=self._judge.plain) for _, draft in piece]
+            written = await writing.write(self._judge.engine, prompts, _sampling(request.limits))
             return [
                 judge_pb2.ReviseResponse(
                     item_id=item_id,
@@ -284,18 +288,19 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
 
     def _drafts(
         self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions
-    ) -> list[tuple[str, writing.Draft]]:
+    ) -> list[tuple[str, Draft]]:
         self._admit([item.id for item in items])
         _one_principle(options)
         constitution = self._judge.constitution.current
         return [
             (
                 item.id,
-                writing.Draft(
+                Draft(
                     chat_messages(item.prompt),
                     item.answer,
                     principles_for(item.group or item.id, item.dimension, options, constitution)[0],
                     item.critique,
+                    _item_seed(item.id, options),
                 ),
             )
             for item in items
@@ -338,11 +343,15 @@ def _one_principle(options: judge_pb2.JudgingOptions) -> None:
         raise invalid_fields([Violation("options.ensemble_size", "only Compare and Score average over principles")])
 
 
-def _sampling(limits: judge_pb2.SamplingLimits, options: judge_pb2.JudgingOptions) -> Sampling:
+def _item_seed(item_id: str, options: judge_pb2.JudgingOptions) -> int | None:
+    """Of the text that is written about an item: the same in a request with fewer items, or with others."""
+    return stable_number(str(options.seed), item_id) if options.seed else None
+
+
+def _sampling(limits: judge_pb2.SamplingLimits) -> Sampling:
     return Sampling(
         max_new_tokens=limits.max_new_tokens if limits.HasField("max_new_tokens") else _MAX_NEW_TOKENS,
         temperature=limits.temperature if limits.HasField("temperature") else 1.0,
-        seed=options.seed or None,
     )
 
 

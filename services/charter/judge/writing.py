@@ -13,20 +13,11 @@ from charter.inference.engine import (
     RefusedRequestError,
     Sampling,
 )
+from charter.judge.drafts import Draft
 from charter.judge.pairs import Usage, quoted, too_long, transcript
+from charter.judge.plain_form import before_next_header, critique_text, revision_text
 from charter.judge.text_generation import write_each
-from charter.spec.constitution import Principle
 from charter.v1 import types_pb2
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An answer to criticise, or with a ``critique`` to rewrite, under one principle."""
-
-    prompt: tuple[ChatMessage, ...]
-    answer: str
-    principle: Principle
-    critique: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +32,24 @@ class Written:
     cut_off: bool = False
 
 
-def critique_prompt(draft: Draft) -> Prompt:
-    """Ask what is wrong with the answer by the principle, after its examples."""
+def critique_prompt(draft: Draft, *, plain: bool = False) -> Prompt:
+    """Ask what is wrong with the answer by the principle, after its examples; ``plain`` for a base model."""
+    if plain:
+        return Prompt((), seed=draft.seed, text=critique_text(draft))
     turns: list[ChatMessage] = []
-    for example in _examples(draft):
+    for example in draft.examples():
         turns += [ChatMessage("user", _critique_request(example)), ChatMessage("assistant", example.critique)]
-    return Prompt((*turns, ChatMessage("user", _critique_request(draft))))
+    return Prompt((*turns, ChatMessage("user", _critique_request(draft))), seed=draft.seed)
 
 
-def revision_prompt(draft: Draft) -> Prompt:
-    """Ask for a better answer, by the principle and the critique, after the principle's examples."""
+def revision_prompt(draft: Draft, *, plain: bool = False) -> Prompt:
+    """Ask for a better answer, by the principle and the critique, after its examples; ``plain`` for a base model."""
+    if plain:
+        return Prompt((), seed=draft.seed, text=revision_text(draft))
     turns: list[ChatMessage] = []
-    for example, shown in zip(_examples(draft), draft.principle.revisions, strict=True):
+    for example, shown in zip(draft.examples(), draft.principle.revisions, strict=True):
         turns += [ChatMessage("user", _revision_request(example)), ChatMessage("assistant", shown.revision)]
-    return Prompt((*turns, ChatMessage("user", _revision_request(draft))))
-
-
-def _examples(draft: Draft) -> list[Draft]:
-    """The examples of the principle: a small model sees by them who speaks, and that it writes nothing else."""
-    return [
-        Draft((ChatMessage("user", one.prompt),), one.answer, draft.principle, one.critique)
-        for one in draft.principle.revisions
-    ]
+    return Prompt((*turns, ChatMessage("user", _revision_request(draft))), seed=draft.seed)
 
 
 def _critique_request(draft: Draft) -> str:
@@ -77,7 +64,8 @@ def _revision_request(draft: Draft) -> str:
 async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[Written]:
     """One text for each prompt, in their order."""
     try:
-        return [_written(sample) for sample in await write_each(engine, prompts, sampling)]
+        samples = await write_each(engine, prompts, sampling)
+        return [_written(sample, plain=bool(prompt.text)) for prompt, sample in zip(prompts, samples, strict=True)]
     except ConnectionError as error:
         failure = f"the judge's model cannot be reached: {error}"
         return [Written(failure=failure, kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in prompts]
@@ -94,10 +82,11 @@ def _shown(draft: Draft) -> str:
     )
 
 
-def _written(sample: GeneratedSample | ContextTooLongError) -> Written:
+def _written(sample: GeneratedSample | ContextTooLongError, *, plain: bool) -> Written:
     if isinstance(sample, ContextTooLongError):
         return Written(failure=too_long(sample), kind=types_pb2.FAILURE_KIND_TOO_LONG)
     usage = Usage(*sample.usage)
-    if not sample.text.strip():
+    text, ended = before_next_header(sample.text) if plain else (sample.text, False)
+    if not text.strip():
         return Written(failure="the model wrote nothing", kind=types_pb2.FAILURE_KIND_EMPTY, usage=usage)
-    return Written(sample.text.strip(), usage=usage, cut_off=sample.finish is Finish.LENGTH)
+    return Written(text.strip(), usage=usage, cut_off=sample.finish is Finish.LENGTH and not ended)

@@ -13,17 +13,20 @@ _MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
 _TUNED = (*_MODEL, "pretraining", "supervised")
 _REVISED = ("revision.dimensions", "revision.prompts", "revision.rounds", "revision.accept")
 _LEARNING = ("revision.learning", "revision.helpful", "revision.helpful_share")
-_START = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
-_SAMPLED = (*_START, "sampling", "prompts.train", "prompts.max_prompt_tokens", "feedback")
+_REVISION_DONE = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
+_START = (*_REVISION_DONE, "dpo", "kto")
+_SAMPLED = (*_START, "sampling", "prompts.train", "prompts.train_weights", "prompts.max_prompt_tokens", "feedback")
 _PAIRS = (*_SAMPLED, "comparisons.pairs")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
 _JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
 _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction")
+# Whose prompts are not learned.
+_HELD_OUT = ("prompts.held_out", "prompts.max_prompt_tokens")
 # What a stage leaves in the run's folder, and the parts of the spec that it was made by.
 _DONE = (
     ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
     ("pretraining.json", "it has learned from text", (*_MODEL, "pretraining")),
-    ("supervised.json", "it is fine-tuned", (*_TUNED, "prompts.held_out", "prompts.max_prompt_tokens")),
+    ("supervised.json", "it is fine-tuned", (*_TUNED, *_HELD_OUT)),
     (
         "answers_revision_gate.json",
         "its gate has begun",
@@ -31,7 +34,9 @@ _DONE = (
     ),
     ("revision/answers.jsonl", "its answers are being revised", (*_TUNED, *_REVISED, "sampling", "prompts", *_JUDGE)),
     ("revision.json", "its answers are revised", (*_TUNED, *_REVISED, "revision.on_no_gain", "prompts", *_JUDGE)),
-    ("revised.json", "it has learned from revisions", _START),
+    ("revised.json", "it has learned from revisions", _REVISION_DONE),
+    ("dpo.json", "it has learned from comparisons", (*_REVISION_DONE, "dpo", *_HELD_OUT)),
+    ("kto.json", "it has learned from thumbs", (*_START, *_HELD_OUT)),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),

@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, Revisions
+from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, PromptSource, Revisions
 from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
@@ -22,6 +22,9 @@ T = TypeVar("T")
 _LEARNING = {
     "pretraining": "what was learned from texts",
     "supervised": "what was learned from conversations",
+    "revised": "what was learned from revisions",
+    "dpo": "what was learned from comparisons",
+    "kto": "what was learned from thumbs",
 }
 
 
@@ -42,6 +45,8 @@ class RunInfo:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     # By stage.
     left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
+    # By short name, in the order of the spec.
+    prompt_sources: dict[str, PromptSource] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,13 @@ def read_run_folder(path: Path) -> RunFolder:
     def of_alignment(name: str, holds: str, kind: type[T]) -> T | None:
         return result(name, holds, kind) if aligned else None
 
+    # Of a revision something may be learned, or nothing.
+    wanted = asked | ({"revised"} if (path / "revised.json").is_file() else set())
     learned = {
         name: found
         for name, holds in _LEARNING.items()
-        if name in asked and (found := result(f"{name}.json", holds, Learned)) is not None
+        if name in wanted and (found := result(f"{name}.json", holds, Learned)) is not None
     }
-    if (path / "revised.json").is_file() and (found := result("revised.json", "", Learned)) is not None:
-        learned["revised"] = found
     return RunFolder(
         path=path,
         spec=spec,

@@ -7,6 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 CHATML = "chatml"
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+# A name that ends so is a file, not a model.
+TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2", ".txt", ".json")
 # In the folder of a model that was given a form: what it was made from.
 ORIGIN = "charter_origin.json"
 
@@ -39,6 +42,8 @@ class Origin:
     new_tokens: tuple[str, ...]
     # What ends a text of the base model; empty where nothing does.
     eos_token: str
+    # It had a template of its own, which the form replaced.
+    own_template: bool = False
 
 
 def origin_of(model: str) -> Origin | None:
@@ -47,4 +52,10 @@ def origin_of(model: str) -> Origin | None:
     if not os.path.isfile(file):
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return Origin(values["model"], values["form"], tuple(values["new_tokens"]), values["eos_token"])
+    return Origin(**values | {"new_tokens": tuple(values["new_tokens"])})
+
+
+def is_base(model: str) -> bool:
+    """Whether a model has learned no chat template: the one that it has was given to it."""
+    origin = origin_of(model)
+    return origin is not None and not origin.own_template

@@ -24,7 +24,9 @@ def change_data_sources(spec: run_pb2.RunSpec, change: Callable[[str, Source], S
     changed = {field: str(change(field, source)) for field, source in data_sources(spec, base)}
     for name in ("train", "held_out"):
         values = getattr(spec.prompts, name)
-        values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
+        # Assigned, even nothing would make a section of a spec that has none.
+        if values:
+            values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
     if spec.judge.labelled_pairs:
         spec.judge.labelled_pairs = changed["judge.labelled_pairs"]
     for field, one in _learned(spec):
@@ -38,6 +40,8 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource]]:
         "pretraining.replay": spec.pretraining.replay,
         "supervised.data": spec.supervised.data,
         "revision.helpful": spec.revision.helpful,
+        "dpo.data": spec.dpo.data,
+        "kto.data": spec.kto.data,
     }
     for name, sources in lists.items():
         for index, one in enumerate(sources):

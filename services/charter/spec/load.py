@@ -1,10 +1,10 @@
-"""Reads a run spec from YAML. Every mistake is reported with the field's full path and its line."""
+"""Reads a spec from YAML. Every mistake is reported with the field's full path and its line."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 from google.protobuf import json_format
@@ -12,26 +12,27 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from charter.rpc.validation import violations
+from charter.spec import hints
 from charter.spec.paths import resolve_paths
 from charter.spec.problems import Problem, SpecError
 from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import run_pb2
 
+M = TypeVar("M", bound=Message)
+
 _UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
 
 
-class SpecFile:
-    """A spec as its file says it, with every mistake that was found, and the line of each field.
+class MessageFile(Generic[M]):
+    """A message as a YAML file says it, with every mistake that was found, and the line of each field.
 
-    ``spec`` has relative files resolved against the file's folder; defaults are not filled in. With ``remote`` the
-    models that it names are on the machine that will run it.
-
-    Raises ``SpecError`` for a file that cannot be read, or is not YAML.
+    ``resolve`` makes the files that it names absolute, against the file's folder, and returns what is missing; defaults
+    are not filled in. Raises ``SpecError`` for a file that cannot be read, or is not YAML.
     """
 
-    def __init__(self, path: Path, remote: bool = False) -> None:
+    def __init__(self, path: Path, empty: M, resolve: Callable[[M, Path], list[Problem]]) -> None:
         self.path = path
-        self.spec = run_pb2.RunSpec()
+        self.spec = empty
         self._reader = _Reader()
         self._reader.read_message(_root(path), self.spec, "")
         self._problems = list(self._reader.problems)
@@ -39,7 +40,7 @@ class SpecFile:
         self.add(broken)
         # A value that is out of its bounds breaks no other rule.
         self._reader.unusable.update(one.field for one in broken)
-        self.add(resolve_paths(self.spec, path.resolve().parent, remote))
+        self.add(resolve(self.spec, path.resolve().parent))
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Note further mistakes. Those about a field that could not be read are none: it may be right once it can."""
@@ -60,6 +61,13 @@ class SpecFile:
         """Raises ``SpecError`` with every mistake."""
         if problems := self.problems:
             raise SpecError([f"{self.path}:{self.line(one)}: {one}" for one in problems])
+
+
+class SpecFile(MessageFile[run_pb2.RunSpec]):
+    """The spec of a run. With ``remote`` the models that it names are on the machine that will run it."""
+
+    def __init__(self, path: Path, remote: bool = False) -> None:
+        super().__init__(path, run_pb2.RunSpec(), lambda spec, base: resolve_paths(spec, base, remote))
 
 
 def _root(path: Path) -> yaml.MappingNode:
@@ -126,11 +134,12 @@ class _Reader:
         return self._lines.get(field, 1)
 
     def read_message(self, node: yaml.Node, message: Message, path: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            self._problem(path, f"expected a mapping with fields of {message.DESCRIPTOR.name}")
-            return
+        # It is there, whatever it holds: what follows from a section's absence is no second mistake.
         message.SetInParent()
         descriptor = cast(Descriptor, message.DESCRIPTOR)
+        if not isinstance(node, yaml.MappingNode):
+            self._problem(path, hints.expected_fields(descriptor, path.rpartition(".")[2], _text_of(node)))
+            return
         for name, key, value in _entries(node):
             field_path = f"{path}.{name}" if path else name
             if field_path in self._lines:
@@ -141,6 +150,11 @@ class _Reader:
             if field is None:
                 close, text = _unknown(name, descriptor)
                 self._problem(field_path, text, f"{path}.{close}".lstrip(".") if close else "")
+                if close:
+                    _set_in_parent(message, descriptor.fields_by_name[close])
+            elif _is_empty(value):
+                self._problem(field_path, hints.empty(field))
+                _set_in_parent(message, field)
             elif not _is_null(value):
                 self._read_field(value, message, field, field_path)
 
@@ -149,7 +163,7 @@ class _Reader:
             self._read_map(node, getattr(message, field.name), path)
         elif field.is_repeated:
             if not isinstance(node, yaml.SequenceNode):
-                self._problem(path, "expected a list")
+                self._problem(path, hints.expected_list(field, _text_of(node)))
                 return
             for index, item in enumerate(node.value):
                 item_path = f"{path}[{index}]"
@@ -195,6 +209,20 @@ def _entries(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node, yaml.Node
 
 def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    """Nothing stands behind the colon; a `null` that is written stands for an unset field."""
+    return _is_null(node) and not node.value
+
+
+def _text_of(node: yaml.Node) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) and not _is_null(node) else ""
+
+
+def _set_in_parent(message: Message, field: FieldDescriptor) -> None:
+    if field.message_type is not None and not field.is_repeated:
+        getattr(message, field.name).SetInParent()
 
 
 def _within(field: str, whole: str) -> bool:

@@ -77,7 +77,9 @@ class JudgingOptions(_message.Message):
     chain_of_thought: _builtins.bool
     """Reason first, then answer (CHOICE only)."""
     seed: _builtins.int
-    """Seed of the drawing of principles; an item draws from (seed, its id), an answer with a group from (seed, its group)."""
+    """Seed of what is drawn: of principles, by (seed, an item's id) or (seed, its group) where it has one, and of texts that
+    are written, by (seed, the item's id). What else is in the request changes neither. 0 = texts differ at each call.
+    """
     def __init__(
         self,
         *,

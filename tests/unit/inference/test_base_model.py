@@ -9,7 +9,7 @@ from charter.chat import ChatMessage
 from charter.inference import base_model
 from charter.inference.base_model import as_chat_model
 from charter.inference.chat_template import ChatTokenizer
-from charter.spec.chat_form import ChatForm, Origin, origin_of
+from charter.spec.chat_form import ChatForm, Origin, is_base, origin_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -77,8 +77,30 @@ def test_it_is_made_once_and_again_for_another_form_or_other_weights(base: Path,
     assert as_chat_model(str(base), ChatForm("chatml", "<|endoftext|>")) != first
     make_tiny_model(base, seed=1)
     assert as_chat_model(str(base), chatml) != first
-    # Nothing half-made is left.
+    # Nothing half-made is left, not even by a process that was killed.
+    (cache / "charter" / ".making-killed").mkdir()
+    make_tiny_model(base, seed=2)
+    as_chat_model(str(base), chatml)
     assert [one.name for one in (cache / "charter").iterdir() if one.name.startswith(".")] == []
+
+
+def test_weights_of_the_old_kind_are_read(base: Path) -> None:
+    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    folder = Path(as_chat_model(str(base), ChatForm("chatml", "")))
+    saved = load_file(folder / "model.safetensors")
+    before = torch.load(base / "pytorch_model.bin")
+    assert all(torch.equal(saved[name], before[name]) for name in saved)
+    assert saved
+    (base / "pytorch_model.bin").unlink()
+    with pytest.raises(OSError, match="has no weights that can be read"):
+        as_chat_model(str(base), ChatForm("chatml", ""))
+
+
+def test_a_model_without_a_template_of_its_own_is_a_base(base: Path, tiny_model: Path) -> None:
+    assert is_base(as_chat_model(str(base), ChatForm("chatml", "")))
+    assert not is_base(as_chat_model(str(tiny_model), ChatForm("chatml", "<|endoftext|>")))
+    assert not is_base(str(tiny_model))
 
 
 def test_a_new_token_begins_as_the_mean_of_all_others(base: Path) -> None:

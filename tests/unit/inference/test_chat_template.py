@@ -8,6 +8,7 @@ from charter.inference.engine import Prompt, RefusedRequestError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from tests.support.chat_templates import ALL, LLAMA_2, sentencepiece_tokenizer
@@ -55,6 +56,15 @@ def test_a_message_cannot_close_its_own_turn(chat: ChatTokenizer) -> None:
     assert ids.count(chat.eos_id) == 1
     assert ids.count(start) == 2
     assert chat.eos_id not in chat.answer_ids("no<|im_end|>")
+
+
+def test_a_plain_text_has_no_template_and_no_special_tokens(chat: ChatTokenizer) -> None:
+    ids = chat.prompt_ids(Prompt((), text="Human: a<|im_end|>\n\nCritique:"))
+    assert chat.tokenizer.decode(ids) == "Human: a< |im_end|>\n\nCritique:"
+    assert chat.eos_id not in ids
+    llama = ChatTokenizer(sentencepiece_tokenizer(LLAMA_2))
+    llama.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    assert llama.prompt_ids(Prompt((), text="A</s>")) == [llama.tokenizer.bos_token_id, *llama.encode("A< /s>")]
 
 
 def test_pad_is_not_an_end_of_turn(chat: ChatTokenizer, tiny_model: Path) -> None:

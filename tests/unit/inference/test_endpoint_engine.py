@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -139,7 +140,19 @@ async def test_text_is_sampled(endpoint: Endpoint) -> None:
     assert {(s.prompt_index, s.sample_index) for s in samples} == {(p, s) for p in range(2) for s in range(2)}
     assert {(s.text, s.finish) for s in samples} == {("B)", Finish.EOS)}
     assert model_info(engine.info()).not_compared == "an endpoint has the only copy of its model"
-    assert sorted(asked["seed"] for asked in endpoint.asked) == [3, 4, 5, 6]
+    seeds = {asked["seed"] for asked in endpoint.asked}
+    assert len(seeds) == 4
+    # A prompt's own seed fixes its answer wherever the prompt stands.
+    endpoint.asked.clear()
+    for prompts in ([prompt, replace(prompt, seed=9)], [replace(prompt, seed=9)]):
+        assert [s async for s in engine.generate(prompts, Sampling(5, seed=3))]
+    first, *own = sorted((asked["seed"] for asked in endpoint.asked), key=lambda seed: seed not in seeds)
+    assert first in seeds
+    assert own == [own[0]] * 2
+    with pytest.raises(RefusedRequestError, match="goes on with no plain text"):
+        assert [s async for s in engine.generate([Prompt((), text="Once")], Sampling(5))]
+    with pytest.raises(RefusedRequestError, match="and not what a user says"):
+        assert [s async for s in engine.generate([Prompt((), as_user=True)], Sampling(5))]
     await engine.stop()
 
 

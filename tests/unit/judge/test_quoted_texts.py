@@ -4,9 +4,10 @@ import re
 
 import pytest
 from charter.chat import ChatMessage
+from charter.judge.drafts import Draft
 from charter.judge.methods import choice
 from charter.judge.pairs import Pair, Question, quoted, transcript
-from charter.judge.writing import Draft, critique_prompt, revision_prompt
+from charter.judge.writing import critique_prompt, revision_prompt
 from charter.spec.constitution import Principle
 from hypothesis import given
 from hypothesis import strategies as st

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from charter.inference.engine import (
     Prompt,
     RefusedRequestError,
     Sampling,
+    ScoredPrompt,
 )
 from charter.inference.system_text import moved_to_user
 
@@ -148,19 +148,21 @@ class OpenAIEngine:
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is there. They have text only: no token ids, no log-probs.
 
-        Nobody watches a judge write: raises ``RefusedRequestError`` for ``on_text``.
+        A judge needs no more: raises ``RefusedRequestError`` for ``on_text`` and whatever else it does not ask for.
         """
         if on_text is not None:
             raise RefusedRequestError("engine openai does not stream text")
+        if sampling.max_new_tokens is None or sampling.stop or sampling.top_logprobs is not None:
+            raise RefusedRequestError("engine openai needs max_new_tokens, and takes no stop texts and no top_logprobs")
 
-        async def sample(place: int, prompt_index: int, sample_index: int) -> GeneratedSample:
+        async def sample(prompt_index: int, sample_index: int) -> GeneratedSample:
             parameters: dict[str, Any] = {
                 "max_tokens": sampling.max_new_tokens,
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
             }
-            if sampling.seed is not None:
-                parameters["seed"] = (sampling.seed + place) % 2**63
+            if (seed := sampling.sample_seed(prompts[prompt_index], prompt_index, sample_index)) is not None:
+                parameters["seed"] = seed
             reply = await self._answer(prompts[prompt_index], parameters)
             return GeneratedSample(
                 prompt_index=prompt_index,
@@ -174,9 +176,8 @@ class OpenAIEngine:
                 counted_tokens=_usage(reply),
             )
 
-        places = count()
         requests = [
-            sample(next(places), prompt_index, sample_index)
+            sample(prompt_index, sample_index)
             for prompt_index in range(len(prompts))
             for sample_index in range(samples_per_prompt)
         ]
@@ -221,6 +222,12 @@ class OpenAIEngine:
         """Not to be had from the chat-completions API: raises ``RefusedRequestError``."""
         raise RefusedRequestError("an OpenAI-compatible endpoint gives no log-likelihood of a given answer")
 
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """Not to be had from the chat-completions API: raises ``RefusedRequestError``."""
+        raise RefusedRequestError("an OpenAI-compatible endpoint gives no log-probs of a given prompt")
+
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Not to be had: raises ``RefusedRequestError``."""
         raise RefusedRequestError("the weights of an endpoint cannot be replaced")
@@ -237,6 +244,10 @@ class OpenAIEngine:
         return await self._client.complete(turns, parameters)
 
     def _turns(self, prompt: Prompt) -> Turns:
+        if prompt.as_user:
+            raise RefusedRequestError(f"{self._endpoint} writes answers only, and not what a user says")
+        if prompt.text or prompt.raw is not None:
+            raise RefusedRequestError("the chat-completions API goes on with no plain text")
         messages = moved_to_user(prompt.messages, at_start=not self._reads_system, later=True, name=self._endpoint)
         if self._leaves_out_earlier and len([one for one in messages if one.role != "system"]) > 1:
             raise RefusedRequestError(

@@ -7,15 +7,17 @@ A critic that does not see the harm, or a model that cannot rewrite, makes revis
 import json
 
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
+from charter.spec.facts import gate_prompts
 from charter.worker.clients.failed import Failed
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, preferences
-from charter.worker.revision.filters import common_endings, ending
+from charter.worker.revision.filters import common_endings
 from charter.worker.revision.rounds import Draft, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow
 from charter.worker.stages.answers import sample_answers
@@ -40,7 +42,7 @@ def pass_gate(run: Run) -> RevisionGate:
             f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
             "about such: add some to prompts.held_out"
         )
-    prompts = take(held_out, 0, min(spec.gate_prompts, len(held_out)), run.spec.seed)
+    prompts = take(held_out, 0, gate_prompts(spec, len(held_out)), run.spec.seed)
     answers = sample_answers(run, _NAME, prompts, run.start.version)
     drafts = [Draft(prompt, one.text) for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()]
     failures = Failures(run, GATING, len(prompts))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.hashing import stable_number
 from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
@@ -17,13 +18,14 @@ from charter.rpc.messages import proto_messages
 from charter.runs.results import LeftOut, RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
+from charter.worker import metrics
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.failures import Failures, draws
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, UNJUDGED, Candidate, decision, judgements
-from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings, ending
+from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings
 from charter.worker.revision.rounds import Draft, failed_row, revise
 from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, write_table
 from charter.worker.seeds import derive_seed
@@ -56,6 +58,8 @@ class Revising:
         """Raises ``RunError`` when revising does not help and the spec says to stop then."""
         serve_start(run)
         gate = pass_gate(run)
+        numbers = {"gate_probability": gate.mean_probability, "gate_low": gate.low, "gate_high": gate.high}
+        run.reporter.report(gate.prompts, gate.prompts, numbers=numbers)
         if not gate.gain and self._ends_at(run, gate):
             write_result(run.artifacts.folder, "revision", Revisions(gate, skipped=True))
             return
@@ -70,8 +74,10 @@ class Revising:
         result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
-        text = f"{result.outcomes.get(ACCEPTED, 0)} of {len(drafts)} answers have a revision to learn from"
-        run.reporter.report(len(rows), len(rows), text=text)
+        accepted = result.outcomes.get(ACCEPTED, 0)
+        numbers = {"accepted_share": accepted / len(drafts)} if drafts else {}
+        text = f"{accepted} of {len(drafts)} answers have a revision to learn from"
+        run.reporter.report(len(rows), len(rows), numbers=numbers, text=text)
 
     def _ends_at(self, run: Run, gate: RevisionGate) -> bool:
         text = (
@@ -105,7 +111,11 @@ def revised_prompts(run: Run) -> list[TaskPrompt]:
         raise RunError(
             f"no training prompt has one of revision.dimensions ({', '.join(spec.dimensions)}): name other ones"
         )
-    return found[: spec.prompts] if spec.HasField("prompts") else found
+    if not spec.HasField("prompts"):
+        return found
+    # With weights each source has its share; a prompt that would come again is left out.
+    taken = run.prompts.take(found, 0, spec.prompts, run.spec.seed) if run.prompts.weights else found[: spec.prompts]
+    return list({one.key: one for one in taken}.values())
 
 
 def _answer_helpfully(run: Run, folder: Path) -> None:
@@ -190,7 +200,9 @@ def _revised(run: Run, folder: Path, drafts: Sequence[Draft]) -> list[RevisionRo
             append_rows(file, failed)
             rows |= {(row.prompt_key, number): row for row in (*written, *failed)}
             text = f"round {number}: {Counter(row.verdict for row in written)[CLEAN]} of {len(batch)} clean"
-            run.reporter.report(min(len(rows), total), total, text=text)
+            verdicts = Counter(row.verdict for row in rows.values())
+            numbers = {f"{metrics.BY_VERDICT}{verdict}": float(count) for verdict, count in verdicts.items()}
+            run.reporter.report(min(len(rows), total), total, numbers=numbers, text=text)
         now = [_next(draft, rows.get((draft.prompt.key, number))) for draft in now]
     return sorted(rows.values(), key=lambda row: (row.round, row.prompt_key))
 

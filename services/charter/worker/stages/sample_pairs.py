@@ -12,7 +12,6 @@ from charter.v1 import run_pb2
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 
 # Prompts in one call, so that progress shows and little is lost when the worker dies.
@@ -98,7 +97,7 @@ def _sampled(run: Run) -> list[list[list[Written]]]:
 def pair_prompts(run: Run) -> list[TaskPrompt]:
     """The prompts that get pairs: judged prompts in the run's order, again from the start when there are too few."""
     judged = judged_prompts(run)
-    return take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
+    return run.prompts.take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
 
 
 def judged_prompts(run: Run) -> list[TaskPrompt]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from charter.data.errors import DataError
 from charter.data.sources import Source
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
+from charter.runs.results import LeftOut, PromptSource
 from charter.spec import checks
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.data_sources import change_data_sources
@@ -23,8 +25,11 @@ from charter.spec.facts import (
     IMPORTED,
     evaluated_prompts,
     label_sources,
+    learns_turns,
     needs_preference_model,
     needs_reinforcement,
+    needs_store,
+    reads_turns,
     servers_sleep,
 )
 from charter.spec.load import spec_to_json
@@ -91,14 +96,13 @@ def check_template(spec: run_pb2.RunSpec) -> ChatTokenizer | None:
 
     Raises ``SpecError`` for a template that cannot be used, by the stage that needs most of it.
     """
-    learns = spec.HasField("supervised") or spec.HasField("revision")
-    if not (learns or needs_reinforcement(spec)):
+    if not reads_turns(spec):
         return None
     try:
         tokenizer = ChatTokenizer.load(policy_model(spec))
     except ValueError as error:
         raise SpecError(f"policy.model or policy.chat_template: {error}") from error
-    if learns:
+    if learns_turns(spec):
         ConversationReader(tokenizer, 1)
     return tokenizer
 
@@ -108,9 +112,7 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
     if tokenizer is None or not needs_reinforcement(spec):
         return PromptSets((), (), 0)
     bad = bad_rows_of(spec, artifacts.left_out("prompts"))
-    prompts = load_prompt_sets(
-        spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens, bad
-    )
+    prompts = load_prompt_sets(spec.prompts, tokenizer, bad)
     if bad.counts:
         logger.warning("rows of prompts were left out: %s. %s", said(bad.counts), bad.left_out)
     watch, final = spec.evaluation, evaluated_prompts(spec, len(prompts.held_out))
@@ -120,6 +122,13 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
             f"{watch.watched_prompts}, held-out prompts that fit, and there are {len(prompts.held_out)}: lower one, or "
             "add some"
         )
+    shares = prompts.shares()
+    artifacts.record["prompt_sources"] = {
+        name: asdict(PromptSource(len(keys), shares.get(name, 0.0))) for name, keys in prompts.sources.items()
+    }
+    kinds = {**({"too_long": prompts.too_long} if prompts.too_long else {}), **bad.counts}
+    items = len(prompts.train) + len(prompts.held_out) + sum(kinds.values())
+    artifacts.record.setdefault("left_out", {})["prompts"] = asdict(LeftOut(items, kinds))
     artifacts.count(
         prompts_train=len(prompts.train),
         prompts_held_out=len(prompts.held_out),
@@ -130,11 +139,16 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
 
 
 def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifacts) -> judge_pb2.Constitution:
-    """Check models, context and constitution; store spec, constitution and versions. Without RL no service is asked.
+    """Check models, context and constitution; store spec, constitution and versions.
+
+    Without RL the store is asked at most.
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
     if not needs_reinforcement(spec):
+        if needs_store(spec):
+            # Waits for it where it is away.
+            services.preference.info()
         artifacts.record["versions"] = _versions()
         artifacts.save_record()
         write_text(artifacts.spec, spec_to_json(spec))

@@ -6,16 +6,17 @@ from typing import Final
 
 from charter.inference.chat_template import ChatTokenizer
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.facts import longest_conversation
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
 from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.supervised.corpus import names_of, read_conversations, weights_of
+from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
 
 NAME: Final = "supervised"
-_MOST_TOKENS = 2048
 
 
 class SupervisedFineTuning:
@@ -57,7 +58,7 @@ def plan_of(
     """
     model = run.start.model
     tokenizer = ChatTokenizer.load(model)
-    most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
+    most = longest_conversation(spec, context_tokens(model))
     evaluated = {prompt.key for prompt in run.prompts.held_out}
     run.reporter.report(0, 0, text="reading the conversations")
     reader = ConversationReader(tokenizer, most, last_only=last_only)
@@ -72,4 +73,4 @@ def plan_of(
     run.artifacts.count(**{f"{name}_rows_left_out": bad.counts.total()})
     batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
     sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
-    return Plan(name, section, spec, corpus, batching, sample)
+    return Plan(name, section, spec, corpus, batching, sample, TokenLearner)

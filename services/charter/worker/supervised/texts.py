@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from charter.held_out import normalised
-from charter.inference.chat_template import loading
+from charter.inference.chat_template import begins_with_bos, loading
 from charter.spec.chat_form import origin_of
 from charter.worker.training.batches import TrainingSequence
 
@@ -48,8 +48,7 @@ class TextReader:
         """
         ids = list(self._tokenizer.encode(text, add_special_tokens=False))
         bos, eos = self._tokenizer.bos_token_id, self._eos
-        begins_with_bos = bos is not None and self._tokenizer.encode(text)[:1] == [bos]
-        whole = [bos if begins_with_bos else eos, *ids, eos]
+        whole = [bos if begins_with_bos(self._tokenizer) else eos, *ids, eos]
         pieces = []
         for start in range(0, len(whole) - 1, self._context):
             piece = whole[start : start + self._context + 1]
