@@ -118,11 +118,12 @@ def main() -> None:
     parser.add_argument("held_out", type=Path)
     parser.add_argument("--judge", default="")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--stages", nargs="*", default=STAGES, help="folders of the run")
     options = parser.parse_args()
     if (options.run / "revision" / "rows.parquet").exists():
         CONSOLE.print(rounds(options.run, options.judge))
     start = as_chat_model(options.start, ChatForm("chatml", "<|im_end|>"))
-    models = {"start": start} | {one: str(options.run / one) for one in STAGES if (options.run / one).is_dir()}
+    models = {"start": start} | {one: str(options.run / one) for one in options.stages if (options.run / one).is_dir()}
     held_out = [json.loads(line) for line in options.held_out.read_text(encoding="utf-8").splitlines()]
     CONSOLE.print(stages(models, held_out, options.judge, options.tokens))
 

@@ -101,15 +101,15 @@ def specs(model: Path) -> dict[str, dict[str, Any]]:
     texts = {"data": [{"source": "texts.jsonl"}], "learning_rate": 1e-4, "batch_tokens": 2048}
     chats = {"data": [{"source": "chat.jsonl"}], "learning_rate": 1e-4, "batch_size": 16, "max_tokens": 320}
     learning = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 2}
-    revision = {"dimensions": ["harmless"], "rounds": 2, "prompts": 64, "gate_prompts": 32, "learning": learning}
+    revision = {"dimensions": ["harmless"], "rounds": 2, "prompts": 40, "gate_prompts": 32, "learning": learning}
     base = {"model": "base", "chat_template": "chatml", "eos_token": "<|im_end|>"}
     own = {"model": str(model), "method": "contrast", "constitution": "general.yaml"}
     rest = {
-        "comparisons": {"pairs": 64},
+        "comparisons": {"pairs": 40},
         "preference_model": {"learning_rate": 5e-5},
-        "evaluation": {"prompts": 79},
+        "evaluation": {"prompts": 48},
     }
-    steps = {"steps": 4, "episodes_per_step": 16, "learning_rate": 3e-5, "missing_eos_penalty": 0}
+    steps = {"steps": 3, "episodes_per_step": 16, "learning_rate": 3e-5, "missing_eos_penalty": 0}
     road = {"pretraining": texts, "supervised": chats, "revision": revision, **rest}
     tiny_road = {
         "pretraining": {**texts, "data": [{"source": "all_texts.jsonl"}], "learning_rate": 2e-3},
@@ -163,9 +163,9 @@ def main() -> None:
     write_prompts(folder, chats, arguments.prompts)
     learned = chats[TRAIN + HELD_OUT :]
     texts = ["\n\n".join(turn.content for turn in chat) for chat in learned]
-    write(folder / "texts.jsonl", ({"text": text} for text in texts[:100]))
+    write(folder / "texts.jsonl", ({"text": text} for text in texts[:60]))
     write(folder / "all_texts.jsonl", ({"text": text} for text in texts))
-    write(folder / "chat.jsonl", ({"messages": [asdict(turn) for turn in chat]} for chat in learned[200:320]))
+    write(folder / "chat.jsonl", ({"messages": [asdict(turn) for turn in chat]} for chat in learned[200:280]))
     without_template(arguments.model, folder / "base")
     from_scratch(texts, folder / "tiny")
     shutil.copy(CONSTITUTION, folder)
