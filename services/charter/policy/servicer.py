@@ -168,7 +168,8 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         metrics.SAMPLE_SECONDS.observe(time.monotonic() - start, exemplar)
         if sample.first_token_time is not None:
             metrics.FIRST_TOKEN_SECONDS.observe(sample.first_token_time - start, exemplar)
-        metrics.GENERATED_TOKENS.inc(len(sample.token_ids))
-        metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
-        metrics.SAMPLE_TOKENS.observe(len(sample.token_ids))
+        prompt_tokens, tokens = sample.usage
+        metrics.GENERATED_TOKENS.inc(tokens)
+        metrics.PROMPT_TOKENS.inc(prompt_tokens)
+        metrics.SAMPLE_TOKENS.observe(tokens)
         metrics.SAMPLES.labels(sample.finish.value).inc()
