@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from charter.chat import ChatMessage
-from charter.jsonl import append_line, recover_lines
+from charter.data.prompts import TaskPrompt
+from charter.jsonl import append_lines
+from charter.state_files import read_log
 from charter.storage.comparison_files import write_rows
+from charter.v1 import run_pb2
 
 # Of the verdicts: nothing was found wrong with the revision.
 CLEAN = "clean"
@@ -53,11 +56,18 @@ class RevisionRow:
     judge: str
     constitution_digest: str
     verdict: str
+    # The token limit ended the critique, which was followed as far as it goes.
+    critique_cut_off: bool = False
 
     @property
     def id(self) -> str:
         """Names the row in its run."""
         return row_id(self.prompt_key, self.round)
+
+
+def is_revised(spec: run_pb2.RevisionSpec, prompt: TaskPrompt) -> bool:
+    """Whether a prompt is of the dimensions whose answers are revised."""
+    return not spec.dimensions or prompt.dimension in spec.dimensions
 
 
 def row_id(prompt_key: str, number: int) -> str:
@@ -67,16 +77,17 @@ def row_id(prompt_key: str, number: int) -> str:
 
 def append_rows(path: Path, rows: Iterable[RevisionRow]) -> None:
     """Add rows to a file that is as long as the stage has come."""
-    for row in rows:
-        append_line(path, json.dumps(asdict(row), ensure_ascii=False))
+    append_lines(path, [json.dumps(asdict(row), ensure_ascii=False) for row in rows])
 
 
 def read_rows(path: Path) -> list[RevisionRow]:
-    """What attempts so far have written; a last line that is broken off is taken away."""
-    rows = [json.loads(line) for line in recover_lines(path)]
-    return [
-        RevisionRow(**{**row, "prompt": tuple(ChatMessage(**message) for message in row["prompt"])}) for row in rows
-    ]
+    """What attempts so far have written; a last line that is broken off is taken away. Raises ``StateFileError``."""
+    return read_log(path, _row, "Delete it and resume the run, which then writes these revisions again")
+
+
+def _row(line: str) -> RevisionRow:
+    row = json.loads(line)
+    return RevisionRow(**{**row, "prompt": tuple(ChatMessage(**message) for message in row["prompt"])})
 
 
 def write_table(path: Path, rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> None:
