@@ -72,10 +72,9 @@ def _message(message: Descriptor, comments: Mapping[str, str], definitions: Sche
         # A list that is required is one whose items are.
         if (limit.required and not field.is_repeated) or limit.min_items:
             required.append(field.name)
-    # A section whose fields are all comments is null.
-    schema: Schema = {"description": comments.get(message.full_name, ""), "type": ["object", "null"]}
+    schema: Schema = {"description": comments.get(message.full_name, ""), "type": "object"}
     schema |= {"properties": properties, "additionalProperties": False}
-    return schema | ({"type": "object", "required": required} if required else {})
+    return schema | ({"required": required} if required else {})
 
 
 def _section(message: Descriptor) -> str:

@@ -192,6 +192,10 @@ def _run_info() -> dict[str, object]:
             "REPORTING": 1.2,
         },
         "counts": {"prompts_train": 400, "prompts_too_long": 7, "prompts_held_out": 60},
+        "prompt_sources": {
+            "train.jsonl": {"prompts": 320, "share": 0.7},
+            "generated.jsonl": {"prompts": 80, "share": 0.3},
+        },
     }
 
 

@@ -15,9 +15,15 @@ from typing import Any
 from charter.atomic_files import write_json
 from charter.data.errors import DataError
 from charter.data.hub_splits import chosen_files, splits_of
+from charter.data.rows import ENDINGS
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?P<words>(?::[\w.-]+){0,2})")
+# What people write for it: the name alone, or its page.
+_MEANT = re.compile(
+    r"(?:hf://datasets/|https://(?:huggingface\.co|hf\.co)/datasets/)?"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?P<words>(?::[\w.-]+){0,2})/?"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CARD = "README.md"
 # Seconds to wait for what the hub says of a data set.
@@ -68,6 +74,14 @@ class HubSet:
         """
         listing = _listing(self)
         return _fetched(replace(self, revision=listing.commit), listing)
+
+
+def meant_for_hub(place: str) -> str:
+    """What to say of a file that is not there where its name looks like a data set of the hub; else nothing."""
+    matched = _MEANT.fullmatch(place)
+    if matched is None or place.lower().endswith(ENDINGS):
+        return ""
+    return f"; a data set of the hub is written {PREFIX}{matched['name']}{matched['words']}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,15 +44,19 @@ def prompts(source: str | Path, bad: BadRows) -> Iterator[TaskPrompt]:
 
     def make(row: Row) -> list[TaskPrompt]:
         fields = row.fields()
-        turns = _turns(fields, parsed.column)
-        if not turns or turns[-1].role != "user":
+        turns = _turns(row, fields, parsed.column)
+        if not turns:
+            raise _empty("a prompt")
+        if turns[-1].role != "user":
             turns = first_user_turns(turns)
         if not any(turn.role == "user" for turn in turns):
             raise BadRowError("without a turn of the user")
         if turns[-1].role != "user":
             raise BadRowError("not ended by the user", f"the last turn must be the user's, not the {turns[-1].role}'s")
+        if not turns[-1].content.strip():
+            raise _empty("a prompt")
         if not all(turn.content.strip() for turn in turns):
-            raise BadRowError("with an empty prompt", "a prompt must be text that is not empty")
+            raise BadRowError("with an empty turn", "a turn before the last is empty")
         return [TaskPrompt(prompt_key(turns), turns, text_of(fields.get("dimension", ""), "dimension"))]
 
     return read(parsed, make, bad)
@@ -67,20 +71,29 @@ def read_prompts(source: str | Path, bad: BadRows | None = None) -> list[TaskPro
     return found
 
 
-def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
-    if column:
-        return _begun(column_of(fields, column), column)
-    if whole := next((name for name in CONVERSATIONS if name in fields), None):
-        return with_system(fields, turns_of(fields[whole], whole))
-    if (request := request_turns(fields)) is not None:
-        return request
-    if other := next((name for name in _OTHERS if name in fields), None):
-        return _begun(fields[other], other)
-    known = ", ".join((*REQUESTS, *CONVERSATIONS, *_OTHERS))
-    raise BadRowError(
-        "of no known layout",
-        f"needs one of {known}; it has {', '.join(fields) or 'nothing'}. FILE#COLUMN names another column",
-    )
+def _turns(row: Row, fields: Fields, column: str) -> tuple[ChatMessage, ...]:
+    columns = (column,) if column else (*CONVERSATIONS, *REQUESTS, *_OTHERS)
+    name = next((one for one in columns if one in fields), "")
+    if not name and (null := next((one for one in row.null_columns() if one in columns), "")):
+        raise _empty(null)
+    if not name and not column:
+        known = ", ".join((*REQUESTS, *CONVERSATIONS, *_OTHERS))
+        raise BadRowError(
+            "of no known layout",
+            f"needs one of {known}; it has {', '.join(fields) or 'nothing'}. FILE#COLUMN names another column",
+        )
+    value = column_of(fields, name or column)
+    if not column and name in REQUESTS:
+        return request_turns(fields) or ()
+    if isinstance(value, str) and not value.strip():
+        raise _empty(name)
+    if not column and name in CONVERSATIONS:
+        return with_system(fields, turns_of(value, name))
+    return _begun(value, name)
+
+
+def _empty(name: str) -> BadRowError:
+    return BadRowError("with an empty prompt", f"{name} must be text that is not empty")
 
 
 def _begun(value: object, name: str) -> tuple[ChatMessage, ...]:

@@ -26,7 +26,7 @@ def request_turns(fields: Fields) -> tuple[ChatMessage, ...] | None:
     text = text_of(fields[name], name)
     material = next((one for one in _MATERIAL if name in _WITH_MATERIAL and fields.get(one)), None)
     if material:
-        text += f"\n\n{text_of(fields[material], material)}"
+        text = "\n\n".join(part for part in (text, text_of(fields[material], material)) if part.strip())
     return with_system(fields, _earlier(fields) + spoken(text, name))
 
 

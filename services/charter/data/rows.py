@@ -56,12 +56,19 @@ class Row:
 
     def fields(self) -> Fields:
         """Its values by column, without those that are null. Raises ``BadRowError``."""
+        return {name: one for name, one in self._values().items() if one is not None}
+
+    def null_columns(self) -> list[str]:
+        """The columns without a value. Raises ``BadRowError``."""
+        return [name for name, one in self._values().items() if one is None]
+
+    def _values(self) -> Fields:
         if self.where.unit == DOCUMENT:
             raise BadRowError("plain text", "is plain text: rows with columns are needed here")
         value = json_text.decode(self.content) if isinstance(self.content, bytes) else self.content
         if not isinstance(value, dict):
             raise BadRowError("not a JSON object", "must be a JSON object")
-        return {name: one for name, one in value.items() if one is not None}
+        return value
 
 
 def rows_of(path: Path, file: str) -> Iterator[Row]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from charter.data.bad_rows import BadRows
-from charter.data.errors import BadRowError
-from charter.data.hub import PREFIX, HubSet
+from charter.data.errors import BadRowError, DataError
+from charter.data.hub import PREFIX, HubSet, meant_for_hub
 from charter.data.rows import Row, rows_of
 
 T = TypeVar("T")
@@ -51,7 +51,12 @@ class Source:
 
     def files(self) -> list[tuple[Path, str]]:
         """Its files, and the name of each for people. Raises ``DataError`` for a data set that cannot be had."""
-        return HubSet.parse(self.place).files() if self.of_hub else [(Path(self.place).expanduser(), self.place)]
+        if self.of_hub:
+            return HubSet.parse(self.place).files()
+        path = Path(self.place).expanduser()
+        if not os.path.exists(path) and (hint := meant_for_hub(self.place)):
+            raise DataError([f"no such file: {self.place}{hint}"])
+        return [(path, self.place)]
 
     def pinned(self) -> "Source":
         """The same; a data set of the hub at the commit that it has now. Raises ``DataError`` where none can be had."""

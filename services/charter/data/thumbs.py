@@ -46,7 +46,7 @@ def thumbs(source: str | Path, bad: BadRows | None = None) -> Iterator[Thumb]:
     def make(row: Row) -> list[Thumb]:
         fields = row.fields()
         if fields.keys() >= OURS:
-            return _of_comparison(comparison_of_ours(fields), row.where)
+            return _of_comparison(comparison_of_ours(fields, parsed.column), row.where)
         (*prompt, answer) = conversation_turns(fields)
         if answer.role != "assistant":
             raise BadRowError(

@@ -30,13 +30,12 @@ from transformers import (
 
 from charter.inference.chat_template import ChatTokenizer, ids_of, loading, padding_id
 from charter.inference.local.model import load_whole
-from charter.spec.chat_form import CHATML, ORIGIN, ChatForm, Origin
+from charter.spec.chat_form import CHATML, CHATML_TOKENS, ORIGIN, ChatForm, Origin
 
 _CHATML_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _PAD = "<|pad|>"
 # What is loaded of a hub model.
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -139,8 +138,8 @@ def _make(model: str, source: Path, form: ChatForm, folder: Path) -> None:
 
 def _read(form: ChatForm) -> _Form:
     if form.template == CHATML:
-        eos = form.eos_token or _CHATML_TOKENS[-1]
-        return _Form(_CHATML_TEMPLATE, eos, tuple(dict.fromkeys((*_CHATML_TOKENS, eos))))
+        eos = form.eos_token or CHATML_TOKENS[-1]
+        return _Form(_CHATML_TEMPLATE, eos, tuple(dict.fromkeys((*CHATML_TOKENS, eos))))
     if os.path.isfile(form.template):
         if not form.eos_token:
             raise ValueError(

@@ -13,6 +13,9 @@ from google.protobuf.message import Message
 from charter.v1 import validation_pb2
 
 MOST_VIOLATIONS = 20
+# A pattern that lists words; an empty one stands for a field that is not set.
+_WORDS = re.compile(r"[\w-]*(\|[\w-]+)+")
+_MOST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,18 @@ def _check_text(value: str | bytes, limit: validation_pb2.FieldConstraint, path:
         unit = "characters" if isinstance(value, str) else "bytes"
         yield Violation(path, f"holds at most {limit.max_length} {unit}, has {len(value)}")
     elif limit.pattern and isinstance(value, str) and not re.fullmatch(limit.pattern, value):
-        yield Violation(path, f"must match {limit.pattern}")
+        yield Violation(path, f"must be {_in_words(limit)}, is {_shown(value)}")
+
+
+def _in_words(limit: validation_pb2.FieldConstraint) -> str:
+    """What a pattern asks for, for a person."""
+    if _WORDS.fullmatch(limit.pattern):
+        return f"one of {', '.join(word for word in limit.pattern.split('|') if word)}"
+    return limit.pattern_in_words or f"a text like the regular expression {limit.pattern}"
+
+
+def _shown(value: str) -> str:
+    return f"`{value}`" if len(value) <= _MOST_SHOWN else f"`{value[:_MOST_SHOWN]}…`"
 
 
 def _check_number(value: float, limit: validation_pb2.FieldConstraint, path: str) -> Iterator[Violation]:

@@ -30,8 +30,8 @@ class Artifacts:
 
     ``run.json`` holds id, versions, constitution_digest, started, finished, phase_seconds, counts, what was left out by
     stage (``left_out``), where too much of that stopped the run (``stops``), what the policy learned before RL
-    (``learned``), and at which commits data sets of the hub were read (``data``). Raises ``StateFileError``
-    where it is damaged.
+    (``learned``), the sources of its training prompts (``prompt_sources``), and at which commits data sets of the hub
+    were read (``data``). Raises ``StateFileError`` where it is damaged.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:

@@ -10,7 +10,7 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, Revisions
+from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, PromptSource, Revisions
 from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
@@ -42,6 +42,8 @@ class RunInfo:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     # By stage.
     left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
+    # By short name, in the order of the spec.
+    prompt_sources: dict[str, PromptSource] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,14 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptSource:
+    """A source of training prompts (``run.json``): how many it gave, and its share of those that are taken."""
+
+    prompts: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReliabilityBin:
     """Predictions in ``[lower, upper)``: how many, their mean, and how often the predicted answer was right."""
 

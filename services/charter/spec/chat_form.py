@@ -7,6 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 CHATML = "chatml"
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+# A name that ends so is a file, not a model.
+TEMPLATE_ENDINGS = (".jinja", ".jinja2", ".j2", ".txt", ".json")
 # In the folder of a model that was given a form: what it was made from.
 ORIGIN = "charter_origin.json"
 

@@ -3,26 +3,35 @@
 `charter check`, `plan`, `up` and `run`, the trainer's CreateRun and ResumeRun, and the worker all ask here.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charter.spec import facts, learning_checks
+from charter.spec import chat_checks, facts, learning_checks, prompt_checks
+from charter.spec.chat_form import CHATML
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
-from charter.spec.models import context_tokens
+from charter.spec.models import context_tokens, folder_of
 from charter.spec.problems import Problem
 from charter.v1 import judge_pb2, run_pb2
 
 if TYPE_CHECKING:
     from charter.spec.contents import Contents
 
-# How often one prompt is answered for one purpose; a count that needs more is a slip.
-MOST_ANSWERS_TO_A_PROMPT = 100
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Mistakes in a spec, what could not be looked into, and what is no mistake but worth a word."""
+
+    problems: list[Problem]
+    unread: list[Problem]
+    remarks: list[Problem]
 
 
-def problems(spec: run_pb2.RunSpec, *, absent_files: bool = False) -> list[Problem]:
-    """Every mistake in a filled spec, in no order.
+def findings(spec: run_pb2.RunSpec, *, absent_files: bool = False) -> Findings:
+    """All that is to be said of a filled spec, in no order.
 
     With ``absent_files`` the run is for another machine: files and folders that are not here may be there.
     """
@@ -35,26 +44,47 @@ def problems(spec: run_pb2.RunSpec, *, absent_files: bool = False) -> list[Probl
         found += rule(spec)
     for rule_of_contents in _RULES_OF_CONTENTS:
         found += rule_of_contents(spec, contents)
-    return found
+    unread = [*contents.unread, *_absent_models(spec)]
+    return Findings(found, unread, list(learning_checks.left_out(spec, contents)))
 
 
-def check_file(path: Path, remote: bool = False, to_serve: bool = False) -> SpecFile:
-    """The spec in a file with every mistake in it; ``to_serve`` looks for what `charter up` needs, too.
+def problems(spec: run_pb2.RunSpec, *, absent_files: bool = False) -> list[Problem]:
+    """Every mistake in a filled spec, in no order; ``absent_files`` as in ``findings``."""
+    return findings(spec, absent_files=absent_files).problems
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A spec's file with all that was found in it; ``unread`` and ``remarks`` are of fields without a mistake."""
+
+    file: SpecFile
+    unread: Sequence[Problem]
+    remarks: Sequence[Problem]
+
+
+def check_file(path: Path, remote: bool = False, to_serve: bool = False) -> CheckedFile:
+    """Look at the spec in a file; ``to_serve`` looks for what `charter up` needs, too.
 
     With ``remote`` the run is for another machine. Raises ``SpecError`` for a file that cannot be read, or is not YAML.
     """
     file = SpecFile(path, remote)
     filled = fill_defaults(file.spec)
     # The file itself was asked which files are missing.
-    file.add(problems(filled, absent_files=True))
+    found = findings(filled, absent_files=True)
+    file.add(found.problems)
     if to_serve:
         file.add(service_problems(filled))
-    return file
+    wrong = {one.field for one in file.problems}
+    return CheckedFile(
+        file,
+        [one for one in found.unread if one.field not in wrong],
+        [one for one in found.remarks if one.field not in wrong],
+    )
 
 
 def load_checked(path: Path, remote: bool = False, to_serve: bool = False) -> run_pb2.RunSpec:
     """The spec in a file, not filled. Raises ``SpecError`` with every mistake that ``check_file`` finds."""
-    file = check_file(path, remote, to_serve)
+    file = check_file(path, remote, to_serve).file
     file.raise_if_wrong()
     return file.spec
 
@@ -64,6 +94,18 @@ def service_problems(spec: run_pb2.RunSpec) -> list[Problem]:
     if facts.needs_reinforcement(spec) and spec.judge.engine != "external" and not spec.judge.constitution:
         return [Problem("judge.constitution", "is required to start a judge: name the file of a constitution")]
     return []
+
+
+def _absent_models(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """Models that are read where they are here: for their context and chat template."""
+    models = {"policy.model": spec.policy.model if spec.policy.engine != "fake" else ""}
+    if facts.needs_preference_model(spec):
+        models["preference_model.model"] = spec.preference_model.model
+    if spec.policy.chat_template != CHATML and not os.path.isfile(spec.policy.chat_template):
+        models["policy.chat_template"] = spec.policy.chat_template
+    for field, model in models.items():
+        if model and folder_of(model) is None:
+            yield Problem(field, f"{model} is not in the hub's cache of this machine")
 
 
 def _sections(spec: run_pb2.RunSpec) -> Iterator[Problem]:
@@ -255,89 +297,10 @@ def _context(spec: run_pb2.RunSpec) -> Iterator[Problem]:
             )
 
 
-def _pairs(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
-    """Pairs and episodes against the prompts that there are to answer."""
-    if not contents.train:
-        return
-    alone = facts.label_sources(spec.feedback) == {facts.AI}
-    if facts.needs_preference_model(spec) and alone and len(contents.train) == 1:
-        yield Problem(
-            "prompts.train",
-            "holds one prompt: some prompts are held out from the fit of the preference model, and none would be left",
-            ("feedback", "reward.preference_weight", "ppo.algorithm"),
-        )
-    there, most = len(contents.train), MOST_ANSWERS_TO_A_PROMPT * len(contents.train)
-    counts = {"ppo.episodes_per_step": spec.ppo.episodes_per_step // max(spec.ppo.samples_per_prompt, 1)}
-    if facts.needs_preference_model(spec) and facts.AI in facts.label_sources(spec.feedback):
-        counts["comparisons.pairs"] = spec.comparisons.pairs
-        if spec.comparisons.HasField("refresh_every_steps"):
-            counts["comparisons.refresh_pairs"] = spec.comparisons.refresh_pairs
-    for field, count in counts.items():
-        if count > most:
-            yield Problem(
-                field,
-                f"takes each prompt {count / there:,.0f} times: prompts.train has {there} different ones, and over "
-                f"{MOST_ANSWERS_TO_A_PROMPT} times is a slip. Lower it, or add prompts",
-                ("prompts.train", "ppo.samples_per_prompt"),
-            )
-
-
-def _held_out(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
-    """Comparisons against the held-out prompts that there are."""
-    if not contents.held_out:
-        return
-    evaluation, count = spec.evaluation, len(contents.held_out)
-    there = f"prompts.held_out holds {count} different ones: lower it, or add some"
-    if evaluation.HasField("prompts") and evaluation.prompts > count:
-        yield Problem("evaluation.prompts", f"is {evaluation.prompts}, and {there}", ("prompts.held_out",))
-    elif evaluation.HasField("every_steps"):
-        final = facts.evaluated_prompts(spec, count)
-        if final + evaluation.watched_prompts > count:
-            yield Problem(
-                "evaluation.watched_prompts",
-                f"is {evaluation.watched_prompts}, for evaluation.every_steps and behind the {final} of "
-                f"evaluation.prompts, and {there}",
-                ("prompts.held_out", "evaluation.prompts", "evaluation.every_steps"),
-            )
-
-
-def _dimensions(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
-    """Dimensions that nothing has, and ensembles larger than the principles of one."""
-    of_prompts = {prompt.dimension for prompt in contents.train or ()}
-    for part, prompts in (("train", contents.train), ("held_out", contents.held_out)):
-        known = {prompt.dimension for prompt in prompts or ()}
-        if prompts and spec.revision.dimensions and not known & set(spec.revision.dimensions):
-            has = ", ".join(sorted(known - {""})) or "none"
-            text = f"names none that a prompt of prompts.{part} has (they have {has})"
-            yield Problem("revision.dimensions", text, (f"prompts.{part}",))
-    if contents.train and facts.needs_preference_model(spec):
-        for dimension in spec.feedback.by_dimension:
-            if dimension not in of_prompts and facts.AI in facts.label_shares(spec.feedback, dimension):
-                has = ", ".join(sorted(of_prompts - {""})) or "none"
-                yield Problem(
-                    f"feedback.by_dimension.{dimension}",
-                    f"gives ai a share, and no prompt of prompts.train is of this dimension (they have {has})",
-                    ("prompts.train",),
-                )
-    if contents.constitution is None:
-        return
-    principles, size = contents.constitution.principles, spec.judge.ensemble_size
-    # A prompt whose dimension has no principles is judged by all.
-    for dimension in ("", *sorted(of_prompts & {one.dimension for one in principles})):
-        count = len(contents.constitution.of_dimension(dimension))
-        if size > count:
-            of = f" of the dimension {dimension}, which prompts have" if dimension else ""
-            yield Problem(
-                "judge.ensemble_size",
-                f"is {size}, and the constitution has {count} principles{of}: lower it",
-                ("judge.constitution", "prompts.train"),
-            )
-            return
-
-
 _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _sections,
-    learning_checks.chat_template,
+    chat_checks.chat_template,
+    chat_checks.untrained_tokens,
     _groups,
     _critic,
     _reward,
@@ -348,11 +311,14 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _evaluation,
     _judge,
     _services,
+    learning_checks.prompt_weights,
     learning_checks.learned,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (
-    _pairs,
-    _held_out,
-    _dimensions,
+    prompt_checks.pairs,
+    prompt_checks.held_out,
+    prompt_checks.dimensions,
+    learning_checks.revised,
+    learning_checks.too_long,
 )

@@ -2,12 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from charter.data.bad_rows import BadRows
-from charter.data.conversations import conversations
+from charter.data.conversations import Conversation, conversations
 from charter.data.errors import MOST_NAMED, DataError
 from charter.data.pairs.labelled import read_labelled_pairs
 from charter.data.prompts import TaskPrompt, read_prompts
@@ -18,92 +19,143 @@ from charter.spec.constitution import Constitution, ConstitutionError, load_cons
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
+T = TypeVar("T")
+
 # Of each source of texts and conversations.
 _ROWS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files of a spec. None stands for what could not be read whole; ``problems`` say why."""
+    """The files of a spec. None stands for what could not be read whole; ``problems`` say why.
+
+    ``unread`` are the sources that are not on this machine, of which nothing is known.
+    """
 
     # Different prompts only, in the order of the files.
     train: Sequence[TaskPrompt] | None
     held_out: Sequence[TaskPrompt] | None
     constitution: Constitution | None
+    # The beginning of each source of conversations that is here, by its field.
+    conversations: Mapping[str, Sequence[Conversation]]
     problems: Sequence[Problem]
+    unread: Sequence[Problem]
 
 
 def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     """Read the files of a filled spec. With ``absent_files`` those that are not here are somewhere else."""
-    problems: list[Problem] = []
-    train = _prompts(spec, "train", absent_files, problems)
-    held_out = _prompts(spec, "held_out", absent_files, problems)
+    reader = _Reader(spec, absent_files)
+    train, held_out = reader.prompts("train"), reader.prompts("held_out")
     if train is not None and held_out is not None:
-        problems += _shared(train, held_out)
-    constitution = _constitution(spec.judge.constitution, absent_files, problems)
-    _labelled_pairs(spec, absent_files, problems)
-    _sources(spec, "pretraining.data", spec.pretraining.data, texts, absent_files, problems)
-    _sources(spec, "pretraining.replay", spec.pretraining.replay, texts, absent_files, problems)
-    _sources(spec, "supervised.data", spec.supervised.data, conversations, absent_files, problems)
-    _sources(spec, "revision.helpful", spec.revision.helpful, conversations, absent_files, problems)
-    return Contents(train, held_out, constitution, problems)
+        reader.problems += _shared(train, held_out)
+    constitution = reader.constitution()
+    reader.labelled_pairs()
+    for name in ("data", "replay"):
+        reader.beginnings(f"pretraining.{name}", getattr(spec.pretraining, name), texts)
+    talks = reader.beginnings("supervised.data", spec.supervised.data, conversations)
+    talks |= reader.beginnings("revision.helpful", spec.revision.helpful, conversations)
+    return Contents(train, held_out, constitution, talks, reader.problems, reader.unread)
 
 
-def _prompts(
-    spec: run_pb2.RunSpec, part: str, absent_files: bool, problems: list[Problem]
-) -> Sequence[TaskPrompt] | None:
-    sources: Sequence[str] = getattr(spec.prompts, part)
-    found: dict[str, TaskPrompt] = {}
-    whole = bool(sources)
-    for index, source in enumerate(sources):
-        field = f"prompts.{part}[{index}]"
-        here = _here(source, field, absent_files, problems)
+class _Reader:
+    """Reads what is here of a spec's data; notes what is wrong in it, and what is not here."""
+
+    def __init__(self, spec: run_pb2.RunSpec, absent_files: bool) -> None:
+        self.problems: list[Problem] = []
+        self.unread: list[Problem] = []
+        self._spec = spec
+        self._absent_files = absent_files
+
+    def prompts(self, part: str) -> Sequence[TaskPrompt] | None:
+        """All of a part, each once."""
+        sources: Sequence[str] = getattr(self._spec.prompts, part)
+        found: dict[str, TaskPrompt] = {}
+        whole = bool(sources)
+        for index, source in enumerate(sources):
+            field = f"prompts.{part}[{index}]"
+            here = self._here(source, field)
+            if here is None:
+                whole = False
+                continue
+            try:
+                for prompt in read_prompts(here, bad_rows_of(self._spec)):
+                    found.setdefault(prompt.key, prompt)
+            except DataError as error:
+                whole = False
+                self._add(field, str(error).splitlines())
+        return tuple(found.values()) if whole else None
+
+    def beginnings(
+        self, field: str, sources: Sequence[run_pb2.DataSource], read: Callable[[str, BadRows], Iterable[T]]
+    ) -> dict[str, Sequence[T]]:
+        """The beginning of each: a corpus is too large to be read through before a run begins."""
+        found: dict[str, Sequence[T]] = {}
+        for index, one in enumerate(sources):
+            where = f"{field}[{index}].source"
+            here = self._here(one.source, where)
+            if here is None:
+                continue
+            try:
+                found[where] = list(itertools.islice(read(here, bad_rows_of(self._spec)), _ROWS_LOOKED_AT))
+            except DataError as error:
+                self._add(where, str(error).splitlines())
+                continue
+            if not found[where]:
+                self._add(where, [f"holds nothing to learn from: {one.source}"])
+        return found
+
+    def labelled_pairs(self) -> None:
+        """Only for what is wrong in them."""
+        field, source = "judge.labelled_pairs", self._spec.judge.labelled_pairs
+        here = self._here(source, field) if source else None
         if here is None:
-            whole = False
-            continue
+            return
         try:
-            for prompt in read_prompts(here, bad_rows_of(spec)):
-                found.setdefault(prompt.key, prompt)
+            read_labelled_pairs(here, bad_rows_of(self._spec))
         except DataError as error:
-            whole = False
-            problems += (Problem(field, line) for line in str(error).splitlines())
-    return tuple(found.values()) if whole else None
+            self._add(field, str(error).splitlines())
 
-
-def _sources(
-    spec: run_pb2.RunSpec,
-    field: str,
-    sources: Sequence[run_pb2.DataSource],
-    read: Callable[[str, BadRows], Iterable[object]],
-    absent_files: bool,
-    problems: list[Problem],
-) -> None:
-    """The beginning of each: a corpus is too large to be read through before a run begins."""
-    for index, one in enumerate(sources):
-        where = f"{field}[{index}].source"
-        here = _here(one.source, where, absent_files, problems)
-        if here is None:
-            continue
+    def constitution(self) -> Constitution | None:
+        """The judge's, where it is here and whole."""
+        field, name = "judge.constitution", self._spec.judge.constitution
+        if not name:
+            return None
+        # Never raises, whatever the name is.
+        if not os.path.isfile(name):
+            self._missing(field, name)
+            return None
         try:
-            looked_at = sum(1 for _ in itertools.islice(read(here, bad_rows_of(spec)), _ROWS_LOOKED_AT))
-        except DataError as error:
-            problems += (Problem(where, line) for line in str(error).splitlines())
-            continue
-        if not looked_at:
-            problems.append(Problem(where, f"holds nothing to learn from: {one.source}"))
-
-
-def _here(source: str, field: str, absent_files: bool, problems: list[Problem]) -> str | None:
-    """The source as it can be read without a network, or None. A file that must be here and is missing is a problem."""
-    parsed = Source.parse(source)
-    try:
-        here = parsed.here()
-    except DataError:
-        # No name of a data set; who resolves the names of a spec says so.
+            return load_constitution(Path(name))
+        except ConstitutionError as error:
+            more = len(error.problems) - MOST_NAMED
+            lines = [*error.problems[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+        except OSError as error:
+            lines = [f"cannot read {name}: {error.strerror}"]
+        self._add(field, lines)
         return None
-    if here is None and not parsed.of_hub and not absent_files:
-        problems.append(Problem(field, f"no such file: {parsed.place}"))
-    return None if here is None else str(here)
+
+    def _here(self, source: str, field: str) -> str | None:
+        """The source as it can be read without a network, or None. A file that must be here and is not is a problem."""
+        parsed = Source.parse(source)
+        try:
+            here = parsed.here()
+        except DataError:
+            # No name of a data set; who resolves the names of a spec says so.
+            return None
+        if here is None and parsed.of_hub:
+            self.unread.append(Problem(field, f"{source} is not in the hub's cache of this machine"))
+        elif here is None:
+            self._missing(field, parsed.place)
+        return None if here is None else str(here)
+
+    def _missing(self, field: str, file: str) -> None:
+        if self._absent_files:
+            self.unread.append(Problem(field, f"{file} is not on this machine"))
+        else:
+            self._add(field, [f"no such file: {file}"])
+
+    def _add(self, field: str, lines: Iterable[str]) -> None:
+        self.problems += (Problem(field, line) for line in lines)
 
 
 def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list[Problem]:
@@ -116,32 +168,3 @@ def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list
         "from one of the two"
     )
     return [Problem("prompts.held_out", text, ("prompts.train",))]
-
-
-def _constitution(name: str, absent_files: bool, problems: list[Problem]) -> Constitution | None:
-    if not name:
-        return None
-    # Never raises, whatever the name is.
-    if not os.path.isfile(name):
-        problems += [] if absent_files else [Problem("judge.constitution", f"no such file: {name}")]
-        return None
-    try:
-        return load_constitution(Path(name))
-    except ConstitutionError as error:
-        more = len(error.problems) - MOST_NAMED
-        lines = [*error.problems[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
-    except OSError as error:
-        lines = [f"cannot read {name}: {error.strerror}"]
-    problems += (Problem("judge.constitution", line) for line in lines)
-    return None
-
-
-def _labelled_pairs(spec: run_pb2.RunSpec, absent_files: bool, problems: list[Problem]) -> None:
-    field = "judge.labelled_pairs"
-    here = _here(spec.judge.labelled_pairs, field, absent_files, problems) if spec.judge.labelled_pairs else None
-    if here is None:
-        return
-    try:
-        read_labelled_pairs(here, bad_rows_of(spec))
-    except DataError as error:
-        problems += (Problem(field, line) for line in str(error).splitlines())

@@ -19,8 +19,8 @@ MAX_WAIT_SECONDS = 7200
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
 # ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
-# many as there are), supervised.max_tokens and pretraining.context_tokens (as the model's context allows), the
-# evaluate_every_steps of both (an epoch), and the optional files of the judge.
+# many as there are), revision.gate_prompts (as those), supervised.max_tokens and pretraining.context_tokens (as the
+# model's context allows), the evaluate_every_steps of both (an epoch), and the optional files of the judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"logprob_tolerance": 0.1},
     "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
@@ -41,7 +41,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "revision": {
         "rounds": 4,
         "accept": "judged_better",
-        "gate_prompts": 32,
         "critique_tokens": 128,
         "on_no_gain": "skip",
         "helpful_share": 0.5,

@@ -10,6 +10,8 @@ AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGORITHM_ONLINE_DPO)
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
+_GATE_PROMPTS = 32
+_CONVERSATION_TOKENS = 2048
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
@@ -72,3 +74,13 @@ def evaluated_prompts(spec: run_pb2.RunSpec, held_out: int) -> int:
     """Of so many held-out prompts, those of the final comparison."""
     wanted = spec.evaluation.prompts if spec.evaluation.HasField("prompts") else _EVALUATED_PROMPTS
     return min(wanted, held_out)
+
+
+def gate_prompts(revision: run_pb2.RevisionSpec, held_out: int) -> int:
+    """Of so many held-out prompts of its dimensions, those that the gate asks about."""
+    return min(revision.gate_prompts if revision.HasField("gate_prompts") else _GATE_PROMPTS, held_out)
+
+
+def longest_conversation(settings: run_pb2.SupervisedSpec, context: int | None) -> int:
+    """Tokens of the longest conversation that is learned from; ``context`` is the model's, where it is known."""
+    return settings.max_tokens or min(_CONVERSATION_TOKENS, context or _CONVERSATION_TOKENS)

@@ -1,21 +1,32 @@
-"""Rules of a run spec about what is learned before RL, and the chat template for it."""
+"""Rules of a run spec about what is learned before RL."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
+from charter.data.prompts import TaskPrompt
+from charter.spec import facts
+from charter.spec.lengths import LengthCounter
 from charter.spec.models import context_tokens
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
 
+if TYPE_CHECKING:
+    from charter.spec.contents import Contents
 
-def chat_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
-    """Template and EOS belong together."""
-    template, eos = spec.policy.chat_template, spec.policy.eos_token
-    if eos and not template:
-        yield Problem("policy.eos_token", "belongs to policy.chat_template, which is not set: set both or none")
-    if template.endswith((".jinja", ".j2", ".txt")) and not eos:
-        text = "is required with a template file: the token that ends an answer"
-        yield Problem("policy.eos_token", text, ("policy.chat_template",))
+# Of each source, prompts and conversations whose tokens are counted.
+_COUNTED = 500
+
+
+def prompt_weights(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    """A weight for each source of prompts, or none."""
+    weights, sources = len(spec.prompts.train_weights), len(spec.prompts.train)
+    if weights and weights != sources:
+        yield Problem(
+            "prompts.train_weights",
+            f"has {weights} weights for {sources} sources: give one for each, in their order",
+            ("prompts.train",),
+        )
 
 
 def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
@@ -55,3 +66,94 @@ def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
                 "leave it out",
                 ("policy.model",),
             )
+
+
+def revised(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
+    """What is revised, and what the gate asks about, against the prompts that there are."""
+    if not spec.HasField("revision"):
+        return
+    revision = spec.revision
+    wanted = set(revision.dimensions)
+    if contents.train is not None:
+        known = sorted({prompt.dimension for prompt in contents.train} - {""})
+        for index, name in enumerate(revision.dimensions):
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}? They have" if close else "they have"
+                text = f"is {name}, which no prompt of prompts.train has; {hint} {', '.join(known) or 'none'}"
+                yield Problem(f"revision.dimensions[{index}]", text, ("prompts.train",))
+        there = len(_of(contents.train, wanted))
+        if there and revision.HasField("prompts") and revision.prompts > there:
+            text = f"is {revision.prompts}, and prompts.train holds {there} {_kind(wanted)}: lower it, or leave it out"
+            yield Problem("revision.prompts", text, ("prompts.train", "revision.dimensions"))
+    if contents.held_out is not None:
+        there = len(_of(contents.held_out, wanted))
+        if not there:
+            text = f"none of them is of {', '.join(sorted(wanted))}, and the gate of revision asks about such: add some"
+            yield Problem("prompts.held_out", text, ("revision.dimensions",))
+        elif revision.HasField("gate_prompts") and revision.gate_prompts > there:
+            text = (
+                f"is {revision.gate_prompts}, and prompts.held_out holds {there} {_kind(wanted)}: lower it, or leave "
+                "it out"
+            )
+            yield Problem("revision.gate_prompts", text, ("prompts.held_out", "revision.dimensions"))
+
+
+def too_long(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
+    """Limits of tokens that leave nothing of a source."""
+    for field, source, limit, most, lengths in _lengths(spec, contents):
+        if lengths and min(lengths) > most:
+            yield Problem(
+                limit,
+                f"is {most}, and {source} has at least {min(lengths)} tokens in each of the {len(lengths)} that were "
+                "counted: nothing would be left. Raise it",
+                (field, "policy.model"),
+            )
+
+
+def left_out(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
+    """No mistakes, but worth a word: what limits of tokens leave out of a source."""
+    for field, source, limit, most, lengths in _lengths(spec, contents):
+        count = sum(length > most for length in lengths)
+        if 0 < count < len(lengths):
+            yield Problem(
+                field,
+                f"{count} of the {len(lengths)} of {source} that were counted are longer than {limit}, {most}, and "
+                f"will be left out; the longest has at least {max(lengths)} tokens",
+            )
+
+
+def _lengths(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[tuple[str, str, str, int, list[int]]]:
+    """Of each source that is here: its field and name, the field and value of its limit, and the lengths of some."""
+    counter = LengthCounter.of(spec.policy.model) if spec.policy.engine != "fake" else None
+    if counter is None:
+        return
+    try:
+        context = context_tokens(spec.policy.model)
+    except ValueError:
+        # Said of policy.model itself.
+        return
+    for field, found in contents.conversations.items():
+        section = "supervised" if field.startswith("supervised") else "revision.learning"
+        settings = spec.supervised if section == "supervised" else spec.revision.learning
+        lengths = counter.least(one.messages for one in found[:_COUNTED])
+        yield (
+            field,
+            found[0].where.file,
+            f"{section}.max_tokens",
+            facts.longest_conversation(settings, context),
+            lengths,
+        )
+    if facts.needs_reinforcement(spec):
+        for part, prompts in (("train", contents.train), ("held_out", contents.held_out)):
+            lengths = counter.least(one.messages for one in (prompts or ())[:_COUNTED])
+            limit = "prompts.max_prompt_tokens"
+            yield f"prompts.{part}", f"prompts.{part}", limit, spec.prompts.max_prompt_tokens, lengths
+
+
+def _of(prompts: Iterable[TaskPrompt], dimensions: set[str]) -> Sequence[TaskPrompt]:
+    return [one for one in prompts if not dimensions or one.dimension in dimensions]
+
+
+def _kind(dimensions: set[str]) -> str:
+    return f"of {', '.join(sorted(dimensions))}" if dimensions else "different ones"

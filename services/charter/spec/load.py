@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from charter.rpc.validation import violations
+from charter.spec import hints
 from charter.spec.paths import resolve_paths
 from charter.spec.problems import Problem, SpecError
 from charter.spec.yaml_values import Loader, value_of
@@ -126,11 +127,12 @@ class _Reader:
         return self._lines.get(field, 1)
 
     def read_message(self, node: yaml.Node, message: Message, path: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
-            self._problem(path, f"expected a mapping with fields of {message.DESCRIPTOR.name}")
-            return
+        # It is there, whatever it holds: what follows from a section's absence is no second mistake.
         message.SetInParent()
         descriptor = cast(Descriptor, message.DESCRIPTOR)
+        if not isinstance(node, yaml.MappingNode):
+            self._problem(path, hints.expected_fields(descriptor, path.rpartition(".")[2], _text_of(node)))
+            return
         for name, key, value in _entries(node):
             field_path = f"{path}.{name}" if path else name
             if field_path in self._lines:
@@ -141,6 +143,11 @@ class _Reader:
             if field is None:
                 close, text = _unknown(name, descriptor)
                 self._problem(field_path, text, f"{path}.{close}".lstrip(".") if close else "")
+                if close:
+                    _set_in_parent(message, descriptor.fields_by_name[close])
+            elif _is_empty(value):
+                self._problem(field_path, hints.empty(field))
+                _set_in_parent(message, field)
             elif not _is_null(value):
                 self._read_field(value, message, field, field_path)
 
@@ -149,7 +156,7 @@ class _Reader:
             self._read_map(node, getattr(message, field.name), path)
         elif field.is_repeated:
             if not isinstance(node, yaml.SequenceNode):
-                self._problem(path, "expected a list")
+                self._problem(path, hints.expected_list(field, _text_of(node)))
                 return
             for index, item in enumerate(node.value):
                 item_path = f"{path}[{index}]"
@@ -195,6 +202,20 @@ def _entries(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node, yaml.Node
 
 def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    """Nothing stands behind the colon; a `null` that is written stands for an unset field."""
+    return _is_null(node) and not node.value
+
+
+def _text_of(node: yaml.Node) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) and not _is_null(node) else ""
+
+
+def _set_in_parent(message: Message, field: FieldDescriptor) -> None:
+    if field.message_type is not None and not field.is_repeated:
+        getattr(message, field.name).SetInParent()
 
 
 def _within(field: str, whole: str) -> bool:

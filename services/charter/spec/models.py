@@ -7,6 +7,7 @@ from typing import Any
 
 # As transformers' configs name it.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def context_tokens(model: str) -> int | None:
@@ -23,15 +24,66 @@ def context_tokens(model: str) -> int | None:
     return None if found is None else int(found)
 
 
-def _config(model: str) -> dict[str, Any] | None:
+def has_chat_template(model: str) -> bool | None:
+    """Whether a model's tokenizer has a chat template; None where no tokenizer is on this machine to ask.
+
+    Raises ``ValueError`` for a config of the tokenizer that cannot be read.
+    """
+    folder = folder_of(model)
+    if folder is None or not os.path.isfile(folder / _TOKENIZER_CONFIG):
+        return None
+    if os.path.isfile(folder / "chat_template.jinja") or os.path.isfile(folder / "chat_template.json"):
+        return True
+    return bool(_read(folder / _TOKENIZER_CONFIG).get("chat_template"))
+
+
+def knows_token(model: str, token: str) -> bool | None:
+    """Whether a model's tokenizer has a token of its own for a text; None where no such tokenizer is here to ask."""
+    file = tokenizer_file(model)
+    if file is None:
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    added = {one.get("content") for one in content.get("added_tokens", ())}
+    # A list of pairs in some kinds of models.
+    vocabulary = content.get("model", {}).get("vocab", {})
+    return token in added or (token in vocabulary if isinstance(vocabulary, dict) else None)
+
+
+def tokenizer_file(model: str) -> Path | None:
+    """The file that the library ``tokenizers`` reads, where it is on this machine."""
+    folder = folder_of(model)
+    file = None if folder is None else folder / "tokenizer.json"
+    return file if file is not None and os.path.isfile(file) else None
+
+
+def folder_of(model: str) -> Path | None:
+    """A model's folder: a local one, or that of a hub model that was fetched before.
+
+    The layout is documented (huggingface_hub, "Understand caching"); its own function imports an HTTP client.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     # Whatever the name is, this and what follows raise nothing.
-    if not os.path.isdir(model):
-        file = _cached(model)
-        return None if file is None else _read(file)
-    file = Path(model) / "config.json"
-    if not file.is_file():
+    if os.path.isdir(model):
+        return Path(model)
+    folder = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    newest = folder / "refs" / "main"
+    if not os.path.isfile(newest):
+        return None
+    snapshot = folder / "snapshots" / newest.read_text(encoding="utf-8").strip()
+    return snapshot if snapshot.is_dir() else None
+
+
+def _config(model: str) -> dict[str, Any] | None:
+    folder = folder_of(model)
+    if folder is None:
+        return None
+    file = folder / "config.json"
+    if file.is_file():
+        return _read(file)
+    if os.path.isdir(model):
         raise ValueError(f"the folder {model} holds no config.json: it is no model")
-    return _read(file)
+    return None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -42,18 +94,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{file} must hold a JSON object")
     return config
-
-
-def _cached(hub_id: str) -> Path | None:
-    """The config of a hub model that was fetched before.
-
-    The layout is documented (huggingface_hub, "Understand caching"); its own function imports an HTTP client.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
-    newest = folder / "refs" / "main"
-    if not os.path.isfile(newest):
-        return None
-    file = folder / "snapshots" / newest.read_text(encoding="utf-8").strip() / "config.json"
-    return file if file.is_file() else None

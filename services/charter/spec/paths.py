@@ -1,12 +1,13 @@
 """Files and model folders that a spec names: resolved against the folder of the spec's file, and compared."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from charter.data.errors import DataError
-from charter.data.hub import HubSet
+from charter.data.hub import HubSet, meant_for_hub
 from charter.data.sources import Source
-from charter.spec.chat_form import CHATML
+from charter.spec.chat_form import CHATML, TEMPLATE_ENDINGS
 from charter.spec.data_sources import change_data_sources
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
@@ -31,7 +32,7 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
     """
     problems: list[Problem] = []
 
-    def file(field: str, value: str) -> str:
+    def file(field: str, value: str, hint: str = "") -> str:
         try:
             path = _absolute(base, value)
         except ValueError as error:
@@ -42,7 +43,7 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
         if path.is_dir():
             problems.append(Problem(field, f"is a folder, not a file: {path}"))
         elif not path.exists():
-            problems.append(Problem(field, f"no such file: {path}"))
+            problems.append(Problem(field, f"no such file: {path}{hint}"))
         return str(path)
 
     def model(field: str, value: str) -> str:
@@ -65,11 +66,12 @@ def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> li
 
     def template(field: str, value: str) -> str:
         # A template is a file; a folder, or what is neither, is a model to take one from.
-        return file(field, value) if (base / value).is_file() else model(field, value)
+        is_file = value.lower().endswith(TEMPLATE_ENDINGS) or os.path.isfile(base / value)
+        return file(field, value) if is_file else model(field, value)
 
     def data(field: str, source: Source) -> Source:
         if not source.of_hub:
-            return replace(source, place=file(field, source.place))
+            return replace(source, place=file(field, source.place, meant_for_hub(source.place)))
         try:
             HubSet.parse(source.place)
         except DataError as error:

@@ -698,13 +698,15 @@ class RevisionSpec(_message.Message):
     LEARNING_FIELD_NUMBER: _builtins.int
     CRITIQUE_TOKENS_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
-    """Prompts that are revised. Unset = all of these dimensions, each once."""
+    """Prompts that are revised, with prompts.train_weights by these. Unset = all of these dimensions, each once."""
     rounds: _builtins.int
     """Critiques and revisions one after the other; the first does most of the work. Default 4."""
     accept: _builtins.str
     """What is learned from: every clean revision, or those that the judge prefers to the answer. Default judged_better."""
     gate_prompts: _builtins.int
-    """Held-out prompts of the gate: before anything is learned, one round on them must please the judge. Default 32."""
+    """Held-out prompts of the gate, no more than there are: before anything is learned, one round on them must please the
+    judge. Unset = 32, or all where there are fewer.
+    """
     on_no_gain: _builtins.str
     """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
     helpful_share: _builtins.float
@@ -888,6 +890,7 @@ class PromptSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRAIN_FIELD_NUMBER: _builtins.int
+    TRAIN_WEIGHTS_FIELD_NUMBER: _builtins.int
     HELD_OUT_FIELD_NUMBER: _builtins.int
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     max_prompt_tokens: _builtins.int
@@ -897,6 +900,12 @@ class PromptSpec(_message.Message):
         """Trained on."""
 
     @_builtins.property
+    def train_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How often the prompts of each source of train are taken, relative to the others: one for each, as 3 and 1. Unset = each
+        prompt as often as any other.
+        """
+
+    @_builtins.property
     def held_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Held out for the evaluation; a prompt that is also in train is an error."""
 
@@ -904,12 +913,13 @@ class PromptSpec(_message.Message):
         self,
         *,
         train: _abc.Iterable[_builtins.str] | None = ...,
+        train_weights: _abc.Iterable[_builtins.float] | None = ...,
         held_out: _abc.Iterable[_builtins.str] | None = ...,
         max_prompt_tokens: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_prompt_tokens", b"_max_prompt_tokens", "max_prompt_tokens", b"max_prompt_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_prompt_tokens", b"_max_prompt_tokens", "held_out", b"held_out", "max_prompt_tokens", b"max_prompt_tokens", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_prompt_tokens", b"_max_prompt_tokens", "held_out", b"held_out", "max_prompt_tokens", b"max_prompt_tokens", "train", b"train", "train_weights", b"train_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_prompt_tokens: _TypeAlias = _typing.Literal["max_prompt_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_prompt_tokens: _TypeAlias = _typing.Literal["_max_prompt_tokens", b"_max_prompt_tokens"]  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63harter/v1/validation.proto\x12\ncharter.v1\x1a google/protobuf/descriptor.proto\"\xdd\x01\n\x0f\x46ieldConstraint\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x12\n\nmax_length\x18\x02 \x01(\x04\x12\x11\n\tmin_items\x18\x03 \x01(\x04\x12\x11\n\tmax_items\x18\x04 \x01(\x04\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11\x65xclusive_minimum\x18\x07 \x01(\x08\x12\x0f\n\x07pattern\x18\x08 \x01(\t\x12\x0e\n\x06\x66inite\x18\t \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum:P\n\nconstraint\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1b.charter.v1.FieldConstraintb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63harter/v1/validation.proto\x12\ncharter.v1\x1a google/protobuf/descriptor.proto\"\xf7\x01\n\x0f\x46ieldConstraint\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x12\n\nmax_length\x18\x02 \x01(\x04\x12\x11\n\tmin_items\x18\x03 \x01(\x04\x12\x11\n\tmax_items\x18\x04 \x01(\x04\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11\x65xclusive_minimum\x18\x07 \x01(\x08\x12\x0f\n\x07pattern\x18\x08 \x01(\t\x12\x18\n\x10pattern_in_words\x18\n \x01(\t\x12\x0e\n\x06\x66inite\x18\t \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum:P\n\nconstraint\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1b.charter.v1.FieldConstraintb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charter.v1.validation_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDCONSTRAINT']._serialized_start=78
-  _globals['_FIELDCONSTRAINT']._serialized_end=299
+  _globals['_FIELDCONSTRAINT']._serialized_end=325
 # @@protoc_insertion_point(module_scope)

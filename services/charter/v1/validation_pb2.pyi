@@ -36,6 +36,7 @@ class FieldConstraint(_message.Message):
     MAXIMUM_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_MINIMUM_FIELD_NUMBER: _builtins.int
     PATTERN_FIELD_NUMBER: _builtins.int
+    PATTERN_IN_WORDS_FIELD_NUMBER: _builtins.int
     FINITE_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present: a message set, a string, bytes or list not empty, an enum not
@@ -53,6 +54,10 @@ class FieldConstraint(_message.Message):
     """The number must be greater than the minimum, not equal to it."""
     pattern: _builtins.str
     """A regular expression that the whole string must match."""
+    pattern_in_words: _builtins.str
+    """The pattern in words, behind "must be": what is said of a string that does not match. Not needed where it only lists
+    words.
+    """
     finite: _builtins.bool
     """Floating-point fields must be finite even without bounds."""
     def __init__(
@@ -66,11 +71,12 @@ class FieldConstraint(_message.Message):
         maximum: _builtins.float | None = ...,
         exclusive_minimum: _builtins.bool = ...,
         pattern: _builtins.str = ...,
+        pattern_in_words: _builtins.str = ...,
         finite: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "maximum", b"maximum", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "exclusive_minimum", b"exclusive_minimum", "finite", b"finite", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_items", b"min_items", "minimum", b"minimum", "pattern", b"pattern", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "exclusive_minimum", b"exclusive_minimum", "finite", b"finite", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_items", b"min_items", "minimum", b"minimum", "pattern", b"pattern", "pattern_in_words", b"pattern_in_words", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
     _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015

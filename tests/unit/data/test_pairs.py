@@ -383,13 +383,3 @@ def test_a_bad_row_has_a_reason(row: dict[str, Any], reason: str) -> None:
     assert caught.value.reason == reason
     # What people wrote is in no message.
     assert "neither of them" not in str(caught.value)
-
-
-def test_a_question_or_a_label_can_be_named(tmp_path: Path) -> None:
-    rows = [{**ARGILLA, "one.responses": ["response-1"], "two.responses": ["response-2"]}]
-    path = write_rows(tmp_path / "p.jsonl", rows)
-    for question, label in (("one", 1.0), ("two", 0.0)):
-        assert [pair.label for pair in pairs(f"{path}#{question}", BadRows())] == [label]
-    rows = [{"prompt": "q", "answer_a": "x", "answer_b": "y", "label": "a", "second_opinion": "b"}]
-    (pair,) = pairs(f"{write_rows(tmp_path / 'q.csv', rows)}#second_opinion", BadRows())
-    assert pair.label == 0.0

@@ -1,6 +1,7 @@
 """Prompts from where people have them; what they say is made up."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ def test_a_named_column_holds_a_text_a_dialogue_or_turns(tmp_path: Path) -> None
         ("{}", "it has nothing"),
         ('{"prompt": ""}', "prompt is empty"),
         ('{"prompt": 3}', "must be text, not a number"),
-        ('{"messages": []}', "without a turn of the user"),
         ('{"messages": [{"role": "user", "content": " "}]}', "not empty"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "known roles"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "without a turn of the user"),
@@ -98,3 +98,36 @@ def test_the_same_prompt_has_the_same_key_in_every_layout(tmp_path: Path) -> Non
     keys = [one.key for one in read_prompts(path)]
     assert len(set(keys[:3])) == 1
     assert keys[3] != keys[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *product(("prompt", "messages", "chosen", "text", "goal"), (None, "", " ", [])),
+        ("messages", "[]"),
+        ("turns", [""]),
+    ],
+)
+def test_a_prompt_without_a_word_is_an_empty_one(tmp_path: Path, column: str, value: Any) -> None:
+    path = write_rows(tmp_path / "p.jsonl", [{column: value, "dimension": "x"}])
+    bad = BadRows("skip")
+    with pytest.raises(DataError):
+        read_prompts(f"{path}#goal" if column == "goal" else path, bad)
+    assert list(bad.counts) == ["with an empty prompt"]
+
+
+def test_an_empty_turn_before_the_prompt_is_no_empty_prompt(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "b"}]
+    bad = BadRows("skip")
+    with pytest.raises(DataError):
+        read_prompts(write_rows(tmp_path / "p.jsonl", [{"messages": turns}]), bad)
+    assert list(bad.counts) == ["with an empty turn"]
+
+
+def test_material_stands_for_an_empty_instruction_and_null_for_no_column(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"instruction": "", "input": "Is tea hot?"},
+        {"messages": None, "prompt": "Is tea hot?"},
+    ]
+    for one in read_prompts(write_rows(tmp_path / "p.jsonl", rows)):
+        assert [(turn.role, turn.content) for turn in one.messages] == USER

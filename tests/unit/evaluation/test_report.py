@@ -344,6 +344,10 @@ def test_unreadable_progress_lines_are_counted(run_folder: Path) -> None:
     assert f"events.jsonl: 2 unreadable, left out: line 3, {len(lines) + 1}" in page.text
 
 
+def test_sources_of_prompts_are_shown_with_their_shares(run_folder: Path) -> None:
+    assert "train.jsonl 320 70.0% generated.jsonl 80 30.0%" in page_of(run_folder).text
+
+
 def test_a_step_that_ran_again_counts_once(run_folder: Path) -> None:
     events = run_folder / "events.jsonl"
     last = json_format.Parse(events.read_text().splitlines()[-1], run_pb2.RunEvent())

@@ -52,7 +52,7 @@ def found(folder: Path, text: str = GOOD, remote: bool = False) -> list[str]:
     """The mistakes as ``line: field: text``."""
     file = folder / "spec.yaml"
     file.write_text(text)
-    checked = checks.check_file(file, remote, to_serve=not remote)
+    checked = checks.check_file(file, remote, to_serve=not remote).file
     return [f"{checked.line(one)}: {one}" for one in checked.problems]
 
 
@@ -64,6 +64,8 @@ def test_a_good_spec_has_no_mistake(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
+        ("  train_weights: [3, 1]", "10: prompts.train_weights: has 2 weights for 1 sources: give one for each"),
+        ("  train_weights: [0]", "10: prompts.train_weights[0]: must be"),
         ("ppo: {minibatches: 17}", "10: ppo.minibatches: is 17, too many for ppo.episodes_per_step, 16"),
         ("ppo: {samples_per_prompt: 3}", "10: ppo.episodes_per_step: is 16, not a multiple of ppo.samples_per_prompt"),
         ("ppo: {algorithm: grpo, samples_per_prompt: 1}", "10: ppo.samples_per_prompt: is 1, but grpo compares"),

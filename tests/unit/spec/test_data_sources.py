@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 def found(folder: Path, train: str = '"train.jsonl"', more: str = "") -> tuple[run_pb2.RunSpec, list[str]]:
     (folder / "spec.yaml").write_text(SPEC.replace("TRAIN", train) + more)
-    checked = checks.check_file(folder / "spec.yaml")
+    checked = checks.check_file(folder / "spec.yaml").file
     return checked.spec, [str(one) for one in checked.problems]
 
 

@@ -22,7 +22,7 @@ judge: {model: org/judge, method: contrast}
 ppo: {learning_rate: 1.0e-5, steps: 0, algorithm: ALGORITHM_GRPO}
 sinks: [tensorboard]
 feedback: {by_dimension: {helpful: {human: 1}}}
-preference_model:
+preference_model: {}
 """
 CONSTITUTION = """\
 name: short
@@ -65,6 +65,7 @@ def by_reader(name: str, text: str, tmp_path: Path) -> bool:
         ("run", "steps: 0", "steps: 4294967296"),
         ("run", "1.0e-5", "0"),
         ("run", "contrast", "sorcery"),
+        ("run", "preference_model: {}", "preference_model:"),
         ("run", "my-run", "My Run"),
         ("run", "tensorboard", "paper"),
         ("run", "human: 1", "people: 1"),

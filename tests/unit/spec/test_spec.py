@@ -91,7 +91,11 @@ def test_enums_have_short_names(folder: Path, value: str) -> None:
         ("1e-5", "0", "13: ppo.learning_rate: must be greater than 0, is 0"),
         ("1e-5", '"1e-5"', "13: ppo.learning_rate: expected a number, got `1e-5`"),
         ("name: my-run", "name: 7", "1: name: expected text, got `7`; put it in quotes"),
-        ("name: my-run", "name: My Run", "1: name: must match"),
+        (
+            "name: my-run",
+            "name: My Run",
+            "1: name: must be lower-case letters, digits and hyphens inside, at most 62,",
+        ),
         ("[train.jsonl]", "train.jsonl", "10: prompts.train: expected a list"),
         ("[train.jsonl]", "[train.jsonl, gone.jsonl]", "10: prompts.train[1]: no such file: "),
         ("rules.yaml", "gone.yaml", "7: judge.constitution: no such file: "),
@@ -215,6 +219,7 @@ def test_every_optional_number_has_a_default() -> None:
         "supervised.evaluate_every_steps",
         "supervised.lora_rank",
         "revision.prompts",
+        "revision.gate_prompts",
     ]
 
 

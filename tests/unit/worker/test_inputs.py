@@ -1,6 +1,7 @@
 """Sets of prompts, seeds, and the files of a run folder."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from charter.runs.artifacts import Artifacts
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.errors import SpecError
-from charter.worker.prompts import load_prompt_sets, take
+from charter.worker.prompts import PromptSets, load_prompt_sets, take
 from charter.worker.seeds import derive_seed, stable_fraction
 from charter.worker.stages.start import check_template, load_prompts
 
@@ -26,21 +27,25 @@ def write(path: Path, *records: object) -> str:
     return str(path)
 
 
+def prompt_spec(train: list[str], held_out: list[str], most: int = 100, **more: list[float]) -> run_pb2.PromptSpec:
+    return run_pb2.PromptSpec(train=train, held_out=held_out, max_prompt_tokens=most, **more)
+
+
 def test_overlap_is_an_error_whatever_the_white_space(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     train = write(tmp_path / "train.jsonl", {"prompt": "One"}, {"prompt": "Two"})
     held_out = write(tmp_path / "held.jsonl", {"messages": [{"role": "user", "content": " Two\n"}]})
     with pytest.raises(SpecError, match=r"1 held-out prompts are also in prompts\.train, for example 'Two'"):
-        load_prompt_sets([train], [held_out], tokenizer, 100)
+        load_prompt_sets(prompt_spec([train], [held_out]), tokenizer)
 
 
 def test_long_and_repeated_prompts_are_left_out(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     train = write(tmp_path / "train.jsonl", {"prompt": "One"}, {"prompt": "One"}, {"prompt": "x" * 60})
     held_out = write(tmp_path / "held.jsonl", {"prompt": "Two"})
-    sets = load_prompt_sets([train], [held_out], tokenizer, 40)
+    sets = load_prompt_sets(prompt_spec([train], [held_out], 40), tokenizer)
     assert [prompt.text for prompt in sets.train] == ["One"]
     assert sets.too_long == 1
     with pytest.raises(SpecError, match=r"every prompt of prompts\.train has more than max_prompt_tokens=4 tokens"):
-        load_prompt_sets([train], [held_out], tokenizer, 4)
+        load_prompt_sets(prompt_spec([train], [held_out], 4), tokenizer)
 
 
 def test_bad_rows_are_skipped_counted_and_kept_in_the_folder_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
@@ -71,6 +76,64 @@ def test_the_stream_of_prompts_takes_each_once_a_pass(tmp_path: Path) -> None:
     # Wherever it is taken up again, it goes on the same way.
     assert [prompt.text for prompt in take(prompts, 7, 6, seed=3)] == stream[7:13]
     assert [prompt.text for prompt in take(prompts, 0, 15, seed=4)] != stream
+
+
+def of_sources(
+    tmp_path: Path, tokenizer: ChatTokenizer, weights: list[float], sizes: dict[str, int], most: int = 100
+) -> PromptSets:
+    """Prompts of sources that each begin with the source's name."""
+    train = [
+        write(tmp_path / f"{name}.jsonl", *({"prompt": f"{name}{number}", "dimension": name} for number in range(size)))
+        for name, size in sizes.items()
+    ]
+    held_out = write(tmp_path / "held.jsonl", {"prompt": "held out"})
+    return load_prompt_sets(prompt_spec(train, [held_out], most, train_weights=weights), tokenizer)
+
+
+def test_prompts_of_sources_are_taken_by_their_weights(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    sets = of_sources(tmp_path, tokenizer, [3, 1, 1], {"a": 4, "b": 40, "c": 2})
+    assert sets.shares() == pytest.approx({"a.jsonl": 0.6, "b.jsonl": 0.2, "c.jsonl": 0.2})
+    stream = [prompt.text for prompt in sets.take(sets.train, 0, 600, seed=3)]
+    taken = Counter(text[0] for text in stream)
+    assert {name: taken[name] / 600 for name in "abc"} == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.2}, abs=0.01)
+    # Each prompt of a source as often as the others of it.
+    for name, size in (("a", 4), ("b", 40), ("c", 2)):
+        counted = Counter(text for text in stream if text[0] == name)
+        assert len(counted) == size
+        assert max(counted.values()) - min(counted.values()) <= 1
+    # Wherever it is taken up again, it goes on the same way, and in whatever parts.
+    for cursor, count in ((7, 6), (0, 1), (133, 60), (599, 1)):
+        assert [one.text for one in sets.take(sets.train, cursor, count, seed=3)] == stream[cursor : cursor + count]
+    assert [one.text for one in sets.take(sets.train, 0, 600, seed=4)] != stream
+    # Those of some dimensions keep the weights of their sources.
+    some = [one for one in sets.train if one.dimension in "ac"]
+    taken = Counter(one.text[0] for one in sets.take(some, 0, 400, seed=3))
+    assert taken["a"] / 400 == pytest.approx(0.75, abs=0.01)
+    assert taken["b"] == 0
+
+
+def test_without_weights_prompts_are_taken_as_ever(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    sets = of_sources(tmp_path, tokenizer, [], {"a": 4, "b": 2})
+    assert sets.take(sets.train, 3, 20, seed=5) == take(sets.train, 3, 20, seed=5)
+    assert sets.shares() == pytest.approx({"a.jsonl": 4 / 6, "b.jsonl": 2 / 6})
+
+
+def test_a_source_with_a_weight_must_have_prompts_of_its_own(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    one = write(tmp_path / "a.jsonl", {"prompt": "One"})
+    (tmp_path / "more").mkdir()
+    same = write(tmp_path / "more" / "a.jsonl", {"prompt": "One"})
+    held_out = write(tmp_path / "held.jsonl", {"prompt": "Two"})
+    with pytest.raises(SpecError, match=r"prompts\.train: a\.jsonl \(2\) has a weight, and nothing is left of it"):
+        load_prompt_sets(prompt_spec([one, same], [held_out], train_weights=[1, 1]), tokenizer)
+
+
+def test_where_the_files_lie_changes_nothing_that_is_drawn(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    streams = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        sets = of_sources(tmp_path / name, tokenizer, [2, 1], {"a": 5, "b": 5})
+        streams.append([one.text for one in sets.take(sets.train, 0, 40, seed=1)])
+    assert streams[0] == streams[1]
 
 
 def test_seeds_differ_by_use_and_never_by_process() -> None:

@@ -8,7 +8,7 @@ from charter.data.dialogues import dialogue_turns, is_dialogue, spoken
 from charter.data.errors import BadRowError
 from charter.data.pairs.grades import probability_of_gap
 from charter.data.pairs.pair import Pair, number_of, placed, refuse_empty
-from charter.data.requests import CONVERSATIONS, request_turns, with_system
+from charter.data.requests import CONVERSATIONS, column_of, request_turns, with_system
 from charter.data.rows import Fields
 from charter.data.turns import text_of, turns_of
 from charter.held_out import normalised
@@ -33,11 +33,12 @@ def with_chosen_rejected(fields: Fields) -> Fields | None:
     return None
 
 
-def chosen_rejected_pair(fields: Fields) -> Pair:
+def chosen_rejected_pair(fields: Fields, column: str = "") -> Pair:
     """The pair of a row. What a conversation repeats of its ``prompt`` is there once.
 
-    The label is ``probability_chosen`` where the row has it, by their ratings where both have one
-    (``charter.data.pairs.grades``), a tie for the same answer, else certain. Raises ``BadRowError``.
+    The label is the probability in ``column``, else in ``probability_chosen`` where the row has it, by their ratings
+    where both have one (``charter.data.pairs.grades``), a tie for the same answer, else certain. Raises
+    ``BadRowError``.
     """
     chosen, rejected = fields.get("chosen"), fields.get("rejected")
     if not any(isinstance(chosen, kind) and isinstance(rejected, kind) for kind in (str, list)):
@@ -53,15 +54,16 @@ def chosen_rejected_pair(fields: Fields) -> Pair:
         )
     refuse_empty([("chosen", answer.content), ("rejected", other_answer.content)])
     more = {name: text_of(fields[name], name) for name in ("dimension", "split") if isinstance(fields.get(name), str)}
-    return placed(prompt, answer.content, other_answer.content, _probability(fields), **more)
+    return placed(prompt, answer.content, other_answer.content, _probability(fields, column), **more)
 
 
-def _probability(fields: Fields) -> float:
+def _probability(fields: Fields, column: str) -> float:
     """P(chosen is better)."""
-    if "probability_chosen" in fields:
-        stated = number_of(fields["probability_chosen"], "probability_chosen")
+    if column or "probability_chosen" in fields:
+        column = column or "probability_chosen"
+        stated = number_of(column_of(fields, column), column)
         if not 0 <= stated <= 1:
-            raise BadRowError("not a probability", f"probability_chosen must be a number in [0, 1], not {stated}")
+            raise BadRowError("not a probability", f"{column} must be a number in [0, 1], not {stated}")
         return stated
     for names in _RATINGS:
         if all(name in fields for name in names):

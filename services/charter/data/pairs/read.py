@@ -49,16 +49,18 @@ def pairs_of(fields: Fields, column: str = "", labelled: bool = True) -> list[Pa
     - a list of answers with ratings: the best against a lower one;
     - two answers in columns of their own, with a choice, a probability, a signed preference, two axes or votes.
 
-    ``column`` names that of the label. Two answers in columns may have no label where ``labelled`` is False.
+    ``column`` names that of the label, of the probability that the chosen one is better, or of the ratings. A row
+    without it is a bad one; one of ours takes none. Two answers in columns may have no label where ``labelled`` is
+    False.
     """
     if fields.keys() >= OURS:
-        return [pair_of(comparison_of_ours(fields))]
+        return [pair_of(comparison_of_ours(fields, column))]
     if pair := annotated_pair(fields, column):
         return [pair]
     if sides := with_chosen_rejected(fields):
-        return [chosen_rejected_pair(sides)]
-    if is_rated(fields):
-        return [rated_pair(fields)]
+        return [chosen_rejected_pair(sides, column)]
+    if is_rated(fields, column):
+        return [rated_pair(fields, column)]
     if columns := answer_columns(fields):
         return side_by_side_pairs(fields, columns, column, labelled)
     raise BadRowError(
@@ -82,13 +84,13 @@ def comparisons(
     def make(row: Row) -> list[tuple[Where, types_pb2.Comparison]]:
         fields = row.fields()
         if fields.keys() >= OURS:
-            return [(row.where, _checked(comparison_of_ours(fields)))]
+            return [(row.where, _checked(comparison_of_ours(fields, parsed.column)))]
         if not labelled and _UNLABELLED <= fields.keys() <= set(COLUMNS):
             return [(row.where, _checked(_unlabelled(fields, defaults)))]
         found = pairs_of(fields, parsed.column, labelled)
         return [(row.where, _checked(_imported(pair, defaults))) for pair in found]
 
-    return read(parsed, make, bad, with_neighbours)
+    return read(parsed, make, bad, lambda rows: with_neighbours(rows, parsed.column))
 
 
 def pairs(source: str | Path, bad: BadRows, labelled: bool = True) -> Iterator[Pair]:
@@ -101,7 +103,7 @@ def pairs(source: str | Path, bad: BadRows, labelled: bool = True) -> Iterator[P
             raise BadRowError("without a label", "nobody could say which answer is better")
         return found
 
-    return read(parsed, make, bad, with_neighbours)
+    return read(parsed, make, bad, lambda rows: with_neighbours(rows, parsed.column))
 
 
 def split_of(prompt: tuple[ChatMessage, ...], held_out_fraction: float) -> types_pb2.Split.ValueType:
@@ -110,8 +112,12 @@ def split_of(prompt: tuple[ChatMessage, ...], held_out_fraction: float) -> types
     return types_pb2.SPLIT_HELD_OUT if held_out else types_pb2.SPLIT_TRAIN
 
 
-def comparison_of_ours(fields: Fields) -> types_pb2.Comparison:
-    """A row of an export of ours. Raises ``BadRowError``."""
+def comparison_of_ours(fields: Fields, column: str = "") -> types_pb2.Comparison:
+    """A row of an export of ours. Raises ``BadRowError``, for a ``column`` of the label too: its columns are known."""
+    if column:
+        raise BadRowError(
+            "with a label of its own", f"is an export of comparisons, whose label is known: leave out #{column}"
+        )
     try:
         comparison = comparison_from_row(fields)
     except ValueError as error:

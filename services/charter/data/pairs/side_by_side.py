@@ -111,11 +111,11 @@ def side_of(choice: Any, columns: Columns) -> float | None:
 
 
 def _label(fields: Fields, columns: Columns, column: str, labelled: bool) -> float | None:
-    if column:
+    if column and column not in _SIGNED:
         return _stated(column_of(fields, column), column, columns)
-    for name in _SIGNED:
-        if name in fields:
-            return probability_of_gap(-number_of(fields[name], name))
+    for name in [column] if column else _SIGNED:
+        if name in fields or column:
+            return probability_of_gap(-number_of(column_of(fields, name), name))
     if "labels" in fields and {"score_a", "score_b"} <= {name.lower() for name in fields}:
         return _by_votes({name.lower(): value for name, value in fields.items()})
     for name in _CHOICES:

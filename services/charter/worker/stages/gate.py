@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
+from charter.spec.facts import gate_prompts
 from charter.worker.answer_log import sample_all
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
@@ -37,7 +38,7 @@ def pass_gate(run: Run) -> RevisionGate:
         return RevisionGate(**json.loads(file.read_text(encoding="utf-8")))
     folder = run.artifacts.folder / "revision"
     folder.mkdir(exist_ok=True)
-    prompts = gate_prompts(run)
+    prompts = prompts_of_gate(run)
     answers = sample_all(
         run,
         folder / "gate_answers.jsonl",
@@ -55,7 +56,7 @@ def pass_gate(run: Run) -> RevisionGate:
     return found
 
 
-def gate_prompts(run: Run) -> list[TaskPrompt]:
+def prompts_of_gate(run: Run) -> list[TaskPrompt]:
     """Held-out prompts of the dimensions that are revised, drawn by the seed.
 
     First those that nothing else asks about, then those that are watched during RL, at last those of the evaluation.
@@ -69,7 +70,7 @@ def gate_prompts(run: Run) -> list[TaskPrompt]:
             f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
             "about such: add some to prompts.held_out"
         )
-    return sorted(drawn, key=lambda prompt: uses.get(prompt.key, 0))[: spec.gate_prompts]
+    return sorted(drawn, key=lambda prompt: uses.get(prompt.key, 0))[: gate_prompts(spec, len(drawn))]
 
 
 def _clean(prompts: Sequence[TaskPrompt], rows: Sequence[RevisionRow]) -> list[Candidate]:

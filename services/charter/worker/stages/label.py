@@ -19,7 +19,6 @@ from charter.worker.answer_log import Written
 from charter.worker.clients.failed import failure_of, stored_failure
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
-from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.sample_pairs import Pair, judged_prompts, sampled_pairs
 
@@ -66,7 +65,7 @@ def held_out_keys(run: Run) -> set[str]:
     for pairs in (spec.pairs, *[spec.refresh_pairs] * refreshes):
         if not judged or len(decided) == len(judged):
             break
-        new = {prompt.key for prompt in take(judged, taken, pairs, run.spec.seed)} - decided
+        new = {prompt.key for prompt in run.prompts.take(judged, taken, pairs, run.spec.seed)} - decided
         held_out |= held_out_of(new, spec.held_out_fraction)
         decided |= new
         taken += pairs

@@ -10,7 +10,6 @@ import shutil
 from charter.v1 import run_pb2
 from charter.worker.answer_log import BATCH, sample
 from charter.worker.context import PREFERENCE_VERSION, Run
-from charter.worker.prompts import take
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.fit import fit_preference_model, serve_fitted
 from charter.worker.stages.label import REFRESHING, Labelling
@@ -61,7 +60,7 @@ def _refreshes(run: Run, step: int) -> int:
 
 def _label(run: Run, refreshes: int, policy_version: int) -> None:
     spec = run.spec.comparisons
-    prompts = take(
+    prompts = run.prompts.take(
         judged_prompts(run), spec.pairs + (refreshes - 1) * spec.refresh_pairs, spec.refresh_pairs, run.spec.seed
     )
     labelling = Labelling(run, REFRESHING, len(prompts), policy_version)

@@ -98,7 +98,11 @@ def revised_prompts(run: Run) -> list[TaskPrompt]:
         raise RunError(
             f"no training prompt has one of revision.dimensions ({', '.join(spec.dimensions)}): name other ones"
         )
-    return found[: spec.prompts] if spec.HasField("prompts") else found
+    if not spec.HasField("prompts"):
+        return found
+    # With weights each source has its share; a prompt that would come again is left out.
+    taken = run.prompts.take(found, 0, spec.prompts, run.spec.seed) if run.prompts.weights else found[: spec.prompts]
+    return list({one.key: one for one in taken}.values())
 
 
 def _answer_helpfully(run: Run, folder: Path) -> None:

@@ -10,7 +10,6 @@ from charter.worker.answer_log import BATCH, Written, read, sample_all
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.prompts import take
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def different_answers(prompts: Sequence[TaskPrompt], answers: Sequence[Sequence[
 def pair_prompts(run: Run) -> list[TaskPrompt]:
     """The prompts that get pairs: judged prompts in the run's order, again from the start when there are too few."""
     judged = judged_prompts(run)
-    return take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
+    return run.prompts.take(judged, 0, run.spec.comparisons.pairs, run.spec.seed) if judged else []
 
 
 def judged_prompts(run: Run) -> list[TaskPrompt]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from charter.data.errors import DataError
 from charter.data.sources import Source
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
+from charter.runs.results import PromptSource
 from charter.spec import checks
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.data_sources import change_data_sources
@@ -108,9 +110,7 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
     if tokenizer is None or not needs_reinforcement(spec):
         return PromptSets((), (), 0)
     bad = bad_rows_of(spec, artifacts.left_out("prompts"))
-    prompts = load_prompt_sets(
-        spec.prompts.train, spec.prompts.held_out, tokenizer, spec.prompts.max_prompt_tokens, bad
-    )
+    prompts = load_prompt_sets(spec.prompts, tokenizer, bad)
     if bad.counts:
         logger.warning("rows of prompts were left out: %s. %s", said(bad.counts), bad.left_out)
     watch, final = spec.evaluation, evaluated_prompts(spec, len(prompts.held_out))
@@ -120,6 +120,10 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
             f"{watch.watched_prompts}, held-out prompts that fit, and there are {len(prompts.held_out)}: lower one, or "
             "add some"
         )
+    shares = prompts.shares()
+    artifacts.record["prompt_sources"] = {
+        name: asdict(PromptSource(len(keys), shares.get(name, 0.0))) for name, keys in prompts.sources.items()
+    }
     artifacts.count(
         prompts_train=len(prompts.train),
         prompts_held_out=len(prompts.held_out),

@@ -6,6 +6,7 @@ from typing import Final
 
 from charter.inference.chat_template import ChatTokenizer
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.facts import longest_conversation
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
@@ -15,7 +16,6 @@ from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
 
 NAME: Final = "supervised"
-_MOST_TOKENS = 2048
 
 
 class SupervisedFineTuning:
@@ -57,7 +57,7 @@ def plan_of(
     """
     model = run.start.model
     tokenizer = ChatTokenizer.load(model)
-    most = spec.max_tokens or min(_MOST_TOKENS, context_tokens(model) or _MOST_TOKENS)
+    most = longest_conversation(spec, context_tokens(model))
     evaluated = {prompt.key for prompt in run.prompts.held_out}
     run.reporter.report(0, 0, text="reading the conversations")
     reader = ConversationReader(tokenizer, most, last_only=last_only)

@@ -46,6 +46,22 @@ class Mixture:
     def _epoch_tokens(self) -> float:
         return sum(self.passes[name] * sum(counts) for name, counts in self.tokens.items())
 
+    def stream(self, first: int, count: int, seed: int) -> list[Place]:
+        """Items ``first`` to ``first + count`` of endless epochs, which follow each other."""
+        taken: list[Place] = []
+        number = 0
+        while self._items_before(number + 1) <= first:
+            number += 1
+        first -= self._items_before(number)
+        while len(taken) < first + count:
+            taken += self.epoch(number, seed)
+            number += 1
+        return taken[first : first + count]
+
+    def _items_before(self, number: int) -> int:
+        """Items of the epochs before one."""
+        return sum(round(self.passes[source] * len(counts) * number) for source, counts in self.tokens.items())
+
     def epoch(self, number: int, seed: int) -> list[Place]:
         """The items of an epoch, which counts from 0, in order."""
         taken: list[Place] = []

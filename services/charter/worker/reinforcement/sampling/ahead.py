@@ -19,7 +19,6 @@ from charter.rpc.tracing import start_trace, traced, working_in
 from charter.spec.facts import servers_sleep
 from charter.worker.context import Run
 from charter.worker.failures import draws
-from charter.worker.prompts import take
 from charter.worker.reinforcement.progress import Progress
 from charter.worker.reinforcement.sampling import rollouts
 from charter.worker.reinforcement.sampling.rollouts import Batch
@@ -147,7 +146,7 @@ def prompts_of(run: Run, progress: Progress, step: int) -> list[TaskPrompt]:
     count = run.spec.ppo.episodes_per_step // run.spec.ppo.samples_per_prompt
     cursor = progress.prompt_cursor + (step - progress.step) * count
     # Not the order of the labelled pairs: the first scores would be of prompts that the preference model was fitted to.
-    return take(run.prompts.train, cursor, count, derive_seed(run.spec.seed, "rollout prompts"))
+    return run.prompts.take(run.prompts.train, cursor, count, derive_seed(run.spec.seed, "rollout prompts"))
 
 
 def rollouts_seed(run: Run, step: int) -> int:
