@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from charter.judge import server as judge
+from charter.runs.revisions import RevisionRow, recover_rows
 from charter.v1 import run_pb2
 from charter.worker.__main__ import FAILED, STOPPED
-from charter.worker.revision.rows import RevisionRow, read_rows
 from prometheus_client import REGISTRY
 from safetensors.torch import load_file
 
@@ -90,7 +90,7 @@ def writes(body: Body) -> bool:
 
 
 def rows_of(stage: Stage, run: str) -> list[RevisionRow]:
-    return read_rows(stage.run_folder(run) / "revision" / "rows.jsonl")
+    return recover_rows(stage.run_folder(run) / "revision" / "rows.jsonl")
 
 
 def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Stage) -> None:
@@ -193,7 +193,7 @@ def test_without_a_gain_on_held_out_prompts_nothing_is_revised(stage: Stage, cap
     assert json.loads((folder / "revision.json").read_text())["skipped"] is True
     assert critic.written == {"critique": GATE - 4, "revision": GATE - 4}
     # There are enough others: the evaluation's prompts are left alone.
-    asked = {row.prompt[-1].content for row in read_rows(folder / "revision" / "gate_rows.jsonl")}
+    asked = {row.prompt[-1].content for row in recover_rows(folder / "revision" / "gate_rows.jsonl")}
     evaluated = {row["prompt"] for row in json.loads((folder / "evaluation.json").read_text())["rows"]}
     assert (len(asked), len(evaluated), asked & evaluated) == (GATE - 4, 4, set())
     assert any("does not help beyond chance; the stage is skipped" in event.text for event in stage.events("no-gain"))

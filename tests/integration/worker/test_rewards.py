@@ -18,6 +18,7 @@ from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
+from charter.worker.answer_log import Written
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.patience import WaitedTooLongError
 from charter.worker.clients.policy import Answer
@@ -28,7 +29,7 @@ from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.label import LABELLING, Labelling
-from charter.worker.stages.sample_pairs import Pair, Written
+from charter.worker.stages.sample_pairs import Pair
 from charter.worker.training.lead import Leader
 
 from tests.support.harness import running

@@ -9,13 +9,13 @@ from charter.data.prompts import TaskPrompt
 from charter.jsonl import append_line
 from charter.outcomes import outcome_of
 from charter.runs.results import LeftOut
+from charter.runs.revisions import RevisionRow
 from charter.state_files import read_log
 from charter.v1 import judge_pb2, types_pb2
 from charter.worker.answer_log import BATCH
 from charter.worker.clients.failed import UNAVAILABLE, failure_of
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
-from charter.worker.revision.rows import RevisionRow
 from charter.worker.seeds import derive_seed
 
 ACCEPTED, NOT_BETTER, UNJUDGED, SUPERSEDED = "accepted", "not_better", "unjudged", "superseded"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from charter.data.prompts import TaskPrompt
 from charter.runs.results import LeftOut
+from charter.runs.revisions import RevisionRow, append_rows, recover_rows, row_id
 from charter.v1 import judge_pb2
 from charter.worker.answer_log import BATCH
 from charter.worker.clients.failed import UNAVAILABLE, Failed
@@ -13,7 +14,7 @@ from charter.worker.clients.judge import WrittenText
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.revision.filters import KINDS, why_unfit
-from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, row_id
+from charter.worker.revision.rows import CLEAN
 from charter.worker.seeds import derive_seed
 
 _NOTHING = WrittenText("", "", cut_off=False)
@@ -37,7 +38,7 @@ def revise_all(run: Run, file: Path, drafts: Sequence[Draft], rounds: int, stage
 
     ``stage`` is that of ``Failures``. Raises ``Cancelled`` between batches, and as ``Failures.add``.
     """
-    rows = {(row.prompt_key, row.round): row for row in read_rows(file)}
+    rows = {(row.prompt_key, row.round): row for row in recover_rows(file)}
     total = len(drafts) * rounds
     failed_before = [row.verdict for row in rows.values() if row.verdict not in (CLEAN, *KINDS)]
     failures = Failures(run, stage, total, LeftOut.of(len(rows), failed_before))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
+from charter.runs.revisions import FOLDER, RevisionRow
 from charter.spec.facts import gate_prompts
 from charter.worker.answer_log import sample_all
 from charter.worker.clients.served import serve_start
@@ -19,7 +20,7 @@ from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, judge_all
 from charter.worker.revision.filters import common_endings, ending
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN, RevisionRow, is_revised
+from charter.worker.revision.rows import CLEAN, is_revised
 from charter.worker.stages.answers import held_out_prompts, watched_prompts
 
 # Stages of ``Failures``.
@@ -36,7 +37,7 @@ def pass_gate(run: Run) -> RevisionGate:
     file = run.artifacts.folder / f"{_NAME}.json"
     if file.exists():
         return RevisionGate(**json.loads(file.read_text(encoding="utf-8")))
-    folder = run.artifacts.folder / "revision"
+    folder = run.artifacts.folder / FOLDER
     folder.mkdir(exist_ok=True)
     prompts = prompts_of_gate(run)
     answers = sample_all(

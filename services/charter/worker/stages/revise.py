@@ -13,6 +13,7 @@ from charter.hashing import stable_number
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
 from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
+from charter.runs.revisions import FOLDER, ROWS, RevisionRow, write_outcomes
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.answer_log import Written, sample_all
@@ -22,7 +23,7 @@ from charter.worker.errors import RunError
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, Judged, decision, judge_all
 from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings, ending
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN, RevisionRow, is_revised, write_table
+from charter.worker.revision.rows import CLEAN, is_revised, write_table
 from charter.worker.stages.gate import pass_gate
 from charter.worker.stages.label import held_out_keys
 
@@ -53,13 +54,13 @@ class Revising:
         if not gate.gain and self._ends_at(run, gate):
             write_result(run.artifacts.folder, "revision", Revisions(gate, skipped=True))
             return
-        folder = run.artifacts.folder / "revision"
+        folder = run.artifacts.folder / FOLDER
         prompts = revised_prompts(run)
         answers = _answered(run, folder / "answers.jsonl", prompts, "answers to revise")
         written = {prompt.key: one for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()}
         run.artifacts.count(revision_answers_empty=len(prompts) - len(written))
         drafts = [Draft(prompt, written[prompt.key].text) for prompt in prompts if prompt.key in written]
-        rows = revise_all(run, folder / "rows.jsonl", drafts, run.spec.revision.rounds, REVISING)
+        rows = revise_all(run, run.artifacts.folder / ROWS, drafts, run.spec.revision.rounds, REVISING)
         result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
@@ -162,6 +163,7 @@ def _decide(
     accepted = [(row.prompt, row.revision) for row in last.values() if outcomes[row.id] == ACCEPTED]
     _write_conversations(folder / REVISED, accepted)
     write_table(folder / "rows.parquet", rows, outcomes)
+    write_outcomes(run.artifacts.folder, outcomes)
     return Revisions(
         gate,
         skipped=False,
