@@ -53,11 +53,22 @@ def test_only_dimensions_that_are_revised_are_asked_about(tmp_path: Path) -> Non
 
 
 def row(prompt: TaskPrompt, revision: str, verdict: str = "clean") -> RevisionRow:
-    texts = dict.fromkeys(("dimension", "answer", "principle", "critique", "policy", "judge"), "x")
     return RevisionRow(
-        prompt.key, prompt.messages, round=1, parent="", policy_version=1, constitution_digest="",
-        revision=revision, verdict=verdict, **texts,
-    )  # fmt: skip
+        prompt_key=prompt.key,
+        prompt=prompt.messages,
+        dimension=prompt.dimension,
+        round=1,
+        parent="",
+        answer="An answer.",
+        principle="safe",
+        critique="It is rude.",
+        revision=revision,
+        policy="policy",
+        policy_version=1,
+        judge="judge",
+        constitution_digest="d1",
+        verdict=verdict,
+    )
 
 
 def test_only_clean_revisions_are_compared() -> None:
