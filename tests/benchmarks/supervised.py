@@ -22,7 +22,8 @@ from charter.data.conversations import conversations
 from charter.inference.chat_template import ChatTokenizer
 from charter.worker.clients.failed import Failed
 from charter.worker.supervised.conversations import ConversationReader
-from charter.worker.supervised.learner import BACKWARD_TOKENS, Learner
+from charter.worker.supervised.corpus import Item
+from charter.worker.supervised.learner import BACKWARD_TOKENS, TokenLearner
 from charter.worker.training.batches import TrainingSequence
 from charter.worker.training.models import LanguageModel
 from rich.console import Console
@@ -94,10 +95,10 @@ def main() -> None:
     work = batches(arguments.model, arguments.conversations, arguments.steps)
     plain = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     optimizer = torch.optim.AdamW(plain.parameters(), lr=RATE, eps=1e-8, weight_decay=0.0, fused=True)
-    learner = Learner(LanguageModel.load(arguments.model, CPU), CPU, "supervised")
+    learner = TokenLearner(LanguageModel.load(arguments.model, CPU), CPU, "supervised")
     sides: dict[str, Callable[[Sequence[TrainingSequence]], float]] = {
         "padded": padded_step(plain, optimizer),
-        "charter": lambda batch: learner.update(batch, RATE)["train_loss"],
+        "charter": lambda batch: learner.update([Item((one,)) for one in batch], RATE)["train_loss"],
     }
     seconds = dict.fromkeys(sides, 0.0)
     losses: dict[str, list[float]] = {name: [] for name in sides}

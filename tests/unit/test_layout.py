@@ -14,7 +14,7 @@ GENERATED = CHARTER / "v1"
 MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
-FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "spec", "runs")
+FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "prompts", "spec", "runs")
 # Single files at the bottom, which anyone may import and which import only each other and the stubs.
 SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out", "state_files", "environment")
 # What the worker may import besides itself. The generated stubs are charter.v1.

@@ -7,7 +7,7 @@ from charter.cli.calls import channel_to, health
 from charter.cli.services import endpoint
 from charter.rpc.channel import QUICK
 from charter.spec.constitution import load_constitution
-from charter.spec.facts import needs_reinforcement
+from charter.spec.facts import needs_reinforcement, needs_store
 from charter.spec.served import judge_problems, policy_problems
 from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, run_pb2
 
@@ -15,13 +15,15 @@ from charter.v1 import judge_pb2, judge_pb2_grpc, policy_pb2, policy_pb2_grpc, r
 def problems(spec: run_pb2.RunSpec) -> list[str]:
     """Why the run that ``spec`` describes (addresses filled in) cannot start now; empty when it can."""
     asks = needs_reinforcement(spec)
-    return list(_unhealthy(spec, asks)) or ([*_other_policy(spec), *_other_judge(spec)] if asks else [])
+    return list(_unhealthy(spec)) or ([*_other_policy(spec), *_other_judge(spec)] if asks else [])
 
 
-def _unhealthy(spec: run_pb2.RunSpec, asks: bool) -> Iterator[str]:
-    """Of the services that the run asks, or of the trainer alone."""
+def _unhealthy(spec: run_pb2.RunSpec) -> Iterator[str]:
+    """Of the services that the run asks."""
+    asks = needs_reinforcement(spec)
     addresses = [("policy", address) for address in spec.services.policy] if asks else []
-    addresses += [("judge", spec.services.judge), ("preference", spec.services.preference)] if asks else []
+    addresses += [("judge", spec.services.judge)] if asks else []
+    addresses += [("preference", spec.services.preference)] if needs_store(spec) else []
     addresses += [("trainer", endpoint("trainer").main)]
     for name, address in addresses:
         match health(name, address):

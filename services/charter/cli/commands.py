@@ -38,6 +38,12 @@ COMMANDS = (
         "judging.audit:audit",
         "Show which principle each label of a run came from, with probabilities, reasoning and model.",
     ),
+    ("prompts", "", "Have the policy write new prompts."),
+    (
+        "prompts generate",
+        "prompts:generate",
+        "Have the policy that is being served write prompts, new and different ones.",
+    ),
     ("generate", "generate:generate", "Let the policy that is being served answer."),
     (
         "feedback",

@@ -1,5 +1,6 @@
 """Where data is: a file of this machine, or a data set of the hub; and, behind ``#``, the column that holds it."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -57,6 +58,17 @@ class Source:
         if not os.path.exists(path) and (hint := meant_for_hub(self.place)):
             raise DataError([f"no such file: {self.place}{hint}"])
         return [(path, self.place)]
+
+    def digest(self) -> str:
+        """The sha256 of its file in hex digits; of several files, that of theirs one behind the other.
+
+        Raises ``DataError`` for a data set that cannot be had, ``OSError`` for a file that cannot be read.
+        """
+        digests = []
+        for path, _ in self.files():
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def pinned(self) -> "Source":
         """The same; a data set of the hub at the commit that it has now. Raises ``DataError`` where none can be had."""

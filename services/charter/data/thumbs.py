@@ -14,6 +14,7 @@ from charter.data.rows import Fields, Row, Where
 from charter.data.sources import Source, read
 from charter.data.turns import text_of
 from charter.rpc.messages import chat_messages
+from charter.storage.comparisons import enum_name
 from charter.v1 import types_pb2
 
 # Columns of the verdict: TRL's `label`, LLaMA-Factory's `kto_tag`, and what logs of chats call it.
@@ -24,13 +25,18 @@ _BAD = ("false", "0", "-1", "down", "thumbs_down", "thumbs down", "bad", "negati
 
 @dataclass(frozen=True, slots=True)
 class Thumb:
-    """An answer to a prompt, whether it was found good, and where it was read."""
+    """An answer to a prompt, whether it was found good, and where it was read.
+
+    ``source`` (AI, HUMAN or IMPORTED) and ``split`` are those of an export of ours; other rows are imported.
+    """
 
     prompt: tuple[ChatMessage, ...]
     answer: str
     good: bool
     dimension: str
     where: Where
+    source: str = "IMPORTED"
+    split: str = ""
 
 
 def thumbs(source: str | Path, bad: BadRows | None = None) -> Iterator[Thumb]:
@@ -62,8 +68,11 @@ def _of_comparison(comparison: types_pb2.Comparison, where: Where) -> list[Thumb
     rated = [one for one in (comparison.answer_a, comparison.answer_b) if one.rating]
     if not rated:
         raise BadRowError("without a rating", "neither answer has a rating")
-    prompt = chat_messages(comparison.prompt)
-    return [Thumb(prompt, one.text, one.rating == types_pb2.RATING_UP, comparison.dimension, where) for one in rated]
+    prompt, dimension = chat_messages(comparison.prompt), comparison.dimension
+    source, split = enum_name("source", comparison.source), enum_name("split", comparison.split)
+    return [
+        Thumb(prompt, one.text, one.rating == types_pb2.RATING_UP, dimension, where, source, split) for one in rated
+    ]
 
 
 def _verdict(fields: Fields, column: str) -> bool:

@@ -18,6 +18,9 @@ from charter.inference.template_form import breaker, has_symbol, read_form, with
 # Tokens that exist for padding or can be borrowed for it, tried before any other special token.
 _USUAL_PADDING = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>")
 
+# Stands for what the user says next; no template says it.
+_MARK = "Qz0zQ"
+
 # In how many rounds a text is broken up for a tokenizer that changes it before it looks for its tokens.
 _MOST_ROUNDS = 3
 # Beginnings of answers, to see whether a tokenizer reads them as it reads the same text alone.
@@ -58,6 +61,8 @@ class ChatTokenizer:
             self._form = read_form(self._apply_template, special | plain)
         except ValueError as error:
             raise ValueError(f"the chat template of {self.name} {error}") from error
+        # Behind what the user says: its first line, for a template may name the assistant in the next.
+        self._user_end = self._form.opening.strip().split("\n")[0].strip()
         in_answers = special | self._form.tokens
         # The template may look in an answer for tokens that it never writes itself, such as the end of its reasoning.
         in_messages = in_answers | {text for text in plain if text in str(tokenizer.chat_template)}
@@ -116,7 +121,28 @@ class ChatTokenizer:
         if prompt.text:
             begun = [int(self.tokenizer.bos_token_id)] if begins_with_bos(self.tokenizer) else []
             return begun + self.encode(self._break_up_special(prompt.text))
+        if prompt.as_user:
+            return self.encode(self._before_user(prompt.messages))
         return self.encode(self.render(prompt.messages)) + self.answer_ids(prompt.assistant_prefix)
+
+    def _before_user(self, messages: Sequence[ChatMessage]) -> str:
+        """Text of a conversation up to where the user speaks next: a marked turn of the user's, cut at the mark."""
+        before, mark, _ = self.render((*messages, ChatMessage("user", _MARK)), to_answer=False).partition(_MARK)
+        if not mark:
+            raise RefusedRequestError(f"the chat template of {self.name} leaves out what the user says next")
+        return before
+
+    def turn(self, prompt: Prompt, ids: Sequence[int], *, ended: bool) -> tuple[str, bool]:
+        """Text of the ids that a model wrote behind a prompt, and whether it is whole.
+
+        ``ended`` says whether the model ended it. Where the template ends what the user says by plain text, such as
+        ``[/INST]``, the model goes on with an answer: a turn as the user ends there.
+        """
+        text = self.decode(ids)
+        if not prompt.as_user or not self._user_end:
+            return text, ended
+        said, end, _ = text.partition(self._user_end)
+        return said.rstrip() if end else text, ended or bool(end)
 
     def prompts_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """``prompt_ids`` of each; a ``RefusedRequestError`` names the index."""

@@ -17,6 +17,7 @@ OnText = Callable[[int, int, str], None]
 class Prompt:
     """A conversation to continue with the assistant's turn, or a plain ``text`` to go on with and no messages.
 
+    With ``as_user`` the user's next turn is written instead, of which the messages may be none.
     Special tokens that a ``text`` spells are not read as such. ``assistant_prefix`` is text that the assistant's turn
     already starts with, for example ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever
     else is in the call; without one ``Sampling.seed`` and the prompt's place in the call do.
@@ -26,6 +27,7 @@ class Prompt:
     assistant_prefix: str = ""
     seed: int | None = None
     text: str = ""
+    as_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,8 @@ class FakeEngine:
 
 def _prompt_ids(prompt: Prompt) -> bytes:
     turns = [f"{message.role}: {message.content}\n" for message in prompt.messages]
-    return (prompt.text or "".join([*turns, "assistant: ", prompt.assistant_prefix])).encode()
+    next_turn = "user: " if prompt.as_user else f"assistant: {prompt.assistant_prefix}"
+    return (prompt.text or "".join([*turns, next_turn])).encode()
 
 
 def _uniform(*parts: object) -> float:

@@ -46,10 +46,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> AsyncIterator[policy_pb2.GenerateResponse]:
         """Sample answers and send each when it is finished. A client that leaves frees its place in the engine."""
         self._admit(request)
-        prompts = [
-            Prompt(chat_messages(prompt.messages), seed=prompt.seed if prompt.HasField("seed") else None)
-            for prompt in request.prompts
-        ]
+        prompts = [_prompt(prompt, place) for place, prompt in enumerate(request.prompts)]
         samples_per_prompt = request.samples_per_prompt if request.HasField("samples_per_prompt") else 1
         start = time.monotonic()
         waiting = True
@@ -147,6 +144,20 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
         metrics.SAMPLE_TOKENS.observe(len(sample.token_ids))
         metrics.SAMPLES.labels(sample.finish.value).inc()
+
+
+def _prompt(prompt: policy_pb2.GenerationPrompt, place: int) -> Prompt:
+    if prompt.text and (prompt.messages or prompt.as_user):
+        problem = "has text, and messages or as_user beside it"
+        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"prompts[{place}]: {problem}")
+    if not (prompt.text or prompt.messages or prompt.as_user):
+        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"prompts[{place}].messages: needs at least 1 items, has 0")
+    return Prompt(
+        chat_messages(prompt.messages),
+        seed=prompt.seed if prompt.HasField("seed") else None,
+        text=prompt.text,
+        as_user=prompt.as_user,
+    )
 
 
 def _sampling(request: policy_pb2.GenerateRequest) -> Sampling:

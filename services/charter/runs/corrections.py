@@ -13,13 +13,18 @@ _MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
 _TUNED = (*_MODEL, "pretraining", "supervised")
 _REVISED = tuple(f"revision.{name}" for name in ("dimensions", "prompts", "rounds", "accept", "critique_tokens"))
 _LEARNING = ("revision.learning", "revision.helpful", "revision.helpful_share")
-_START = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
+_REVISION_DONE = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
+_START = (*_REVISION_DONE, "dpo", "kto")
 _SAMPLED = (*_START, "sampling", "prompts.train", "prompts.train_weights", "prompts.max_prompt_tokens", "feedback")
 _PAIRS = (*_SAMPLED, "comparisons.pairs")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
 _JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
 _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction")
-_SUPERVISED = (*_TUNED, "prompts.held_out", "prompts.max_prompt_tokens")
+# Whose prompts are not learned.
+_HELD_OUT = ("prompts.held_out", "prompts.max_prompt_tokens")
+_SUPERVISED = (*_TUNED, *_HELD_OUT)
+_DPO = (*_REVISION_DONE, "dpo", *_HELD_OUT)
+_KTO = (*_START, *_HELD_OUT)
 _GATE = ("gate_prompts", "critique_tokens", "dimensions")
 _GATED = (
     *(*_TUNED, *_JUDGE, *(f"revision.{name}" for name in _GATE), "sampling", "prompts"),
@@ -29,7 +34,9 @@ _GATED = (
 _UNDER_WAY = {
     "pretraining": ("it learns from text", (*_MODEL, "pretraining")),
     "supervised": ("it learns from conversations", _SUPERVISED),
-    "revised": ("it learns from revisions", _START),
+    "revised": ("it learns from revisions", _REVISION_DONE),
+    "dpo": ("it learns from comparisons", _DPO),
+    "kto": ("it learns from thumbs", _KTO),
 }
 # What a stage leaves in the run's folder, and the parts of the spec that it was made by.
 _DONE = (
@@ -39,7 +46,9 @@ _DONE = (
     ("revision/gate_answers.jsonl", "its gate has begun", _GATED),
     ("revision/answers.jsonl", "its answers are being revised", (*_TUNED, *_REVISED, "sampling", "prompts", *_JUDGE)),
     ("revision.json", "its answers are revised", (*_TUNED, *_REVISED, "revision.on_no_gain", "prompts", *_JUDGE)),
-    ("revised.json", "it has learned from revisions", _START),
+    ("revised.json", "it has learned from revisions", _REVISION_DONE),
+    ("dpo.json", "it has learned from comparisons", _DPO),
+    ("kto.json", "it has learned from thumbs", _KTO),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),

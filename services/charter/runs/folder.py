@@ -22,6 +22,9 @@ T = TypeVar("T")
 _LEARNING = {
     "pretraining": "what was learned from texts",
     "supervised": "what was learned from conversations",
+    "revised": "what was learned from revisions",
+    "dpo": "what was learned from comparisons",
+    "kto": "what was learned from thumbs",
 }
 
 
@@ -132,13 +135,13 @@ def read_run_folder(path: Path) -> RunFolder:
     def of_alignment(name: str, holds: str, kind: type[T]) -> T | None:
         return result(name, holds, kind) if aligned else None
 
+    # Of a revision something may be learned, or nothing.
+    wanted = asked | ({"revised"} if (path / "revised.json").is_file() else set())
     learned = {
         name: found
         for name, holds in _LEARNING.items()
-        if name in asked and (found := result(f"{name}.json", holds, Learned)) is not None
+        if name in wanted and (found := result(f"{name}.json", holds, Learned)) is not None
     }
-    if (path / "revised.json").is_file() and (found := result("revised.json", "", Learned)) is not None:
-        learned["revised"] = found
     return RunFolder(
         path=path,
         spec=spec,

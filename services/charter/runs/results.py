@@ -138,8 +138,17 @@ class PreferenceFit:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over held-out items; the interval is a 95 % bootstrap by prompt."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutLoss:
-    """What was held out, measured after ``step`` optimiser steps; losses are nats per token."""
+    """What was held out, measured after ``step`` optimiser steps; losses are nats per token, or a mean over items."""
 
     step: int
     # Mean over sources, weighted by what is learned of each.
@@ -147,13 +156,15 @@ class HeldOutLoss:
     by_source: dict[str, float]
     # What the model writes behind the sample's beginning.
     sample: str
+    # Of comparisons and thumbs, by name (docs/offline.md).
+    figures: dict[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedSource:
     """One source of a stage that learned from what is written."""
 
-    # Conversations, or pieces of texts.
+    # Conversations, pieces of texts, comparisons, or rated answers.
     train: int
     held_out: int
     # Tokens that are learned of all of ``train``, once.
@@ -164,11 +175,17 @@ class LearnedSource:
     # Bits per byte of what is held out, before and with the weights that were kept; None for conversations.
     bits_per_byte_before: float | None = None
     bits_per_byte: float | None = None
+    # Of its files: the sha256 of one, or that of the sha256 of each. Empty in files of older runs.
+    digest: str = ""
+    # Of comparisons and thumbs, held out or not: how many are whose (AI, HUMAN, IMPORTED), and how many thumbs are up
+    # and down.
+    labels: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A stage that learned from what is written (``pretraining.json``, ``supervised.json``)."""
+    """A stage that learned from what is there (``pretraining.json``, ``supervised.json``, ``dpo.json``, …)."""
 
     # The model that it started from: a folder of the run, or as the spec names it.
     model: str

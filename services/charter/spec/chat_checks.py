@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from charter.spec.chat_form import CHATML, CHATML_TOKENS, TEMPLATE_ENDINGS
-from charter.spec.facts import needs_reinforcement
+from charter.spec.facts import needs_reinforcement, reads_turns
 from charter.spec.models import folder_of, has_chat_template, knows_token
 from charter.spec.problems import Problem
 from charter.spec.template_files import template_problem
@@ -41,8 +41,11 @@ def untrained_tokens(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     needed = CHATML_TOKENS if form.chat_template == CHATML else (form.eos_token,) * os.path.isfile(form.chat_template)
     new = [token for token in needed if token and knows_token(form.model, token) is False]
     # The first stage that reads turns has to learn them.
-    stages = {"supervised": spec.supervised, "revision.learning": spec.revision.learning, "ppo": spec.ppo}
-    there = {"supervised": spec.HasField("supervised"), "revision.learning": spec.HasField("revision"), "ppo": True}
+    stages: dict[str, run_pb2.SupervisedSpec | run_pb2.DpoSpec | run_pb2.KtoSpec | run_pb2.PpoSpec]
+    stages = {"supervised": spec.supervised, "revision.learning": spec.revision.learning}
+    stages |= {"dpo": spec.dpo, "kto": spec.kto, "ppo": spec.ppo}
+    there = {"supervised": spec.HasField("supervised"), "revision.learning": spec.HasField("revision")}
+    there |= {"dpo": spec.HasField("dpo"), "kto": spec.HasField("kto"), "ppo": True}
     first = next(name for name in stages if there[name])
     if new and stages[first].HasField("lora_rank") and (first != "ppo" or needs_reinforcement(spec)):
         yield Problem(
@@ -55,8 +58,7 @@ def untrained_tokens(spec: run_pb2.RunSpec) -> Iterator[Problem]:
 
 def _own_template(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     """Texts alone need none."""
-    reads_turns = spec.HasField("supervised") or needs_reinforcement(spec)
-    if reads_turns and spec.policy.engine != "fake" and _asked(spec.policy.model) is False:
+    if reads_turns(spec) and spec.policy.engine != "fake" and _asked(spec.policy.model) is False:
         text = "is needed: the tokenizer of policy.model has none of its own. Name one, for example chatml"
         yield Problem(_FIELD, text, ("policy.model",))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charter.spec import chat_checks, facts, learning_checks, prompt_checks
+from charter.spec import chat_checks, facts, label_checks, learning_checks, prompt_checks
 from charter.spec.chat_form import CHATML
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
@@ -313,6 +313,7 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _services,
     learning_checks.prompt_weights,
     learning_checks.learned,
+    label_checks.labelled,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (

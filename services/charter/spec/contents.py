@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,9 +11,13 @@ from charter.data.bad_rows import BadRows
 from charter.data.conversations import Conversation, conversations
 from charter.data.errors import MOST_NAMED, DataError
 from charter.data.pairs.labelled import read_labelled_pairs
+from charter.data.pairs.pair import Pair
+from charter.data.pairs.read import pairs
 from charter.data.prompts import TaskPrompt, read_prompts
 from charter.data.sources import Source
 from charter.data.texts import texts
+from charter.data.thumbs import Thumb, thumbs
+from charter.outcomes import side
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 from charter.spec.problems import Problem
@@ -54,6 +58,9 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
         reader.beginnings(f"pretraining.{name}", getattr(spec.pretraining, name), texts)
     talks = reader.beginnings("supervised.data", spec.supervised.data, conversations)
     talks |= reader.beginnings("revision.helpful", spec.revision.helpful, conversations)
+    reader.beginnings("dpo.data", spec.dpo.data, _preferences)
+    rated = reader.beginnings("kto.data", spec.kto.data, thumbs)
+    reader.problems += _one_kind_of_thumbs(spec, rated)
     return Contents(train, held_out, constitution, talks, reader.problems, reader.unread)
 
 
@@ -168,3 +175,21 @@ def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list
         "from one of the two"
     )
     return [Problem("prompts.held_out", text, ("prompts.train",))]
+
+
+def _preferences(source: str, bad: BadRows) -> Iterator[Pair]:
+    """Pairs of which one answer is preferred."""
+    for pair in pairs(source, bad, labelled=False):
+        if pair.label is not None and side(pair.label) and pair.answer_a != pair.answer_b:
+            yield pair
+
+
+def _one_kind_of_thumbs(spec: run_pb2.RunSpec, rated: Mapping[str, Sequence[Thumb]]) -> list[Problem]:
+    """Where all thumbs that there are were read, and say the same."""
+    whole = len(rated) == len(spec.kto.data) and all(0 < len(found) < _ROWS_LOOKED_AT for found in rated.values())
+    said = {thumb.good for found in rated.values() for thumb in found}
+    if len(said) != 1 or not whole or spec.kto.HasField("stored"):
+        return []
+    verdict, other = ("up", "down") if said == {True} else ("down", "up")
+    text = f"holds thumbs {verdict} only, and KTO learns from good and from bad answers: add some thumbs {other}"
+    return [Problem("kto.data", text)]

@@ -38,6 +38,8 @@ def _learned(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource]]:
         "pretraining.replay": spec.pretraining.replay,
         "supervised.data": spec.supervised.data,
         "revision.helpful": spec.revision.helpful,
+        "dpo.data": spec.dpo.data,
+        "kto.data": spec.kto.data,
     }
     for name, sources in lists.items():
         for index, one in enumerate(sources):

@@ -19,8 +19,9 @@ MAX_WAIT_SECONDS = 7200
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
 # ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
 # comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
-# many as there are), revision.gate_prompts (as those), supervised.max_tokens and pretraining.context_tokens (as the
-# model's context allows), the evaluate_every_steps of both (an epoch), and the optional files of the judge.
+# many as there are), revision.gate_prompts (as those), max_tokens of supervised, dpo and kto and
+# pretraining.context_tokens (as the model's context allows), the evaluate_every_steps of these stages (an epoch), and
+# the optional files of the judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"logprob_tolerance": 0.1},
     "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
@@ -89,6 +90,30 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "precision": "float32",
         "checkpoint_every_steps": 50,
     },
+    "dpo": {
+        "beta": 0.1,
+        "epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 5e-7,
+        "warmup_share": 0.1,
+        "held_out_fraction": 0.05,
+        "patience": 2,
+        "precision": "float32",
+        "checkpoint_every_steps": 50,
+    },
+    "kto": {
+        "beta": 0.1,
+        "desirable_weight": 1.0,
+        "undesirable_weight": 1.0,
+        "epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 1e-6,
+        "warmup_share": 0.1,
+        "held_out_fraction": 0.05,
+        "patience": 2,
+        "precision": "float32",
+        "checkpoint_every_steps": 50,
+    },
     "evaluation": {"bootstrap_samples": 2000, "watched_prompts": 16},
     "checkpoints": {"every_steps": 1, "keep": 2},
     "failures": {"max_share": 0.1},
@@ -103,10 +128,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Of stages that a run may be without: their fields are filled in where the spec has the section.
-OPTIONAL_SECTIONS: tuple[Literal["pretraining", "revision", "supervised"], ...]
-OPTIONAL_SECTIONS = ("pretraining", "revision", "supervised")
+OPTIONAL_SECTIONS: tuple[Literal["pretraining", "supervised", "revision", "dpo", "kto"], ...]
+OPTIONAL_SECTIONS = ("pretraining", "supervised", "revision", "dpo", "kto")
 # Adapters learn at a rate so many times as high as all weights do.
 _LORA_RATE = 10
+_LEARNS = (run_pb2.SupervisedSpec, run_pb2.PretrainingSpec, run_pb2.DpoSpec, run_pb2.KtoSpec)
 
 _SAMPLES_PER_PROMPT = {
     run_pb2.ALGORITHM_PPO: 1,
@@ -144,8 +170,7 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
 
 
 def _fill(message: Any, fields: Mapping[str, Any]) -> None:
-    learns = isinstance(message, (run_pb2.SupervisedSpec, run_pb2.PretrainingSpec))
-    if learns and message.HasField("lora_rank"):
+    if isinstance(message, _LEARNS) and message.HasField("lora_rank"):
         fields = {**fields, "learning_rate": _LORA_RATE * fields["learning_rate"]}
     for name, default in fields.items():
         field = message.DESCRIPTOR.fields_by_name[name]

@@ -1,5 +1,7 @@
 """What a filled run spec implies."""
 
+from typing import Literal
+
 from charter.v1 import run_pb2
 
 # Sources of labels, as they are stored.
@@ -10,18 +12,37 @@ AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGORITHM_ONLINE_DPO)
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
 _EVALUATED_PROMPTS = 32
+# Sections that a run may consist of: all that they learn from is there before it.
+_FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
+_FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
+_OF_TURNS: tuple[Literal["supervised", "revision", "dpo", "kto"], ...] = ("supervised", "revision", "dpo", "kto")
 _GATE_PROMPTS = 32
 _CONVERSATION_TOKENS = 2048
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
-    """Whether the policy learns by RL: not where it learns from texts or conversations, without prompts and judge.
+    """Whether the policy learns by RL: not where it learns from what is there alone, without prompts and judge.
 
     Whoever does needs prompts to answer, and a judge to compare the policy with the one before.
     """
-    learns = spec.HasField("pretraining") or spec.HasField("supervised")
+    learns = any(spec.HasField(section) for section in _FROM_DATA)
     given = spec.prompts.train or spec.prompts.held_out or spec.judge.model
     return not learns or bool(given) or spec.HasField("revision")
+
+
+def learns_turns(spec: run_pb2.RunSpec) -> bool:
+    """Whether a stage before RL learns answers in conversations."""
+    return any(spec.HasField(section) for section in _OF_TURNS)
+
+
+def reads_turns(spec: run_pb2.RunSpec) -> bool:
+    """Whether the policy needs a chat template: not where texts alone are learned."""
+    return needs_reinforcement(spec) or learns_turns(spec)
+
+
+def needs_store(spec: run_pb2.RunSpec) -> bool:
+    """Whether the run asks the preference service for comparisons: it has RL, or learns from stored ones."""
+    return needs_reinforcement(spec) or spec.dpo.HasField("stored") or spec.kto.HasField("stored")
 
 
 def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
@@ -81,6 +102,8 @@ def gate_prompts(revision: run_pb2.RevisionSpec, held_out: int) -> int:
     return min(revision.gate_prompts if revision.HasField("gate_prompts") else _GATE_PROMPTS, held_out)
 
 
-def longest_conversation(settings: run_pb2.SupervisedSpec, context: int | None) -> int:
+def longest_conversation(
+    settings: run_pb2.SupervisedSpec | run_pb2.DpoSpec | run_pb2.KtoSpec, context: int | None
+) -> int:
     """Tokens of the longest conversation that is learned from; ``context`` is the model's, where it is known."""
     return settings.max_tokens or min(_CONVERSATION_TOKENS, context or _CONVERSATION_TOKENS)

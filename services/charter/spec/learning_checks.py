@@ -43,6 +43,8 @@ def learned(spec: run_pb2.RunSpec) -> Iterator[Problem]:
         ("supervised", spec.supervised, ("data",), "max_tokens"),
         ("revision.learning", spec.revision.learning, (), "max_tokens"),
         ("revision", spec.revision, ("helpful",), ""),
+        ("dpo", spec.dpo, ("data",), "max_tokens"),
+        ("kto", spec.kto, ("data",), "max_tokens"),
     )
     for section, stage, lists, limit in stages:
         named: list[str] = []

@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harter/v1/policy.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"`\n\x10GenerationPrompt\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x13.charter.v1.MessageB\t\xa2\xbb\x18\x05\x18\x01 \xc8\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\xda\x01\n\x12SamplingParameters\x12\x30\n\x0btemperature\x18\x01 \x01(\x01\x42\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00$@H\x00\x88\x01\x01\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x18\xa2\xbb\x18\x14)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?8\x01H\x01\x88\x01\x01\x12.\n\x0emax_new_tokens\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00\xe0@\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x8b\x02\n\x0fGenerateRequest\x12\x38\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.charter.v1.GenerationPromptB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.charter.v1.SamplingParametersB\x06\xa2\xbb\x18\x02\x08\x01\x12\x37\n\x12samples_per_prompt\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00p@H\x00\x88\x01\x01\x12\x1f\n\x17required_weight_version\x18\x04 \x01(\x04\x12\x13\n\x0bstream_text\x18\x05 \x01(\x08\x42\x15\n\x13_samples_per_prompt\"A\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\"\xca\x01\n\x06Sample\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12$\n\x08logprobs\x18\x03 \x01(\x0b\x32\x12.charter.v1.Tensor\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.charter.v1.FinishReason\x12.\n\rversion_spans\x18\x05 \x03(\x0b\x32\x17.charter.v1.VersionSpan\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"w\n\x10GenerateResponse\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\"\n\x06sample\x18\x03 \x01(\x0b\x32\x12.charter.v1.Sample\x12\x13\n\x0btext_so_far\x18\x04 \x01(\t\"\"\n PolicyServiceGetModelInfoRequest\"I\n!PolicyServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo*^\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xc5\x01\n\rPolicyService\x12G\n\x08Generate\x12\x1b.charter.v1.GenerateRequest\x1a\x1c.charter.v1.GenerateResponse0\x01\x12k\n\x0cGetModelInfo\x12,.charter.v1.PolicyServiceGetModelInfoRequest\x1a-.charter.v1.PolicyServiceGetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harter/v1/policy.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\x87\x01\n\x10GenerationPrompt\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x13.charter.v1.MessageB\x07\xa2\xbb\x18\x03 \xc8\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x04text\x18\x03 \x01(\tB\x08\xa2\xbb\x18\x04\x10\xc0\x84=\x12\x0f\n\x07\x61s_user\x18\x04 \x01(\x08\x42\x07\n\x05_seed\"\xda\x01\n\x12SamplingParameters\x12\x30\n\x0btemperature\x18\x01 \x01(\x01\x42\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00$@H\x00\x88\x01\x01\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x18\xa2\xbb\x18\x14)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?8\x01H\x01\x88\x01\x01\x12.\n\x0emax_new_tokens\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00\xe0@\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x8b\x02\n\x0fGenerateRequest\x12\x38\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.charter.v1.GenerationPromptB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.charter.v1.SamplingParametersB\x06\xa2\xbb\x18\x02\x08\x01\x12\x37\n\x12samples_per_prompt\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00p@H\x00\x88\x01\x01\x12\x1f\n\x17required_weight_version\x18\x04 \x01(\x04\x12\x13\n\x0bstream_text\x18\x05 \x01(\x08\x42\x15\n\x13_samples_per_prompt\"A\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\"\xca\x01\n\x06Sample\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12$\n\x08logprobs\x18\x03 \x01(\x0b\x32\x12.charter.v1.Tensor\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.charter.v1.FinishReason\x12.\n\rversion_spans\x18\x05 \x03(\x0b\x32\x17.charter.v1.VersionSpan\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"w\n\x10GenerateResponse\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\"\n\x06sample\x18\x03 \x01(\x0b\x32\x12.charter.v1.Sample\x12\x13\n\x0btext_so_far\x18\x04 \x01(\t\"\"\n PolicyServiceGetModelInfoRequest\"I\n!PolicyServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo*^\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xc5\x01\n\rPolicyService\x12G\n\x08Generate\x12\x1b.charter.v1.GenerateRequest\x1a\x1c.charter.v1.GenerateResponse0\x01\x12k\n\x0cGetModelInfo\x12,.charter.v1.PolicyServiceGetModelInfoRequest\x1a-.charter.v1.PolicyServiceGetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'charter.v1.policy_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATIONPROMPT'].fields_by_name['messages']._loaded_options = None
-  _globals['_GENERATIONPROMPT'].fields_by_name['messages']._serialized_options = b'\242\273\030\005\030\001 \310\001'
+  _globals['_GENERATIONPROMPT'].fields_by_name['messages']._serialized_options = b'\242\273\030\003 \310\001'
+  _globals['_GENERATIONPROMPT'].fields_by_name['text']._loaded_options = None
+  _globals['_GENERATIONPROMPT'].fields_by_name['text']._serialized_options = b'\242\273\030\004\020\300\204='
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['temperature']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['temperature']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000$@'
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['top_p']._loaded_options = None
@@ -47,24 +49,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['sampling']._serialized_options = b'\242\273\030\002\010\001'
   _globals['_GENERATEREQUEST'].fields_by_name['samples_per_prompt']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['samples_per_prompt']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\360?1\000\000\000\000\000\000p@'
-  _globals['_FINISHREASON']._serialized_start=1185
-  _globals['_FINISHREASON']._serialized_end=1279
-  _globals['_GENERATIONPROMPT']._serialized_start=92
-  _globals['_GENERATIONPROMPT']._serialized_end=188
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=191
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=409
-  _globals['_GENERATEREQUEST']._serialized_start=412
-  _globals['_GENERATEREQUEST']._serialized_end=679
-  _globals['_VERSIONSPAN']._serialized_start=681
-  _globals['_VERSIONSPAN']._serialized_end=746
-  _globals['_SAMPLE']._serialized_start=749
-  _globals['_SAMPLE']._serialized_end=951
-  _globals['_GENERATERESPONSE']._serialized_start=953
-  _globals['_GENERATERESPONSE']._serialized_end=1072
-  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_start=1074
-  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_end=1108
-  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_start=1110
-  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_end=1183
-  _globals['_POLICYSERVICE']._serialized_start=1282
-  _globals['_POLICYSERVICE']._serialized_end=1479
+  _globals['_FINISHREASON']._serialized_start=1225
+  _globals['_FINISHREASON']._serialized_end=1319
+  _globals['_GENERATIONPROMPT']._serialized_start=93
+  _globals['_GENERATIONPROMPT']._serialized_end=228
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=231
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=449
+  _globals['_GENERATEREQUEST']._serialized_start=452
+  _globals['_GENERATEREQUEST']._serialized_end=719
+  _globals['_VERSIONSPAN']._serialized_start=721
+  _globals['_VERSIONSPAN']._serialized_end=786
+  _globals['_SAMPLE']._serialized_start=789
+  _globals['_SAMPLE']._serialized_end=991
+  _globals['_GENERATERESPONSE']._serialized_start=993
+  _globals['_GENERATERESPONSE']._serialized_end=1112
+  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_start=1114
+  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_end=1148
+  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_start=1150
+  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_end=1223
+  _globals['_POLICYSERVICE']._serialized_start=1322
+  _globals['_POLICYSERVICE']._serialized_end=1519
 # @@protoc_insertion_point(module_scope)

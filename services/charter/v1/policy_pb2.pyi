@@ -44,27 +44,39 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class GenerationPrompt(_message.Message):
-    """One conversation to continue; the last message is the user's."""
+    """One conversation to continue; the last message is the user's. Or a text, or a turn of the user's to write."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    AS_USER_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Fixes the random numbers of this prompt's answers, whatever else is in the call: another replica asked
     again with the same seed draws the same. Unset = as SamplingParameters.seed says.
     """
+    text: _builtins.str
+    """Gone on with as it stands, by no chat template: for a base model. There are no messages beside it."""
+    as_user: _builtins.bool
+    """Not an answer is written but the user's next turn: the chat template is rendered up to where the user speaks (Xu et
+    al. 2024, "Magpie", arXiv 2406.08464). Without messages it is the first turn of a conversation.
+    """
     @_builtins.property
-    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]: ...
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
+        """At least one, but for text and as_user."""
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_types_pb2.Message] | None = ...,
         seed: _builtins.int | None = ...,
+        text: _builtins.str = ...,
+        as_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "messages", b"messages", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "as_user", b"as_user", "messages", b"messages", "seed", b"seed", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -198,6 +210,7 @@ class Sample(_message.Message):
     VERSION_SPANS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    """Of a turn as the user without what follows where the template parts turns by plain text."""
     finish_reason: Global___FinishReason.ValueType
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

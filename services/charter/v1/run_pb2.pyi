@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from charter.v1 import judge_pb2 as _judge_pb2
+from charter.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -200,6 +201,9 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """Learning from text, then from conversations."""
     PHASE_SUPERVISED: _Phase.ValueType  # 10
     PHASE_REVISING: _Phase.ValueType  # 11
+    PHASE_DPO: _Phase.ValueType  # 12
+    """Learning from comparisons, then from thumbs."""
+    PHASE_KTO: _Phase.ValueType  # 13
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """What the worker is doing."""
@@ -217,6 +221,9 @@ PHASE_PRETRAINING: Phase.ValueType  # 9
 """Learning from text, then from conversations."""
 PHASE_SUPERVISED: Phase.ValueType  # 10
 PHASE_REVISING: Phase.ValueType  # 11
+PHASE_DPO: Phase.ValueType  # 12
+"""Learning from comparisons, then from thumbs."""
+PHASE_KTO: Phase.ValueType  # 13
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 @_typing.final
@@ -247,6 +254,8 @@ class RunSpec(_message.Message):
     PRETRAINING_FIELD_NUMBER: _builtins.int
     SUPERVISED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    DPO_FIELD_NUMBER: _builtins.int
+    KTO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seed: _builtins.int
     """Seed of everything random."""
@@ -296,6 +305,14 @@ class RunSpec(_message.Message):
     def revision(self) -> Global___RevisionSpec:
         """Critique and revision, before pairs are sampled. Unset = none."""
 
+    @_builtins.property
+    def dpo(self) -> Global___DpoSpec:
+        """Direct preference optimisation on comparisons that are there, before pairs are sampled. Unset = none."""
+
+    @_builtins.property
+    def kto(self) -> Global___KtoSpec:
+        """KTO on answers with a thumb up or down, before pairs are sampled. Unset = none."""
+
     def __init__(
         self,
         *,
@@ -318,10 +335,12 @@ class RunSpec(_message.Message):
         pretraining: Global___PretrainingSpec | None = ...,
         supervised: Global___SupervisedSpec | None = ...,
         revision: Global___RevisionSpec | None = ...,
+        dpo: Global___DpoSpec | None = ...,
+        kto: Global___KtoSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "services", b"services", "supervised", b"supervised"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "dpo", b"dpo", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "kto", b"kto", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "services", b"services", "supervised", b"supervised"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks", "supervised", b"supervised"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "comparisons", b"comparisons", "dpo", b"dpo", "evaluation", b"evaluation", "failures", b"failures", "feedback", b"feedback", "judge", b"judge", "kto", b"kto", "name", b"name", "policy", b"policy", "ppo", b"ppo", "preference_model", b"preference_model", "pretraining", b"pretraining", "prompts", b"prompts", "revision", b"revision", "reward", b"reward", "sampling", b"sampling", "seed", b"seed", "services", b"services", "sinks", b"sinks", "supervised", b"supervised"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,8 +359,9 @@ class DataSource(_message.Message):
     it names the column.
     """
     weight: _builtins.float
-    """Its share of the tokens that are learned, relative to the others. An epoch then takes the source whole that is
-    smallest for its weight, and of the others what their weights say. Unset in all = an epoch takes everything.
+    """Its share of the tokens that are learned (of comparisons and thumbs: of their number), relative to the others. An
+    epoch then takes the source whole that is smallest for its weight, and of the others what their weights say. Unset in
+    all = an epoch takes everything.
     """
     def __init__(
         self,
@@ -765,6 +785,312 @@ class RevisionSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
 
 Global___RevisionSpec: _TypeAlias = RevisionSpec  # noqa: Y015
+
+@_typing.final
+class StoredComparisons(_message.Message):
+    """Comparisons of the store that a stage learns from, as they are when it begins. Empty fields match everything."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run whose pairs they are; `own` is this run."""
+    source: _types_pb2.LabelSource.ValueType
+    """Whose labels."""
+    dimension: _builtins.str
+    """Of the prompts."""
+    method: _builtins.str
+    """How they were labelled: choice, verdict, contrast, mix, revision, feedback, …"""
+    weight: _builtins.float
+    """As DataSource.weight."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        source: _types_pb2.LabelSource.ValueType = ...,
+        dimension: _builtins.str = ...,
+        method: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "dimension", b"dimension", "method", b"method", "run_id", b"run_id", "source", b"source", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___StoredComparisons: _TypeAlias = StoredComparisons  # noqa: Y015
+
+@_typing.final
+class DpoSpec(_message.Message):
+    """Direct preference optimisation (Rafailov et al. 2023) on comparisons, with soft labels. docs/offline.md"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    WARMUP_SHARE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
+    EVALUATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    beta: _builtins.float
+    """Strength of the pull to the policy that the stage starts from. Default 0.1."""
+    epochs: _builtins.int
+    """Default 1."""
+    batch_size: _builtins.int
+    """Comparisons per optimiser step. Default 32."""
+    learning_rate: _builtins.float
+    """Highest learning rate; a cosine takes it to 0. Default 5e-7, and with lora_rank ten times that."""
+    warmup_share: _builtins.float
+    """Share of the steps in which the learning rate rises. Default 0.1."""
+    max_tokens: _builtins.int
+    """Comparisons of which an answer with its prompt is longer are left out, and counted. Unset = 2048, or the model's context where that is shorter."""
+    held_out_fraction: _builtins.float
+    """Share of each source that is held out, by prompt, besides what its labels hold out. Default 0.05."""
+    evaluate_every_steps: _builtins.int
+    """Optimiser steps between two measurements. Unset = an epoch."""
+    patience: _builtins.int
+    """The stage stops after this many measurements without a lower held-out loss. The best weights are kept. Default 2."""
+    lora_rank: _builtins.int
+    """As supervised.lora_rank."""
+    precision: _builtins.str
+    """As ppo.precision. Default float32."""
+    gradient_checkpointing: _builtins.bool
+    """As ppo.gradient_checkpointing."""
+    checkpoint_every_steps: _builtins.int
+    """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Comparisons in files or hub data sets. This or stored is needed."""
+
+    @_builtins.property
+    def stored(self) -> Global___StoredComparisons:
+        """Comparisons of the store."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___DataSource] | None = ...,
+        stored: Global___StoredComparisons | None = ...,
+        beta: _builtins.float | None = ...,
+        epochs: _builtins.int | None = ...,
+        batch_size: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        warmup_share: _builtins.float | None = ...,
+        max_tokens: _builtins.int | None = ...,
+        held_out_fraction: _builtins.float | None = ...,
+        evaluate_every_steps: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        lora_rank: _builtins.int | None = ...,
+        precision: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+        checkpoint_every_steps: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta", b"_beta", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "stored", b"stored", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta", b"_beta", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "data", b"data", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "gradient_checkpointing", b"gradient_checkpointing", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "precision", b"precision", "stored", b"stored", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__checkpoint_every_steps: _TypeAlias = _typing.Literal["checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_every_steps: _TypeAlias = _typing.Literal["_checkpoint_every_steps", b"_checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluate_every_steps: _TypeAlias = _typing.Literal["evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__evaluate_every_steps: _TypeAlias = _typing.Literal["_evaluate_every_steps", b"_evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
+    _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_share: _TypeAlias = _typing.Literal["warmup_share"]  # noqa: Y015
+    _WhichOneofArgType__warmup_share: _TypeAlias = _typing.Literal["_warmup_share", b"_warmup_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_every_steps) -> _WhichOneofReturnType__checkpoint_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluate_every_steps) -> _WhichOneofReturnType__evaluate_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_fraction) -> _WhichOneofReturnType__held_out_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_share) -> _WhichOneofReturnType__warmup_share | None: ...
+
+Global___DpoSpec: _TypeAlias = DpoSpec  # noqa: Y015
+
+@_typing.final
+class KtoSpec(_message.Message):
+    """KTO (Ethayarajh et al. 2024) on single answers that somebody found good or bad. docs/offline.md"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    WARMUP_SHARE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
+    EVALUATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    LORA_RANK_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    DESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    UNDESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    beta: _builtins.float
+    """How soon a gain over the reference is worth little more. Default 0.1."""
+    epochs: _builtins.int
+    """Default 1."""
+    batch_size: _builtins.int
+    """Answers per optimiser step. Default 32."""
+    learning_rate: _builtins.float
+    """Highest learning rate; a cosine takes it to 0. Default 1e-6, and with lora_rank ten times that."""
+    warmup_share: _builtins.float
+    """Share of the steps in which the learning rate rises. Default 0.1."""
+    max_tokens: _builtins.int
+    """Answers that are longer with their prompt are left out, and counted. Unset = 2048, or the model's context where that is shorter."""
+    held_out_fraction: _builtins.float
+    """Share of each source that is held out, by prompt, besides what its labels hold out. Default 0.05."""
+    evaluate_every_steps: _builtins.int
+    """Optimiser steps between two measurements. Unset = an epoch."""
+    patience: _builtins.int
+    """The stage stops after this many measurements without a lower held-out loss. The best weights are kept. Default 2."""
+    lora_rank: _builtins.int
+    """As supervised.lora_rank."""
+    precision: _builtins.str
+    """As ppo.precision. Default float32."""
+    gradient_checkpointing: _builtins.bool
+    """As ppo.gradient_checkpointing."""
+    checkpoint_every_steps: _builtins.int
+    """Optimiser steps between two checkpoints, besides those of the best weights. Default 50."""
+    desirable_weight: _builtins.float
+    """Weight of a good answer's loss (lambda_D). Default 1."""
+    undesirable_weight: _builtins.float
+    """Weight of a bad answer's loss (lambda_U). Default 1."""
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
+        """Answers with a thumb, in files or hub data sets. This or stored is needed."""
+
+    @_builtins.property
+    def stored(self) -> Global___StoredComparisons:
+        """Answers that people rated on the feedback page."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[Global___DataSource] | None = ...,
+        stored: Global___StoredComparisons | None = ...,
+        beta: _builtins.float | None = ...,
+        epochs: _builtins.int | None = ...,
+        batch_size: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        warmup_share: _builtins.float | None = ...,
+        max_tokens: _builtins.int | None = ...,
+        held_out_fraction: _builtins.float | None = ...,
+        evaluate_every_steps: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        lora_rank: _builtins.int | None = ...,
+        precision: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+        checkpoint_every_steps: _builtins.int | None = ...,
+        desirable_weight: _builtins.float | None = ...,
+        undesirable_weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta", b"_beta", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_desirable_weight", b"_desirable_weight", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_undesirable_weight", b"_undesirable_weight", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "desirable_weight", b"desirable_weight", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "stored", b"stored", "undesirable_weight", b"undesirable_weight", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta", b"_beta", "_checkpoint_every_steps", b"_checkpoint_every_steps", "_desirable_weight", b"_desirable_weight", "_epochs", b"_epochs", "_evaluate_every_steps", b"_evaluate_every_steps", "_held_out_fraction", b"_held_out_fraction", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_tokens", b"_max_tokens", "_patience", b"_patience", "_undesirable_weight", b"_undesirable_weight", "_warmup_share", b"_warmup_share", "batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "data", b"data", "desirable_weight", b"desirable_weight", "epochs", b"epochs", "evaluate_every_steps", b"evaluate_every_steps", "gradient_checkpointing", b"gradient_checkpointing", "held_out_fraction", b"held_out_fraction", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_tokens", b"max_tokens", "patience", b"patience", "precision", b"precision", "stored", b"stored", "undesirable_weight", b"undesirable_weight", "warmup_share", b"warmup_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__checkpoint_every_steps: _TypeAlias = _typing.Literal["checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_every_steps: _TypeAlias = _typing.Literal["_checkpoint_every_steps", b"_checkpoint_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__desirable_weight: _TypeAlias = _typing.Literal["desirable_weight"]  # noqa: Y015
+    _WhichOneofArgType__desirable_weight: _TypeAlias = _typing.Literal["_desirable_weight", b"_desirable_weight"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluate_every_steps: _TypeAlias = _typing.Literal["evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__evaluate_every_steps: _TypeAlias = _typing.Literal["_evaluate_every_steps", b"_evaluate_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
+    _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__lora_rank: _TypeAlias = _typing.Literal["lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__lora_rank: _TypeAlias = _typing.Literal["_lora_rank", b"_lora_rank"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__undesirable_weight: _TypeAlias = _typing.Literal["undesirable_weight"]  # noqa: Y015
+    _WhichOneofArgType__undesirable_weight: _TypeAlias = _typing.Literal["_undesirable_weight", b"_undesirable_weight"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_share: _TypeAlias = _typing.Literal["warmup_share"]  # noqa: Y015
+    _WhichOneofArgType__warmup_share: _TypeAlias = _typing.Literal["_warmup_share", b"_warmup_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_every_steps) -> _WhichOneofReturnType__checkpoint_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__desirable_weight) -> _WhichOneofReturnType__desirable_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluate_every_steps) -> _WhichOneofReturnType__evaluate_every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_out_fraction) -> _WhichOneofReturnType__held_out_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_rank) -> _WhichOneofReturnType__lora_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__undesirable_weight) -> _WhichOneofReturnType__undesirable_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_share) -> _WhichOneofReturnType__warmup_share | None: ...
+
+Global___KtoSpec: _TypeAlias = KtoSpec  # noqa: Y015
 
 @_typing.final
 class JudgeSpec(_message.Message):
@@ -1730,7 +2056,7 @@ class RunEvent(_message.Message):
     """Work done in this phase, and all there is; the unit is the phase's (pairs, batches, steps, prompts)."""
     total: _builtins.int
     step: _builtins.int
-    """Step of the phase that the numbers belong to, where it learns in steps: pretraining, supervised, PPO."""
+    """Step of the phase that the numbers belong to, where it learns in steps: pretraining, supervised, DPO, KTO, PPO."""
     text: _builtins.str
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...

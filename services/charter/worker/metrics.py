@@ -85,7 +85,7 @@ FIT = {
     "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
     "held_out_calibration_error": "Expected calibration error against the judge on the held-out comparisons.",
 }
-# Held-out loss of one source of pretraining or supervised fine-tuning, by its name.
+# Held-out loss of one source of a stage that learns from data, by its name.
 BY_SOURCE = "held_out_loss."
 # Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
 BY_DIMENSION = "score_mean."

@@ -14,9 +14,11 @@ from charter.worker.seeds import derive_seed
 from charter.worker.sinks import open_sinks
 from charter.worker.stages.answers import StartingAnswers
 from charter.worker.stages.base import Stage
+from charter.worker.stages.dpo import DirectPreferenceOptimisation
 from charter.worker.stages.evaluate import FinalEvaluation
 from charter.worker.stages.fit import PreferenceFitting
 from charter.worker.stages.judge_check import JudgeCheck
+from charter.worker.stages.kto import KahnemanTverskyOptimisation
 from charter.worker.stages.label import PairLabelling
 from charter.worker.stages.ppo import Reinforcement
 from charter.worker.stages.pretraining import Pretraining
@@ -37,6 +39,8 @@ STAGES: tuple[Stage, ...] = (
     SupervisedFineTuning(),
     Revising(),
     RevisionLearning(),
+    DirectPreferenceOptimisation(),
+    KahnemanTverskyOptimisation(),
     PairSampling(),
     PairLabelling(),
     PreferenceFitting(),

@@ -79,7 +79,7 @@ class WeightsAndBiases:
                 "worker runs, or WANDB_MODE=offline to keep its files in the run's folder"
             ) from error
         self._run.define_metric("*", step_metric="event")
-        for phase in ("pretraining", "supervised", "ppo"):
+        for phase in ("pretraining", "supervised", "revising", "dpo", "kto", "ppo"):
             self._run.define_metric(f"{phase}/*", step_metric="step")
 
     def write(self, event: run_pb2.RunEvent) -> None:

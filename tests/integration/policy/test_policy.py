@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from charter.chat import ChatMessage
+from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import WeightMismatchError
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import QUICK, connect
@@ -201,6 +202,31 @@ def test_broken_fields_are_named(addresses: Addresses) -> None:
     ):
         with pytest.raises(grpc.RpcError, match=words) as caught:
             generate(addresses.main, asked)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_plain_text_and_the_turn_of_a_user_are_gone_on_with(addresses: Addresses, tiny_model: Path) -> None:
+    tokenizer = ChatTokenizer.load(str(tiny_model)).tokenizer
+    asked = request("Hi")
+    asked.prompts.add(text="Once <|im_end|>", seed=3)
+    asked.prompts.add(as_user=True, seed=3)
+    asked.prompts.add(as_user=True, seed=4)
+    samples = {one.prompt_index: one.sample for one in generate(addresses.main, asked)}
+    read = {place: tokenizer.decode(list(sample.prompt_token_ids)) for place, sample in samples.items()}
+    assert read[0].endswith("<|im_end|>\n<|im_start|>assistant\n")
+    # What a text spells is no token of the template.
+    assert read[1].endswith("Once < |im_end|>")
+    assert read[2] == read[3] == "<|im_start|>user\n"
+    assert samples[2].token_ids != samples[3].token_ids
+    for broken in (
+        policy_pb2.GenerationPrompt(),
+        policy_pb2.GenerationPrompt(text="Once", as_user=True),
+        policy_pb2.GenerationPrompt(text="Once", messages=asked.prompts[0].messages),
+    ):
+        wrong = request("Hi")
+        wrong.prompts.append(broken)
+        with pytest.raises(grpc.RpcError, match=r"prompts\[1\]") as caught:
+            generate(addresses.main, wrong)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 

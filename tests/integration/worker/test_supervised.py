@@ -249,7 +249,7 @@ def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) ->
     assert all(torch.equal(learned[name], policy[name]) for name in learned)
     card = (folder / "policy" / "README.md").read_text()
     assert "it learned from texts, it was fine-tuned on conversations. No judge" in card
-    assert re.search(r"supervised \| \d\.\d{3} → \d\.\d{3} \|", card)
+    assert re.search(r"supervised \| held-out loss, nats per token \| \d\.\d{3} → \d\.\d{3} \|", card)
     assert "source: kind.jsonl" in card
     assert str(stage.folder) not in card
     assert "judge:" not in card

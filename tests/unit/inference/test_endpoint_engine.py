@@ -151,6 +151,8 @@ async def test_text_is_sampled(endpoint: Endpoint) -> None:
     assert own == [own[0]] * 2
     with pytest.raises(RefusedRequestError, match="goes on with no plain text"):
         assert [s async for s in engine.generate([Prompt((), text="Once")], Sampling(5))]
+    with pytest.raises(RefusedRequestError, match="and not what a user says"):
+        assert [s async for s in engine.generate([Prompt((), as_user=True)], Sampling(5))]
     await engine.stop()
 
 

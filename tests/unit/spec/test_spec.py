@@ -220,6 +220,14 @@ def test_every_optional_number_has_a_default() -> None:
         "supervised.lora_rank",
         "revision.prompts",
         "revision.gate_prompts",
+        "dpo.stored",
+        "dpo.max_tokens",
+        "dpo.evaluate_every_steps",
+        "dpo.lora_rank",
+        "kto.stored",
+        "kto.max_tokens",
+        "kto.evaluate_every_steps",
+        "kto.lora_rank",
     ]
 
 
@@ -288,6 +296,12 @@ UNBOUNDED = {
     "supervised.evaluate_every_steps",
     "supervised.patience",
     "supervised.checkpoint_every_steps",
+    "dpo.evaluate_every_steps",
+    "dpo.patience",
+    "dpo.checkpoint_every_steps",
+    "kto.evaluate_every_steps",
+    "kto.patience",
+    "kto.checkpoint_every_steps",
     "revision.learning.evaluate_every_steps",
     "revision.learning.patience",
     "revision.learning.checkpoint_every_steps",

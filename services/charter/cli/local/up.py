@@ -36,7 +36,7 @@ from charter.cli.services import (
 )
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
-from charter.spec.facts import needs_reinforcement
+from charter.spec.facts import needs_reinforcement, needs_store
 from charter.v1 import judge_pb2, run_pb2
 
 POLL_SECONDS = 0.5
@@ -154,13 +154,13 @@ def _commands(
 ) -> dict[str, tuple[list[str], Endpoint]]:
     """Command line and addresses of each service that is started; ``settings`` are the engines', by service."""
     judge = judge_command(spec)
-    # A run without RL asks nobody but the trainer.
+    # A run without RL asks nobody but the trainer, and perhaps the store of comparisons.
     asks = needs_reinforcement(spec)
     policy = [*_model_options(spec, spec.policy.model), "--engine", spec.policy.engine]
     options = {
         "policy": [*policy, *_as_options(settings, "policy")] if asks else None,
         "judge": None if judge is None else [*judge, *_as_options(settings, "judge")],
-        "preference": _model_options(spec, spec.preference_model.model) if asks else None,
+        "preference": _model_options(spec, spec.preference_model.model) if needs_store(spec) else None,
         "trainer": ["--gpu-sharing", sharing_name(sharing)] if sharing else [],
     }
     sleeps = sharing > run_pb2.GPU_SHARING_TOGETHER

@@ -1,24 +1,60 @@
-"""The report's sections on what a model learned from texts and conversations before RL."""
+"""The report's sections on what a model learned from data before RL: texts, conversations, comparisons, thumbs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from charter.evaluation.report.label_sources import labels_in_words
 from charter.evaluation.report.plots import Plot, plot_series, svg_of
 from charter.runs.folder import RunFolder
-from charter.runs.results import Learned, LearnedSource
+from charter.runs.results import Figure, Learned, LearnedSource
 from charter.v1 import run_pb2
 
-_TITLES = {
-    "pretraining": "Learning from text",
-    "supervised": "Supervised fine-tuning",
-    "revised": "Learning from revisions",
+
+class _Stage(NamedTuple):
+    title: str
+    phase: "run_pb2.Phase.ValueType"
+    # Of the loss.
+    unit: str
+    # What the loss is.
+    loss: str
+    # The rewards of two kinds of answers that are drawn by step, if there are any: metric names, then words.
+    rewards: dict[str, str]
+
+
+_TOKENS = "Cross-entropy of the tokens that are learned, in nats per token."
+STAGES = {
+    "pretraining": _Stage("Learning from text", run_pb2.PHASE_PRETRAINING, "nats per token", _TOKENS, {}),
+    "supervised": _Stage("Supervised fine-tuning", run_pb2.PHASE_SUPERVISED, "nats per token", _TOKENS, {}),
+    "revised": _Stage("Learning from revisions", run_pb2.PHASE_REVISING, "nats per token", _TOKENS, {}),
+    "dpo": _Stage(
+        "Learning from comparisons (DPO)",
+        run_pb2.PHASE_DPO,
+        "nats per comparison",
+        "Cross-entropy of the labels and the rewards' margin, in nats per comparison; 0.693 before the first step.",
+        {"reward_chosen": "better answer", "reward_rejected": "worse answer"},
+    ),
+    "kto": _Stage(
+        "Learning from thumbs (KTO)",
+        run_pb2.PHASE_KTO,
+        "per answer",
+        "Weight of an answer less its value, by KTO; half the weight before the first step.",
+        {"reward_desirable": "thumb up", "reward_undesirable": "thumb down"},
+    ),
 }
-_PHASES = {
-    "pretraining": run_pb2.PHASE_PRETRAINING,
-    "supervised": run_pb2.PHASE_SUPERVISED,
-    "revised": run_pb2.PHASE_REVISING,
+# What is measured of held-out labels, in words, and how it is written.
+_FIGURES = {
+    "reward_accuracy": ("Reward on the label's side", "{:.1%}"),
+    "ranking_accuracy": ("The better answer is the likelier one", "{:.1%}"),
+    "reward_margin": ("Margin of the rewards", "{:+.3f}"),
+    "reward_chosen": ("Reward of the better answer", "{:+.3f}"),
+    "reward_rejected": ("Reward of the worse answer", "{:+.3f}"),
+    "reward_desirable": ("Reward of answers with a thumb up", "{:+.3f}"),
+    "reward_undesirable": ("Reward of answers with a thumb down", "{:+.3f}"),
+    "kl": ("KL to the start, on answers to other prompts, nats", "{:+.3f}"),
 }
 
 
@@ -33,17 +69,32 @@ class SourceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FigureRow:
+    """A figure of held-out labels before and after, in words."""
+
+    name: str
+    words: str
+    before: str
+    after: str
+    # Of the latter.
+    interval: str
+
+
+@dataclass(frozen=True, slots=True)
 class LearnedSection:
-    """One stage; losses are nats per token, and None where nothing is held out."""
+    """One stage; losses are in ``unit``, and None where nothing is held out."""
 
     name: str
     title: str
+    unit: str
     result: Learned
     before: float | None
     after: float | None
     rows: tuple[SourceRow, ...]
     in_bits: bool
-    plot: Plot | None
+    figures: tuple[FigureRow, ...]
+    labels: str
+    plots: tuple[Plot, ...]
 
 
 def learned_sections(run: RunFolder) -> list[LearnedSection]:
@@ -64,31 +115,60 @@ def _section(run: RunFolder, name: str, result: Learned) -> LearnedSection:
 
     return LearnedSection(
         name=name,
-        title=_TITLES[name],
+        title=STAGES[name].title,
+        unit=STAGES[name].unit,
         result=result,
         before=first.loss if first else None,
         after=kept.loss if kept else None,
         rows=tuple(row(source, one) for source, one in result.sources.items()),
         in_bits=in_bits,
-        plot=_losses(run, name, result),
+        figures=tuple(figure_rows(first.figures if first else {}, kept.figures if kept else {})),
+        labels=labels_in_words(result.sources.values()),
+        plots=tuple(filter(None, [_losses(run, name, result), _rewards(run, name)])),
     )
 
 
+def figure_rows(before: dict[str, Figure], after: dict[str, Figure]) -> Iterator[FigureRow]:
+    """Those that were measured, in their order."""
+    for name, (words, written) in _FIGURES.items():
+        if name in before and (found := after.get(name)) is not None:
+            interval = f"{written.format(found.low)} to {written.format(found.high)}"
+            yield FigureRow(name, words, written.format(before[name].mean), written.format(found.mean), interval)
+
+
+def _by_step(run: RunFolder, name: str, metric: str) -> list[tuple[int, float]]:
+    steps = run.steps(STAGES[name].phase)
+    return [(step, numbers[metric]) for step, numbers in steps.items() if metric in numbers]
+
+
 def _losses(run: RunFolder, name: str, result: Learned) -> Plot | None:
-    steps = run.steps(_PHASES[name])
-    learned = [(step, numbers["train_loss"]) for step, numbers in steps.items() if "train_loss" in numbers]
+    learned = _by_step(run, name, "train_loss")
     if not learned:
         return None
     held_out = [(one.step, one.loss) for one in result.measured]
 
+    caption = f"{STAGES[name].loss} Held out, it should fall and not turn up."
+    alternative = f"Losses of {STAGES[name].title.lower()} by step"
+    return _lines(f"{name}-losses", "Loss", alternative, caption, {"learned": learned, "held out": held_out})
+
+
+def _rewards(run: RunFolder, name: str) -> Plot | None:
+    """Of the answers of each step."""
+    lines = {words: _by_step(run, name, metric) for metric, words in STAGES[name].rewards.items()}
+    if not any(lines.values()):
+        return None
+    caption = (
+        "Implicit rewards, beta log(p / p_start), of the answers of each step. They should part; when both fall far, "
+        "the policy forgets how to write either."
+    )
+    return _lines(f"{name}-rewards", "Rewards", f"Rewards of {STAGES[name].title.lower()} by step", caption, lines)
+
+
+def _lines(name: str, title: str, alternative: str, caption: str, lines: dict[str, list[tuple[int, float]]]) -> Plot:
     def draw(axes: Axes) -> None:
-        for index, line in enumerate([learned, held_out]):
-            plot_series(axes, index, [step for step, _ in line], [loss for _, loss in line])
+        for index, line in enumerate(lines.values()):
+            plot_series(axes, index, [step for step, _ in line], [value for _, value in line])
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-    caption = (
-        "Cross-entropy of the tokens that are learned, in nats per token. Held out, it should fall and not turn up."
-    )
-    svg = svg_of(f"{name}-losses", f"Losses of {_TITLES[name].lower()} by step", draw)
-    return Plot("Loss", svg, caption, ("learned", "held out"))
+    return Plot(title, svg_of(name, alternative, draw), caption, tuple(lines))

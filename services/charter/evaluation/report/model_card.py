@@ -4,14 +4,20 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData, metadata_load
 
+from charter.data.sources import Source
+from charter.evaluation.report.label_sources import labels_in_words
+from charter.evaluation.report.learned import STAGES, figure_rows
 from charter.evaluation.report.model_names import model_name, on_hub
 from charter.evaluation.report.verdict import interval, percent, verdict
 from charter.runs.folder import RunFolder, RunFolderError, read_run_folder
+from charter.runs.results import LearnedSource
 from charter.spec.data_sources import change_data_sources
 from charter.spec.defaults import OPTIONAL_SECTIONS
 from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2
+
+_ALIGNED = ["constitutional-ai", "rlaif", "ppo"]
 
 
 def model_card(run_folder: Path) -> str:
@@ -30,12 +36,12 @@ def model_card(run_folder: Path) -> str:
         license=_license(base),
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["charter", "constitutional-ai", "rlaif", "ppo"] if aligned else ["charter"],
+        tags=["charter", *(_ALIGNED if aligned else []), *(one for one in ("dpo", "kto") if one in run.learned)],
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {run.name}",
-        f"{name}, {_how(run.spec)}",
+        f"{name}, {_how(run, run.spec)}",
         *(_of_alignment(run, name) if aligned else _of_learning(run, name)),
         "## Use",
         _USE,
@@ -60,28 +66,54 @@ def _of_alignment(run: RunFolder, name: str) -> list[str]:
 
 
 def _of_learning(run: RunFolder, name: str) -> list[str]:
-    """Of a run without RL: what the held-out loss was before and after."""
-    rows = []
+    """Of a run without RL: what was held out before and after, and what it learned from."""
+    rows, data = [], []
     for stage, result in run.learned.items():
         first = result.measured[0] if result.measured else None
         kept = next((one for one in result.measured if one.step == result.kept_step), None)
         if first is not None and kept is not None:
-            rows.append(f"| {stage} | {first.loss:.3f} → {kept.loss:.3f} |")
-    table = "\n".join(["| held-out loss, nats per token | |", "| --- | --- |", *rows]) if rows else ""
+            rows.append(f"| {stage} | held-out loss, {STAGES[stage].unit} | {first.loss:.3f} → {kept.loss:.3f} |")
+            rows += [
+                f"| {stage} | {one.words} | {one.before} → {one.after} ({one.interval}) |"
+                for one in figure_rows(first.figures, kept.figures)
+            ]
+        data += [f"- {stage}: {_without_folder(source)}, {_data(one)}" for source, one in result.sources.items()]
+    table = "\n".join(["| | | before → after (95% interval) |", "| --- | --- | --- |", *rows]) if rows else ""
     limits = ["Nobody has checked the model for safety.", f"The licence and the limits of {name} apply."]
-    return ["## Result", table or "Nothing was held out.", "## Limits", "\n".join(f"- {one}" for one in limits)]
+    return [
+        "## Result",
+        table or "Nothing was held out.",
+        "## Data",
+        "\n".join(data),
+        "## Limits",
+        "\n".join(f"- {one}" for one in limits),
+    ]
 
 
-def _how(spec: run_pb2.RunSpec) -> str:
+def _without_folder(source: str) -> str:
+    return str(Source.parse(source).without_folder())
+
+
+def _data(source: LearnedSource) -> str:
+    digest = f"sha256 `{source.digest}`" if source.digest else ""
+    counts = f"{source.train} learned, {source.held_out} held out, {source.left_out.failures} left out"
+    return "; ".join(filter(None, [counts, labels_in_words([source]), digest]))
+
+
+def _how(run: RunFolder, spec: run_pb2.RunSpec) -> str:
     """What was done to the model, as a sentence goes on."""
     learned = [
         (spec.HasField("pretraining"), "it learned from texts"),
         (spec.HasField("supervised"), "it was fine-tuned on conversations"),
         (spec.HasField("revision"), "it was to learn from revisions of its answers by the constitution"),
+        (spec.HasField("dpo"), "it learned from comparisons of answers (DPO)"),
+        (spec.HasField("kto"), "it learned from answers with a thumb up or down (KTO)"),
     ]
     before = ", ".join(what for was, what in learned if was)
     if not needs_reinforcement(spec):
-        return f"trained with Charter: {before}. No judge and no constitution had a part in it."
+        judged = any(source.labels.get("AI") for one in run.learned.values() for source in one.sources.values())
+        part = "Labels of a judge are in it" if judged else "No judge and no constitution had a part in it"
+        return f"trained with Charter: {before}. {part}."
     return (
         f"aligned to a written constitution with Charter: {before + ', then ' if before else ''}a judge model labelled "
         "pairs of its answers by the constitution, the labels trained a preference model, and PPO trained the policy "

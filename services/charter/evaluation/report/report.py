@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from charter.atomic_files import write_text
 from charter.evaluation.report import plots
+from charter.evaluation.report.label_sources import LABEL_SOURCES
 from charter.evaluation.report.learned import learned_sections
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
@@ -33,14 +34,13 @@ _OUTCOMES = {
     "unclear": "the model gave none of the options, or a number that is not finite",
     "unavailable": "the judge could not be reached",
     "missing": "the service gave no result",
+    "tie": "neither answer is preferred",
     "identical": "both answers are the same text: there is nothing to prefer",
     "too long": "it does not fit the context of the model that reads it",
     "no answer": "a conversation in which the assistant says nothing",
     "fitted": "the judge's calibration was fitted on the prompt: it would be measured too well",
     "evaluated": "the prompt is one that the aligned policy is evaluated on",
 }
-
-_SOURCES = {"AI": "the judge", "HUMAN": "people", "IMPORTED": "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def render_report(run: RunFolder) -> str:
         "learned": learned_sections(run),
         "fit_plots": _fit_plots(run),
         "fit_parts": _fit_parts(run),
-        "label_sources": _SOURCES,
+        "label_sources": LABEL_SOURCES,
         "judge_plot": _judge_plot(run),
         "judge_warnings": judge_warnings(run.judge_check),
         "steps": run.ppo_steps,
@@ -193,7 +193,7 @@ def _fit_parts(run: RunFolder) -> list[tuple[str, Calibration]]:
     fit = run.preference_fit
     if fit is None:
         return []
-    sources = [(f"labels of {_SOURCES[name]}", part) for name, part in fit.by_source.items()]
+    sources = [(f"labels of {LABEL_SOURCES[name]}", part) for name, part in fit.by_source.items()]
     dimensions = [(f"dimension {name}", part) for name, part in fit.by_dimension.items()]
     return [*(sources if len(sources) > 1 else []), *(dimensions if len(dimensions) > 1 else [])]
 

@@ -235,6 +235,8 @@ class OpenAIEngine:
         return await self._client.complete(turns, parameters)
 
     def _turns(self, prompt: Prompt) -> Turns:
+        if prompt.as_user:
+            raise RefusedRequestError(f"{self._endpoint} writes answers only, and not what a user says")
         if prompt.text:
             raise RefusedRequestError("the chat-completions API goes on with no plain text")
         messages = moved_to_user(prompt.messages, at_start=not self._reads_system, later=True, name=self._endpoint)

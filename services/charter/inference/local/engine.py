@@ -55,6 +55,7 @@ class _Task:
     """One answer that a call waits for."""
 
     call: _Call
+    prompt: Prompt
     prompt_index: int
     sample_index: int
     row: Row
@@ -144,7 +145,7 @@ class TransformersEngine:
             return Row(encoded[prompt_index], lambda: not (call.cancelled or self._stopping), generator)
 
         tasks = [
-            _Task(call, prompt_index, sample_index, row(prompt_index, sample_index))
+            _Task(call, prompts[prompt_index], prompt_index, sample_index, row(prompt_index, sample_index))
             for prompt_index in range(len(prompts))
             for sample_index in range(samples_per_prompt)
         ]
@@ -261,14 +262,15 @@ class TransformersEngine:
 
         def finished(row: Row) -> None:
             task = tasks[row]
+            text, whole = self._chat.turn(task.prompt, row.token_ids, ended=row.ended)
             task.call.put(
                 GeneratedSample(
                     prompt_index=task.prompt_index,
                     sample_index=task.sample_index,
-                    text=self._chat.decode(row.token_ids),
+                    text=text,
                     token_ids=tuple(row.token_ids),
                     logprobs=tuple(row.logprobs),
-                    finish=Finish.EOS if row.ended else Finish.LENGTH,
+                    finish=Finish.EOS if whole else Finish.LENGTH,
                     version_spans=(VersionSpan(0, len(row.token_ids), version),),
                     prompt_token_ids=tuple(row.prompt_ids),
                     first_token_time=row.first_token_time,
@@ -278,7 +280,7 @@ class TransformersEngine:
         def grown(row: Row) -> None:
             task = tasks[row]
             if task.call.on_text is not None:
-                text = self._chat.decode(row.token_ids)
+                text, _ = self._chat.turn(task.prompt, row.token_ids, ended=False)
                 task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text)
 
         rows = [task.row for task in batch if task.row.wanted()]

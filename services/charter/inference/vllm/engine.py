@@ -347,7 +347,7 @@ class VllmEngine:
     ) -> GeneratedSample:
         def grown(token_ids: Sequence[int]) -> None:
             if on_text is not None:
-                on_text(prompt_index, sample_index, self._chat.decode(token_ids))
+                on_text(prompt_index, sample_index, self._chat.turn(prompt, token_ids, ended=False)[0])
 
         output = await self._request(
             ids,
@@ -361,14 +361,14 @@ class VllmEngine:
         answer = output.outputs[0]
         token_ids = tuple(answer.token_ids)
         logprobs = tuple(place[token].logprob for place, token in zip(answer.logprobs, token_ids, strict=True))
-        ended = token_ids[-1] in self._chat.stop_ids
+        text, whole = self._chat.turn(prompt, token_ids, ended=token_ids[-1] in self._chat.stop_ids)
         return GeneratedSample(
             prompt_index=prompt_index,
             sample_index=sample_index,
-            text=self._chat.decode(token_ids),
+            text=text,
             token_ids=token_ids,
             logprobs=logprobs,
-            finish=Finish.EOS if ended else Finish.LENGTH,
+            finish=Finish.EOS if whole else Finish.LENGTH,
             version_spans=tuple(VersionSpan(s.start, s.end, int(s.version)) for s in answer.weight_versions),
             prompt_token_ids=tuple(ids),
         )

@@ -84,10 +84,13 @@ class PreferenceClient:
         self._patiently(lambda: self._stub.AddComparisons(request, timeout=BATCH))
 
     def comparisons(
-        self, run_id: str = "", source: types_pb2.LabelSource.ValueType = types_pb2.LABEL_SOURCE_UNSPECIFIED
+        self,
+        run_id: str = "",
+        source: types_pb2.LabelSource.ValueType = types_pb2.LABEL_SOURCE_UNSPECIFIED,
+        dimension: str = "",
     ) -> Iterator[types_pb2.Comparison]:
-        """Stored comparisons of a run (empty = of all), and of a source, oldest first."""
-        chosen, cursor = preference_pb2.ComparisonFilter(run_id=run_id, source=source), ""
+        """Stored comparisons of a run (empty = of all), of a source and of a dimension, oldest first."""
+        chosen, cursor = preference_pb2.ComparisonFilter(run_id=run_id, source=source, dimension=dimension), ""
         patience = self._patience()
         while True:
             request = preference_pb2.StreamComparisonsRequest(filter=chosen, after_cursor=cursor)

@@ -8,6 +8,7 @@ from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
 from charter.worker.supervised.corpus import names_of, read_texts, weights_of
+from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
 from charter.worker.supervised.texts import TextReader
@@ -52,7 +53,7 @@ class Pretraining:
             mixture = mixture.beside(_mixture(replay, sources, sizes), spec.replay_share)
         batching = Batching(mixture, sizes, spec.batch_tokens, spec.epochs, run.spec.seed)
         sample = Sample.of(corpus, context, run.spec.sampling.max_new_tokens, reader.stops, reader.decode)
-        return Plan(NAME, NAME, spec, corpus, batching, sample)
+        return Plan(NAME, NAME, spec, corpus, batching, sample, TokenLearner)
 
 
 def _mixture(

@@ -25,8 +25,11 @@ from charter.spec.facts import (
     IMPORTED,
     evaluated_prompts,
     label_sources,
+    learns_turns,
     needs_preference_model,
     needs_reinforcement,
+    needs_store,
+    reads_turns,
     servers_sleep,
 )
 from charter.spec.load import spec_to_json
@@ -93,14 +96,13 @@ def check_template(spec: run_pb2.RunSpec) -> ChatTokenizer | None:
 
     Raises ``SpecError`` for a template that cannot be used, by the stage that needs most of it.
     """
-    learns = spec.HasField("supervised") or spec.HasField("revision")
-    if not (learns or needs_reinforcement(spec)):
+    if not reads_turns(spec):
         return None
     try:
         tokenizer = ChatTokenizer.load(policy_model(spec))
     except ValueError as error:
         raise SpecError(f"policy.model or policy.chat_template: {error}") from error
-    if learns:
+    if learns_turns(spec):
         ConversationReader(tokenizer, 1)
     return tokenizer
 
@@ -134,11 +136,16 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
 
 
 def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifacts) -> judge_pb2.Constitution:
-    """Check models, context and constitution; store spec, constitution and versions. Without RL no service is asked.
+    """Check models, context and constitution; store spec, constitution and versions.
+
+    Without RL the store is asked at most.
 
     Raises ``ServiceError`` for a service that cannot be reached, ``RunError`` for one that serves something else.
     """
     if not needs_reinforcement(spec):
+        if needs_store(spec):
+            # Waits for it where it is away.
+            services.preference.info()
         artifacts.record["versions"] = _versions()
         artifacts.save_record()
         write_text(artifacts.spec, spec_to_json(spec))

@@ -12,6 +12,7 @@ from charter.v1 import run_pb2
 from charter.worker.context import Run
 from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.supervised.corpus import names_of, read_conversations, weights_of
+from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
 
@@ -72,4 +73,4 @@ def plan_of(
     run.artifacts.count(**{f"{name}_rows_left_out": bad.counts.total()})
     batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
     sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
-    return Plan(name, section, spec, corpus, batching, sample)
+    return Plan(name, section, spec, corpus, batching, sample, TokenLearner)

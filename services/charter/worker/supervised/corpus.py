@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
@@ -27,16 +27,23 @@ MOST_HELD_OUT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A conversation, or a piece of a text: what is learned of it."""
+    """A conversation, a piece of a text, a comparison or a rated answer: what is learned of it."""
 
     sequences: tuple[TrainingSequence, ...]
-    # Of the text in UTF-8, in the first of its pieces; 0 for a conversation, of which only a part is learned.
+    # Of the text in UTF-8, in the first of its pieces; 0 for what is learned only in part.
     bytes: int = 0
+    # Names the prompt, where there are figures of whole items.
+    group: str = ""
 
     @property
     def targets(self) -> int:
         """Tokens that are learned."""
         return sum(len(one.targets) for one in self.sequences)
+
+    @property
+    def units(self) -> int:
+        """What the loss is a mean over: the tokens."""
+        return self.targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class SourceItems:
     train: tuple[Item, ...]
     held_out: tuple[Item, ...]
     left_out: LeftOut
+    # As of ``LearnedSource``.
+    digest: str
+    labels: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
 
 Corpus = Mapping[str, SourceItems]
@@ -70,16 +81,16 @@ def read_conversations(
         for one in conversations(source, bad):
             prompts = [one.messages[:place] for place, turn in enumerate(one.messages) if turn.role == "assistant"]
             first = prompt_key(prompts[0])
-            if any(key in evaluated for prompt in prompts for key in _keys(prompt)):
+            if any(key in evaluated for prompt in prompts for key in prompt_keys(prompt)):
                 yield first, Failed(EVALUATED, "a prompt of the evaluation is in it")
                 continue
             read = reader.read(one.messages)
             yield first, read if isinstance(read, Failed) else Item(read)
 
-    return _divide(sources, items, fraction)
+    return divide(sources, items, fraction)
 
 
-def _keys(prompt: Sequence[ChatMessage]) -> set[str]:
+def prompt_keys(prompt: Sequence[ChatMessage]) -> set[str]:
     """Of a prompt as it stands, without its system turns, and of its last turn alone."""
     spoken = [turn for turn in prompt if turn.role != "system"]
     return {prompt_key(prompt), prompt_key(spoken), prompt_key(spoken[-1:])}
@@ -106,7 +117,7 @@ def read_texts(
                     size = 0 if place else len(one.text.encode(errors="replace"))
                     yield key, Item((sequence,), size)
 
-    return _divide(sources, items, fraction)
+    return divide(sources, items, fraction)
 
 
 def names_of(sources: Iterable[run_pb2.DataSource]) -> dict[str, str]:
@@ -127,12 +138,20 @@ def _short(source: str) -> str:
     return f"{parsed.name}#{parsed.column}" if parsed.column else parsed.name
 
 
-def _divide(
-    sources: Mapping[str, str], items: Callable[[str], Iterator[Keyed]], fraction: float
+def divide(
+    sources: Mapping[str, str],
+    items: Callable[[str], Iterator[Keyed]],
+    fraction: float,
+    held_out: Collection[str] = (),
 ) -> dict[str, SourceItems]:
-    """Read the sources and hold out the share ``fraction`` of each; what is held out of one is so in all."""
+    """Read the sources and hold out the share ``fraction`` of each; what is held out of one is so in all.
+
+    ``held_out`` are keys that are held out besides; ``items`` may add to it. Raises ``SpecError`` for data that cannot
+    be used.
+    """
     keyed: dict[str, list[tuple[str, Item]]] = {}
     left_out: dict[str, LeftOut] = {}
+    digests: dict[str, str] = {}
     held: set[str] = set()
     for name, source in sources.items():
         keyed[name], failed = [], []
@@ -142,6 +161,7 @@ def _divide(
                     failed.append(item.kind)
                 else:
                     keyed[name].append((key, item))
+            digests[name] = Source.parse(source).digest()
         except (DataError, OSError) as error:
             raise SpecError(str(error)) from error
         left_out[name] = LeftOut.of(len(keyed[name]) + len(failed), failed)
@@ -150,11 +170,12 @@ def _divide(
         keys = {key for key, _ in keyed[name]}
         if fraction:
             held |= held_out_of(keys, min(fraction, MOST_HELD_OUT / len(keys)))
+    held |= set(held_out)
     divided = {}
     for name, found in keyed.items():
         train = tuple(item for key, item in found if key not in held)
         if not train:
             raise SpecError(f"everything in {sources[name]} is held out: lower held_out_fraction, or add to it")
-        held_out = tuple(item for key, item in found if key in held)
-        divided[name] = SourceItems(train, held_out, left_out[name])
+        apart = tuple(item for key, item in found if key in held)
+        divided[name] = SourceItems(train, apart, left_out[name], digests[name])
     return divided

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
+from charter.evaluation.statistics import bootstrap_interval
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import traced
-from charter.runs.results import HeldOutLoss, Learned, LearnedSource, write_result
+from charter.runs.results import Figure, HeldOutLoss, Learned, LearnedSource, write_result
 from charter.v1 import run_pb2
 from charter.worker import metrics
 from charter.worker.clients.gpu_turn import gpu_turn
@@ -20,7 +23,7 @@ from charter.worker.errors import Cancelled
 from charter.worker.failures import drawn_anew_after, draws
 from charter.worker.seeds import derive_seed
 from charter.worker.supervised.corpus import Corpus, Item
-from charter.worker.supervised.learner import Learner
+from charter.worker.supervised.learner import SHARES, Learner, Measured
 from charter.worker.supervised.mixture import Batching
 from charter.worker.supervised.progress import Progress, newest, save
 from charter.worker.supervised.schedule import learning_rate
@@ -33,7 +36,12 @@ from charter.worker.training.saving import save_policy
 _SAMPLED = 64
 _LEAST_BEGINNING = 16
 
-Settings = run_pb2.SupervisedSpec | run_pb2.PretrainingSpec
+# Of the intervals of figures.
+_RESAMPLES = 1000
+
+Settings = run_pb2.SupervisedSpec | run_pb2.PretrainingSpec | run_pb2.DpoSpec | run_pb2.KtoSpec
+# Makes a learner of a model, its device, the section's name, and what else ``Learner`` takes.
+MakeLearner = Callable[..., Learner[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,9 @@ class Plan:
     corpus: Corpus
     batching: Batching
     sample: Sample
+    learner: MakeLearner
+    # Adds to the items what the starting model says of them, and keeps it in the folder of the checkpoints.
+    complete: Callable[[Run, Corpus, Path], Corpus] | None = None
 
     def due(self, step: int, epochs: Sequence[int]) -> bool:
         """Whether the loss is measured after so many steps: before the first, on the way, and after the last."""
@@ -92,7 +103,12 @@ def learn(run: Run, plan: Plan) -> None:
     folder = run.artifacts.checkpoints / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     with gpu_turn(run):
-        learner = run.leader.hold(make_learner, run.start.model, plan.section, plan.settings, run.spec.seed)
+        learner = run.leader.hold(
+            make_learner, plan.learner, run.start.model, plan.section, plan.settings, run.spec.seed
+        )
+        checkpoint.clean(folder)
+        if plan.complete is not None:
+            plan = replace(plan, corpus=plan.complete(run, plan.corpus, folder))
         epochs = plan.batching.steps()
         progress = _take_steps(run, plan, folder, epochs, _resume(run, folder))
         kept = progress.best.step if progress.best is not None else progress.step
@@ -114,7 +130,7 @@ def remove_checkpoints(run: Run, name: str) -> None:
     shutil.rmtree(run.artifacts.checkpoints / name, ignore_errors=True)
 
 
-def make_learner(model: str, section: str, settings: Settings, seed: int) -> Learner:
+def make_learner(make: MakeLearner, model: str, section: str, settings: Settings, seed: int) -> Learner[Any]:
     """From a hub id or folder, with adapters where the settings ask for them; every rank's shards."""
 
     def load(device: torch.device) -> LanguageModel:
@@ -123,7 +139,7 @@ def make_learner(model: str, section: str, settings: Settings, seed: int) -> Lea
             add_lora(actor.model, settings.lora_rank, derive_seed(seed, section))
         return actor
 
-    return Learner(
+    return make(
         ranks.load_sharded(load, ranks.device()),
         ranks.device(),
         section,
@@ -133,7 +149,6 @@ def make_learner(model: str, section: str, settings: Settings, seed: int) -> Lea
 
 
 def _resume(run: Run, folder: Path) -> Progress:
-    checkpoint.clean(folder)
     if (found := newest(folder)) is None:
         return Progress()
     path, progress = found
@@ -186,11 +201,11 @@ def _step(
     run: Run, plan: Plan, batch: Sequence[tuple[str, int]], progress: Progress, epochs: Sequence[int]
 ) -> Progress:
     settings, total = plan.settings, sum(epochs)
-    sequences = [one for source, place in batch for one in plan.corpus[source].train[place].sequences]
+    items = [plan.corpus[source].train[place] for source, place in batch]
     rate = learning_rate(progress.step, total, settings.learning_rate, settings.warmup_share)
     start = time.monotonic()
     with traced("update"):
-        numbers = run.leader.with_learner(Learner.update, sequences, rate)
+        numbers = run.leader.with_learner(Learner.update, items, rate)
     seconds = time.monotonic() - start
     numbers |= {"step_seconds": seconds, "tokens_per_second": numbers["target_tokens"] / seconds}
     progress = replace(progress, step=progress.step + 1)
@@ -206,11 +221,11 @@ def _measured(run: Run, plan: Plan, progress: Progress) -> Progress:
     held_out = {name: one.held_out for name, one in plan.corpus.items() if one.held_out}
     if not held_out:
         return progress
-    sequences = [sequence for items in held_out.values() for item in items for sequence in item.sequences]
-    nats = iter(run.leader.with_learner(Learner.measure, sequences))
+    every = [item for items in held_out.values() for item in items]
+    measured = run.leader.with_learner(Learner.measure, every)
+    losses = iter(one.loss for one in measured)
     by_source = {
-        name: sum(next(nats) for item in items for _ in item.sequences) / _targets(items)
-        for name, items in held_out.items()
+        name: sum(next(losses) for _ in items) / sum(item.units for item in items) for name, items in held_out.items()
     }
     shares = {name: share for name, share in plan.batching.mixture.shares.items() if name in held_out}
     loss = sum(by_source[name] * share for name, share in shares.items()) / sum(shares.values())
@@ -221,8 +236,23 @@ def _measured(run: Run, plan: Plan, progress: Progress) -> Progress:
         run.spec.sampling.temperature,
         derive_seed(run.spec.seed, plan.name, "sample"),
     )
-    found = HeldOutLoss(progress.step, loss, by_source, plan.sample.text(written))
+    figures = _figures(every, measured, run.spec.seed)
+    found = HeldOutLoss(progress.step, loss, by_source, plan.sample.text(written), figures)
     return replace(progress, measured=(*progress.measured, found))
+
+
+def _figures(items: Sequence[Item], measured: Sequence[Measured], seed: int) -> dict[str, Figure]:
+    """The mean of each figure over the items that have it."""
+    found = {}
+    for name in dict.fromkeys(name for one in measured for name in one.figures):
+        having = [(item, one) for item, one in zip(items, measured, strict=True) if name in one.figures]
+        values = [one.figures[name] for _, one in having]
+        bounds = (0.0, 1.0) if name in SHARES else None
+        interval = bootstrap_interval(
+            values, [item.group for item, _ in having], samples=_RESAMPLES, seed=seed, bounds=bounds
+        )
+        found[name] = Figure(fmean(values), *interval)
+    return found
 
 
 def _held_out_numbers(progress: Progress) -> dict[str, float]:
@@ -232,6 +262,7 @@ def _held_out_numbers(progress: Progress) -> dict[str, float]:
     return {
         "held_out_loss": newest_one.loss,
         **{f"{metrics.BY_SOURCE}{name}": loss for name, loss in newest_one.by_source.items()},
+        **{f"held_out_{name}": figure.mean for name, figure in newest_one.figures.items()},
     }
 
 
@@ -255,6 +286,9 @@ def _result(run: Run, plan: Plan, progress: Progress, kept: int, total: int) -> 
             left_out=one.left_out,
             bits_per_byte_before=_bits_per_byte(losses.get(0, {}), name, one.held_out),
             bits_per_byte=_bits_per_byte(losses.get(kept, {}), name, one.held_out),
+            digest=one.digest,
+            labels=dict(one.labels),
+            verdicts=dict(one.verdicts),
         )
         for name, one in plan.corpus.items()
     }

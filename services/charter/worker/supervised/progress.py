@@ -1,12 +1,16 @@
 """Where a stage stands that learns from what is written, and how a checkpoint keeps it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from charter.runs.results import HeldOutLoss
 from charter.worker.supervised.learner import Learner
 from charter.worker.training import checkpoint
+
+_MEASURED = TypeAdapter(tuple[HeldOutLoss, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Progress:
         return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def save(learner: Learner, folder: Path, progress: Progress) -> Path:
+def save(learner: Learner[Any], folder: Path, progress: Progress) -> Path:
     """Write a checkpoint; every rank calls it. The newest stays, and that of the lowest loss.
 
     Raises as ``checkpoint.save``.
@@ -44,8 +48,7 @@ def newest(folder: Path) -> tuple[Path, Progress] | None:
     if found is None:
         return None
     path, state = found
-    measured: Sequence[HeldOutLoss] = [HeldOutLoss(**one) for one in state["measured"]]
-    return path, Progress(state["step"], tuple(measured))
+    return path, Progress(state["step"], _MEASURED.validate_python(state["measured"]))
 
 
 def _nothing(folder: Path) -> None:

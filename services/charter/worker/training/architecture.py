@@ -17,9 +17,11 @@ def check_architectures(spec: run_pb2.RunSpec) -> None:
     """Raise ``RunError`` that names the model and what to change, ``OSError`` for a model that cannot be found."""
     policy = _architecture(spec.policy.model)
     # A section that the spec leaves out is empty.
-    stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec | run_pb2.PpoSpec]
+    stages: dict[
+        str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec | run_pb2.DpoSpec | run_pb2.KtoSpec | run_pb2.PpoSpec
+    ]
     stages = {"pretraining": spec.pretraining, "supervised": spec.supervised}
-    stages |= {"revision.learning": spec.revision.learning, "ppo": spec.ppo}
+    stages |= {"revision.learning": spec.revision.learning, "dpo": spec.dpo, "kto": spec.kto, "ppo": spec.ppo}
     for stage in stages.values():
         if stage.HasField("lora_rank"):
             layers_to_adapt(policy)
@@ -27,6 +29,7 @@ def check_architectures(spec: run_pb2.RunSpec) -> None:
             layers_to_checkpoint(policy)
     # A text holds no token of a template, so that pretraining need not learn them, and cannot.
     asked = {"supervised": spec.HasField("supervised"), "revision.learning": spec.HasField("revision")}
+    asked |= {"dpo": spec.HasField("dpo"), "kto": spec.HasField("kto")}
     first = next((name for name, is_asked in asked.items() if is_asked), "ppo")
     origin = origin_of(policy_model(spec))
     if stages[first].HasField("lora_rank") and origin is not None and origin.new_tokens:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from charter.worker.supervised import learner as learner_module
-from charter.worker.supervised.learner import Learner
+from charter.worker.supervised.corpus import Item
+from charter.worker.supervised.learner import Measured, TokenLearner
 from charter.worker.training import ranks
 from charter.worker.training.batches import TrainingSequence
 from charter.worker.training.lora import add_lora, merged_tensors
@@ -27,7 +28,7 @@ DIFFER = 1e-5
 
 def make_learner(
     model: Path, *, lora_rank: int | None = None, longest_packed: int | None = None, **values: Any
-) -> Learner:
+) -> TokenLearner:
     def load(device: torch.device) -> LanguageModel:
         actor = LanguageModel.load(model, device)
         if lora_rank is not None:
@@ -37,7 +38,7 @@ def make_learner(
     actor = ranks.load_sharded(load, CPU)
     if longest_packed is not None:
         actor.longest_packed = longest_packed
-    return Learner(actor, ranks.device(), "supervised", **values)
+    return TokenLearner(actor, ranks.device(), "supervised", **values)
 
 
 def sequences(seed: int = 0, count: int = 7) -> list[TrainingSequence]:
@@ -59,6 +60,14 @@ def sequences(seed: int = 0, count: int = 7) -> list[TrainingSequence]:
     made[1] = TrainingSequence([*beginning, 7, 8], [3, 21, 22], [12, 8, 9])
     made[2] = TrainingSequence([*beginning, 9], [20, 21], [9, 2])
     return [*made, made[0]]
+
+
+def items(batch: Sequence[TrainingSequence]) -> list[Item]:
+    return [Item((one,)) for one in batch]
+
+
+def losses(measured: Sequence[Measured]) -> list[float]:
+    return [one.loss for one in measured]
 
 
 def plain_loss(model: Any, batch: Sequence[TrainingSequence]) -> Tensor:
@@ -100,7 +109,7 @@ def test_a_step_is_that_of_a_padded_loop(tiny_model: Path, monkeypatch: pytest.M
         loss = plain_loss(plain, batch)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
-        numbers = learner.update(batch, RATE)
+        numbers = learner.update(items(batch), RATE)
         assert numbers["train_loss"] == pytest.approx(loss.item(), abs=DIFFER)
         assert numbers["gradient_norm"] == pytest.approx(norm.item(), rel=DIFFER)
         for name, parameter in plain.named_parameters():
@@ -118,7 +127,7 @@ def test_what_is_measured_is_the_loss_of_each_sequence(tiny_model: Path) -> None
     batch = sequences()
     with torch.no_grad():
         expected = [plain_loss(plain, [one]).item() * len(one.targets) for one in batch]
-    assert learner.measure(batch) == pytest.approx(expected, abs=1e-4)
+    assert losses(learner.measure(items(batch))) == pytest.approx(expected, abs=1e-4)
 
 
 def test_it_samples_as_transformers_does(tiny_model: Path) -> None:
@@ -142,10 +151,10 @@ def go(model: Path, folder: Path) -> None:
     """Two steps of each case, a measurement and a sample."""
     for case, values in RANK_CASES.items():
         learner = make_learner(model, **values)
-        steps = [learner.update(sequences(step), RATE) for step in range(2)]
+        steps = [learner.update(items(sequences(step)), RATE) for step in range(2)]
         # Fewer sequences than ranks: one rank computes what must not count.
-        steps.append(learner.update(sequences(9, count=3)[:1], RATE))
-        nats, sample = learner.measure(sequences()), learner.sample([5, 60, 70], 4, 1e-4, seed=1)
+        steps.append(learner.update(items(sequences(9, count=3)[:1]), RATE))
+        nats, sample = losses(learner.measure(items(sequences()))), learner.sample([5, 60, 70], 4, 1e-4, seed=1)
         tensors = ranks.whole(named_tensors(learner.actor.model))
         if ranks.rank() == 0:
             tensors = merged_tensors(learner.actor.model, tensors)
