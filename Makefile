@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 UV := uv==0.13.9
 
-.PHONY: setup models demo test test-containers test-cluster lint protos release-contract dashboards pictures lock clean
+.PHONY: setup models demo test test-containers test-cluster test-harnesses lint protos release-contract dashboards pictures lock clean
 
 setup: $(VENV)/.$(DEVICE)
 
@@ -50,6 +50,12 @@ test-containers: setup
 # On the cluster of CHARTER_TEST_KUBECONFIG; docs/kubernetes.md says what it needs.
 test-cluster: setup
 	$(BIN)/python -m pytest tests/cluster
+
+# lm-evaluation-harness and inspect, from an environment of their own, on a gateway before a tiny model.
+test-harnesses: setup
+	test -x .venv-harnesses/bin/python || $(BIN)/python -m venv .venv-harnesses
+	$(BIN)/uv pip install --quiet --python .venv-harnesses/bin/python -r requirements/harnesses.txt
+	CHARTER_TEST_HARNESSES=.venv-harnesses/bin/python $(BIN)/python -m pytest tests/harnesses
 
 lint: setup
 	$(BIN)/buf lint

@@ -14,6 +14,7 @@ MODULES = {
     "charter.weights.memory": "policy, judge and preference",
     "charter.weights.receiver": "policy and preference",
     "charter.policy.metrics": "policy",
+    "charter.gateway.metrics": "gateway",
     "charter.judge.metrics": "judge",
     "charter.inference.scoring_metrics": "policy and judge, with engine transformers",
     "charter.inference.endpoint.metrics": "judge, with engine openai",

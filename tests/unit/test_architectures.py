@@ -147,8 +147,7 @@ def _check_generation(tried: Tried, loaded: LoadedModel, way: Way, texts: list[A
 
 
 def _row(prompt: list[int], tokens: int) -> Row:
-    row = Row(prompt, lambda: len(row.token_ids) < tokens, torch.Generator().manual_seed(tokens))
-    return row
+    return Row(prompt, lambda: True, torch.Generator().manual_seed(tokens), tokens)
 
 
 # Architectures that the library loads as causal language models although with this config they are none.

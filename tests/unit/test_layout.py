@@ -158,6 +158,12 @@ def test_feedback_is_a_client_of_the_services() -> None:
     refuse(broken, "charter/feedback is a client of policy and preference and must not import a service")
 
 
+def test_the_gateway_is_a_client_of_the_services() -> None:
+    above = (*SERVICES, "worker", "cli")
+    broken = [one for one in all_imports() if one.room == "gateway" and one.target_room in above]
+    refuse(broken, "charter/gateway is a client of policies and must not import a service")
+
+
 def test_only_serve_imports_servers() -> None:
     servers = [f"charter.{room}.server" for room in SERVICES]
     broken = [

@@ -1,4 +1,4 @@
-"""Dashboard Serving: rate, errors, duration and saturation of policy, preference model and judge."""
+"""Dashboard Serving: rate, errors, duration and saturation of policy, preference model, judge and gateway."""
 
 from deploy.monitoring.dashboards.panels import (
     Board,
@@ -110,7 +110,8 @@ POLICY = (
     Panel(
         "Requests",
         "calls",
-        "Generate calls under way, and those that have no sample yet. The second should return to 0 between steps.",
+        "Generate and Score calls under way, and those of Generate that have no sample yet. The second should return "
+        "to 0 between steps.",
         (
             Query(here("charter_policy_requests"), "under way {{instance}}"),
             Query(here("charter_policy_waiting_requests"), "without a sample {{instance}}"),
@@ -207,6 +208,41 @@ JUDGE = (
     ),
 )
 
+GATEWAY = (
+    Panel(
+        "HTTP requests",
+        "reqps",
+        "Answered by `charter gateway`, by path and status: 400 is a client's mistake, 429 a full policy, 503 one that "
+        "is away. Broken streams ended with an error after their start; there should be none.",
+        (
+            Query(in_use("charter_gateway_requests_total", "path, status"), "{{path}} {{status}}"),
+            Query(total_per_second("charter_gateway_broken_streams_total"), "broken streams"),
+        ),
+    ),
+    Panel(
+        "HTTP requests under way",
+        "requests",
+        "Streams that are still written included.",
+        (Query(here("charter_gateway_open_requests"), "{{instance}}"),),
+    ),
+    Panel(
+        "Latency of HTTP requests",
+        "s",
+        "95th percentile: to the end of an answer by path, and to the first piece of a stream. What the policy takes "
+        "is in it.",
+        (
+            Query(quantile(0.95, "charter_gateway_request_seconds", "path"), "{{path}}"),
+            Query(quantile(0.95, "charter_gateway_first_text_seconds"), "first piece"),
+        ),
+    ),
+    Panel(
+        "Tokens for clients",
+        "tokens/s",
+        "Read and written, as clients were told.",
+        (Query(per_second("charter_gateway_tokens_total", "kind"), "{{kind}}"),),
+    ),
+)
+
 CLIENTS = (
     Panel(
         "Calls by the worker",
@@ -241,12 +277,13 @@ CLIENTS = (
 BOARD = Board(
     "charter-serving",
     "Charter: Serving",
-    "Rate, errors, duration and saturation of policy, preference model and judge.",
+    "Rate, errors, duration and saturation of policy, preference model, judge and gateway.",
     (
         ("Calls", CALLS),
         ("Policy", POLICY),
         ("Preference model", PREFERENCE),
         ("Judge", JUDGE),
+        ("Gateway", GATEWAY),
         ("As the worker sees it", CLIENTS),
     ),
 )

@@ -46,6 +46,11 @@ COMMANDS = (
     ),
     ("generate", "generate:generate", "Let the policy that is being served answer."),
     (
+        "gateway",
+        "gateway:gateway",
+        "Serve the policy over OpenAI's HTTP API, for chat clients and evaluation harnesses.",
+    ),
+    (
         "feedback",
         "preferences.feedback:feedback",
         "Serve the page where people chat with the policy and compare answers.",

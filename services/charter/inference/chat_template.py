@@ -11,7 +11,7 @@ import jinja2
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from charter.chat import ChatMessage
-from charter.inference.engine import Prompt, RefusedRequestError
+from charter.inference.engine import Prompt, RefusedRequestError, TokenLogprob, TokenPlace
 from charter.inference.system_text import moved_to_user
 from charter.inference.template_form import breaker, has_symbol, read_form, with_space
 
@@ -77,6 +77,8 @@ class ChatTokenizer:
         )
         contexts = (self._form.opening, "\n", "0")
         self._contexts = [(before, self.encode(before)) for before in contexts if before]
+        self._token_texts: dict[int, str] = {}
+        self._letter = self.encode("a")[-1:]
         self._reads_in_context = any(self._in_context(text) != self.encode(text) for text in _SAMPLES)
 
     @classmethod
@@ -116,8 +118,11 @@ class ChatTokenizer:
         """Token ids of a prompt, up to and including its ``assistant_prefix``.
 
         The prefix is encoded as if the model had written it after the template's tokens. Before a plain text comes the
-        BOS that the tokenizer begins texts with, if any.
+        BOS that the tokenizer begins texts with, if any. Raises ``RefusedRequestError`` for a raw prompt that has no
+        token, or one that the tokenizer does not know.
         """
+        if prompt.raw is not None:
+            return self._raw_ids(prompt.raw)
         if prompt.text:
             begun = [int(self.tokenizer.bos_token_id)] if begins_with_bos(self.tokenizer) else []
             return begun + self.encode(self._break_up_special(prompt.text))
@@ -153,6 +158,14 @@ class ChatTokenizer:
             except RefusedRequestError as error:
                 raise RefusedRequestError(f"prompt {index}: {error}") from error
         return encoded
+
+    def _raw_ids(self, raw: str | tuple[int, ...]) -> list[int]:
+        ids = list(self.tokenizer.encode(raw)) if isinstance(raw, str) else list(raw)
+        if not ids:
+            raise RefusedRequestError("is empty: the model has nothing to go on from")
+        if strange := [index for index in ids if not 0 <= index < len(self.tokenizer)]:
+            raise RefusedRequestError(f"token {strange[0]} is none of the {len(self.tokenizer)} of {self.name}")
+        return ids
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer's text, without the end of turn, as the model writes them behind a prompt.
@@ -230,6 +243,28 @@ class ChatTokenizer:
             run_ids = [index for index, _ in run]
             text += str(self.tokenizer.decode(run_ids, skip_special_tokens=False)) if known else "\ufffd" * len(run_ids)
         return text
+
+    def prompt_text(self, ids: Sequence[int]) -> str:
+        """Text of a prompt's tokens, special ones as they are spelled."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def token_text(self, index: int) -> str:
+        """Text of one token as it stands behind others; a part of a character is U+FFFD."""
+        text = self._token_texts.get(index)
+        if text is None:
+            # Alone, a token that begins with a space may lose it (SentencePiece).
+            before, both = self.prompt_text(self._letter), self.prompt_text([*self._letter, index])
+            known = self.tokenizer.convert_ids_to_tokens(index) is not None
+            text = self._token_texts[index] = both.removeprefix(before) if known else "\ufffd"
+        return text
+
+    def place(self, token: int, logprob: float | None, top: Iterable[tuple[int, float]]) -> TokenPlace:
+        """A token with its log-prob, and the likeliest ones in its place, as texts too."""
+        return TokenPlace(TokenLogprob(token, self.token_text(token), logprob), self.with_texts(top))
+
+    def with_texts(self, top: Iterable[tuple[int, float]]) -> tuple[TokenLogprob, ...]:
+        """Tokens and log-probs, with the texts of the tokens."""
+        return tuple(TokenLogprob(index, self.token_text(index), logprob) for index, logprob in top)
 
     def _apply_template(self, turns: Sequence[Mapping[str, str]], to_answer: bool = True) -> str:
         return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=to_answer))

@@ -9,8 +9,30 @@ from typing import Protocol
 
 from charter.chat import ChatMessage
 
-# Called on the event loop with prompt index, sample index, and an answer's text so far.
-OnText = Callable[[int, int, str], None]
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its text alone (a part of a character is U+FFFD), and its log-prob where it stands, in nats.
+
+    The first token of a prompt has no log-prob.
+    """
+
+    token_id: int
+    text: str
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlace:
+    """The token that stands in a place of a text, and the likeliest there, the likeliest first."""
+
+    token: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+# Called on the event loop with prompt index, sample index, an answer's text so far, and the tokens that were written
+# since the call before (where ``Sampling.top_logprobs`` asks for them).
+OnText = Callable[[int, int, str, Sequence[TokenPlace]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +42,8 @@ class Prompt:
     With ``as_user`` the user's next turn is written instead, of which the messages may be none.
     Special tokens that a ``text`` spells are not read as such. ``assistant_prefix`` is text that the assistant's turn
     already starts with, for example ``"The answer is ("``. ``seed`` fixes the random numbers of its answers, whatever
-    else is in the call; without one ``Sampling.seed`` and the prompt's place in the call do.
+    else is in the call; without one ``Sampling.seed`` and the prompt's place in the call do. ``raw`` takes the place of
+    both: a text whose special tokens are read, or token ids, exactly as they stand.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -28,16 +51,31 @@ class Prompt:
     seed: int | None = None
     text: str = ""
     as_user: bool = False
+    raw: str | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. Log-probs are those of the full distribution at ``temperature``."""
+    """How to sample. Log-probs are those of the full distribution at ``temperature``.
 
-    max_new_tokens: int
+    Without ``max_new_tokens`` an answer may fill the model's context. An answer ends before the first of ``stop`` in
+    it. With ``top_logprobs`` samples have their ``places``, with as many of the likeliest tokens in each.
+    """
+
+    max_new_tokens: int | None
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+
+    def most_tokens(self, prompts: Sequence[Sequence[int]], context: int) -> list[int]:
+        """Most tokens of the answer to each prompt. Raises ``ContextTooLongError`` for one that does not fit."""
+        for index, ids in enumerate(prompts):
+            needed = len(ids) + (self.max_new_tokens or 1)
+            if needed > context:
+                raise ContextTooLongError(index, needed, context)
+        return [self.max_new_tokens or context - len(ids) for ids in prompts]
 
     def sample_seed(self, prompt: Prompt, prompt_index: int, sample_index: int) -> int | None:
         """Seed in [0, 2^63) of one answer's own random numbers; None when nothing was fixed."""
@@ -53,6 +91,7 @@ class Finish(Enum):
 
     EOS = "eos"
     LENGTH = "length"
+    STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +108,8 @@ class GeneratedSample:
     """One finished answer.
 
     ``token_ids`` and ``logprobs`` have the same length; the EOS token, when sampled, is the last of them and
-    is not in ``text``. ``logprobs`` are in nats, at the sampling temperature (at 1 for greedy sampling).
+    is not in ``text``, nor is the text of ``Sampling.stop`` that ended it. ``logprobs`` are in nats, at the sampling
+    temperature (at 1 for greedy sampling).
     """
 
     prompt_index: int
@@ -80,6 +120,8 @@ class GeneratedSample:
     finish: Finish
     version_spans: tuple[VersionSpan, ...]
     prompt_token_ids: tuple[int, ...]
+    # One for each of token_ids where Sampling.top_logprobs asks for them.
+    places: tuple[TokenPlace, ...] = ()
     # Tokens of prompt and answer as an endpoint counts them that gives no ids.
     counted_tokens: tuple[int, int] | None = None
     # ``time.monotonic()`` when the first token was there; None where the engine does not say.
@@ -113,6 +155,19 @@ class AnswerLogLikelihood:
     total: float
     tokens: int
     prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A prompt as the model read it, its tokens with their log-probs at temperature 1, and the likeliest ones next.
+
+    ``next_ends``: the first of the likeliest ends an answer.
+    """
+
+    text: str
+    places: tuple[TokenPlace, ...]
+    next: tuple[TokenLogprob, ...]
+    next_ends: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +265,14 @@ class Engine(Protocol):
         """Log-likelihood of each answer after its prompt, at temperature 1.
 
         An item that does not fit gives its error in its place; an empty answer has total 0 and 0 tokens.
+        """
+
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """The tokens of each prompt, and as many of the likeliest in each place; of the next token at least one.
+
+        A prompt that does not fit gives its error in its place. Raises ``RefusedRequestError``.
         """
 
     async def load_weights(self, path: Path, version: int, digest: str) -> float:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from charter.hashing import stable_number
+from charter.inference.answer_end import before_stop
 from charter.inference.concurrent import as_finished
 from charter.inference.engine import (
     AnswerLogLikelihood,
@@ -23,6 +24,9 @@ from charter.inference.engine import (
     OnText,
     Prompt,
     Sampling,
+    ScoredPrompt,
+    TokenLogprob,
+    TokenPlace,
     VersionSpan,
 )
 from charter.inference.weights_file import read_shapes
@@ -105,14 +109,14 @@ class FakeEngine:
         on_text: OnText | None = None,
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, the first to be finished first. See ``Engine.generate``."""
-        for index, prompt in enumerate(prompts):
-            needed = len(_prompt_ids(prompt)) + sampling.max_new_tokens
-            if needed > self._max_context:
-                raise ContextTooLongError(index, needed, self._max_context)
+        most = sampling.most_tokens([_prompt_ids(prompt) for prompt in prompts], self._max_context)
         await self._wait_or_fail()
         first_token_time = time.monotonic() + self._seconds_per_token
         samples = [
-            replace(self._sample(prompt, sampling, prompt_index, sample_index), first_token_time=first_token_time)
+            replace(
+                self._sample(prompt, replace(sampling, max_new_tokens=most[prompt_index]), prompt_index, sample_index),
+                first_token_time=first_token_time,
+            )
             for prompt_index, prompt in enumerate(prompts)
             for sample_index in range(samples_per_prompt)
         ]
@@ -153,6 +157,22 @@ class FakeEngine:
             results.append(AnswerLogLikelihood(-tokens * _uniform(self._version, prompt, answer), tokens, before))
         return results
 
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """Between -1 and 0 nats a token. See ``Engine.score_prompts``."""
+        await self._wait_or_fail()
+        results: list[ScoredPrompt | ContextTooLongError] = []
+        for index, prompt in enumerate(prompts):
+            ids = _prompt_ids(prompt)
+            if len(ids) > self._max_context:
+                results.append(ContextTooLongError(index, len(ids), self._max_context))
+                continue
+            logprobs = [None, *(-_uniform(self._version, ids[:place]) for place in range(1, len(ids)))]
+            places = tuple(_place(*one, top_logprobs) for one in zip(ids, logprobs, strict=True))
+            results.append(ScoredPrompt(ids.decode(errors="replace"), places, _place(EOS_ID, -0.1, 1).top, True))
+        return results
+
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Become ``version``. Raises ``WeightMismatchError`` when the file is not safetensors."""
         read_shapes(path)
@@ -174,7 +194,8 @@ class FakeEngine:
                 return sample
             for tokens in range(1, len(sample.token_ids)):
                 await asyncio.sleep(self._seconds_per_token)
-                on_text(sample.prompt_index, sample.sample_index, sample.text[:tokens])
+                new = sample.places[tokens - 1 : tokens]
+                on_text(sample.prompt_index, sample.sample_index, sample.text[:tokens], new)
         return sample
 
     async def _wait_or_fail(self) -> None:
@@ -189,21 +210,40 @@ class FakeEngine:
     def _sample(self, prompt: Prompt, sampling: Sampling, prompt_index: int, sample_index: int) -> GeneratedSample:
         draws = [_uniform(self._version, prompt, sampling.seed, sample_index, step) for step in range(len(_WORDS))]
         words = [_WORDS[int(draw * len(_WORDS))] for draw in draws[: 3 + int(draws[0] * 10)]]
-        ids = [*" ".join(words).encode(), EOS_ID][: sampling.max_new_tokens]
-        ended = ids[-1] == EOS_ID
+        written = " ".join(words)
+        before = before_stop(written, sampling.stop)
+        if before is not None:
+            # Up to the end of the stop text.
+            found = next(one for one in sampling.stop if written.startswith(one, len(before)))
+            written = written[: len(before) + len(found)]
+        ids = [*written.encode(), *([] if before is not None else [EOS_ID])][: sampling.max_new_tokens]
+        text = bytes(ids[:-1] if ids[-1] == EOS_ID else ids).decode()
+        cut = before_stop(text, sampling.stop)
+        logprobs = tuple(-_uniform(prompt, sample_index, place) for place in range(len(ids)))
         return GeneratedSample(
             prompt_index=prompt_index,
             sample_index=sample_index,
-            text=bytes(ids[:-1] if ended else ids).decode(),
+            text=text if cut is None else cut,
             token_ids=tuple(ids),
-            logprobs=tuple(-_uniform(prompt, sample_index, place) for place in range(len(ids))),
-            finish=Finish.EOS if ended else Finish.LENGTH,
+            logprobs=logprobs,
+            finish=Finish.STOP if cut is not None else Finish.EOS if ids[-1] == EOS_ID else Finish.LENGTH,
             version_spans=(VersionSpan(0, len(ids), self._version),),
             prompt_token_ids=tuple(_prompt_ids(prompt)),
+            places=()
+            if sampling.top_logprobs is None
+            else tuple(_place(*one, sampling.top_logprobs) for one in zip(ids, logprobs, strict=True)),
         )
 
 
+def _place(token: int, logprob: float | None, top: int) -> TokenPlace:
+    """A token that is the likeliest in its place, and the only one that is named."""
+    one = TokenLogprob(token, "<eos>" if token == EOS_ID else bytes([token]).decode(errors="replace"), logprob)
+    return TokenPlace(one, (one,) if top and logprob is not None else ())
+
+
 def _prompt_ids(prompt: Prompt) -> bytes:
+    if prompt.raw is not None:
+        return prompt.raw.encode() if isinstance(prompt.raw, str) else bytes(prompt.raw)
     turns = [f"{message.role}: {message.content}\n" for message in prompt.messages]
     next_turn = "user: " if prompt.as_user else f"assistant: {prompt.assistant_prefix}"
     return (prompt.text or "".join([*turns, next_turn])).encode()

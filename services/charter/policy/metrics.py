@@ -4,7 +4,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 GENERATED_TOKENS = Counter("charter_policy_generated_tokens_total", "Tokens sampled and sent, EOS included.")
 PROMPT_TOKENS = Counter("charter_policy_prompt_tokens_total", "Prompt tokens of the samples sent.")
-SAMPLES = Counter("charter_policy_samples_total", "Samples sent, by why they ended (eos, length).", ["finish"])
+SAMPLES = Counter("charter_policy_samples_total", "Samples sent, by why they ended (eos, length, stop).", ["finish"])
 SAMPLE_TOKENS = Histogram(
     "charter_policy_sample_tokens",
     "Tokens of a sample, EOS included.",
@@ -25,6 +25,6 @@ SAMPLE_SECONDS = Histogram(
     "Seconds from the arrival of a request to each of its samples.",
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320),
 )
-REQUESTS = Gauge("charter_policy_requests", "Generate calls under way.")
-REQUEST_LIMIT = Gauge("charter_policy_requests_limit", "Generate calls under way at which more are refused.")
+REQUESTS = Gauge("charter_policy_requests", "Generate and Score calls under way.")
+REQUEST_LIMIT = Gauge("charter_policy_requests_limit", "Generate and Score calls under way at which more are refused.")
 WAITING_REQUESTS = Gauge("charter_policy_waiting_requests", "Generate calls under way that have no sample yet.")

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import grpc
-import numpy as np
 
 from charter.inference.engine import (
     ContextTooLongError,
@@ -16,17 +15,17 @@ from charter.inference.engine import (
     Prompt,
     RefusedRequestError,
     Sampling,
+    ScoredPrompt,
+    TokenPlace,
 )
 from charter.policy import metrics
+from charter.policy.messages import place, prompts_of, sample_response, sampling_of, score_response
 from charter.rpc import tracing
-from charter.rpc.errors import StatusError
+from charter.rpc.errors import StatusError, invalid_fields
 from charter.rpc.gate import Gate
-from charter.rpc.messages import chat_messages
-from charter.rpc.tensors import to_tensor
+from charter.rpc.validation import Violation
 from charter.v1 import policy_pb2, policy_pb2_grpc
 from charter.weights.receiver import model_info
-
-_FINISH_REASONS = {Finish.EOS: policy_pb2.FINISH_REASON_EOS, Finish.LENGTH: policy_pb2.FINISH_REASON_LENGTH}
 
 
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
@@ -45,23 +44,21 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[policy_pb2.GenerateResponse]:
         """Sample answers and send each when it is finished. A client that leaves frees its place in the engine."""
-        self._admit(request)
-        prompts = [_prompt(prompt, place) for place, prompt in enumerate(request.prompts)]
+        self._admit(request.required_weight_version)
+        prompts = prompts_of(request.prompts)
         samples_per_prompt = request.samples_per_prompt if request.HasField("samples_per_prompt") else 1
         start = time.monotonic()
         waiting = True
-        self._requests += 1
-        metrics.REQUESTS.inc()
         metrics.REQUEST_SAMPLES.observe(len(prompts) * samples_per_prompt)
         metrics.WAITING_REQUESTS.inc()
-        sampling = _sampling(request)
+        sampling = sampling_of(request.sampling)
         results = (
             self._streamed(prompts, sampling, samples_per_prompt)
             if request.stream_text
             else self._engine.generate(prompts, sampling, samples_per_prompt)
         )
         try:
-            with self._gate.call():
+            with self._under_way():
                 async with aclosing(results):
                     async for result in results:
                         if waiting:
@@ -71,20 +68,26 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
                             yield result
                             continue
                         self._count(result, start)
-                        yield _response(result)
-        except ContextTooLongError as error:
-            message = (
-                f"prompts[{error.index}] with max_new_tokens needs {error.tokens} tokens, "
-                f"the model's context holds {error.limit}"
-            )
-            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, message) from error
-        except RefusedRequestError as error:
-            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+                        yield sample_response(result)
         finally:
-            self._requests -= 1
-            metrics.REQUESTS.dec()
             if waiting:
                 metrics.WAITING_REQUESTS.dec()
+
+    async def Score(
+        self, request: policy_pb2.PolicyServiceScoreRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[policy_pb2.PolicyServiceScoreResponse]:
+        """Log-probs of the tokens of prompts."""
+        self._admit(request.required_weight_version)
+        prompts = prompts_of(request.prompts)
+        with self._under_way():
+            version = self._engine.info().weight_version
+            scored = await self._engine.score_prompts(prompts, request.top_logprobs)
+            for one in scored:
+                if isinstance(one, ContextTooLongError):
+                    raise one
+        for index, one in enumerate(scored):
+            assert isinstance(one, ScoredPrompt)
+            yield score_response(index, one, version)
 
     async def GetModelInfo(
         self, request: policy_pb2.PolicyServiceGetModelInfoRequest, context: grpc.aio.ServicerContext
@@ -98,9 +101,11 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """The samples, and before each the texts that it grew through."""
         results: asyncio.Queue[GeneratedSample | policy_pb2.GenerateResponse | None] = asyncio.Queue()
 
-        def on_text(prompt_index: int, sample_index: int, text: str) -> None:
+        def on_text(prompt_index: int, sample_index: int, text: str, new: Sequence[TokenPlace]) -> None:
             results.put_nowait(
-                policy_pb2.GenerateResponse(prompt_index=prompt_index, sample_index=sample_index, text_so_far=text)
+                policy_pb2.GenerateResponse(
+                    prompt_index=prompt_index, sample_index=sample_index, text_so_far=text, new_places=map(place, new)
+                )
             )
 
         async def sample() -> None:
@@ -120,13 +125,30 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _admit(self, request: policy_pb2.GenerateRequest) -> None:
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """A call that the engine works on; what the engine refuses becomes a status."""
+        self._requests += 1
+        metrics.REQUESTS.inc()
+        try:
+            with self._gate.call():
+                yield
+        except ContextTooLongError as error:
+            message = f"needs {error.tokens} tokens with its answer, the model's context holds {error.limit}"
+            raise invalid_fields([Violation(f"prompts[{error.index}]", message, "TOO_LONG")]) from error
+        except RefusedRequestError as error:
+            raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        finally:
+            self._requests -= 1
+            metrics.REQUESTS.dec()
+
+    def _admit(self, required_version: int) -> None:
         self._gate.require_open()
         held = self._engine.info().weight_version
-        if held < request.required_weight_version:
+        if held < required_version:
             raise StatusError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"version {request.required_weight_version} is required, this replica holds {held}",
+                f"version {required_version} is required, this replica holds {held}",
             )
         if self._requests >= self._max_requests:
             raise StatusError(
@@ -144,45 +166,3 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
         metrics.SAMPLE_TOKENS.observe(len(sample.token_ids))
         metrics.SAMPLES.labels(sample.finish.value).inc()
-
-
-def _prompt(prompt: policy_pb2.GenerationPrompt, place: int) -> Prompt:
-    if prompt.text and (prompt.messages or prompt.as_user):
-        problem = "has text, and messages or as_user beside it"
-        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"prompts[{place}]: {problem}")
-    if not (prompt.text or prompt.messages or prompt.as_user):
-        raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"prompts[{place}].messages: needs at least 1 items, has 0")
-    return Prompt(
-        chat_messages(prompt.messages),
-        seed=prompt.seed if prompt.HasField("seed") else None,
-        text=prompt.text,
-        as_user=prompt.as_user,
-    )
-
-
-def _sampling(request: policy_pb2.GenerateRequest) -> Sampling:
-    parameters = request.sampling
-    return Sampling(
-        max_new_tokens=parameters.max_new_tokens,
-        temperature=parameters.temperature if parameters.HasField("temperature") else 1.0,
-        top_p=parameters.top_p if parameters.HasField("top_p") else 1.0,
-        seed=parameters.seed if parameters.HasField("seed") else None,
-    )
-
-
-def _response(sample: GeneratedSample) -> policy_pb2.GenerateResponse:
-    return policy_pb2.GenerateResponse(
-        prompt_index=sample.prompt_index,
-        sample_index=sample.sample_index,
-        sample=policy_pb2.Sample(
-            text=sample.text,
-            token_ids=sample.token_ids,
-            logprobs=to_tensor(np.asarray(sample.logprobs, dtype=np.float32)),
-            finish_reason=_FINISH_REASONS[sample.finish],
-            version_spans=[
-                policy_pb2.VersionSpan(start=span.start, end=span.end, weight_version=span.version)
-                for span in sample.version_spans
-            ],
-            prompt_token_ids=sample.prompt_token_ids,
-        ),
-    )

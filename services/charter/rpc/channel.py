@@ -24,7 +24,7 @@ KEEPALIVE_TIMEOUT_SECONDS = 20
 _RETRIED = [
     {"service": f"charter.v1.{name}"}
     for name in ("JudgeService", "PreferenceService", "TrainerService", "RunReportService")
-] + [{"service": "charter.v1.PolicyService", "method": "GetModelInfo"}]
+] + [{"service": "charter.v1.PolicyService", "method": method} for method in ("GetModelInfo", "Score")]
 
 _SERVICE_CONFIG = json.dumps(
     {

@@ -26,7 +26,7 @@ from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harter/v1/policy.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\x87\x01\n\x10GenerationPrompt\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x13.charter.v1.MessageB\x07\xa2\xbb\x18\x03 \xc8\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x04text\x18\x03 \x01(\tB\x08\xa2\xbb\x18\x04\x10\xc0\x84=\x12\x0f\n\x07\x61s_user\x18\x04 \x01(\x08\x42\x07\n\x05_seed\"\xda\x01\n\x12SamplingParameters\x12\x30\n\x0btemperature\x18\x01 \x01(\x01\x42\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00$@H\x00\x88\x01\x01\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x18\xa2\xbb\x18\x14)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?8\x01H\x01\x88\x01\x01\x12.\n\x0emax_new_tokens\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00\xe0@\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x8b\x02\n\x0fGenerateRequest\x12\x38\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.charter.v1.GenerationPromptB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.charter.v1.SamplingParametersB\x06\xa2\xbb\x18\x02\x08\x01\x12\x37\n\x12samples_per_prompt\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00p@H\x00\x88\x01\x01\x12\x1f\n\x17required_weight_version\x18\x04 \x01(\x04\x12\x13\n\x0bstream_text\x18\x05 \x01(\x08\x42\x15\n\x13_samples_per_prompt\"A\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\"\xca\x01\n\x06Sample\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12$\n\x08logprobs\x18\x03 \x01(\x0b\x32\x12.charter.v1.Tensor\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.charter.v1.FinishReason\x12.\n\rversion_spans\x18\x05 \x03(\x0b\x32\x17.charter.v1.VersionSpan\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\"w\n\x10GenerateResponse\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\"\n\x06sample\x18\x03 \x01(\x0b\x32\x12.charter.v1.Sample\x12\x13\n\x0btext_so_far\x18\x04 \x01(\t\"\"\n PolicyServiceGetModelInfoRequest\"I\n!PolicyServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo*^\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xc5\x01\n\rPolicyService\x12G\n\x08Generate\x12\x1b.charter.v1.GenerateRequest\x1a\x1c.charter.v1.GenerateResponse0\x01\x12k\n\x0cGetModelInfo\x12,.charter.v1.PolicyServiceGetModelInfoRequest\x1a-.charter.v1.PolicyServiceGetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63harter/v1/policy.proto\x12\ncharter.v1\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\xe0\x01\n\x10GenerationPrompt\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x13.charter.v1.MessageB\x07\xa2\xbb\x18\x03 \xc8\x01\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\x04text\x18\x03 \x01(\tB\x08\xa2\xbb\x18\x04\x10\xc0\x84=\x12\x0f\n\x07\x61s_user\x18\x04 \x01(\x08\x12\x1b\n\ttoken_ids\x18\x05 \x03(\rB\x08\xa2\xbb\x18\x04 \xc0\x84=\x12\"\n\x10\x61ssistant_prefix\x18\x06 \x01(\tB\x08\xa2\xbb\x18\x04\x10\x80\xb5\x18\x12\x16\n\x0especial_tokens\x18\x07 \x01(\x08\x42\x07\n\x05_seed\"\xc8\x02\n\x12SamplingParameters\x12\x30\n\x0btemperature\x18\x01 \x01(\x01\x42\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00$@H\x00\x88\x01\x01\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x18\xa2\xbb\x18\x14)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?8\x01H\x01\x88\x01\x01\x12\x33\n\x0emax_new_tokens\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00\xe0@H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x19\n\x04stop\x18\x05 \x03(\tB\x0b\xa2\xbb\x18\x07\x08\x01\x10\xe8\x07 \x10\x12(\n\x0ctop_logprobs\x18\x06 \x01(\rB\r\xa2\xbb\x18\t1\x00\x00\x00\x00\x00\x00\x34@H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x11\n\x0f_max_new_tokensB\x07\n\x05_seedB\x0f\n\r_top_logprobs\"\x8b\x02\n\x0fGenerateRequest\x12\x38\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.charter.v1.GenerationPromptB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1e.charter.v1.SamplingParametersB\x06\xa2\xbb\x18\x02\x08\x01\x12\x37\n\x12samples_per_prompt\x18\x03 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00p@H\x00\x88\x01\x01\x12\x1f\n\x17required_weight_version\x18\x04 \x01(\x04\x12\x13\n\x0bstream_text\x18\x05 \x01(\x08\x42\x15\n\x13_samples_per_prompt\"P\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\n\n\x08_logprob\"\\\n\nTokenPlace\x12\'\n\x05token\x18\x01 \x01(\x0b\x32\x18.charter.v1.TokenLogprob\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.charter.v1.TokenLogprob\"A\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x16\n\x0eweight_version\x18\x03 \x01(\x04\"\xf2\x01\n\x06Sample\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12$\n\x08logprobs\x18\x03 \x01(\x0b\x32\x12.charter.v1.Tensor\x12/\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x18.charter.v1.FinishReason\x12.\n\rversion_spans\x18\x05 \x03(\x0b\x32\x17.charter.v1.VersionSpan\x12\x18\n\x10prompt_token_ids\x18\x06 \x03(\r\x12&\n\x06places\x18\x07 \x03(\x0b\x32\x16.charter.v1.TokenPlace\"\xa3\x01\n\x10GenerateResponse\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\"\n\x06sample\x18\x03 \x01(\x0b\x32\x12.charter.v1.Sample\x12\x13\n\x0btext_so_far\x18\x04 \x01(\t\x12*\n\nnew_places\x18\x05 \x03(\x0b\x32\x16.charter.v1.TokenPlace\"\x9b\x01\n\x19PolicyServiceScoreRequest\x12\x38\n\x07prompts\x18\x01 \x03(\x0b\x32\x1c.charter.v1.GenerationPromptB\t\xa2\xbb\x18\x05\x18\x01 \x80 \x12#\n\x0ctop_logprobs\x18\x02 \x01(\rB\r\xa2\xbb\x18\t1\x00\x00\x00\x00\x00\x00\x34@\x12\x1f\n\x17required_weight_version\x18\x03 \x01(\x04\"\xbb\x01\n\x1aPolicyServiceScoreResponse\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12&\n\x06places\x18\x03 \x03(\x0b\x32\x16.charter.v1.TokenPlace\x12&\n\x04next\x18\x04 \x03(\x0b\x32\x18.charter.v1.TokenLogprob\x12\x11\n\tnext_ends\x18\x06 \x01(\x08\x12\x16\n\x0eweight_version\x18\x05 \x01(\x04\"\"\n PolicyServiceGetModelInfoRequest\"I\n!PolicyServiceGetModelInfoResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.charter.v1.ModelInfo*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x32\x9f\x02\n\rPolicyService\x12G\n\x08Generate\x12\x1b.charter.v1.GenerateRequest\x1a\x1c.charter.v1.GenerateResponse0\x01\x12X\n\x05Score\x12%.charter.v1.PolicyServiceScoreRequest\x1a&.charter.v1.PolicyServiceScoreResponse0\x01\x12k\n\x0cGetModelInfo\x12,.charter.v1.PolicyServiceGetModelInfoRequest\x1a-.charter.v1.PolicyServiceGetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,36 +37,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATIONPROMPT'].fields_by_name['messages']._serialized_options = b'\242\273\030\003 \310\001'
   _globals['_GENERATIONPROMPT'].fields_by_name['text']._loaded_options = None
   _globals['_GENERATIONPROMPT'].fields_by_name['text']._serialized_options = b'\242\273\030\004\020\300\204='
+  _globals['_GENERATIONPROMPT'].fields_by_name['token_ids']._loaded_options = None
+  _globals['_GENERATIONPROMPT'].fields_by_name['token_ids']._serialized_options = b'\242\273\030\004 \300\204='
+  _globals['_GENERATIONPROMPT'].fields_by_name['assistant_prefix']._loaded_options = None
+  _globals['_GENERATIONPROMPT'].fields_by_name['assistant_prefix']._serialized_options = b'\242\273\030\004\020\200\265\030'
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['temperature']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['temperature']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000$@'
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['top_p']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['top_p']._serialized_options = b'\242\273\030\024)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000\360?8\001'
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['max_new_tokens']._loaded_options = None
   _globals['_SAMPLINGPARAMETERS'].fields_by_name['max_new_tokens']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\360?1\000\000\000\000\000\000\340@'
+  _globals['_SAMPLINGPARAMETERS'].fields_by_name['stop']._loaded_options = None
+  _globals['_SAMPLINGPARAMETERS'].fields_by_name['stop']._serialized_options = b'\242\273\030\007\010\001\020\350\007 \020'
+  _globals['_SAMPLINGPARAMETERS'].fields_by_name['top_logprobs']._loaded_options = None
+  _globals['_SAMPLINGPARAMETERS'].fields_by_name['top_logprobs']._serialized_options = b'\242\273\030\t1\000\000\000\000\000\0004@'
   _globals['_GENERATEREQUEST'].fields_by_name['prompts']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['prompts']._serialized_options = b'\242\273\030\005\030\001 \200 '
   _globals['_GENERATEREQUEST'].fields_by_name['sampling']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['sampling']._serialized_options = b'\242\273\030\002\010\001'
   _globals['_GENERATEREQUEST'].fields_by_name['samples_per_prompt']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['samples_per_prompt']._serialized_options = b'\242\273\030\022)\000\000\000\000\000\000\360?1\000\000\000\000\000\000p@'
-  _globals['_FINISHREASON']._serialized_start=1225
-  _globals['_FINISHREASON']._serialized_end=1319
+  _globals['_POLICYSERVICESCOREREQUEST'].fields_by_name['prompts']._loaded_options = None
+  _globals['_POLICYSERVICESCOREREQUEST'].fields_by_name['prompts']._serialized_options = b'\242\273\030\005\030\001 \200 '
+  _globals['_POLICYSERVICESCOREREQUEST'].fields_by_name['top_logprobs']._loaded_options = None
+  _globals['_POLICYSERVICESCOREREQUEST'].fields_by_name['top_logprobs']._serialized_options = b'\242\273\030\t1\000\000\000\000\000\0004@'
+  _globals['_FINISHREASON']._serialized_start=2033
+  _globals['_FINISHREASON']._serialized_end=2151
   _globals['_GENERATIONPROMPT']._serialized_start=93
-  _globals['_GENERATIONPROMPT']._serialized_end=228
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=231
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=449
-  _globals['_GENERATEREQUEST']._serialized_start=452
-  _globals['_GENERATEREQUEST']._serialized_end=719
-  _globals['_VERSIONSPAN']._serialized_start=721
-  _globals['_VERSIONSPAN']._serialized_end=786
-  _globals['_SAMPLE']._serialized_start=789
-  _globals['_SAMPLE']._serialized_end=991
-  _globals['_GENERATERESPONSE']._serialized_start=993
-  _globals['_GENERATERESPONSE']._serialized_end=1112
-  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_start=1114
-  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_end=1148
-  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_start=1150
-  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_end=1223
-  _globals['_POLICYSERVICE']._serialized_start=1322
-  _globals['_POLICYSERVICE']._serialized_end=1519
+  _globals['_GENERATIONPROMPT']._serialized_end=317
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=320
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=648
+  _globals['_GENERATEREQUEST']._serialized_start=651
+  _globals['_GENERATEREQUEST']._serialized_end=918
+  _globals['_TOKENLOGPROB']._serialized_start=920
+  _globals['_TOKENLOGPROB']._serialized_end=1000
+  _globals['_TOKENPLACE']._serialized_start=1002
+  _globals['_TOKENPLACE']._serialized_end=1094
+  _globals['_VERSIONSPAN']._serialized_start=1096
+  _globals['_VERSIONSPAN']._serialized_end=1161
+  _globals['_SAMPLE']._serialized_start=1164
+  _globals['_SAMPLE']._serialized_end=1406
+  _globals['_GENERATERESPONSE']._serialized_start=1409
+  _globals['_GENERATERESPONSE']._serialized_end=1572
+  _globals['_POLICYSERVICESCOREREQUEST']._serialized_start=1575
+  _globals['_POLICYSERVICESCOREREQUEST']._serialized_end=1730
+  _globals['_POLICYSERVICESCORERESPONSE']._serialized_start=1733
+  _globals['_POLICYSERVICESCORERESPONSE']._serialized_end=1920
+  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_start=1922
+  _globals['_POLICYSERVICEGETMODELINFOREQUEST']._serialized_end=1956
+  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_start=1958
+  _globals['_POLICYSERVICEGETMODELINFORESPONSE']._serialized_end=2031
+  _globals['_POLICYSERVICE']._serialized_start=2154
+  _globals['_POLICYSERVICE']._serialized_end=2441
 # @@protoc_insertion_point(module_scope)

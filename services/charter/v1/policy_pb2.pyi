@@ -30,7 +30,9 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_EOS: _FinishReason.ValueType  # 1
     """The model ended it; the EOS token is the last of token_ids."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """max_new_tokens was reached without EOS."""
+    """max_new_tokens, or the end of the context, was reached without EOS."""
+    FINISH_REASON_STOP: _FinishReason.ValueType  # 3
+    """The model wrote one of the texts of SamplingParameters.stop."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
@@ -39,12 +41,14 @@ FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_EOS: FinishReason.ValueType  # 1
 """The model ended it; the EOS token is the last of token_ids."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""max_new_tokens was reached without EOS."""
+"""max_new_tokens, or the end of the context, was reached without EOS."""
+FINISH_REASON_STOP: FinishReason.ValueType  # 3
+"""The model wrote one of the texts of SamplingParameters.stop."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class GenerationPrompt(_message.Message):
-    """One conversation to continue; the last message is the user's. Or a text, or a turn of the user's to write."""
+    """What to continue: messages, or a text, or tokens; or a turn of the user's to write."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -52,6 +56,9 @@ class GenerationPrompt(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     AS_USER_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ASSISTANT_PREFIX_FIELD_NUMBER: _builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Fixes the random numbers of this prompt's answers, whatever else is in the call: another replica asked
     again with the same seed draws the same. Unset = as SamplingParameters.seed says.
@@ -62,9 +69,17 @@ class GenerationPrompt(_message.Message):
     """Not an answer is written but the user's next turn: the chat template is rendered up to where the user speaks (Xu et
     al. 2024, "Magpie", arXiv 2406.08464). Without messages it is the first turn of a conversation.
     """
+    assistant_prefix: _builtins.str
+    """Beside messages: the answer begins with this, and the sample goes on behind it."""
+    special_tokens: _builtins.bool
+    """Beside text: the special tokens that it spells are read as such."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]:
-        """At least one, but for text and as_user."""
+        """A conversation; the last message is the user's. At least one, but for text, token_ids and as_user."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens as they stand; there is nothing else beside them."""
 
     def __init__(
         self,
@@ -73,10 +88,13 @@ class GenerationPrompt(_message.Message):
         seed: _builtins.int | None = ...,
         text: _builtins.str = ...,
         as_user: _builtins.bool = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        assistant_prefix: _builtins.str = ...,
+        special_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "as_user", b"as_user", "messages", b"messages", "seed", b"seed", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "as_user", b"as_user", "assistant_prefix", b"assistant_prefix", "messages", b"messages", "seed", b"seed", "special_tokens", b"special_tokens", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -94,6 +112,8 @@ class SamplingParameters(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Logits are divided by it, in the reported log-probs too. 0 = greedy, log-probs then at temperature 1.
     Unset = 1.
@@ -101,29 +121,46 @@ class SamplingParameters(_message.Message):
     top_p: _builtins.float
     """Unset = 1 (off). Log-probs are always those of the untruncated distribution."""
     max_new_tokens: _builtins.int
+    """Unset = as many as the model's context holds behind the prompt."""
     seed: _builtins.int
+    top_logprobs: _builtins.int
+    """Also send every token as text, with its log-prob and those of so many of the likeliest in its place. Unset = not."""
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that end an answer where the first of them is written; it is not part of Sample.text, its tokens are sent."""
+
     def __init__(
         self,
         *,
         temperature: _builtins.float | None = ...,
         top_p: _builtins.float | None = ...,
-        max_new_tokens: _builtins.int = ...,
+        max_new_tokens: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+        top_logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "seed", b"seed", "temperature", b"temperature", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "max_new_tokens", b"max_new_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_logprobs", b"top_logprobs", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
@@ -170,6 +207,63 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
+class TokenLogprob(_message.Message):
+    """A token and its log-prob where it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    text: _builtins.str
+    """The token alone; a part of a character is U+FFFD."""
+    logprob: _builtins.float
+    """In nats. Unset for the first token of a prompt, which nothing comes before."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        text: _builtins.str = ...,
+        logprob: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
+    _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+
+@_typing.final
+class TokenPlace(_message.Message):
+    """A place in a text: the token that stands there, and the likeliest there, the likeliest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token(self) -> Global___TokenLogprob: ...
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]: ...
+    def __init__(
+        self,
+        *,
+        token: Global___TokenLogprob | None = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenPlace: _TypeAlias = TokenPlace  # noqa: Y015
+
+@_typing.final
 class VersionSpan(_message.Message):
     """A run of tokens that one weight version wrote."""
 
@@ -209,6 +303,7 @@ class Sample(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     VERSION_SPANS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Of a turn as the user without what follows where the template parts turns by plain text."""
     finish_reason: Global___FinishReason.ValueType
@@ -224,6 +319,10 @@ class Sample(_message.Message):
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt as the model read it."""
 
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenPlace]:
+        """With SamplingParameters.top_logprobs: one for each of token_ids."""
+
     def __init__(
         self,
         *,
@@ -233,10 +332,11 @@ class Sample(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         version_spans: _abc.Iterable[Global___VersionSpan] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        places: _abc.Iterable[Global___TokenPlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "places", b"places", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,13 +352,20 @@ class GenerateResponse(_message.Message):
     SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     TEXT_SO_FAR_FIELD_NUMBER: _builtins.int
+    NEW_PLACES_FIELD_NUMBER: _builtins.int
     prompt_index: _builtins.int
     sample_index: _builtins.int
     text_so_far: _builtins.str
-    """With stream_text and without sample: the answer from its beginning to here. It replaces what came before."""
+    """With stream_text and without sample: the answer from its beginning to here. It replaces what came before.
+    Of a text that may turn out to be the beginning of a stop text nothing is sent yet.
+    """
     @_builtins.property
     def sample(self) -> Global___Sample:
         """Unset while the answer is being written."""
+
+    @_builtins.property
+    def new_places(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenPlace]:
+        """With text_so_far and SamplingParameters.top_logprobs: the tokens written since the response before."""
 
     def __init__(
         self,
@@ -267,14 +374,90 @@ class GenerateResponse(_message.Message):
         sample_index: _builtins.int = ...,
         sample: Global___Sample | None = ...,
         text_so_far: _builtins.str = ...,
+        new_places: _abc.Iterable[Global___TokenPlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_index", b"prompt_index", "sample", b"sample", "sample_index", b"sample_index", "text_so_far", b"text_so_far"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_places", b"new_places", "prompt_index", b"prompt_index", "sample", b"sample", "sample_index", b"sample_index", "text_so_far", b"text_so_far"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class PolicyServiceScoreRequest(_message.Message):
+    """Request of Score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    REQUIRED_WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    top_logprobs: _builtins.int
+    """As many of the likeliest tokens in each place. Unset = none."""
+    required_weight_version: _builtins.int
+    """Refuse with FAILED_PRECONDITION unless this replica holds at least this version."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerationPrompt]: ...
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___GenerationPrompt] | None = ...,
+        top_logprobs: _builtins.int = ...,
+        required_weight_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompts", b"prompts", "required_weight_version", b"required_weight_version", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceScoreRequest: _TypeAlias = PolicyServiceScoreRequest  # noqa: Y015
+
+@_typing.final
+class PolicyServiceScoreResponse(_message.Message):
+    """One prompt, scored at temperature 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    NEXT_ENDS_FIELD_NUMBER: _builtins.int
+    WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    prompt_index: _builtins.int
+    text: _builtins.str
+    """The prompt as the model read it, special tokens as they are spelled."""
+    next_ends: _builtins.bool
+    """The first of them ends an answer and is part of no text."""
+    weight_version: _builtins.int
+    """Served when the call began."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenPlace]:
+        """One for each token of the prompt."""
+
+    @_builtins.property
+    def next(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens behind the prompt, the likeliest first; at least one."""
+
+    def __init__(
+        self,
+        *,
+        prompt_index: _builtins.int = ...,
+        text: _builtins.str = ...,
+        places: _abc.Iterable[Global___TokenPlace] | None = ...,
+        next: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        next_ends: _builtins.bool = ...,
+        weight_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "next_ends", b"next_ends", "places", b"places", "prompt_index", b"prompt_index", "text", b"text", "weight_version", b"weight_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceScoreResponse: _TypeAlias = PolicyServiceScoreResponse  # noqa: Y015
 
 @_typing.final
 class PolicyServiceGetModelInfoRequest(_message.Message):

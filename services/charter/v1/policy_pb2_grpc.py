@@ -40,6 +40,11 @@ class PolicyServiceStub:
                 request_serializer=charter_dot_v1_dot_policy__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_policy__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_stream(
+                '/charter.v1.PolicyService/Score',
+                request_serializer=charter_dot_v1_dot_policy__pb2.PolicyServiceScoreRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_policy__pb2.PolicyServiceScoreResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/charter.v1.PolicyService/GetModelInfo',
                 request_serializer=charter_dot_v1_dot_policy__pb2.PolicyServiceGetModelInfoRequest.SerializeToString,
@@ -62,6 +67,14 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
+        Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Says which model and weight version is served. Idempotent.
         """
@@ -76,6 +89,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=charter_dot_v1_dot_policy__pb2.GenerateRequest.FromString,
                     response_serializer=charter_dot_v1_dot_policy__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_stream_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=charter_dot_v1_dot_policy__pb2.PolicyServiceScoreRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_policy__pb2.PolicyServiceScoreResponse.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -111,6 +129,33 @@ class PolicyService:
             '/charter.v1.PolicyService/Generate',
             charter_dot_v1_dot_policy__pb2.GenerateRequest.SerializeToString,
             charter_dot_v1_dot_policy__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charter.v1.PolicyService/Score',
+            charter_dot_v1_dot_policy__pb2.PolicyServiceScoreRequest.SerializeToString,
+            charter_dot_v1_dot_policy__pb2.PolicyServiceScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class PolicyServiceStub:
     older version than required_weight_version), RESOURCE_EXHAUSTED (too many waiting requests; see
     RetryInfo).
     """
+    Score: _grpc.UnaryStreamMultiCallable[_policy_pb2.PolicyServiceScoreRequest, _policy_pb2.PolicyServiceScoreResponse]
+    """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
+    Generate.
+    """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PolicyServiceGetModelInfoRequest, _policy_pb2.PolicyServiceGetModelInfoResponse]
     """Says which model and weight version is served. Idempotent."""
 
@@ -54,6 +58,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     the context is named by its index and nothing is sampled), FAILED_PRECONDITION (the replica holds an
     older version than required_weight_version), RESOURCE_EXHAUSTED (too many waiting requests; see
     RetryInfo).
+    """
+    Score: _aio.UnaryStreamMultiCallable[_policy_pb2.PolicyServiceScoreRequest, _policy_pb2.PolicyServiceScoreResponse]  # type: ignore[assignment]
+    """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
+    Generate.
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_policy_pb2.PolicyServiceGetModelInfoRequest, _policy_pb2.PolicyServiceGetModelInfoResponse]  # type: ignore[assignment]
     """Says which model and weight version is served. Idempotent."""
@@ -72,6 +80,16 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         the context is named by its index and nothing is sampled), FAILED_PRECONDITION (the replica holds an
         older version than required_weight_version), RESOURCE_EXHAUSTED (too many waiting requests; see
         RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _policy_pb2.PolicyServiceScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_policy_pb2.PolicyServiceScoreResponse], _abc.AsyncIterator[_policy_pb2.PolicyServiceScoreResponse]]:
+        """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
+        Generate.
         """
 
     @_abc_1.abstractmethod

@@ -188,7 +188,7 @@ def test_an_older_replica_refuses(addresses: Addresses) -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_named(addresses: Addresses) -> None:
-    with pytest.raises(grpc.RpcError, match=r"prompts\[1\] with max_new_tokens needs \d+ tokens") as caught:
+    with pytest.raises(grpc.RpcError, match=r"prompts\[1\]: needs \d+ tokens with its answer") as caught:
         generate(addresses.main, request("Hi", "x" * 600))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 

@@ -75,6 +75,43 @@ def answer(address: str) -> policy_pb2.Sample:
     return sample
 
 
+def test_every_token_has_its_log_prob_and_an_answer_ends_before_a_stop_text(
+    service: Addresses, real_model: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32).eval()
+    prompt = policy_pb2.GenerationPrompt(text="The capital of France is")
+    scoring = policy_pb2.PolicyServiceScoreRequest(prompts=[prompt], top_logprobs=2)
+    greedy = policy_pb2.SamplingParameters(temperature=0, max_new_tokens=16, top_logprobs=2)
+    with connect(service.main) as channel:
+        policy = policy_pb2_grpc.PolicyServiceStub(channel)
+        (scored,) = policy.Score(scoring, timeout=SECONDS)
+        plain = policy_pb2.GenerateRequest(prompts=[prompt], sampling=greedy)
+        (whole,) = [one.sample for one in policy.Generate(plain, timeout=SECONDS)]
+        stop = whole.text[9:12]
+        greedy.stop.append(stop)
+        stopping = policy_pb2.GenerateRequest(prompts=[prompt], sampling=greedy, stream_text=True)
+        *partial, last = policy.Generate(stopping, timeout=SECONDS)
+
+    prompt_ids = [one.token.token_id for one in scored.places]
+    assert prompt_ids == list(whole.prompt_token_ids)
+    with torch.no_grad():
+        rows = model(torch.tensor([[*prompt_ids, *whole.token_ids]])).logits[0].log_softmax(-1)
+    places = [*scored.places[1:], *whole.places]
+    for place, row in zip(places, rows, strict=False):
+        assert place.token.logprob == pytest.approx(float(row[place.token.token_id]), abs=2e-3)
+        assert [one.logprob for one in place.top] == pytest.approx(row.topk(2)[0].tolist(), abs=2e-3)
+    assert scored.next[0].token_id == whole.token_ids[0]
+    assert "".join(one.token.text for one in scored.places) == scored.text == "The capital of France is"
+
+    assert last.sample.finish_reason == policy_pb2.FINISH_REASON_STOP
+    assert last.sample.text == whole.text[: whole.text.index(stop)]
+    assert list(last.sample.token_ids) == list(whole.token_ids[: len(last.sample.token_ids)])
+    assert partial
+    assert all(last.sample.text.startswith(one.text_so_far) for one in partial)
+    new = [one.token.token_id for response in partial for one in response.new_places]
+    assert new == list(last.sample.token_ids[: len(new)])
+
+
 def test_nccl_is_refused_without_a_gpu_and_the_replica_goes_on(
     service: Addresses, weights: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -71,6 +71,12 @@ class ToyService(policy_pb2_grpc.PolicyServiceServicer):
     def register_control(self, server: grpc.aio.Server) -> None:
         weights_pb2_grpc.add_WeightServiceServicer_to_server(self.weights, server)
 
+    async def Score(
+        self, request: policy_pb2.PolicyServiceScoreRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[policy_pb2.PolicyServiceScoreResponse]:
+        for index in range(len(request.prompts)):
+            yield policy_pb2.PolicyServiceScoreResponse(prompt_index=index)
+
     async def start(self) -> None:
         self.loading.set()
         await asyncio.to_thread(self.loaded.wait)

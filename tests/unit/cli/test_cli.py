@@ -81,7 +81,7 @@ def test_the_line_of_help_is_the_beginning_of_the_docstring(path: str, target: s
 
 
 # What prints a result can print it as JSON; what acts, serves or only writes a file need not.
-WITHOUT_JSON = {"feedback", "serve policy", "serve judge", "serve preference", "serve trainer"}
+WITHOUT_JSON = {"feedback", "gateway", "serve policy", "serve judge", "serve preference", "serve trainer"}
 
 
 @pytest.mark.parametrize("path", [path for path, one in ALL.items() if path and not getattr(one, "commands", None)])

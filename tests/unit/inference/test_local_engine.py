@@ -300,7 +300,7 @@ async def test_special_tokens_inside_an_answer_are_in_its_text_as_it_grows_and_a
     samples = [
         sample
         async for sample in engine.generate(
-            PROMPTS[:1], Sampling(12, seed=3), 4, on_text=lambda _prompt, _sample, text: grown.append(text)
+            PROMPTS[:1], Sampling(12, seed=3), 4, on_text=lambda _prompt, _sample, text, _new: grown.append(text)
         )
     ]
     chat = ChatTokenizer.load(str(tmp_path))

@@ -125,3 +125,14 @@ def test_eight_words_in_a_row_give_a_held_out_prompt_away() -> None:
     split = Split(0.5)
     split.add(f"{eight} is how a long request about numbers begins, of which there is a great deal to say", TRAIN)
     assert split.side_of(fresh) == (TRAIN, "")
+
+
+def test_a_text_that_is_just_near_is_found_by_its_commonest_pieces() -> None:
+    index = NearCopies()
+    asked = frozenset("abcdefghij")
+    # 6 of 10 are shared, the last that are looked up: nobody else has the other 4.
+    index.add(frozenset("abcdef"))
+    for piece in "abcdef":
+        index.add(frozenset((piece, "x", "y", "z")))
+    assert index.near(asked, 0.6) == [0]
+    assert index.near(asked, 0.61) == []

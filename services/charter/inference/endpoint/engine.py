@@ -23,6 +23,7 @@ from charter.inference.engine import (
     Prompt,
     RefusedRequestError,
     Sampling,
+    ScoredPrompt,
 )
 from charter.inference.system_text import moved_to_user
 
@@ -147,10 +148,12 @@ class OpenAIEngine:
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is there. They have text only: no token ids, no log-probs.
 
-        Nobody watches a judge write: raises ``RefusedRequestError`` for ``on_text``.
+        A judge needs no more: raises ``RefusedRequestError`` for ``on_text`` and whatever else it does not ask for.
         """
         if on_text is not None:
             raise RefusedRequestError("engine openai does not stream text")
+        if sampling.max_new_tokens is None or sampling.stop or sampling.top_logprobs is not None:
+            raise RefusedRequestError("engine openai needs max_new_tokens, and takes no stop texts and no top_logprobs")
 
         async def sample(prompt_index: int, sample_index: int) -> GeneratedSample:
             parameters: dict[str, Any] = {
@@ -219,6 +222,12 @@ class OpenAIEngine:
         """Not to be had from the chat-completions API: raises ``RefusedRequestError``."""
         raise RefusedRequestError("an OpenAI-compatible endpoint gives no log-likelihood of a given answer")
 
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """Not to be had from the chat-completions API: raises ``RefusedRequestError``."""
+        raise RefusedRequestError("an OpenAI-compatible endpoint gives no log-probs of a given prompt")
+
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Not to be had: raises ``RefusedRequestError``."""
         raise RefusedRequestError("the weights of an endpoint cannot be replaced")
@@ -237,7 +246,7 @@ class OpenAIEngine:
     def _turns(self, prompt: Prompt) -> Turns:
         if prompt.as_user:
             raise RefusedRequestError(f"{self._endpoint} writes answers only, and not what a user says")
-        if prompt.text:
+        if prompt.text or prompt.raw is not None:
             raise RefusedRequestError("the chat-completions API goes on with no plain text")
         messages = moved_to_user(prompt.messages, at_start=not self._reads_system, later=True, name=self._endpoint)
         if self._leaves_out_earlier and len([one for one in messages if one.role != "system"]) > 1:

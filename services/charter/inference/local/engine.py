@@ -11,24 +11,26 @@ from typing import ParamSpec, TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from charter.inference.answer_end import before_stop, begun, ending
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import (
     AnswerLogLikelihood,
     ChoiceLogprobs,
     ContextTooLongError,
     EngineInfo,
-    Finish,
     GeneratedSample,
     OnText,
     Prompt,
     Sampling,
+    ScoredPrompt,
+    TokenPlace,
     VersionSpan,
 )
 from charter.inference.joined_calls import JoinedCalls
 from charter.inference.local import model as torch_model
 from charter.inference.local.cpu_memory import trim_freed_memory
 from charter.inference.local.sampling import Row, Way, sample_rows, way_to_sample
-from charter.inference.local.scoring import Answer, Scorer
+from charter.inference.local.scoring import Answer, Places, Scorer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,6 +90,8 @@ class TransformersEngine:
         self._waiting: list[_Task] = []  # Touched on the event loop only.
         self._stopping = False
         self._sampling_turn = asyncio.Lock()
+        # By how many of the likeliest tokens are asked for.
+        self._placing = JoinedCalls(self._place, lambda prompt: prompt.length, max_batch_tokens)
         # By the choices whose log-probs are asked for; none for answers.
         self._scoring = JoinedCalls(self._score, lambda answer: answer.length, max_batch_tokens)
         self._weights = (0, "")  # Version and digest, replaced together.
@@ -132,17 +136,20 @@ class TransformersEngine:
     ) -> AsyncGenerator[GeneratedSample, None]:
         """Sample answers, each yielded when it is finished. See ``Engine.generate``."""
         encoded = await self._encode(prompts)
-        for index, ids in enumerate(encoded):
-            needed = len(ids) + sampling.max_new_tokens
-            if needed > self._max_context:
-                raise ContextTooLongError(index, needed, self._max_context)
+        most_tokens = sampling.most_tokens(encoded, self._max_context)
         seeded = sampling.seed is not None or any(prompt.seed is not None for prompt in prompts)
         call = _Call(sampling, seeded, asyncio.get_running_loop(), on_text=on_text)
 
         def row(prompt_index: int, sample_index: int) -> Row:
             seed = sampling.sample_seed(prompts[prompt_index], prompt_index, sample_index)
             generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
-            return Row(encoded[prompt_index], lambda: not (call.cancelled or self._stopping), generator)
+            return Row(
+                encoded[prompt_index],
+                lambda: not (call.cancelled or self._stopping),
+                generator,
+                most_tokens[prompt_index],
+                lambda ids: bool(sampling.stop) and before_stop(self._chat.decode(ids), sampling.stop) is not None,
+            )
 
         tasks = [
             _Task(call, prompts[prompt_index], prompt_index, sample_index, row(prompt_index, sample_index))
@@ -199,6 +206,19 @@ class TransformersEngine:
             for answer in answers
         ]
 
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """Log-probs of every token of each prompt. See ``Engine.score_prompts``."""
+        items = [Answer(index, ids, ()) for index, ids in enumerate(await self._encode(prompts))]
+        fitting = [item for item in items if item.length <= self._max_context]
+        scored = await self._placing.run(max(1, top_logprobs), fitting) if fitting else []
+        results = {
+            item.index: self._scored(item.prompt_ids, places, top_logprobs)
+            for item, places in zip(fitting, scored, strict=True)
+        }
+        return [results.get(item.index) or self._error(item) for item in items]
+
     async def load_weights(self, path: Path, version: int, digest: str) -> float:
         """Serve the weights of a file from now on; waits for the batch under way. See ``Engine.load_weights``.
 
@@ -247,7 +267,7 @@ class TransformersEngine:
         for task in self._waiting:
             shared = not (call.seeded or task.call.seeded) and task.call.sampling == call.sampling
             if task.call is call or shared:
-                width = max(width, len(task.row.prompt_ids) + call.sampling.max_new_tokens)
+                width = max(width, len(task.row.prompt_ids) + task.row.most_tokens)
                 if batch and (len(batch) + 1) * width > self._max_batch_tokens:
                     break
                 batch.append(task)
@@ -262,7 +282,7 @@ class TransformersEngine:
 
         def finished(row: Row) -> None:
             task = tasks[row]
-            text, whole = self._chat.turn(task.prompt, row.token_ids, ended=row.ended)
+            text, finish = ending(self._chat, task.prompt, row.token_ids, task.call.sampling.stop)
             task.call.put(
                 GeneratedSample(
                     prompt_index=task.prompt_index,
@@ -270,9 +290,10 @@ class TransformersEngine:
                     text=text,
                     token_ids=tuple(row.token_ids),
                     logprobs=tuple(row.logprobs),
-                    finish=Finish.EOS if whole else Finish.LENGTH,
+                    finish=finish,
                     version_spans=(VersionSpan(0, len(row.token_ids), version),),
                     prompt_token_ids=tuple(row.prompt_ids),
+                    places=self._places(row, 0),
                     first_token_time=row.first_token_time,
                 )
             )
@@ -280,8 +301,9 @@ class TransformersEngine:
         def grown(row: Row) -> None:
             task = tasks[row]
             if task.call.on_text is not None:
-                text, _ = self._chat.turn(task.prompt, row.token_ids, ended=False)
-                task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text)
+                text = begun(self._chat, task.prompt, row.token_ids, task.call.sampling.stop)
+                new = self._places(row, len(row.token_ids) - 1)
+                task.call.loop.call_soon_threadsafe(task.call.on_text, task.prompt_index, task.sample_index, text, new)
 
         rows = [task.row for task in batch if task.row.wanted()]
         if rows:
@@ -296,6 +318,25 @@ class TransformersEngine:
         prompts = [answer.prompt_ids for answer in answers]
         rows = await self._run(self._scorer.next_token_logprobs, prompts, choices)
         return [tuple(row) for row in rows.tolist()]
+
+    async def _place(self, top: int, prompts: Sequence[Answer]) -> list[Places]:
+        """The log-probs of the prompts' own tokens, and of the likeliest."""
+        return await self._run(self._scorer.place_logprobs, [one.prompt_ids for one in prompts], top)
+
+    def _scored(self, ids: Sequence[int], places: Places, top: int) -> ScoredPrompt:
+        own = (None, *places.logprobs)
+        before = ([], *places.likeliest[:-1])
+        return ScoredPrompt(
+            self._chat.prompt_text(ids),
+            tuple(self._chat.place(*place[:2], place[2][:top]) for place in zip(ids, own, before, strict=True)),
+            self._chat.with_texts(places.likeliest[-1]),
+            places.likeliest[-1][0][0] in self._chat.stop_ids,
+        )
+
+    def _places(self, row: Row, start: int) -> tuple[TokenPlace, ...]:
+        """The tokens of a row from a place on, where they were asked for."""
+        written = zip(row.token_ids[start:], row.logprobs[start:], row.tops[start:], strict=False)
+        return tuple(self._chat.place(*place) for place in written)
 
     def _new_scorer(self, loaded: torch_model.LoadedModel) -> Scorer:
         return Scorer(loaded, self._chat.pad_id, self._max_batch_tokens, share=self._share_prefixes)

@@ -135,6 +135,12 @@ def final_logits(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, keep:
     return logits.float()
 
 
+def likeliest(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
+    """The likeliest tokens of each row of log-probs [rows, vocabulary] with theirs, the likeliest first."""
+    values, indices = logprobs.topk(min(count, logprobs.shape[-1]))
+    return [list(zip(*row, strict=True)) for row in zip(indices.tolist(), values.tolist(), strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class NewWeights:
     """Tensors by name, but for those of which only ``packed`` is kept."""

@@ -5,6 +5,7 @@ kept for every step ([rows, vocabulary] each) to get log-probs, and a row that h
 until the longest one ends. Here a row leaves when it ends, and only two numbers per token are kept.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from charter.inference.engine import Sampling
-from charter.inference.local.model import left_padded, positions
+from charter.inference.local.model import left_padded, likeliest, positions
 from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Wanted, whole_tree
 from charter.inference.local.roomy_cache import roomy_cache
@@ -32,9 +33,13 @@ class Row:
     wanted: Callable[[], bool]
     # Where its random numbers come from.
     generator: torch.Generator
+    most_tokens: int
+    # Asked with the tokens so far, once there is another: whether the answer ends there.
+    stops: Callable[[Sequence[int]], bool] = lambda _: False
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    ended: bool = False  # by an end-of-turn token
+    # The likeliest tokens in each place, with their log-probs, where ``Sampling.top_logprobs`` asks for them.
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
     first_token_time: float | None = None  # by time.monotonic()
 
 
@@ -85,8 +90,7 @@ def _is_right(way: Way, model: PreTrainedModel, pad_id: int) -> bool:
 
 def _row_of(tokens: int, prompt_ids: Sequence[int]) -> Row:
     """A row that wants so many tokens."""
-    row = Row(prompt_ids, lambda: len(row.token_ids) < tokens, torch.Generator().manual_seed(0))
-    return row
+    return Row(prompt_ids, lambda: True, torch.Generator().manual_seed(0), tokens)
 
 
 @torch.inference_mode()
@@ -120,7 +124,7 @@ def _write(
 ) -> None:
     logits = reader.read_prompts()
     alive = list(rows)
-    for step in range(1, sampling.max_new_tokens + 1):
+    for step in itertools.count(1):
         tokens, logprobs = draw(logits.float(), sampling, [row.generator for row in alive])
         if not torch.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite: its weights are broken")
@@ -128,12 +132,15 @@ def _write(
             now = time.monotonic()
             for row in alive:
                 row.first_token_time = now
+        if sampling.top_logprobs is not None:
+            tops = likeliest(tempered(logits.float(), sampling), sampling.top_logprobs)
+            for row, top in zip(alive, tops, strict=True):
+                row.tops.append(top)
         staying = []
         for index, (row, token, logprob) in enumerate(zip(alive, tokens.tolist(), logprobs.tolist(), strict=True)):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
-            row.ended = token in stop_ids
-            if row.ended or step == sampling.max_new_tokens:
+            if token in stop_ids or step == row.most_tokens or row.stops(row.token_ids):
                 finished(row)
             elif row.wanted():
                 grown(row)
@@ -237,14 +244,17 @@ def draw(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generato
     the sampling temperature; at temperature 1 for greedy sampling (temperature 0). ``top_p`` narrows what is
     drawn (nucleus sampling, Holtzman et al. 2020), never the log-probs.
     """
-    if sampling.temperature > 0:
-        logits = logits / sampling.temperature
-    logprobs = logits.log_softmax(dim=-1)
+    logprobs = tempered(logits, sampling)
     if sampling.temperature == 0:
         tokens = logprobs.argmax(dim=-1)
     else:
         tokens = _inverse_cdf(_nucleus(logprobs, sampling.top_p), generators)
     return tokens, logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+
+
+def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probs of the whole distribution at the sampling temperature, at 1 for greedy sampling; as ``logits``."""
+    return (logits / (sampling.temperature or 1.0)).log_softmax(dim=-1)
 
 
 def _nucleus(logprobs: Tensor, top_p: float) -> Tensor:

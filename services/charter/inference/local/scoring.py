@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from charter.inference import scoring_metrics as metrics
-from charter.inference.local.model import LoadedModel, final_logits, left_padded
+from charter.inference.local.model import LoadedModel, final_logits, left_padded, likeliest
 from charter.inference.local.model_check import agrees, narrowed, own_logprobs, probes
 from charter.inference.local.prefix_tree import Tree, Wanted, trees_of
 from charter.inference.local.tree_model import tree_arguments, windows
@@ -29,6 +29,14 @@ class Answer:
     def length(self) -> int:
         """Tokens of prompt and answer together."""
         return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Of a sequence of tokens: log-probs of those behind the first [tokens - 1], the likeliest behind each [tokens]."""
+
+    logprobs: tuple[float, ...]
+    likeliest: list[list[tuple[int, float]]]
 
 
 class Scorer:
@@ -102,6 +110,20 @@ class Scorer:
         ]
         self._run(sequences, read)
         return [totals[index] for index in range(len(answers))]
+
+    @torch.inference_mode()
+    def place_logprobs(self, sequences: Sequence[Sequence[int]], top: int) -> list[Places]:
+        """Log-probs of each token of some sequences, and the likeliest ``top`` (at least 1) in each place."""
+        rows: dict[int, Places] = {}
+
+        def read(index: int, logits: Tensor) -> None:
+            logprobs = logits.log_softmax(dim=-1)
+            targets = torch.tensor(sequences[index][1:], dtype=torch.long, device=logits.device).unsqueeze(1)
+            own = logprobs[:-1].gather(1, targets).squeeze(1)
+            rows[index] = Places(tuple(own.tolist()), likeliest(logprobs, top))
+
+        self._run([Wanted(index, ids, 0) for index, ids in enumerate(sequences)], read)
+        return [rows[index] for index in range(len(sequences))]
 
     def _run(self, sequences: Sequence[Wanted], read: Callable[[int, Tensor], None]) -> None:
         """Hand the logits, float32 [asked, vocabulary], of each sequence to ``read``."""

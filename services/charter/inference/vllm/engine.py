@@ -21,13 +21,12 @@ from charter.inference.engine import (
     ChoiceLogprobs,
     ContextTooLongError,
     EngineInfo,
-    Finish,
     GeneratedSample,
     OnText,
     Prompt,
     RefusedRequestError,
     Sampling,
-    VersionSpan,
+    ScoredPrompt,
 )
 from charter.inference.local.model import expected_shapes, max_context_tokens
 from charter.inference.vllm.launch import launch, served_dtype
@@ -35,6 +34,7 @@ from charter.inference.vllm.model_check import OwnNumbers, own_numbers, require_
 from charter.inference.vllm.nccl import BroadcastTensor, CannotJoinError, NcclGroup
 from charter.inference.vllm.preparation import prepare
 from charter.inference.vllm.requests import Grown, next_logprobs, prompt_logprobs, run_request, total_logprob
+from charter.inference.vllm.sampling import Asked, sample, scored_prompt
 from charter.inference.weights_file import Shape, check_shapes, read_shapes
 
 if TYPE_CHECKING:
@@ -149,13 +149,17 @@ class VllmEngine:
         if 0 < sampling.temperature < _LEAST_TEMPERATURE:
             raise RefusedRequestError(f"engine vllm samples at temperature 0 or from {_LEAST_TEMPERATURE} on")
         encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
-        for index, ids in enumerate(encoded):
-            if (needed := len(ids) + sampling.max_new_tokens) > self._max_context:
-                raise ContextTooLongError(index, needed, self._max_context)
+        most = sampling.most_tokens(encoded, self._max_context)
         requests = [
-            self._sample(ids, sampling, prompt, prompt_index, sample_index, on_text)
-            for prompt_index, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
-            for sample_index in range(samples_per_prompt)
+            sample(
+                self._request,
+                self._chat,
+                Asked(prompt, i, number, encoded[i], most[i], sampling.sample_seed(prompt, i, number)),
+                sampling,
+                on_text,
+            )
+            for i, prompt in enumerate(prompts)
+            for number in range(samples_per_prompt)
         ]
         # A cancelled request leaves vLLM's queue and batch.
         async with aclosing(as_finished(requests)) as samples:
@@ -195,6 +199,20 @@ class VllmEngine:
         return await results(
             score(index, ids, answer) for index, (ids, answer) in enumerate(zip(encoded, answers, strict=True))
         )
+
+    async def score_prompts(
+        self, prompts: Sequence[Prompt], top_logprobs: int
+    ) -> list[ScoredPrompt | ContextTooLongError]:
+        """Log-probs of every token of each prompt. See ``Engine.score_prompts``. The limit is that of answers."""
+        limit = self._max_context - 1
+
+        async def score(index: int, ids: list[int]) -> ScoredPrompt | ContextTooLongError:
+            if len(ids) > limit:
+                return ContextTooLongError(index, len(ids), limit)
+            return await scored_prompt(self._request, self._chat, ids, top_logprobs)
+
+        encoded = await asyncio.to_thread(self._chat.prompts_ids, prompts)
+        return await results(score(index, ids) for index, ids in enumerate(encoded))
 
     async def prompt_logprobs(self, ids: list[int]) -> torch.Tensor:
         """Log-probs at temperature 1 of a sequence's tokens behind the first, float32 [tokens - 1]."""
@@ -335,43 +353,6 @@ class VllmEngine:
             "vLLM is NOT compared with the model as it came: %s", self._not_compared, extra={"model": self._name}
         )
         return None
-
-    async def _sample(
-        self,
-        ids: list[int],
-        sampling: Sampling,
-        prompt: Prompt,
-        prompt_index: int,
-        sample_index: int,
-        on_text: OnText | None,
-    ) -> GeneratedSample:
-        def grown(token_ids: Sequence[int]) -> None:
-            if on_text is not None:
-                on_text(prompt_index, sample_index, self._chat.turn(prompt, token_ids, ended=False)[0])
-
-        output = await self._request(
-            ids,
-            None if on_text is None else grown,
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            stop_token_ids=sorted(self._chat.stop_ids),
-            seed=sampling.sample_seed(prompt, prompt_index, sample_index),
-            logprobs=0,
-        )
-        answer = output.outputs[0]
-        token_ids = tuple(answer.token_ids)
-        logprobs = tuple(place[token].logprob for place, token in zip(answer.logprobs, token_ids, strict=True))
-        text, whole = self._chat.turn(prompt, token_ids, ended=token_ids[-1] in self._chat.stop_ids)
-        return GeneratedSample(
-            prompt_index=prompt_index,
-            sample_index=sample_index,
-            text=text,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            finish=Finish.EOS if whole else Finish.LENGTH,
-            version_spans=tuple(VersionSpan(s.start, s.end, int(s.version)) for s in answer.weight_versions),
-            prompt_token_ids=tuple(ids),
-        )
 
     async def _request(self, ids: list[int], grown: Grown | None = None, **parameters: Any) -> "RequestOutput":
         self._require_whole()

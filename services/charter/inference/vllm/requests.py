@@ -9,11 +9,11 @@ import torch
 from charter.inference import scoring_metrics as metrics
 
 if TYPE_CHECKING:
-    from vllm.outputs import RequestOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# Gets the tokens of an answer so far.
-Grown = Callable[[Sequence[int]], None]
+# Gets an answer so far.
+Grown = Callable[["CompletionOutput"], None]
 
 
 class Request(Protocol):
@@ -32,13 +32,13 @@ async def run_request(
     from vllm.sampling_params import RequestOutputKind
 
     kind = RequestOutputKind.FINAL_ONLY if grown is None else RequestOutputKind.CUMULATIVE
-    sampling = SamplingParams(detokenize=False, output_kind=kind, **parameters)
+    sampling = SamplingParams(**{"detokenize": False, "output_kind": kind, **parameters})
     async for output in llm.generate(tokens_input(ids), sampling, request_id=uuid4().hex):
         reason = output.outputs[0].finish_reason
         if reason in ("stop", "length"):
             return output
         if reason is None and grown is not None:
-            grown(output.outputs[0].token_ids)
+            grown(output.outputs[0])
             continue
         raise RuntimeError(f"vLLM broke off a request: {reason}")
     raise RuntimeError("vLLM ended a request without an output")
@@ -46,7 +46,7 @@ async def run_request(
 
 async def next_logprobs(request: Request, ids: list[int], choices: Sequence[int]) -> list[float]:
     """Log-probs of each of some tokens coming next."""
-    output = _counted(await request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=list(choices)))
+    output = counted(await request(ids, max_tokens=1, temperature=0.0, logprob_token_ids=list(choices)))
     (next_token,) = output.outputs[0].logprobs
     return [next_token[choice].logprob for choice in choices]
 
@@ -54,7 +54,7 @@ async def next_logprobs(request: Request, ids: list[int], choices: Sequence[int]
 async def total_logprob(request: Request, ids: list[int], answer: list[int]) -> float:
     """Log-likelihood of an answer's tokens behind a prompt's."""
     # vLLM reads nothing from its prefix cache for these.
-    output = _counted(await request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0))
+    output = counted(await request(ids + answer, max_tokens=1, temperature=0.0, prompt_logprobs=0))
     places = output.prompt_logprobs[len(ids) :]
     return float(sum(place[token].logprob for place, token in zip(places, answer, strict=True)))
 
@@ -66,7 +66,7 @@ async def prompt_logprobs(request: Request, ids: list[int]) -> torch.Tensor:
     return torch.tensor([place[token].logprob for place, token in places])
 
 
-def _counted(output: "RequestOutput") -> "RequestOutput":
+def counted(output: "RequestOutput") -> "RequestOutput":
     """Count the tokens of a text to score, and those of them that were not in the prefix cache."""
     given = len(output.prompt_token_ids)
     metrics.GIVEN.inc(given)
