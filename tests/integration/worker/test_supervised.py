@@ -170,14 +170,8 @@ INSTANTS = [
     ("half of a step", "charter.worker.supervised.learner:optimiser_step", 2, "pretraining", 1),
     ("the model is half written", "charter.worker.training.saving:_actor_tensors", 1, "pretraining", 4),
     ("it is written and not noted", "charter.runs.artifacts:Artifacts.add_learned", 1, "pretraining", 4),
+    ("noted, its checkpoints left", "charter.worker.supervised.loop:remove_checkpoints", 1, "pretraining", 4),
     ("measured and not saved", "charter.worker.supervised.loop:_measured", 2, "supervised", 1),
-    (
-        "it is noted, and its checkpoints are there",
-        "charter.worker.supervised.loop:remove_checkpoints",
-        1,
-        "pretraining",
-        4,
-    ),
     ("the last step is half done", "charter.worker.supervised.learner:optimiser_step", 5, "supervised", 5),
     ("the stage is done, and the next not begun", "charter.worker.stages.answers:StartingAnswers.work", 1, "", None),
 ]
