@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from tests.deploy.manifests import ROOT
 from tests.support.collector import Collector, collecting
 from tests.support.ports import free_offset
-from tests.support.worker_services import write_inputs
+from tests.support.worker_services import write_inputs, write_jsonl
 
 CALL_SECONDS = 60.0
 # Generous, because a test machine may be busy.
@@ -130,11 +130,14 @@ def recorded_run(folder: Path, spec: Path) -> Iterator[Recorded]:
 def small_spec(folder: Path, model: Path, steps: int) -> Path:
     """A small run whose answers vary in length and whose judge is asked in both orders."""
     write_inputs(folder)
+    write_jsonl(folder / "chat.jsonl", [{"prompt": f"Name tide {n}.", "completion": "High tide."} for n in range(12)])
     file = folder / "spec.yaml"
     file.write_text(
         f"name: tides\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
         f"judge: {{model: fake, engine: fake, constitution: {folder / 'constitution.yaml'}, method: choice}}\n"
         "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
+        "supervised: {data: [{source: chat.jsonl}], batch_size: 4, held_out_fraction: 0.3, evaluate_every_steps: 1}\n"
+        "revision: {rounds: 1, gate_prompts: 2, on_no_gain: continue, accept: all, learning: {batch_size: 4}}\n"
         "sampling: {max_new_tokens: 96}\n"
         "comparisons: {pairs: 16, held_out_fraction: 0.25, refresh_every_steps: 4, refresh_pairs: 4}\n"
         "preference_model: {epochs: 2, batch_size: 4, learning_rate: 1e-3}\n"

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from charter.evaluation.figures.win_rate import win_rate
 from charter.evaluation.judge.calibration import calibration_of
-from charter.evaluation.statistics import win_rate
 from charter.runs.results import (
     Calibration,
     Evaluation,
@@ -158,12 +158,12 @@ def made_up_evaluation(rng: np.random.Generator, effect: float = 0.18, prompts: 
         rows.append(EvaluationRow(text, dimension, before, after, outcome, probability, (principle,)))
     found = win_rate([row.probability_after for row in rows], samples=2000, seed=17)
     return Evaluation(
-        win_rate=found.win_rate,
-        win_rate_low=found.win_rate_low,
-        win_rate_high=found.win_rate_high,
-        mean_probability=found.mean_probability,
-        mean_probability_low=found.mean_probability_low,
-        mean_probability_high=found.mean_probability_high,
+        win_rate=found.win_rate.value,
+        win_rate_low=found.win_rate.low,
+        win_rate_high=found.win_rate.high,
+        mean_probability=found.mean_probability.value,
+        mean_probability_low=found.mean_probability.low,
+        mean_probability_high=found.mean_probability.high,
         wins=found.wins,
         ties=found.ties,
         losses=found.losses,

@@ -125,6 +125,70 @@ REWARD = (
     ),
 )
 
+LEARNING = (
+    Panel(
+        "Loss before RL",
+        "nats",
+        "Cross-entropy of the tokens that texts and conversations teach. Both should fall; where the held-out one "
+        "turns up the stage stops, and keeps the best weights.",
+        (
+            Query(of_run("charter_learning_train_loss"), "learned {{stage}} {{run}}"),
+            Query(of_run("charter_learning_held_out_loss"), "held out {{stage}} {{run}}"),
+        ),
+    ),
+    Panel(
+        "Held-out loss by source",
+        "nats",
+        "All should fall. One that rises is paid for by the others: change the weights.",
+        (Query(of_run("charter_learning_source_held_out_loss"), "{{source}} {{stage}} {{run}}"),),
+    ),
+    Panel(
+        "Learning rate before RL",
+        "none",
+        "It should rise for the warm-up and fall to 0.",
+        (Query(of_run("charter_learning_learning_rate"), "{{stage}} {{run}}"),),
+    ),
+    Panel(
+        "Step and gradient before RL",
+        "none",
+        "The step should climb evenly; a gradient norm that grows wants a lower learning rate.",
+        (
+            Query(of_run("charter_learning_step"), "step {{stage}} {{run}}"),
+            Query(of_run("charter_learning_gradient_norm"), "gradient norm {{stage}} {{run}}"),
+        ),
+    ),
+    Panel(
+        "Learned tokens",
+        "tokens/s",
+        "Of the newest step. It should stay level.",
+        (Query(of_run("charter_learning_tokens_per_second"), "{{stage}} {{run}}"),),
+    ),
+    Panel(
+        "Time of a step before RL",
+        "s",
+        "Without measurements and checkpoints. It should stay level.",
+        (Query(of_run("charter_learning_step_seconds"), "{{stage}} {{run}}"),),
+    ),
+    Panel(
+        "Revisions by verdict",
+        "none",
+        "Of all rounds so far. Most should be clean; what is not is never learned.",
+        (Query(of_run("charter_revision_rows"), "{{verdict}} {{run}}"),),
+    ),
+    Panel(
+        "Gate and accepted revisions",
+        "percentunit",
+        "The gate's lower end above 50 % says that revising helps. Accepted: the share of answers with a revision to "
+        "learn from.",
+        runs(
+            ("charter_revision_gate_probability", "preferred at the gate"),
+            ("charter_revision_gate_low", "lower end"),
+            ("charter_revision_gate_high", "upper end"),
+            ("charter_revision_accepted_share", "accepted"),
+        ),
+    ),
+)
+
 POLICY = (
     Panel(
         "KL to the reference",
@@ -305,5 +369,5 @@ BOARD = Board(
     "charter-run",
     "Charter: Run",
     "Is it learning? Reward, KL, length, and where the time goes.",
-    (("Now", NOW), ("Reward", REWARD), ("Policy", POLICY), ("Pace", PACE)),
+    (("Now", NOW), ("Before RL", LEARNING), ("Reward", REWARD), ("Policy", POLICY), ("Pace", PACE)),
 )

@@ -81,6 +81,11 @@ def started() -> dict[str, Started]:
     )
 
 
+def trainer_alone() -> bool:
+    """Whether `charter up` started the trainer only, for a run that learns from files and asks no other service."""
+    return set(started()) == {"trainer"}
+
+
 def _one_started(fields: dict[str, Any]) -> Started:
     process = ProcessId(int(fields["process"]["pid"]), float(fields["process"]["started"]))
     if not 0 < process.pid < 2**31:

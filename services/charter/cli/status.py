@@ -9,7 +9,7 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to, health
 from charter.cli.output import JsonOption, console, emit_json, print_table
-from charter.cli.services import SERVICES, endpoint, started
+from charter.cli.services import SERVICES, endpoint, started, trainer_alone
 from charter.rpc.channel import QUICK
 from charter.v1 import (
     judge_pb2,
@@ -24,15 +24,21 @@ from charter.v1 import (
     types_pb2,
 )
 
-STYLES = {"SERVING": "green", "NOT_SERVING": "yellow"}
+STYLES = {"SERVING": "green", "NOT_SERVING": "yellow", "NOT_STARTED": "dim"}
 
 
 def status(as_json: JsonOption = False) -> None:
     """Show health, model and weight version of each service.
 
-    The exit code is 0 when all are serving, else 1.
+    The exit code is 0 when all are serving, or all that `charter up` started for a run that learns from files alone;
+    else 1.
     """
+    alone = trainer_alone()
     rows = [_describe(name) for name in SERVICES]
+    for row in rows:
+        if alone and row["service"] != "trainer" and row["health"] == "UNREACHABLE":
+            row["health"] = "NOT_STARTED"
+    missing = [row for row in rows if row["health"] not in ("SERVING", "NOT_STARTED")]
     if as_json:
         emit_json({row.pop("service"): row for row in [dict(row) for row in rows]})
     else:
@@ -55,9 +61,13 @@ def status(as_json: JsonOption = False) -> None:
         for row in rows:
             if row["engine"] == "vllm" and row["not_compared"]:
                 console.print(f"{row['service']}: vLLM is not compared with the model: {escape(row['not_compared'])}.")
-        if any(row["health"] != "SERVING" for row in rows):
+        if missing:
             console.print("Not all services are serving. `charter up SPEC` starts those that are missing.")
-    if any(row["health"] != "SERVING" for row in rows):
+        elif any(row["health"] == "NOT_STARTED" for row in rows):
+            console.print(
+                "A run that learns from files alone needs only the trainer. `charter up SPEC` starts what others need."
+            )
+    if missing:
         raise typer.Exit(1)
 
 

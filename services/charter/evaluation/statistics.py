@@ -1,63 +1,108 @@
-"""Intervals by bootstrap, and the win rate of one policy over another."""
+"""Intervals of figures by the Bayesian bootstrap, whose unit is the prompt."""
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from charter.outcomes import win
+Array = NDArray[np.float64]
 
-# Most resampling counts held at once (float64, so 32 MiB).
+# Most weights held at once (float64, so 32 MiB).
 _BLOCK = 4_000_000
-# Means that differ by less are equal but for rounding.
-_EQUAL = 1e-12
+# Of the intervals of all figures.
+LEVEL = 0.95
+# Chance with which the prompts that are asked for show a difference as large as the one found.
+_POWER = 0.8
+
+
+class NotIdentifiedError(ValueError):
+    """The data cannot tell this figure, whatever is assumed; the text says why and what would help."""
 
 
 @dataclass(frozen=True, slots=True)
-class WinRate:
-    """How often a policy won, with 95 % bootstrap intervals. Failed judgements are counted and in no other figure."""
+class Estimate:
+    """A figure with its 95 % interval; ``prompts`` counts the independent units behind it."""
 
-    wins: int
-    ties: int
-    losses: int
-    failures: int
-    # Mean of 1 for a win, 0.5 for a tie, 0 for a loss.
-    win_rate: float
-    win_rate_low: float
-    win_rate_high: float
-    # Mean of the probabilities themselves.
-    mean_probability: float
-    mean_probability_low: float
-    mean_probability_high: float
+    value: float
+    low: float
+    high: float
+    prompts: int
+
+    def is_open(self, null: float) -> bool:
+        """Whether the interval holds ``null``, the value of no difference."""
+        return self.low <= null <= self.high
+
+    def prompts_needed(self, null: float) -> int | None:
+        """About how many prompts would show that the figure is not ``null``, if it is what was found here.
+
+        Intervals shrink with the root of the count; with so many prompts one excludes ``null`` four times in five
+        (power 0.8): ``prompts ((z_0.975 + z_0.8) se / (value - null))^2`` (Cohen 1988, section 2.4), with two digits.
+        None where the verdict is not open, or the figure is ``null`` itself: no number of prompts shows that.
+        """
+        distance = abs(self.value - null)
+        if not self.is_open(null) or distance == 0:
+            return None
+        z = float(ndtri((1 + LEVEL) / 2))
+        error = (self.high - self.low) / 2 / z
+        needed = self.prompts * ((z + float(ndtri(_POWER))) * error / distance) ** 2
+        unit: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+        return math.ceil(needed / unit) * unit
+
+
+def prompt_weights(prompts: int, samples: int, seed: int) -> Iterator[Array]:
+    """Weights of the prompts in each of ``samples`` draws, in blocks [draws, prompts]; a weight is 1 on average.
+
+    The Bayesian bootstrap (Rubin 1981): weights are exponential, which gives the Dirichlet's when divided by their sum.
+    A resample with replacement leaves a third of the prompts out, and with them perhaps all comparisons of two models,
+    or all prompts on which one answer is the longer; here every draw holds every prompt. Whatever is found on one
+    prompt (models, orders, seeds) has its one weight.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // prompts)
+    for start in range(0, samples, block):
+        yield rng.standard_exponential((min(block, samples - start), prompts))
+
+
+def prior_weights(count: int, samples: int, seed: int) -> Array:
+    """Weights [samples, count] of half a prompt each, for what was not seen but may be; independent of the prompts'.
+
+    With half a prompt won and half a prompt lost, a rate of single judgements has the interval of Jeffreys' prior
+    (Brown, Cai and DasGupta 2001, section 4.1), which has some width where all were won.
+    """
+    return np.random.default_rng([seed, 1]).standard_gamma(0.5, (samples, count))
+
+
+def interval_of(draws: Array, value: float, level: float = LEVEL) -> tuple[float, float]:
+    """The middle ``level`` of the draws [samples], made to hold the value: that of nothing but wins is at an end."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return min(float(low), value), max(float(high), value)
 
 
 def bootstrap_interval(
-    values: Sequence[float] | NDArray[np.float64],
+    values: Sequence[float] | Array,
     groups: Sequence[Hashable] | None = None,
     *,
     samples: int,
     seed: int,
-    level: float = 0.95,
+    level: float = LEVEL,
     bounds: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13).
+    """Interval of the mean by the Bayesian bootstrap (Rubin 1981), see ``prompt_weights``.
 
-    With ``groups``, whole groups are resampled (the cluster bootstrap, Davison and Hinkley 1997, section 3.8),
-    so that pairs that share a prompt do not count as independent. The mean stays that of all drawn values.
-    Groups whose means are all equal resample to an interval of no width. Where the values are known to lie within
-    ``bounds`` it is then as wide as what was not seen allows: a share u of groups at the one or the other bound, where
-    u is the exact binomial limit of a share of which n groups show none, ``1 - ((1 - level) / 2)^(1 / n)`` (Clopper and
-    Pearson 1934). For values that are all 1 within (0, 1), this is their interval of a proportion.
+    With ``groups``, whole groups are weighted (the cluster bootstrap, Davison and Hinkley 1997, section 3.8), so that
+    pairs that share a prompt do not count as independent. The mean stays that of all values.
+    Where the values are known to lie within ``bounds``, half a group at each bound is added to the draws
+    (``prior_weights``): values that are all equal have an interval of some width, and those near a bound a right one.
 
     Args:
         values: [n], finite.
         groups: [n], the group of each value; None makes each value its own.
-        samples: resamples to draw.
-        seed: of the resampling; the same seed gives the same interval.
-        level: share of the resampled means inside the interval.
+        samples: draws of weights.
+        seed: of the draws; the same seed gives the same interval.
+        level: share of the drawn means inside the interval.
         bounds: least and greatest value that there can be; None where nobody knows.
 
     Raises:
@@ -72,102 +117,45 @@ def bootstrap_interval(
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    sums, sizes = _by_group(array, groups)
-    if bounds is not None and np.ptp(sums / sizes) < _EQUAL:
-        unseen = 1 - ((1 - level) / 2) ** (1 / len(sums))
-        mean = float(array.mean())
-        return mean - unseen * (mean - bounds[0]), mean + unseen * (bounds[1] - mean)
-    means = _resampled_means(sums, sizes, samples, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    members, count = numbered(range(len(array)) if groups is None else groups)
+    if len(members) != len(array):
+        raise ValueError(f"{len(array)} values but {len(members)} groups")
+    columns = np.stack([np.bincount(members, weights=array), np.bincount(members)], axis=1)
+    sums, sizes = np.concatenate([weights @ columns for weights in prompt_weights(count, samples, seed)]).T
+    if bounds is not None:
+        unseen = prior_weights(2, samples, seed) * (len(array) / count)
+        # Both ways around, so that the interval of the mirrored values is the mirrored interval to the last draw.
+        sums = np.concatenate([sums + unseen @ bounds, sums + unseen @ bounds[::-1]])
+        sizes = np.tile(sizes + unseen.sum(axis=1), 2)
+    return interval_of(sums / sizes, math.fsum(array) / len(array), level)
 
 
-def cohen_kappa(labels: Sequence[tuple[Hashable, Hashable]]) -> float | None:
-    """Agreement of two labellers beyond chance (Cohen 1960): ``(p_o - p_e) / (1 - p_e)``.
-
-    ``p_o`` is the share of items on which they agree; ``p_e`` the share on which they would if each labelled at random
-    with the frequencies that are their own.
-
-    Args:
-        labels: what the first and what the second said of each item, [items], at least one.
-
-    Returns:
-        1 for full agreement, 0 for chance; None where both always say the same one thing: chance alone explains that.
-    """
-    items = len(labels)
-    first, second = Counter(one for one, _ in labels), Counter(other for _, other in labels)
-    observed = sum(one == other for one, other in labels) / items
-    expected = sum(count * second[label] for label, count in first.items()) / items**2
-    return None if expected == 1 else (observed - expected) / (1 - expected)
-
-
-def win_rate(
-    probabilities: Sequence[float | None],
-    groups: Sequence[Hashable] | None = None,
+def estimate(
+    values: Sequence[float] | Array,
+    groups: Sequence[Hashable],
     *,
     samples: int,
     seed: int,
-) -> WinRate:
-    """Wins, ties and losses of judgements, ties as half a win.
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
+    """The mean of ``values`` [n] with its interval, whose unit is the group. As ``bootstrap_interval``."""
+    low, high = bootstrap_interval(values, groups, samples=samples, seed=seed, bounds=bounds)
+    return Estimate(math.fsum(values) / len(values), low, high, len(set(groups)))
 
-    Args:
-        probabilities: [n], P(the new policy's answer is better), None for a failed judgement.
-        groups: [n], what each judgement shares with others, such as its prompt; None makes each its own.
-        samples: bootstrap resamples.
-        seed: of the resampling.
 
-    Raises:
-        ValueError: every judgement failed, a probability is outside [0, 1], or lengths differ.
+def damped(step: Array, largest: float) -> Array:
+    """Newton's steps [draws, parameters] of logistic regressions, shortened so that they find the end from anywhere.
+
+    Whole ones may go around in a circle where the labels are nearly separable. The factor is ``ln(1 + b) / b`` with
+    b the length of the step times ``largest``, the largest norm of a row of features (Sun and Tran-Dinh 2019, arXiv
+    1703.04599, section 4): near 1 for short steps.
     """
-    if groups is not None and len(groups) != len(probabilities):
-        raise ValueError(f"{len(probabilities)} probabilities but {len(groups)} groups")
-    judged = [(i, p) for i, p in enumerate(probabilities) if p is not None]
-    if not judged:
-        raise ValueError(f"no win rate: all {len(probabilities)} judgements failed")
-    soft = np.array([p for _, p in judged])
-    if not ((soft >= 0) & (soft <= 1)).all():
-        wrong = next(p for p in soft if not 0 <= p <= 1)
-        raise ValueError(f"a probability must lie between 0 and 1, got {wrong}")
-    of_judged = None if groups is None else [groups[i] for i, _ in judged]
-    points = win(soft)
-    rate_low, rate_high = bootstrap_interval(points, of_judged, samples=samples, seed=seed, bounds=(0, 1))
-    soft_low, soft_high = bootstrap_interval(soft, of_judged, samples=samples, seed=seed, bounds=(0, 1))
-    return WinRate(
-        wins=int((points == 1).sum()),
-        ties=int((points == 0.5).sum()),
-        losses=int((points == 0).sum()),
-        failures=len(probabilities) - len(judged),
-        win_rate=math.fsum(points) / len(points),
-        win_rate_low=rate_low,
-        win_rate_high=rate_high,
-        mean_probability=math.fsum(soft) / len(soft),
-        mean_probability_low=soft_low,
-        mean_probability_high=soft_high,
-    )
+    length = np.maximum(np.linalg.norm(step, axis=1, keepdims=True) * largest, 1e-300)
+    return np.asarray(step * (np.log1p(length) / length))
 
 
-def _by_group(
-    values: NDArray[np.float64], groups: Sequence[Hashable] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum and size of each group, both [groups]."""
-    if groups is None:
-        return values, np.ones_like(values)
-    if len(groups) != len(values):
-        raise ValueError(f"{len(values)} values but {len(groups)} groups")
-    index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    members = np.array([index[group] for group in groups])
-    sizes = np.bincount(members).astype(np.float64)
-    return np.bincount(members, weights=values).astype(np.float64), sizes
-
-
-def _resampled_means(
-    sums: NDArray[np.float64], sizes: NDArray[np.float64], samples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Means of resamples, [samples]: how often each group is drawn is multinomial."""
-    count = len(sums)
-    block = max(1, _BLOCK // count)
-    means = []
-    for start in range(0, samples, block):
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(block, samples - start))
-        means.append((draws @ sums) / (draws @ sizes))
-    return np.concatenate(means)
+def numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
+    """The place of each name among the different ones, in order of appearance [n], and how many there are."""
+    places: dict[Hashable, int] = {}
+    found = np.array([places.setdefault(name, len(places)) for name in names], dtype=np.intp)
+    return found, len(places)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from charter.evaluation.statistics import cohen_kappa
+from charter.evaluation.figures.agreement import cohen_kappa
 from charter.feedback.labels import METHOD
 from charter.feedback.pairs import Pair, content_id, prefers_first
 from charter.hashing import stable_fraction

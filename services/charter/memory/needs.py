@@ -6,10 +6,11 @@ Not in them is what allocators waste; ``plan.USABLE`` leaves room for it.
 from dataclasses import dataclass
 
 from charter.memory.model_size import ModelSize
-from charter.spec.facts import has_own_critic
+from charter.spec.facts import has_own_critic, longest_conversation, longest_text
 from charter.v1 import run_pb2
 from charter.worker.preference.fit import BACKWARD_TOKENS as FIT_TOKENS
 from charter.worker.reinforcement.update import BACKWARD_TOKENS
+from charter.worker.supervised.learner import BACKWARD_TOKENS as LEARNING_TOKENS
 
 GIB = 2**30
 # What a process holds for being there: CUDA's context and the kernels of its libraries. An estimate, not measured here.
@@ -97,10 +98,28 @@ def ppo_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
     activations = saved_bytes(
         size, max(BACKWARD_TOKENS, _longest(spec)), low=low, checkpointed=ppo.gradient_checkpointing
     )
-    # The head's gradient is summed block by block in a matrix of its own before it joins the others.
-    head = _HEAD_BLOCK + (0 if ppo.HasField("lora_rank") else _FLOAT32 * size.vocabulary * size.width)
     # Only one model has gradients at a time.
-    return TrainingNeed(state, _FLOAT32 * max(learning) + activations + head)
+    gradients = _FLOAT32 * max(learning)
+    return TrainingNeed(state, gradients + activations + _head(size, ppo.HasField("lora_rank")))
+
+
+def learning_need(size: ModelSize, settings: run_pb2.PretrainingSpec | run_pb2.SupervisedSpec) -> TrainingNeed:
+    """A stage before RL that learns from texts or conversations, in float32: nothing of it stays."""
+    learning = _learning(size, size.parameters, settings.lora_rank)
+    adapters = learning if settings.HasField("lora_rank") else 0
+    # Weights, and of what learns gradients and Adam's two moments.
+    state = _FLOAT32 * (size.parameters + adapters) + 3 * _FLOAT32 * learning
+    if isinstance(settings, run_pb2.PretrainingSpec):
+        longest = longest_text(settings, size.context_tokens)
+    else:
+        longest = longest_conversation(settings, size.context_tokens)
+    activations = saved_bytes(
+        size,
+        max(LEARNING_TOKENS, longest),
+        low=settings.precision == "bfloat16",
+        checkpointed=settings.gradient_checkpointing,
+    )
+    return TrainingNeed(0, state + activations + _head(size, settings.HasField("lora_rank")))
 
 
 def saved_bytes(size: ModelSize, tokens: int, *, low: bool = False, checkpointed: bool = False) -> int:
@@ -127,6 +146,11 @@ def forward_bytes(size: ModelSize, tokens: int, element: int) -> int:
 def _logits_bytes(size: ModelSize, rows: int) -> int:
     """Logits, their log-softmax and what is drawn from it, all float32."""
     return 3 * _FLOAT32 * rows * size.vocabulary
+
+
+def _head(size: ModelSize, lora: bool) -> int:
+    """The head's gradient is summed block by block in a matrix of its own before it joins the others."""
+    return _HEAD_BLOCK + (0 if lora else _FLOAT32 * size.vocabulary * size.width)
 
 
 def _learning(size: ModelSize, parameters: int, lora_rank: int) -> int:

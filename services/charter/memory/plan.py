@@ -14,17 +14,19 @@ from charter.memory.needs import (
     ServerNeed,
     TrainingNeed,
     fit_need,
+    learning_need,
     ppo_need,
     preference_need,
     transformers_need,
     vllm_need,
 )
-from charter.spec.facts import needs_preference_model
+from charter.spec.facts import learning_stages, needs_preference_model, needs_reinforcement
 from charter.v1 import run_pb2
 
 # Share of the GPU that is planned with. The rest is for what allocators waste and for errors of the estimates.
 USABLE = 0.95
-PHASES = ("serving", "fitting", "updating")
+# Learning is that of the stages before RL.
+PHASES = ("serving", "learning", "fitting", "updating")
 # Answers that the policy writes side by side, items that the judge reads side by side.
 _MOST_SEQUENCES, _JUDGED_SEQUENCES = 64, 8
 # Tokens around an answer that is judged: principle, instructions, examples. And the least context of a policy that
@@ -42,6 +44,7 @@ class Holder:
     name: str
     what: str
     serving: int
+    learning: int
     fitting: int
     updating: int
 
@@ -57,6 +60,8 @@ class Plan:
     settings: dict[str, dict[str, Any]]
     # In main memory, while all that can be is moved there.
     main_memory: int
+    # Folders of the stages before RL, each with the whole model.
+    disk: int
 
     @property
     def usable(self) -> int:
@@ -93,6 +98,8 @@ class _Server:
 def models_of(spec: run_pb2.RunSpec) -> dict[str, str]:
     """Models that are on this machine, by service. ``spec`` is filled."""
     models = {"policy": spec.policy.model}
+    if not needs_reinforcement(spec):
+        return models
     if spec.judge.engine in ("transformers", "vllm"):
         models["judge"] = spec.judge.model
     if needs_preference_model(spec):
@@ -108,6 +115,8 @@ def plan(spec: run_pb2.RunSpec, sizes: Sizes, total: int) -> Plan:
         sizes: of ``models_of(spec)``.
         total: bytes of the GPU.
     """
+    if not needs_reinforcement(spec):
+        return _alone(spec, sizes["policy"], total)
     asked = spec.services.gpu_sharing
     plans = [_arranged(spec, sizes, total, sharing) for sharing in ([asked] if asked else _LADDER)]
     return next((one for one in plans if one.fits), min(plans, key=lambda one: max(one.peaks.values())))
@@ -130,12 +139,31 @@ def ways_out(spec: run_pb2.RunSpec, sizes: Sizes, total: int) -> list[tuple[tupl
     return []
 
 
+def _alone(spec: run_pb2.RunSpec, size: ModelSize, total: int) -> Plan:
+    """A run that only learns from files: the worker has the GPU to itself."""
+    learning, what = _learning(spec, size)
+    worker = Holder("worker", what, 0, CONTEXT + learning, 0, 0)
+    return Plan(total, run_pb2.GPU_SHARING_TOGETHER, (worker,), {}, 0, _disk(spec, size))
+
+
+def _learning(spec: run_pb2.RunSpec, size: ModelSize) -> tuple[int, str]:
+    """What the largest of the stages before RL takes, and all of them in words."""
+    needs = {name: learning_need(size, settings).step for name, settings in learning_stages(spec).items()}
+    return max(needs.values(), default=0), ", ".join(f"{name} {_gib(need)}" for name, need in needs.items())
+
+
+def _disk(spec: run_pb2.RunSpec, size: ModelSize) -> int:
+    """In float32, as the worker holds it."""
+    return 4 * size.parameters * len(learning_stages(spec))
+
+
 def _arranged(spec: run_pb2.RunSpec, sizes: Sizes, total: int, sharing: run_pb2.GpuSharing.ValueType) -> Plan:
     servers = _servers(spec, sizes)
     asleep = sharing != run_pb2.GPU_SHARING_TOGETHER
     leaves = sharing == run_pb2.GPU_SHARING_TAKE_TURNS
     ppo = ppo_need(sizes["policy"], spec)
     fit = fit_need(sizes["preference"], spec) if "preference" in sizes else TrainingNeed(0, 0)
+    learning, stages = _learning(spec, sizes["policy"])
     kept = 0 if leaves else ppo.state
     # A later fit finds PPO's models there.
     beside = kept if spec.comparisons.HasField("refresh_every_steps") else 0
@@ -144,6 +172,7 @@ def _arranged(spec: run_pb2.RunSpec, sizes: Sizes, total: int, sharing: run_pb2.
             name,
             one.what,
             one.need.awake,
+            (one.need.asleep if asleep else one.need.awake) if learning else 0,
             one.need.asleep if asleep else one.need.awake,
             one.need.asleep if asleep else one.need.awake,
         )
@@ -151,8 +180,10 @@ def _arranged(spec: run_pb2.RunSpec, sizes: Sizes, total: int, sharing: run_pb2.
     ]
     worker = Holder(
         "worker",
-        f"state {ppo.state / GIB:.1f}, step {ppo.step / GIB:.1f}, fit {fit.step / GIB:.1f} GiB",
+        f"state {ppo.state / GIB:.1f}, step {ppo.step / GIB:.1f}, fit {fit.step / GIB:.1f} GiB"
+        + (f"; {stages}" if stages else ""),
         CONTEXT + kept,
+        CONTEXT + learning if learning else 0,
         CONTEXT + beside + fit.step,
         CONTEXT + ppo.state + ppo.step,
     )
@@ -160,7 +191,8 @@ def _arranged(spec: run_pb2.RunSpec, sizes: Sizes, total: int, sharing: run_pb2.
     settings = {name: _settings(one, total, asleep) for name, one in servers.items()}
     # Weights on their way to the policy, and the copy for a replica that comes back.
     sent = 2 * 4 * sizes["policy"].parameters
-    return Plan(total, sharing, (*holders, worker), settings, moved + sent + (ppo.state if leaves else 0))
+    main_memory = moved + sent + (ppo.state if leaves else 0)
+    return Plan(total, sharing, (*holders, worker), settings, main_memory, _disk(spec, sizes["policy"]))
 
 
 def _servers(spec: run_pb2.RunSpec, sizes: Sizes) -> dict[str, _Server]:
@@ -226,6 +258,10 @@ def _changes(spec: run_pb2.RunSpec) -> Iterator[Change]:
     def elsewhere(changed: run_pb2.RunSpec) -> None:
         changed.judge.engine = "external"
 
+    for section, settings in learning_stages(spec).items():
+        yield from _changes_of_learning(section, settings.gradient_checkpointing, settings.HasField("lora_rank"))
+    if not needs_reinforcement(spec):
+        return
     if not spec.ppo.gradient_checkpointing:
         yield Change("ppo: {gradient_checkpointing: true}", checkpoint)
     if not spec.ppo.HasField("lora_rank"):
@@ -235,6 +271,21 @@ def _changes(spec: run_pb2.RunSpec) -> Iterator[Change]:
     yield Change(f"sampling: {{max_new_tokens: {max(1, spec.sampling.max_new_tokens // 2)}}}", shorter)
     if spec.judge.engine in ("transformers", "vllm"):
         yield Change("judge: {engine: openai} (a judge elsewhere), or a smaller judge.model", elsewhere)
+
+
+def _changes_of_learning(section: str, checkpointed: bool, lora: bool) -> Iterator[Change]:
+    def checkpoint(changed: run_pb2.RunSpec) -> None:
+        learning_stages(changed)[section].gradient_checkpointing = True
+
+    def adapters(changed: run_pb2.RunSpec) -> None:
+        learning_stages(changed)[section].lora_rank = 16
+
+    outer, _, inner = section.partition(".")
+    form = f"{outer}: {{{inner}: {{%s}}}}" if inner else f"{outer}: {{%s}}"
+    if not checkpointed:
+        yield Change(form % "gradient_checkpointing: true", checkpoint)
+    if not lora:
+        yield Change(form % "lora_rank: 16", adapters)
 
 
 def _gib(count: int) -> str:

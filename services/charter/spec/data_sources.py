@@ -24,7 +24,9 @@ def change_data_sources(spec: run_pb2.RunSpec, change: Callable[[str, Source], S
     changed = {field: str(change(field, source)) for field, source in data_sources(spec, base)}
     for name in ("train", "held_out"):
         values = getattr(spec.prompts, name)
-        values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
+        # Assigned, even nothing would make a section of a spec that has none.
+        if values:
+            values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
     if spec.judge.labelled_pairs:
         spec.judge.labelled_pairs = changed["judge.labelled_pairs"]
     for field, one in _learned(spec):

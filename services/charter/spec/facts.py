@@ -17,7 +17,7 @@ _FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
 _FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
 _OF_TURNS: tuple[Literal["supervised", "revision", "dpo", "kto"], ...] = ("supervised", "revision", "dpo", "kto")
 _GATE_PROMPTS = 32
-_CONVERSATION_TOKENS = 2048
+_CONVERSATION_TOKENS, _TEXT_TOKENS = 2048, 1024
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:
@@ -107,3 +107,20 @@ def longest_conversation(
 ) -> int:
     """Tokens of the longest conversation that is learned from; ``context`` is the model's, where it is known."""
     return settings.max_tokens or min(_CONVERSATION_TOKENS, context or _CONVERSATION_TOKENS)
+
+
+def longest_text(settings: run_pb2.PretrainingSpec, context: int | None) -> int:
+    """Tokens of a text that the model sees at once; ``context`` is the model's, where it is known."""
+    return settings.context_tokens or min(_TEXT_TOKENS, context or _TEXT_TOKENS)
+
+
+def learning_stages(spec: run_pb2.RunSpec) -> dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec]:
+    """The stages before RL that a spec asks for, by the section of their settings."""
+    stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec] = {}
+    if spec.HasField("pretraining"):
+        stages["pretraining"] = spec.pretraining
+    if spec.HasField("supervised"):
+        stages["supervised"] = spec.supervised
+    if spec.HasField("revision"):
+        stages["revision.learning"] = spec.revision.learning
+    return stages

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 from charter.rpc.errors import StatusError
+from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_from_json, spec_to_json
 from charter.trainer.artifact_files import with_absolute_files, with_relative_files
 from charter.trainer.tables import EventRow, RunRow
@@ -270,10 +271,16 @@ def _in_state(session: Session, run_id: str, allowed: Sequence[State]) -> RunRow
     return row
 
 
+def _policies_of(spec: run_pb2.RunSpec) -> set[str]:
+    """The policy services that a run sends weights to: none where it only learns from files."""
+    return set(spec.services.policy) if needs_reinforcement(spec) else set()
+
+
 def _refuse_shared_policy(session: Session, spec: run_pb2.RunSpec) -> None:
     active = sa.select(RunRow).where(RunRow.state.in_((State.PENDING, State.RUNNING)))
+    used = _policies_of(spec)
     for other in session.scalars(active):
-        shared = set(spec_from_json(other.spec).services.policy) & set(spec.services.policy)
+        shared = _policies_of(spec_from_json(other.spec)) & used
         if shared:
             raise RunStateError(
                 f"run {other.id} is {other.state} on the policy service at {', '.join(sorted(shared))}; two runs would "

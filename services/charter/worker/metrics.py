@@ -1,8 +1,9 @@
 """The numbers of a run: names of RunEvent metrics, and what Prometheus scrapes from the worker.
 
 Each metric of ``PPO``, whatever the algorithm, is the gauge ``charter_ppo_<name>``, each of ``FIT`` the gauge
-``charter_preference_fit_<name>``. ``docs/ppo.md`` says more about each. What is about one run carries the label
-``run``; a gauge is not exported before its first value.
+``charter_preference_fit_<name>``, each of ``LEARNING`` the gauge ``charter_learning_<name>`` of its stage, each of
+``REVISION`` the gauge ``charter_revision_<name>``. ``docs/ppo.md`` says more about each. What is about one run carries
+the label ``run``; a gauge is not exported before its first value.
 """
 
 import importlib.metadata
@@ -85,8 +86,25 @@ FIT = {
     "held_out_accuracy": "Agreement with the judge on the held-out comparisons.",
     "held_out_calibration_error": "Expected calibration error against the judge on the held-out comparisons.",
 }
-# Held-out loss of one source of a stage that learns from data, by its name.
+# Of the stages that learn before RL, or instead of it.
+LEARNING = {
+    "train_loss": "Cross-entropy of the step's learned tokens, in nats.",
+    "held_out_loss": "Cross-entropy of what is held out, in nats: of each source by its share of what is learned.",
+    "learning_rate": "Learning rate of the step.",
+    "gradient_norm": "Norm of the gradient before clipping.",
+    "tokens_per_second": "Tokens per second that are learned, of the step.",
+    "step_seconds": "Seconds of the step, without measurement and checkpoint.",
+}
+# Held-out loss of one source of such a stage, by its name.
 BY_SOURCE = "held_out_loss."
+REVISION = {
+    "gate_probability": "Mean P(the judge prefers the revision) on the gate's held-out prompts.",
+    "gate_low": "Lower end of its 95 % interval: above 0.5 revising helps.",
+    "gate_high": "Upper end of its 95 % interval.",
+    "accepted_share": "Share of the answers that have a revision to learn from.",
+}
+# Rows of all rounds so far with a verdict of the filters, or a kind of failure.
+BY_VERDICT = "rows."
 # Mean score of a step's answers whose prompt is of a dimension of the constitution, or of none (``other``).
 BY_DIMENSION = "score_mean."
 # Items of a stage that were left out for a kind of failure, in a step or in the stage so far.
@@ -97,6 +115,17 @@ _PPO_GAUGES = {
     for name, text in PPO.items()
 }
 _FIT_GAUGES = {name: Gauge(f"charter_preference_fit_{name}", text, ["run"]) for name, text in FIT.items()}
+_LEARNING_GAUGES = {name: Gauge(f"charter_learning_{name}", text, ["run", "stage"]) for name, text in LEARNING.items()}
+_LEARNING_STEP = Gauge("charter_learning_step", "Newest step of a stage that learns before RL.", ["run", "stage"])
+_SOURCE_LOSS = Gauge(
+    "charter_learning_source_held_out_loss",
+    "Cross-entropy of what is held out of one source, in nats.",
+    ["run", "stage", "source"],
+)
+_REVISION_GAUGES = {name: Gauge(f"charter_revision_{name}", text, ["run"]) for name, text in REVISION.items()}
+_VERDICTS = Gauge(
+    "charter_revision_rows", "Revisions of all rounds so far, by verdict of the filters.", ["run", "verdict"]
+)
 _DIMENSION = Gauge(
     "charter_ppo_dimension_score_mean",
     "Mean preference score of the step's answers to prompts of a dimension of the constitution.",
@@ -183,6 +212,9 @@ def show(run_id: str, event: run_pb2.RunEvent) -> None:
         gauges = _PPO_GAUGES
     elif event.phase == run_pb2.PHASE_FITTING_PREFERENCE_MODEL:
         gauges = _FIT_GAUGES
+    else:
+        gauges = _REVISION_GAUGES
+        _show_learning(run_id, event)
     scale = f"{event.metrics['preference_version']:.0f}" if "preference_version" in event.metrics else ""
     if SCALED & set(event.metrics) and (earlier := _scales.get(run_id, scale)) != scale:
         for gauge in (_DIMENSION, *(_PPO_GAUGES[name] for name in SCALED)):
@@ -195,6 +227,20 @@ def show(run_id: str, event: run_pb2.RunEvent) -> None:
             gauges[name].labels(run_id).set(value)
         elif name.startswith(BY_DIMENSION):
             _DIMENSION.labels(run_id, name.removeprefix(BY_DIMENSION), scale).set(value)
+
+
+def _show_learning(run_id: str, event: run_pb2.RunEvent) -> None:
+    """What a stage before RL says of its steps and sources."""
+    stage = phase_name(event.phase)
+    if event.HasField("step"):
+        _LEARNING_STEP.labels(run_id, stage).set(event.step)
+    for name, value in event.metrics.items():
+        if name in _LEARNING_GAUGES:
+            _LEARNING_GAUGES[name].labels(run_id, stage).set(value)
+        elif name.startswith(BY_SOURCE):
+            _SOURCE_LOSS.labels(run_id, stage, name.removeprefix(BY_SOURCE)).set(value)
+        elif name.startswith(BY_VERDICT):
+            _VERDICTS.labels(run_id, name.removeprefix(BY_VERDICT)).set(value)
 
 
 def phase_name(phase: "run_pb2.Phase.ValueType") -> str:

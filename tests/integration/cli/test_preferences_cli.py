@@ -181,6 +181,18 @@ def test_skipped_rows_are_counted_by_reason_and_written_down(
     }
 
 
+def test_the_same_answer_twice_is_counted_as_a_tie(address: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Twice {n}?", "chosen": "Yes.", "rejected": "Yes." if n < 2 else "No."} for n in range(5)]
+    rows.append({"prompt": "Side by side?", "answer_a": "Yes.", "answer_b": "Yes.", "label": "a"})
+    file = tmp_path / "same.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    done = call(address, "import", file)
+    assert done.exit_code == 0, done.stderr
+    assert "same.jsonl: 2 have the same answer twice: they are ties" in " ".join(done.stderr.split())
+    file.write_text(json.dumps(rows[5]) + "\n")
+    assert result(address, "import", file)["identical_answers"] == 1
+
+
 def test_a_set_of_the_hub_is_imported_under_its_commit(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

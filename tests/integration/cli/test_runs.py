@@ -125,7 +125,10 @@ def test_a_run_is_followed_to_its_end(services: Path, write_spec: Any) -> None:
     assert shown == done
     assert as_json("runs", "list")[0]["id"] == done["id"]
     assert done["id"] in charter("runs", "list").stdout
-    assert "learning_rate: 3.0e-06" in charter("runs", "show", done["id"]).stdout
+    text = charter("runs", "show", done["id"]).stdout
+    assert "learning_rate: 3.0e-06" in text
+    # Of each phase, not only of the last event.
+    assert "reward_mean" in text
 
 
 def test_a_failed_run_ends_with_1_and_can_be_resumed(services: Path, write_spec: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from charter.chat import ChatMessage
+from charter.cli.main import app
 from charter.held_out import prompt_key
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
@@ -18,6 +19,7 @@ from charter.worker.__main__ import FAILED
 from charter.worker.supervised.progress import newest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from tests.support.worker_services import Stage, exit_status, tiny_services
 from tests.support.worker_trainer import listening
@@ -228,7 +230,7 @@ def test_prompts_of_the_evaluation_are_not_learned(stage: Stage, caplog: pytest.
     assert "1 of 1 left out: 1 evaluated" in caplog.messages[-1]
 
 
-def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) -> None:
+def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     spec = spec_of(stage)
     spec.ClearField("prompts")
     spec.ClearField("judge")
@@ -247,7 +249,13 @@ def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage) ->
     assert "source: kind.jsonl" in card
     assert str(stage.folder) not in card
     assert "judge:" not in card
+    assert "prompts:" not in card
+    said = CliRunner().invoke(app, ["report", str(folder)]).stdout
+    assert re.search(r"Supervised fine-tuning: held-out loss from \d\.\d{3} to \d\.\d{3} nats per token", said)
+    assert "verdict" not in said.lower()
     assert "Supervised fine-tuning" in (folder / "report.html").read_text()
+    # Nobody looks for services that are not asked.
+    assert "replica is out" not in caplog.messages
 
 
 def test_a_batch_whose_numbers_are_not_finite_is_left_out_by_the_next_attempt(

@@ -17,6 +17,7 @@ from charter.cli.commands import COMMANDS
 from charter.cli.lazy import LazyCommand
 from charter.cli.main import app
 from charter.cli.runs.progress import RunProgress
+from charter.cli.runs.readings import Reading, summary
 from charter.cli.services import SERVICES, Endpoint, Started, endpoint, remember, started
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
@@ -150,6 +151,18 @@ def test_status_of_nothing_says_so_for_each_service(nobody: str) -> None:
     assert shown["policy"]["address"] == nobody
 
 
+def test_services_that_a_run_from_files_does_not_need_are_not_missed(
+    nobody: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARTER_HOME", str(tmp_path))
+    addresses = Endpoint(nobody, "", "127.0.0.1:1")
+    remember({"trainer": Started(ProcessId.of(os.getpid()), addresses, ["charter"], tmp_path / "trainer.log")})
+    shown = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)
+    healths = {name: one["health"] for name, one in shown.items()}
+    assert healths == dict.fromkeys(SERVICES, "NOT_STARTED") | {"trainer": "UNREACHABLE"}
+    assert [*summary(Reading(0.0, {}), Reading(1.0, {}))["services"]] == ["trainer"]
+
+
 def test_a_run_names_every_service_that_is_missing(nobody: str, tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(
@@ -256,9 +269,9 @@ def event(phase: int, done: int, total: int, seconds: int, **metrics: float) -> 
     return made
 
 
-def shown(terminal: bool, *events: run_pb2.RunEvent) -> str:
+def shown(terminal: bool, *events: run_pb2.RunEvent, width: int = 120) -> str:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, width=120, color_system=None, highlight=False)
+    console = Console(file=screen, force_terminal=terminal, width=width, color_system=None, highlight=False)
     with RunProgress(console) as progress:
         for one in events:
             progress.show(one)
@@ -277,6 +290,15 @@ def test_a_run_is_shown_as_bars_on_a_terminal() -> None:
     # From the last event of the phase before.
     assert "0:02:45" in last
     assert "reward +0.625  KL 0.250  120 tokens/s" in last
+
+
+@pytest.mark.parametrize("width", [60, 70, 80])
+def test_in_a_narrow_terminal_no_number_is_cut(width: int) -> None:
+    numbers = {"train_loss": 5.691, "held_out_loss": 5.598, "tokens_per_second": 8042.0, "learning_rate": 9.5e-6}
+    text = shown(True, event(run_pb2.PHASE_SUPERVISED, 1234, 5678, 100, **numbers), width=width)
+    last = text[text.rindex("supervised") :]
+    for words in ("1234/5678", "0:00:00", "loss 5.691", "held out 5.598", "8042 tokens/s", "rate 9.5e-06"):
+        assert words in last
 
 
 def test_a_run_is_shown_as_lines_elsewhere() -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 from charter.cli.main import app
+from charter.cli.output import console
 from charter.cli.runs.readings import Reading, summary
-from charter.cli.runs.top import earlier, sparkline
+from charter.cli.runs.top import _run, earlier, sparkline
 from charter.cli.services import DEFAULTS, SERVICES, Endpoint
 from typer.testing import CliRunner
 
@@ -55,6 +56,36 @@ def test_the_step_is_that_of_the_run_and_not_of_a_worker_that_resumed_it() -> No
     trainer = {"charter_run_step": [({"run": "tides-1"}, 42.0), ({"run": "another"}, 7.0)]}
     shown = summary(reading(0.0), Reading(1.0, {"worker": worker, "trainer": trainer}))
     assert shown["run"]["step"] == 42.0
+
+
+def test_a_stage_before_rl_has_its_losses_while_it_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
+    def at(phase: str) -> Reading:
+        labels = {"run": "tides-1", "stage": "SUPERVISED"}
+        worker = {
+            "charter_worker_run_info": [({"run": "tides-1", "model": "m"}, 1.0)],
+            "charter_worker_phase": [({"phase": phase, "run": "tides-1"}, 1.0)],
+            "charter_learning_step": [({**labels, "stage": "PRETRAINING"}, 90.0), (labels, 3.0)],
+            "charter_learning_train_loss": [({**labels, "stage": "PRETRAINING"}, 9.0), (labels, 2.5)],
+            "charter_learning_held_out_loss": [(labels, 2.25)],
+            "charter_learning_learning_rate": [(labels, 2e-5)],
+        }
+        return Reading(1.0, {"worker": worker})
+
+    run = summary(reading(0.0), at("SUPERVISED"))["run"]
+    assert run["learning"] == {
+        "step": 3.0,
+        "loss": 2.5,
+        "held_out_loss": 2.25,
+        "learning_rate": 2e-5,
+        "tokens_per_second": None,
+        "step_seconds": None,
+    }
+    console.print(_run(run, [3.0, 2.5]))
+    shown = capsys.readouterr().out
+    for words in ("supervised fine-tuning", "2.500 nats  █▁", "2.250 nats", "2.00e-05"):
+        assert words in shown
+    assert "KL" not in shown
+    assert summary(reading(0.0), at("PPO"))["run"]["learning"] is None
 
 
 def test_sparkline_spans_its_values() -> None:

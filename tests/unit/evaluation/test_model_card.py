@@ -43,6 +43,7 @@ def test_a_local_base_model_gives_its_name_and_license_but_not_its_path(tmp_path
     spec = json.loads((folder / "spec.json").read_text())
     spec["policy"]["model"] = spec["judge"]["model"] = str(base)
     spec["preference_model"] = {"model": str(base)}
+    spec["policy"] |= {"chat_template": str(tmp_path / "private place" / "turns.jinja"), "eos_token": "<|end|>"}
     spec["prompts"]["train"] = [str(tmp_path / "private place" / "train.jsonl")]
     (folder / "spec.json").write_text(json.dumps(spec))
     text = model_card(folder)
@@ -52,6 +53,7 @@ def test_a_local_base_model_gives_its_name_and_license_but_not_its_path(tmp_path
     assert "base_model" not in front
     assert "small-model, aligned to" in card.text
     assert "private place" not in text
+    assert "chat_template: turns.jinja\n  eos_token: <|end|>" in text
 
 
 def test_a_weak_judge_and_what_is_missing_are_said(tmp_path: Path) -> None:

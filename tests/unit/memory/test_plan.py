@@ -1,6 +1,7 @@
 """The plan of a shared GPU: its formulas against real models and their tensors, its decisions against small sums."""
 
 import json
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from charter.memory.plan import models_of, plan, ways_out
 from charter.spec.defaults import fill_defaults
 from charter.v1 import run_pb2
 from charter.worker.reinforcement.update import Learner
-from charter.worker.training.batches import pack
+from charter.worker.supervised.corpus import Item
+from charter.worker.supervised.learner import TokenLearner
+from charter.worker.supervised.loop import make_learner as make_stage_learner
+from charter.worker.training.batches import TrainingSequence, pack
 from charter.worker.training.models import LanguageModel, checkpoint_gradients
 from google.protobuf import json_format
 from safetensors import safe_open
@@ -246,6 +250,50 @@ def test_a_refresh_finds_the_models_of_ppo_beside_it() -> None:
     refreshed = plan(spec_of(comparisons={"refresh_every_steps": 2}), SIZES, 400 * GIB)
     state = needs.ppo_need(LLAMA_8B, spec_of()).state
     assert refreshed.holders[-1].fitting - plain.holders[-1].fitting == state
+
+
+def test_a_stage_before_rl_takes_what_its_tensors_do(tiny_model: Path) -> None:
+    for lora_rank in (None, 2):
+        settings = run_pb2.SupervisedSpec(lora_rank=lora_rank)
+        learner = make_stage_learner(TokenLearner, str(tiny_model), "supervised", settings, 0)
+        sequence = TrainingSequence(array("i", [1, 2, 3]), array("i", [0, 1]), array("i", [2, 3]))
+        learner.update([Item((sequence,))], 1e-3)
+        parameters = list(learner.actor.parameters())
+        tensors: list[Tensor] = [*parameters, *(one for one in parameters if one.requires_grad)]
+        for state in learner.optimizer.state.values():
+            tensors += [tensor for tensor in state.values() if tensor.dim()]
+        size = model_size(str(tiny_model))
+        rest = needs.saved_bytes(size, 768) + needs._head(size, lora_rank is not None)
+        assert needs.learning_need(size, settings).step - rest == pytest.approx(tensor_bytes(tensors), rel=2e-3)
+
+
+def test_full_fine_tuning_before_adapters_is_what_counts() -> None:
+    lora = {"ppo": {"lora_rank": 16}, "preference_model": {"lora_rank": 16}}
+    spec = spec_of(**lora, supervised={"data": [{"source": "chat.jsonl"}]})
+    planned = plan(spec, SIZES, 80 * GIB)
+    # Weights, gradients and two moments of 8e9 parameters.
+    assert planned.holders[-1].learning > 16 * 8_030_261_248
+    assert planned.peaks["learning"] == max(planned.peaks.values())
+    assert not planned.fits
+    assert planned.disk == 4 * 8_030_261_248
+    assert [lines for lines, _ in ways_out(spec, SIZES, 80 * GIB)] == [("supervised: {lora_rank: 16}",)]
+    revising = spec_of(**lora, revision={})
+    assert [lines for lines, _ in ways_out(revising, SIZES, 80 * GIB)] == [("revision: {learning: {lora_rank: 16}}",)]
+
+
+def test_a_run_that_only_learns_has_the_gpu_to_itself(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "Tides rise."}\n')
+    file = tmp_path / "spec.yaml"
+    file.write_text(f"name: tiny\npolicy: {{model: {tiny_model}}}\npretraining: {{data: [{{source: texts.jsonl}}]}}\n")
+    shown = CliRunner().invoke(app, ["plan", str(file), "--gpu-gib", "80"])
+    assert shown.exit_code == 0, shown.output
+    assert "The worker has the GPU to itself" in " ".join(shown.output.split())
+    for word in ("judge", "serving", "updating"):
+        assert word not in shown.output
+    found = json.loads(CliRunner().invoke(app, ["plan", str(file), "--gpu-gib", "80", "--json"]).stdout)
+    assert [one["name"] for one in found["processes"]] == ["worker"]
+    assert found["peak_bytes"]["learning"] == found["processes"][0]["learning"] > needs.CONTEXT
+    assert found["learned_folders_bytes"] == 4 * model_size(str(tiny_model)).parameters
 
 
 def test_a_short_context_bounds_the_server() -> None:

@@ -174,6 +174,17 @@ def test_two_runs_do_not_share_a_policy_service(store: RunStore) -> None:
         store.begin_attempt(first.id, [State.FAILED])
 
 
+def test_runs_that_only_learn_from_files_need_no_policy_service(store: RunStore) -> None:
+    learning = spec("learning")
+    learning.supervised.data.add(source="chat.jsonl")
+    store.create("r1", learning)
+    store.create("r2", learning)
+    aligned, _ = store.create("r3", spec())
+    with pytest.raises(RunStateError, match=aligned.id):
+        store.create("r4", spec("other"))
+    store.create("r5", learning)
+
+
 def test_events_are_stored_once_and_in_order(store: RunStore) -> None:
     row, _ = store.create("r1", spec())
     store.begin_attempt(row.id, [State.PENDING])

@@ -64,6 +64,7 @@ def up(
 ) -> None:
     """Start the four services with the models of a spec; three when judge.engine is external.
 
+    For a run that learns from files alone that is the trainer, which needs no other service then.
     They run in the background; `charter down` stops them. Logs are in CHARTER_HOME/logs.
     """
     say = errors if as_json else console
@@ -77,7 +78,9 @@ def up(
     missing = [name for name in wanted if name not in known]
     if missing:
         _start_services(missing, wanted, known, say)
-        say.print(f"All services are serving. Start a run with [bold]charter run {escape(str(spec))}[/].")
+        alone = [*wanted] == ["trainer"]
+        serving = "The trainer, all that this run needs, is serving" if alone else "All services are serving"
+        say.print(f"{serving}. Start a run with [bold]charter run {escape(str(spec))}[/].")
     else:
         say.print("All services run already. `charter status` shows them.")
     if monitoring:

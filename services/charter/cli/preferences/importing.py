@@ -13,21 +13,27 @@ _REQUEST_COMPARISONS = 1000
 _REQUEST_BYTES = 8 * 1024 * 1024
 
 
-def check_sources(sources: Mapping[str, PairDefaults], bad: Mapping[str, BadRows]) -> None:
-    """Read every source to its end.
+def check_sources(sources: Mapping[str, PairDefaults], bad: Mapping[str, BadRows]) -> dict[str, int]:
+    """Read every source to its end, and count in each the comparisons whose two answers are the same.
 
     Raises ``DataError`` that names the bad rows of all sources, where they stop, and the sources without a comparison.
     """
     found: list[DataError] = []
+    identical = dict.fromkeys(sources, 0)
     for source, defaults in sources.items():
         try:
-            if not sum(1 for _ in comparisons(source, defaults, bad[source])):
+            count = 0
+            for _, comparison in comparisons(source, defaults, bad[source]):
+                count += 1
+                identical[source] += comparison.answer_a.text == comparison.answer_b.text
+            if not count:
                 left_out = said(bad[source].counts)
                 raise DataError([f"{source} holds no comparisons{f'; left out: {left_out}' if left_out else ''}"])
         except DataError as error:
             found.append(error)
     if found:
         raise DataError.of(found)
+    return identical
 
 
 def read_source(source: str, defaults: PairDefaults) -> Iterator[types_pb2.Comparison]:

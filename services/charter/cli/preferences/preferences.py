@@ -159,7 +159,7 @@ def import_files(
     added = duplicates = 0
     try:
         with errors.status("checking…"):
-            check_sources(defaults, bad)
+            identical = check_sources(defaults, bad)
     except DataError as error:
         fail(f"nothing was imported\n{error}")
     except OSError as error:
@@ -177,11 +177,15 @@ def import_files(
         fail(f"{error!s}{stored}")
     for source in sources:
         tell(source, bad[source])
+        if identical[source]:
+            text = f"{source}: {identical[source]} have the same answer twice: they are ties, whatever their label says"
+            errors.print(text, markup=False, soft_wrap=True)
     if as_json:
         counts: Counter[str] = Counter()
         for one in bad.values():
             counts.update(one.counts)
         result: dict[str, object] = {"files": sources, "added": added, "duplicates": duplicates}
+        result |= {"identical_answers": sum(identical.values())} if any(identical.values()) else {}
         emit_json(result | ({"left_out": counts} if counts else {}))
         return
     console.print(f"{added} comparisons added, {duplicates} were stored already")

@@ -12,7 +12,6 @@ from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.cli.services import sharing_name
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
-from charter.spec.facts import needs_reinforcement
 from charter.v1 import run_pb2
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ def plan(spec: SpecArgument, gpu_gib: GpuOption = None, as_json: JsonOption = Fa
     so on a machine with a GPU. Exit code 1 when it does not fit.
     """
     filled = with_engines(fill_defaults(load_checked(spec, to_serve=True)))
-    if not needs_reinforcement(filled):
-        fail("a run without RL has the GPU to itself, and what it needs is not planned yet")
     total = int(gpu_gib * 2**30) if gpu_gib else gpu_memory()
     if total is None:
         fail("this machine has no GPU: say how large one would be, as in `--gpu-gib 80`")
@@ -80,20 +77,26 @@ def show(planned: "Plan", outs: "list[tuple[tuple[str, ...], Plan]]", say: Conso
     """A table of who holds how much when; below it what to change when that is too much."""
     from charter.memory.plan import PHASES
 
+    phases = [phase for phase in PHASES if planned.peaks[phase]]
     table = Table(title=f"One GPU of {_gib(planned.total)} GiB, {_gib(planned.usable)} of them planned with (GiB)")
     table.add_column("process")
-    for phase in PHASES:
+    for phase in phases:
         table.add_column(phase, justify="right")
     table.add_column("what")
     for one in planned.holders:
-        table.add_row(one.name, *(_gib(getattr(one, phase)) for phase in PHASES), one.what)
+        table.add_row(one.name, *(_gib(getattr(one, phase)) for phase in phases), one.what)
     table.add_section()
-    table.add_row("all", *(_marked(planned.peaks[phase], planned.usable) for phase in PHASES), "")
+    table.add_row("all", *(_marked(planned.peaks[phase], planned.usable) for phase in phases), "")
     print_table(table, say)
-    say.print(
-        f"{sharing_name(planned.sharing)}: {_MEANINGS[planned.sharing]}. Main memory for what is moved there and for "
-        f"weights on their way: {_gib(planned.main_memory)} GiB."
-    )
+    if planned.peaks["serving"]:
+        say.print(
+            f"{sharing_name(planned.sharing)}: {_MEANINGS[planned.sharing]}. Main memory for what is moved there and "
+            f"for weights on their way: {_gib(planned.main_memory)} GiB."
+        )
+    else:
+        say.print("The worker has the GPU to itself: the run asks no service for a model.")
+    if planned.disk:
+        say.print(f"The stages before RL leave {_gib(planned.disk)} GiB on the disk, besides their checkpoints.")
     if planned.fits:
         return
     say.print(
@@ -125,6 +128,7 @@ def _as_dict(planned: "Plan", outs: "list[tuple[tuple[str, ...], Plan]]") -> dic
         "fits": planned.fits,
         "peak_bytes": planned.peaks,
         "main_memory_bytes": planned.main_memory,
+        "learned_folders_bytes": planned.disk,
         "processes": [asdict(one) for one in planned.holders],
         "settings": planned.settings,
         "ways_out": [

@@ -39,8 +39,14 @@ NUMBERS = {
     "judge_certainty": "judge's certainty {:.0%}",
     "kl_k1": "KL {:.3f}",
     "tokens_per_second": "{:.0f} tokens/s",
+    "learning_rate": "rate {:.1e}",
+    "gate_probability": "preferred {:.0%}",
+    "accepted_share": "accepted {:.0%}",
     "win_rate": "win rate {:.0%}",
 }
+
+# Columns of a terminal in which there is room for bars, and for several numbers side by side.
+_BARS_FROM, _NUMBERS_FROM = 76, 100
 
 ACTIVE = (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
 
@@ -73,11 +79,12 @@ class RunProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # In a narrow terminal each number has a line, and in a very narrow one there is no bar; count and time stay.
+        wide = console.width >= _BARS_FROM
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✔[/]"),
-            TextColumn("{task.description:<27}"),
-            # In a narrow terminal the numbers go to a second line; bar, count and time stay.
-            BarColumn(bar_width=20, table_column=Column(min_width=8)),
+            TextColumn("{task.description:<27}" if wide else "{task.description}"),
+            *([BarColumn(bar_width=20, table_column=Column(min_width=8))] if wide else []),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
             TextColumn(
                 "{task.fields[clock]}", style="progress.elapsed", table_column=Column(no_wrap=True, min_width=7)
@@ -104,7 +111,10 @@ class RunProgress:
     def show(self, event: run_pb2.RunEvent) -> None:
         """Draw one event."""
         name = PHASES.get(event.phase, "working")
-        numbers = "  ".join(text.format(event.metrics[name]) for name, text in NUMBERS.items() if name in event.metrics)
+        between = "  " if self._console.width >= _NUMBERS_FROM or not self._console.is_terminal else "\n"
+        numbers = between.join(
+            text.format(event.metrics[name]) for name, text in NUMBERS.items() if name in event.metrics
+        )
         seconds = event.time.ToNanoseconds() / 1e9
         if not self._console.is_terminal:
             clock = f"{datetime.fromtimestamp(seconds):%H:%M:%S}"

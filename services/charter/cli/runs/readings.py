@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from charter.cli.services import SERVICES, endpoint, worker_metrics_address
+from charter.cli.services import SERVICES, endpoint, trainer_alone, worker_metrics_address
 
 TIMEOUT_SECONDS = 3.0
 
@@ -90,12 +90,24 @@ RUN = {
     "phase_done": "charter_worker_phase_done_ratio",
     "held_out_accuracy": "charter_preference_fit_held_out_accuracy",
 }
+# Of the stage that learns before RL, while it is under way.
+LEARNING = {
+    "step": "charter_learning_step",
+    "loss": "charter_learning_train_loss",
+    "held_out_loss": "charter_learning_held_out_loss",
+    "tokens_per_second": "charter_learning_tokens_per_second",
+    "learning_rate": "charter_learning_learning_rate",
+    "step_seconds": "charter_learning_step_seconds",
+}
 
 
 def summary(before: Reading, now: Reading) -> dict[str, Any]:
     """What `charter top` shows. A number that nothing exports is None, never 0."""
+    # Of services that were not started because nothing asks them, there is nothing to say.
+    alone = trainer_alone()
+    shown = [name for name in SERVICES if name == "trainer" or name in now.pages or not alone]
     return {
-        "services": {name: _service(name, before, now) for name in SERVICES},
+        "services": {name: _service(name, before, now) for name in shown},
         "per_second": {name: _rate(before, now, *where) for name, where in RATES.items()},
         "run": _run(now),
     }
@@ -127,10 +139,14 @@ def _run(now: Reading) -> dict[str, Any] | None:
     if "worker" not in now.pages:
         return None
     run_id = now.label("worker", "charter_worker_run_info", "run")
+    phase = now.label("worker", "charter_worker_phase", "phase")
+    learning = {name: now.sum("worker", metric, stage=phase) for name, metric in LEARNING.items()}
     return {
         "id": run_id,
         "model": now.label("worker", "charter_worker_run_info", "model"),
-        "phase": now.label("worker", "charter_worker_phase", "phase"),
+        "phase": phase,
+        # None in every other phase.
+        "learning": learning if learning["step"] is not None else None,
         # The trainer's: a worker that resumed a run counts its own steps from 0.
         "step": now.sum("trainer", "charter_run_step", run=run_id),
         **{name: now.sum("worker", metric) for name, metric in RUN.items()},

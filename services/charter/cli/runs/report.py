@@ -13,6 +13,7 @@ from charter.evaluation.report.verdict import verdict
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import ServiceError
 from charter.runs.folder import RunFolder, RunFolderError, is_run_folder, read_run_folder
+from charter.spec.facts import needs_reinforcement
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
 RunArgument = Annotated[str, typer.Argument(help="Id or name of a run, or the path of its folder.")]
@@ -38,13 +39,25 @@ def report(
     if as_json:
         emit_json(headline(contents) | {"report": str(path)})
     else:
+        _tell(contents)
+        console.print(str(path), markup=False, soft_wrap=True)
+    if open_:
+        typer.launch(path.as_uri())
+
+
+def _tell(contents: RunFolder) -> None:
+    """The losses of the stages before RL, and the verdict of a run with RL."""
+    from charter.evaluation.report.learned import learned_sections
+
+    for section in learned_sections(contents):
+        if section.before is not None and section.after is not None:
+            loss = f"{section.before:.3f} to {section.after:.3f} nats per token"
+            console.print(f"{section.title}: held-out loss from {loss}.", markup=False)
+    if contents.spec is None or needs_reinforcement(contents.spec):
         found = verdict(contents.evaluation, contents.judge_check, contents.preference_fit, fake=contents.fake)
         console.print(found.sentence, markup=False)
         if found.reward:
             console.print(found.reward, markup=False)
-        console.print(str(path), markup=False, soft_wrap=True)
-    if open_:
-        typer.launch(path.as_uri())
 
 
 def headline(run: RunFolder) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from charter.cli.checks import problems
 from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table
 from charter.cli.runs.progress import ACTIVE, PHASES, watch
 from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files
-from charter.rpc.channel import QUICK
+from charter.rpc.channel import BATCH, QUICK
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
@@ -51,20 +51,23 @@ def list_runs(limit: LimitOption = 20, as_json: JsonOption = False) -> None:
 
 
 def show(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Show one run: its state, newest numbers and spec."""
+    """Show one run: its state, the newest numbers of each phase, and its spec."""
     with _trainer() as stub:
         found = stub.GetRun(trainer_pb2.GetRunRequest(run_id=run), timeout=QUICK).run
-    if as_json:
-        emit_json(as_dict(found))
-        return
+        if as_json:
+            emit_json(as_dict(found))
+            return
+        numbers = _numbers(stub, found.id)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", f"[bold]{found.id}[/]")
     table.add_row("state", _state(found))
     if found.error:
         table.add_row("error", escape(found.error))
     table.add_row("phase", _position(found))
-    for name, value in sorted(found.last_event.metrics.items()):
-        table.add_row(f"  {name}", f"{value:.4g}")
+    for name, (step, values) in numbers.items():
+        table.add_row(name, f"step {step}" if step is not None else "")
+        for metric, value in sorted(values.items()):
+            table.add_row(f"  {escape(metric)}", f"{value:.4g}")
     table.add_row("created", f"{_local(found):%Y-%m-%d %H:%M:%S}")
     table.add_row("time", _duration(found))
     table.add_row("attempts", str(found.attempts))
@@ -72,6 +75,21 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     print_table(table)
     console.print("\nspec", style="bold")
     console.print(escape(spec_to_yaml(found.spec)), end="")
+
+
+def _numbers(stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str) -> dict[str, tuple[int | None, dict[str, float]]]:
+    """Of each phase its newest step and numbers: those of its last step, and what is only measured now and then."""
+    found: dict[str, tuple[int | None, dict[str, float]]] = {}
+    for response in stub.WatchRun(trainer_pb2.WatchRunRequest(run_id=run_id), timeout=BATCH):
+        if response.HasField("run"):
+            # Behind the stored events comes the run, then what has not happened yet.
+            break
+        event = response.event
+        if event.metrics:
+            name = PHASES.get(event.phase, "working")
+            step, earlier = found.get(name, (None, {}))
+            found[name] = (event.step if event.HasField("step") else step, earlier | dict(event.metrics))
+    return found
 
 
 def watch_run(run: RunArgument, as_json: JsonOption = False) -> None:

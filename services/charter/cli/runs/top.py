@@ -27,7 +27,7 @@ def top(
     interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between readings.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show services, queues, throughput and the reward of the run, live. Ctrl-C ends it.
+    """Show services, queues, throughput and the run's reward or loss, live. Ctrl-C ends it.
 
     Everything comes from the services' own metrics pages; no Prometheus is needed. `-` is what nobody says.
     The exit code of one reading is 0 when all services are serving, else 1.
@@ -43,19 +43,28 @@ def top(
         if not all(one["serving"] for one in shown["services"].values()):
             raise typer.Exit(1)
         return
-    rewards: deque[float] = deque(maxlen=HISTORY)
-    last: tuple[str, float] | None = None
+    drawn: deque[float] = deque(maxlen=HISTORY)
+    last: tuple[str, str, float | None] | None = None
     with Live(Text("reading…"), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             shown = summary(earlier(readings, now := read()), now)
             run = shown["run"]
-            if run and run["reward"] is not None and (run["id"], run["step"]) != last:
-                if last and last[0] != run["id"]:
-                    rewards.clear()
-                last = (run["id"], run["step"])
-                rewards.append(run["reward"])
-            live.update(_screen(shown, list(rewards)), refresh=True)
+            if run:
+                what, step, value = _to_draw(run)
+                if value is not None and (run["id"], what, step) != last:
+                    if last and last[:2] != (run["id"], what):
+                        drawn.clear()
+                    last = (run["id"], what, step)
+                    drawn.append(value)
+            live.update(_screen(shown, list(drawn)), refresh=True)
+
+
+def _to_draw(run: dict[str, Any]) -> tuple[str, float | None, float | None]:
+    """What is drawn of a run, its step and its value: the loss while a stage learns before RL, else the reward."""
+    if learning := run["learning"]:
+        return run["phase"], learning["step"], learning["loss"]
+    return "reward", run["step"], run["reward"]
 
 
 def earlier(readings: deque[Reading], now: Reading) -> Reading:
@@ -66,9 +75,9 @@ def earlier(readings: deque[Reading], now: Reading) -> Reading:
     return readings[0]
 
 
-def _screen(shown: dict[str, Any], rewards: list[float]) -> RenderableType:
+def _screen(shown: dict[str, Any], drawn: list[float]) -> RenderableType:
     return Group(
-        _services(shown["services"]), Text(), _throughput(shown["per_second"]), Text(), _run(shown["run"], rewards)
+        _services(shown["services"]), Text(), _throughput(shown["per_second"]), Text(), _run(shown["run"], drawn)
     )
 
 
@@ -104,7 +113,7 @@ def _throughput(rates: dict[str, float | None]) -> Table:
     return table
 
 
-def _run(run: dict[str, Any] | None, rewards: list[float]) -> RenderableType:
+def _run(run: dict[str, Any] | None, drawn: list[float]) -> RenderableType:
     if run is None:
         return Text("No run shows its metrics. `charter run SPEC` starts one.")
     table = Table.grid(padding=(0, 2))
@@ -112,9 +121,18 @@ def _run(run: dict[str, Any] | None, rewards: list[float]) -> RenderableType:
     table.add_row("run", Text(run["id"], "bold"))
     phase = run_pb2.Phase.Value(f"PHASE_{run['phase'] or 'UNSPECIFIED'}")
     table.add_row("phase", f"{PHASES.get(phase, '-')}{done}")
+    if learning := run["learning"]:
+        table.add_row(
+            "step", _number(learning["step"], "{:.0f}") + "  " + _number(learning["step_seconds"], "{:.1f} s")
+        )
+        table.add_row("loss", Text.assemble(_number(learning["loss"], "{:.3f} nats"), "  ", (sparkline(drawn), "cyan")))
+        table.add_row("held out", _number(learning["held_out_loss"], "{:.3f} nats"))
+        table.add_row("rate", _number(learning["learning_rate"], "{:.2e}"))
+        table.add_row("speed", _number(learning["tokens_per_second"], "{:,.0f} tokens/s"))
+        return table
     table.add_row("agreement", _number(run["held_out_accuracy"], "{:.0%}"))
     table.add_row("step", _number(run["step"], "{:.0f}") + "  " + _number(run["step_seconds"], "{:.1f} s"))
-    table.add_row("reward", Text.assemble(_number(run["reward"], "{:+.3f}"), "  ", (sparkline(rewards), "cyan")))
+    table.add_row("reward", Text.assemble(_number(run["reward"], "{:+.3f}"), "  ", (sparkline(drawn), "cyan")))
     table.add_row("KL", _number(run["kl"], "{:.3f} nats"))
     table.add_row("entropy", _number(run["entropy"], "{:.3f} nats"))
     table.add_row("length", _number(run["answer_tokens"], "{:.0f} tokens"))

@@ -26,7 +26,7 @@ def calibration_of(
 ) -> Calibration:
     """Accuracy with a 95 % interval, Brier score and expected calibration error of predicted preferences.
 
-    ``groups`` names the prompt of each pair: the bootstrap resamples prompts, because the pairs of one prompt are not
+    ``groups`` names the prompt of each pair: the bootstrap weighs prompts, because the pairs of one prompt are not
     independent. Accuracy is the share of pairs whose label lies on the predicted side; where prediction or label is a
     tie, a pair counts half. All three sequences have shape [pairs]. Raises ``ValueError`` when they are empty, differ
     in length or leave [0, 1].

@@ -180,7 +180,13 @@ def _limits(run: RunFolder, base: str) -> str:
 
 def _published(run: RunFolder, spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """The parts of a spec that say how it was trained, without the names of files and machines."""
-    policy = run_pb2.PolicySpec(model=model_name(spec.policy.model), engine=run.engine("policy"))
+    policy = run_pb2.PolicySpec(
+        model=model_name(spec.policy.model),
+        engine=run.engine("policy"),
+        # The name alone of a file, or of a model's folder.
+        chat_template=model_name(spec.policy.chat_template),
+        eos_token=spec.policy.eos_token,
+    )
     published = run_pb2.RunSpec(name=spec.name, seed=spec.seed, policy=policy)
     for section in OPTIONAL_SECTIONS:
         if spec.HasField(section):

@@ -10,12 +10,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from charter.atomic_files import write_text
+from charter.evaluation.figures.win_rate import WinRate, win_rate
 from charter.evaluation.report import plots
 from charter.evaluation.report.label_sources import LABEL_SOURCES
 from charter.evaluation.report.learned import learned_sections
 from charter.evaluation.report.pages import FOLDER, fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
-from charter.evaluation.statistics import WinRate, win_rate
 from charter.outcomes import side
 from charter.runs.folder import RunFolder, read_run_folder
 from charter.runs.results import Calibration, Evaluation, EvaluationRow

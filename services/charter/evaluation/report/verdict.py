@@ -5,7 +5,7 @@ from typing import Literal
 
 from charter.runs.results import Evaluation, JudgeCheck, PreferenceFit
 
-# Below this many judged prompts a percentile bootstrap is too narrow to take at its word.
+# Below this many judged prompts the coverage of intervals was not looked at (tests/benchmarks/coverage.py).
 FEW_PROMPTS = 20
 
 Direction = Literal["better", "worse", "open", "none"]
@@ -69,7 +69,7 @@ def verdict(
         )
     caveats += reward_warnings(fit)
     if judged < FEW_PROMPTS:
-        caveats.append(f"Only {judged} prompts were judged: with so few, the interval is narrower than the truth.")
+        caveats.append(f"Only {judged} prompts were judged: with so few, the interval itself is uncertain.")
     failed = sum(evaluation.failures.values())
     if failed > judged / 10:
         caveats.append(f"{failed} of {failed + judged} judgements failed and are in no figure.")

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
+from charter.evaluation.figures.words import ending, words_of
 from charter.worker.revision.language import changes_language
 
 EMPTY, CUT_OFF, UNCHANGED, REPEATS = "empty", "cut_off", "unchanged", "repeats_itself"
@@ -24,11 +25,9 @@ _QUOTED_WORDS = 8
 _SEQUENCE, _TIMES, _IN_A_ROW = 5, 3, 6
 # Share of the letters at which a script counts as one that the conversation uses.
 _LEAST_SHARE = 0.1
-# Words of an ending, and the share of the revisions at which it is common; of few revisions at least so many.
-_ENDING_WORDS, _COMMON_SHARE, _COMMON_COUNT = 5, 0.05, 3
+# The share of the revisions at which an ending is common; of few revisions at least so many.
+_COMMON_SHARE, _COMMON_COUNT = 0.05, 3
 
-# Scripts without spaces have a word for each character.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
 _ANNOUNCED = re.compile(
     r"\b(here(’|'| i)s|below is|this is)\s+(a|an|the|my|your|one)?\s*(possible\s+)?"
     r"(revised|rewritten|revision|rewrite|improved|updated|edited|corrected|new (response|answer|version))\b|"
@@ -51,7 +50,7 @@ def why_unfit(revision: str, *, answer: str, prompt: str, critique: str, cut_off
         return EMPTY
     if cut_off:
         return CUT_OFF
-    if _words(revision) == _words(answer):
+    if words_of(revision) == words_of(answer):
         return UNCHANGED
     if _repeats(revision):
         return REPEATS
@@ -71,18 +70,8 @@ def common_endings(revisions: Collection[str]) -> set[str]:
     return {text for text, count in counted.items() if count >= least}
 
 
-def ending(revision: str) -> str:
-    """The last words of a revision, without case; empty for one that is hardly longer."""
-    words = _words(revision)
-    return " ".join(words[-_ENDING_WORDS:]) if len(words) > _ENDING_WORDS else ""
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
 def _repeats(text: str) -> bool:
-    words = _words(text)
+    words = words_of(text)
     in_a_row = 1
     for one, other in pairwise(words):
         # A rule of dashes is no text; a row of emojis is.
@@ -101,8 +90,8 @@ def _leaks(revision: str, conversation: str, critique: str) -> bool:
         known = {found.group().casefold() for found in pattern.finditer(conversation)}
         if any(found.group().casefold() not in known for found in pattern.finditer(revision)):
             return True
-    quoted = set(_sequences(_words(critique), _QUOTED_WORDS)) - set(_sequences(_words(conversation), _QUOTED_WORDS))
-    return not quoted.isdisjoint(_sequences(_words(revision), _QUOTED_WORDS))
+    quoted = set(_sequences(words_of(critique), _QUOTED_WORDS)) - set(_sequences(words_of(conversation), _QUOTED_WORDS))
+    return not quoted.isdisjoint(_sequences(words_of(revision), _QUOTED_WORDS))
 
 
 def _sequences(words: Sequence[str], length: int) -> Iterable[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Rounds of critique and revision, asked of the judge (Bai et al. 2022, arXiv 2212.08073, section 3.1)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from charter.data.prompts import TaskPrompt
 from charter.runs.results import LeftOut
 from charter.runs.revisions import RevisionRow, append_rows, recover_rows, row_id
 from charter.v1 import judge_pb2
+from charter.worker import metrics
 from charter.worker.answer_log import BATCH
 from charter.worker.clients.failed import UNAVAILABLE, Failed
 from charter.worker.clients.judge import WrittenText
@@ -33,10 +35,13 @@ class Draft:
         return Draft(self.prompt, row.revision, row.id) if row is not None and row.verdict == CLEAN else self
 
 
-def revise_all(run: Run, file: Path, drafts: Sequence[Draft], rounds: int, stage: str) -> list[RevisionRow]:
+def revise_all(
+    run: Run, file: Path, drafts: Sequence[Draft], rounds: int, stage: str, *, counted: bool = False
+) -> list[RevisionRow]:
     """The rows of every round, by round and prompt; those that ``file`` holds are read, and each batch is added to it.
 
-    ``stage`` is that of ``Failures``. Raises ``Cancelled`` between batches, and as ``Failures.add``.
+    ``stage`` is that of ``Failures``; with ``counted`` the rows are in the run's numbers by verdict. Raises
+    ``Cancelled`` between batches, and as ``Failures.add``.
     """
     rows = {(row.prompt_key, row.round): row for row in recover_rows(file)}
     total = len(drafts) * rounds
@@ -61,7 +66,9 @@ def revise_all(run: Run, file: Path, drafts: Sequence[Draft], rounds: int, stage
             rows |= {(row.prompt_key, number): row for row in (*written, *failed)}
             clean = sum(row.verdict == CLEAN for row in written)
             text = f"{stage}, round {number}: {clean} of {len(batch)} clean"
-            run.reporter.report(min(len(rows), total), total, text=text)
+            verdicts = Counter(row.verdict for row in rows.values()) if counted else {}
+            numbers = {f"{metrics.BY_VERDICT}{verdict}": float(count) for verdict, count in verdicts.items()}
+            run.reporter.report(min(len(rows), total), total, numbers=numbers, text=text)
         now = [draft.after(rows.get((draft.prompt.key, number))) for draft in now]
     return sorted(rows.values(), key=lambda row: (row.round, row.prompt_key))
 

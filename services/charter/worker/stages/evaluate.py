@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from charter.data.prompts import TaskPrompt
-from charter.evaluation.statistics import win_rate
+from charter.evaluation.figures.win_rate import win_rate
 from charter.outcomes import outcome_of
 from charter.runs.results import Evaluation, EvaluationRow, write_result
 from charter.spec.facts import needs_reinforcement
@@ -100,12 +100,12 @@ def _evaluation(
     failures = dict(Counter(one.kind for judgement in judgements if (one := failure_of(judgement)) is not None))
     rates = win_rate(probabilities, samples=run.spec.evaluation.bootstrap_samples, seed=run.spec.seed)
     return Evaluation(
-        win_rate=rates.win_rate,
-        win_rate_low=rates.win_rate_low,
-        win_rate_high=rates.win_rate_high,
-        mean_probability=rates.mean_probability,
-        mean_probability_low=rates.mean_probability_low,
-        mean_probability_high=rates.mean_probability_high,
+        win_rate=rates.win_rate.value,
+        win_rate_low=rates.win_rate.low,
+        win_rate_high=rates.win_rate.high,
+        mean_probability=rates.mean_probability.value,
+        mean_probability_low=rates.mean_probability.low,
+        mean_probability_high=rates.mean_probability.high,
         wins=rates.wins,
         ties=rates.ties,
         losses=rates.losses,

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
 from charter.runs.revisions import FOLDER, RevisionRow
@@ -18,7 +19,7 @@ from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, judge_all
-from charter.worker.revision.filters import common_endings, ending
+from charter.worker.revision.filters import common_endings
 from charter.worker.revision.rounds import Draft, revise_all
 from charter.worker.revision.rows import CLEAN, is_revised
 from charter.worker.stages.answers import held_out_prompts, watched_prompts

@@ -1,13 +1,13 @@
 """Measures the judge on labelled pairs, so that everything after it can be read in that light."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from charter.data.errors import DataError
 from charter.data.pairs.labelled import LabelledPair, read_labelled_pairs
 from charter.data.sources import Source
 from charter.evaluation.judge.check import judge_check_of, without_fitted
 from charter.rpc.messages import proto_messages
-from charter.runs.results import write_result
+from charter.runs.results import LeftOut, write_result
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.facts import needs_reinforcement
 from charter.v1 import judge_pb2, run_pb2
@@ -44,6 +44,9 @@ class JudgeCheck:
             every = read_labelled_pairs(spec.labelled_pairs, bad)
         except DataError as error:
             raise RunError(str(error)) from error
+        if bad.counts:
+            items = len(every) + bad.counts.total()
+            run.artifacts.record["left_out"]["labelled pairs"] = asdict(LeftOut(items, dict(bad.counts)))
         try:
             unseen = without_fitted(every, run.services.judge.info().calibration.fitted_prompts)
         except ValueError as error:

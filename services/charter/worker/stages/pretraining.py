@@ -1,9 +1,11 @@
 """Has the policy learn from plain text (``pretraining/``, ``pretraining.json``)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.facts import longest_text
 from charter.spec.models import context_tokens
 from charter.v1 import run_pb2
 from charter.worker.context import Run
@@ -14,7 +16,6 @@ from charter.worker.supervised.mixture import Batching, Mixture
 from charter.worker.supervised.texts import TextReader
 
 NAME: Final = "pretraining"
-_CONTEXT = 1024
 
 
 class Pretraining:
@@ -36,7 +37,7 @@ class Pretraining:
 
     def _plan(self, run: Run) -> Plan:
         spec, model = run.spec.pretraining, run.start.model
-        context = spec.context_tokens or min(_CONTEXT, context_tokens(model) or _CONTEXT)
+        context = longest_text(spec, context_tokens(model))
         run.reporter.report(0, 0, text="reading the texts")
         reader = TextReader.load(model, context)
         replay = spec.replay if spec.replay_share else []
@@ -45,8 +46,9 @@ class Pretraining:
         corpus = read_texts(sources, reader, spec.held_out_fraction, bad)
         run.artifacts.count(text_rows_left_out=bad.counts.total())
         for name, one in corpus.items():
-            text = f"{name}: {len(one.train)} pieces to learn from, {len(one.held_out)} held out"
-            run.reporter.report(0, 0, text=text)
+            run.artifacts.record.setdefault("left_out", {})[f"{NAME}: {name}"] = asdict(one.left_out)
+            words = f"{name}: {len(one.train)} pieces to learn from, {len(one.held_out)} held out"
+            run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
         sizes = {name: [item.targets for item in one.train] for name, one in corpus.items()}
         mixture = _mixture(spec.data, sources, sizes)
         if replay:

@@ -28,12 +28,13 @@ class Publishing:
 
     def work(self, run: Run) -> None:
         """Raises ``ServiceError`` when the preference service does not give the comparisons."""
-        if needs_reinforcement(run.spec):
+        aligned = needs_reinforcement(run.spec)
+        if aligned:
             write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
         else:
             _take_over(run)
         write_text(run.artifacts.policy / "README.md", model_card(run.artifacts.folder))
-        run.reporter.report(1, 2, text="comparisons and model card written")
+        run.reporter.report(1, 2, text=f"{'comparisons and ' * aligned}model card written")
         run.artifacts.record["finished"] = now()
         run.artifacts.save_record()
         write_report(run.artifacts.folder)

@@ -9,6 +9,7 @@ from statistics import fmean
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ending
 from charter.hashing import stable_number
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
@@ -21,7 +22,7 @@ from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, Judged, decision, judge_all
-from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings, ending
+from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings
 from charter.worker.revision.rounds import Draft, revise_all
 from charter.worker.revision.rows import CLEAN, is_revised, write_table
 from charter.worker.stages.gate import pass_gate
@@ -51,6 +52,8 @@ class Revising:
     def work(self, run: Run) -> None:
         """Raises ``RunError`` when revising does not help and the spec says to stop then."""
         gate = pass_gate(run)
+        numbers = {"gate_probability": gate.mean_probability, "gate_low": gate.low, "gate_high": gate.high}
+        run.reporter.report(gate.prompts, gate.prompts, numbers=numbers)
         if not gate.gain and self._ends_at(run, gate):
             write_result(run.artifacts.folder, "revision", Revisions(gate, skipped=True))
             return
@@ -60,12 +63,14 @@ class Revising:
         written = {prompt.key: one for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()}
         run.artifacts.count(revision_answers_empty=len(prompts) - len(written))
         drafts = [Draft(prompt, written[prompt.key].text) for prompt in prompts if prompt.key in written]
-        rows = revise_all(run, run.artifacts.folder / ROWS, drafts, run.spec.revision.rounds, REVISING)
+        rows = revise_all(run, run.artifacts.folder / ROWS, drafts, run.spec.revision.rounds, REVISING, counted=True)
         result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
-        text = f"{result.outcomes.get(ACCEPTED, 0)} of {len(drafts)} answers have a revision to learn from"
-        run.reporter.report(len(rows), len(rows), text=text)
+        accepted = result.outcomes.get(ACCEPTED, 0)
+        numbers = {"accepted_share": accepted / len(drafts)} if drafts else {}
+        text = f"{accepted} of {len(drafts)} answers have a revision to learn from"
+        run.reporter.report(len(rows), len(rows), numbers=numbers, text=text)
 
     def _ends_at(self, run: Run, gate: RevisionGate) -> bool:
         text = (

@@ -16,7 +16,7 @@ from charter.data.errors import DataError
 from charter.data.sources import Source
 from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
-from charter.runs.results import PromptSource
+from charter.runs.results import LeftOut, PromptSource
 from charter.spec import checks
 from charter.spec.bad_rows import bad_rows_of
 from charter.spec.data_sources import change_data_sources
@@ -126,6 +126,9 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
     artifacts.record["prompt_sources"] = {
         name: asdict(PromptSource(len(keys), shares.get(name, 0.0))) for name, keys in prompts.sources.items()
     }
+    kinds = {**({"too_long": prompts.too_long} if prompts.too_long else {}), **bad.counts}
+    items = len(prompts.train) + len(prompts.held_out) + sum(kinds.values())
+    artifacts.record.setdefault("left_out", {})["prompts"] = asdict(LeftOut(items, kinds))
     artifacts.count(
         prompts_train=len(prompts.train),
         prompts_held_out=len(prompts.held_out),

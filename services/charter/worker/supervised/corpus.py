@@ -87,7 +87,7 @@ def read_conversations(
             read = reader.read(one.messages)
             yield first, read if isinstance(read, Failed) else Item(read)
 
-    return divide(sources, items, fraction)
+    return divide(sources, items, fraction, bad=bad)
 
 
 def prompt_keys(prompt: Sequence[ChatMessage]) -> set[str]:
@@ -117,7 +117,7 @@ def read_texts(
                     size = 0 if place else len(one.text.encode(errors="replace"))
                     yield key, Item((sequence,), size)
 
-    return divide(sources, items, fraction)
+    return divide(sources, items, fraction, bad=bad)
 
 
 def names_of(sources: Iterable[run_pb2.DataSource]) -> dict[str, str]:
@@ -143,11 +143,12 @@ def divide(
     items: Callable[[str], Iterator[Keyed]],
     fraction: float,
     held_out: Collection[str] = (),
+    bad: BadRows | None = None,
 ) -> dict[str, SourceItems]:
     """Read the sources and hold out the share ``fraction`` of each; what is held out of one is so in all.
 
     ``held_out`` are keys that are held out besides; ``items`` may add to it. Raises ``SpecError`` for data that cannot
-    be used.
+    be used. Rows that ``bad`` has skipped are left out by their reason.
     """
     keyed: dict[str, list[tuple[str, Item]]] = {}
     left_out: dict[str, LeftOut] = {}
@@ -155,6 +156,7 @@ def divide(
     held: set[str] = set()
     for name, source in sources.items():
         keyed[name], failed = [], []
+        before = bad.counts.copy() if bad else Counter[str]()
         try:
             for key, item in items(source):
                 if isinstance(item, Failed):
@@ -164,6 +166,7 @@ def divide(
             digests[name] = Source.parse(source).digest()
         except (DataError, OSError) as error:
             raise SpecError(str(error)) from error
+        failed += (bad.counts - before).elements() if bad else ()
         left_out[name] = LeftOut.of(len(keyed[name]) + len(failed), failed)
         if not keyed[name]:
             raise SpecError(f"nothing can be learned from {source}: {left_out[name].in_words() or 'it is empty'}")

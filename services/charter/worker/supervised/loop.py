@@ -186,6 +186,7 @@ def _take_steps(run: Run, plan: Plan, folder: Path, epochs: Sequence[int], progr
             run.reporter.report(progress.step, total, text=text)
             continue
         with (
+            traced(f"{plan.name}.step"),
             working_on(step=str(progress.step + 1)),
             drawn_anew_after(run, plan.section, progress.step, f"{plan.section}.learning_rate"),
         ):

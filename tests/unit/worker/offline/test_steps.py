@@ -10,7 +10,6 @@ import pytest
 import torch
 from charter.worker.offline.items import ComparedAnswers, LabelledItem, RatedAnswer
 from charter.worker.offline.kto import kto_loss, reference_point
-from charter.worker.supervised import learner as learner_module
 from charter.worker.supervised.learner import Learner
 from charter.worker.training import ranks
 from charter.worker.training.batches import TrainingSequence
@@ -81,7 +80,7 @@ def items(method: str, seed: int = 0) -> list[Any]:
 @pytest.mark.parametrize("method", BY_THE_PAPER)
 def test_a_step_is_the_papers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Loss and every gradient at the start and after a step, when the policy has moved; in several micro-batches."""
-    monkeypatch.setattr(learner_module, "BACKWARD_TOKENS", 40)
+    monkeypatch.setattr(f"charter.worker.offline.{method}.BACKWARD_TOKENS", 40)
     theirs, reference = plain(tiny_model), plain(tiny_model)
     learner = make(method, tiny_model)
     batch = with_reference(learner, items(method))

@@ -1,6 +1,7 @@
 """What is wrong with a revision is found by its kind, and a good one is left alone."""
 
 import pytest
+from charter.evaluation.figures.words import ending
 from charter.worker.revision.filters import (
     CUT_OFF,
     EMPTY,
@@ -10,7 +11,6 @@ from charter.worker.revision.filters import (
     SCRIPT,
     UNCHANGED,
     common_endings,
-    ending,
     why_unfit,
 )
 from hypothesis import given

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from charter.chat import ChatMessage
+from charter.data.bad_rows import BadRows
 from charter.held_out import prompt_key
 from charter.inference.chat_template import ChatTokenizer
 from charter.worker.errors import SpecError
@@ -52,6 +53,22 @@ def test_a_prompt_of_the_evaluation_is_learned_in_no_guise(tmp_path: Path) -> No
     reader = ConversationReader(ChatTokenizer(TOKENIZER), 300)
     found = read_conversations({"talks": str(file)}, reader, 0.0, evaluated)["talks"]
     assert (len(found.train), found.left_out.kinds) == (1, {EVALUATED: 3})
+
+
+def test_rows_that_are_skipped_are_left_out_of_their_source_by_reason(tmp_path: Path) -> None:
+    good, bad = {"prompt": "ask", "completion": "yes"}, {"prompt": "ask", "completion": " "}
+    sources = {
+        "some": write(tmp_path / "some.jsonl", [good, bad, {"prompt": "no answer"}, bad]),
+        "none": write(tmp_path / "none.jsonl", [good]),
+    }
+    reader = ConversationReader(ChatTokenizer(TOKENIZER), 300)
+    found = read_conversations(sources, reader, 0.0, bad=BadRows("skip"))
+    kinds = {"with an empty turn": 2, "of no known layout": 1}
+    assert (found["some"].left_out.items, found["some"].left_out.kinds) == (4, kinds)
+    assert (found["none"].left_out.items, found["none"].left_out.kinds) == (1, {})
+    empty = write(tmp_path / "empty.jsonl", [{"text": " "}])
+    with pytest.raises(SpecError, match="1 of 1 left out: 1 without a word"):
+        read_texts({"empty": empty}, TextReader(TOKENIZER, 4), 0.0, BadRows("skip"))
 
 
 def test_every_token_of_a_text_is_learned_once_in_pieces_of_its_own(tmp_path: Path) -> None:
