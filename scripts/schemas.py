@@ -1,4 +1,4 @@
-"""Writes the JSON schemas of run spec and constitution, for editors; `scripts/protos.sh` calls this.
+"""Writes the JSON schemas of run spec, evaluation spec and constitution, for editors; `scripts/protos.sh` calls this.
 
 The argument is the folder that holds the package `charter`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from charter.spec import constitution
 from charter.spec.defaults import DEFAULTS
-from charter.v1 import judge_pb2, run_pb2, validation_pb2
+from charter.v1 import evaluation_pb2, judge_pb2, run_pb2, validation_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
@@ -25,20 +25,25 @@ Schema = dict[str, Any]
 
 
 def main(out: Path) -> None:
-    """Write both files."""
+    """Write the files."""
     comments = _comments()
     folder = out / "charter" / "spec" / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, schema in (("run", run_schema(comments)), ("constitution", constitution_schema(comments))):
+    schemas = {
+        "run": spec_schema("Charter run spec", run_pb2.RunSpec.DESCRIPTOR, comments),
+        "evaluation": spec_schema("Charter evaluation spec", evaluation_pb2.EvaluateSpec.DESCRIPTOR, comments),
+        "constitution": constitution_schema(comments),
+    }
+    for name, schema in schemas.items():
         text = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         (folder / f"{name}.schema.json").write_text(text, encoding="utf-8")
 
 
-def run_schema(comments: Mapping[str, str]) -> Schema:
-    """Of a run spec: ``RunSpec`` and what is in it."""
+def spec_schema(title: str, spec: Descriptor, comments: Mapping[str, str]) -> Schema:
+    """Of a spec: its message and what is in it."""
     definitions: Schema = {}
-    root = _message(run_pb2.RunSpec.DESCRIPTOR, comments, definitions)
-    return {"$schema": DRAFT, "title": "Charter run spec", **root, "definitions": definitions}
+    root = _message(spec, comments, definitions)
+    return {"$schema": DRAFT, "title": title, **root, "definitions": definitions}
 
 
 def constitution_schema(comments: Mapping[str, str]) -> Schema:

@@ -38,6 +38,11 @@ COMMANDS = (
         "judging.audit:audit",
         "Show which principle each label of a run came from, with probabilities, reasoning and model.",
     ),
+    (
+        "evaluate",
+        "evaluation.evaluate:evaluate",
+        "Compare models on held-out prompts as a spec says, and show the figures.",
+    ),
     ("prompts", "", "Have the policy write new prompts."),
     (
         "prompts generate",

@@ -8,6 +8,7 @@ from contextlib import aclosing, contextmanager
 import grpc
 
 from charter.inference.engine import (
+    BudgetSpentError,
     ContextTooLongError,
     Engine,
     Finish,
@@ -138,6 +139,11 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             raise invalid_fields([Violation(f"prompts[{error.index}]", message, "TOO_LONG")]) from error
         except RefusedRequestError as error:
             raise StatusError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        except ConnectionError as error:
+            # Of an endpoint that answers in the place of a model of this process.
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        except BudgetSpentError as error:
+            raise StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         finally:
             self._requests -= 1
             metrics.REQUESTS.dec()

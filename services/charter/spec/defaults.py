@@ -150,9 +150,9 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
         if section not in absent:
-            _fill(getattr(filled, section), fields)
+            fill(getattr(filled, section), fields)
     if "revision" not in absent:
-        _fill(filled.revision.learning, DEFAULTS["supervised"])
+        fill(filled.revision.learning, DEFAULTS["supervised"])
     if not filled.preference_model.model:
         filled.preference_model.model = filled.policy.model
     if not filled.ppo.algorithm:
@@ -169,7 +169,8 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     return filled
 
 
-def _fill(message: Any, fields: Mapping[str, Any]) -> None:
+def fill(message: Any, fields: Mapping[str, Any]) -> None:
+    """Give the fields of a message that are unset these values, in place."""
     if isinstance(message, _LEARNS) and message.HasField("lora_rank"):
         fields = {**fields, "learning_rate": _LORA_RATE * fields["learning_rate"]}
     for name, default in fields.items():

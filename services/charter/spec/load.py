@@ -1,10 +1,10 @@
-"""Reads a run spec from YAML. Every mistake is reported with the field's full path and its line."""
+"""Reads a spec from YAML. Every mistake is reported with the field's full path and its line."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 from google.protobuf import json_format
@@ -18,21 +18,21 @@ from charter.spec.problems import Problem, SpecError
 from charter.spec.yaml_values import Loader, value_of
 from charter.v1 import run_pb2
 
+M = TypeVar("M", bound=Message)
+
 _UNSIGNED_LIMIT = {FieldDescriptor.CPPTYPE_UINT32: 2**32, FieldDescriptor.CPPTYPE_UINT64: 2**64}
 
 
-class SpecFile:
-    """A spec as its file says it, with every mistake that was found, and the line of each field.
+class MessageFile(Generic[M]):
+    """A message as a YAML file says it, with every mistake that was found, and the line of each field.
 
-    ``spec`` has relative files resolved against the file's folder; defaults are not filled in. With ``remote`` the
-    models that it names are on the machine that will run it.
-
-    Raises ``SpecError`` for a file that cannot be read, or is not YAML.
+    ``resolve`` makes the files that it names absolute, against the file's folder, and returns what is missing; defaults
+    are not filled in. Raises ``SpecError`` for a file that cannot be read, or is not YAML.
     """
 
-    def __init__(self, path: Path, remote: bool = False) -> None:
+    def __init__(self, path: Path, empty: M, resolve: Callable[[M, Path], list[Problem]]) -> None:
         self.path = path
-        self.spec = run_pb2.RunSpec()
+        self.spec = empty
         self._reader = _Reader()
         self._reader.read_message(_root(path), self.spec, "")
         self._problems = list(self._reader.problems)
@@ -40,7 +40,7 @@ class SpecFile:
         self.add(broken)
         # A value that is out of its bounds breaks no other rule.
         self._reader.unusable.update(one.field for one in broken)
-        self.add(resolve_paths(self.spec, path.resolve().parent, remote))
+        self.add(resolve(self.spec, path.resolve().parent))
 
     def add(self, problems: Iterable[Problem]) -> None:
         """Note further mistakes. Those about a field that could not be read are none: it may be right once it can."""
@@ -61,6 +61,13 @@ class SpecFile:
         """Raises ``SpecError`` with every mistake."""
         if problems := self.problems:
             raise SpecError([f"{self.path}:{self.line(one)}: {one}" for one in problems])
+
+
+class SpecFile(MessageFile[run_pb2.RunSpec]):
+    """The spec of a run. With ``remote`` the models that it names are on the machine that will run it."""
+
+    def __init__(self, path: Path, remote: bool = False) -> None:
+        super().__init__(path, run_pb2.RunSpec(), lambda spec, base: resolve_paths(spec, base, remote))
 
 
 def _root(path: Path) -> yaml.MappingNode:

@@ -24,73 +24,89 @@ def same_model(served: str, wanted: str) -> bool:
     return one.is_dir() and other.is_dir() and one.resolve() == other.resolve()
 
 
-def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[Problem]:
-    """Make every file and local model folder of ``spec`` absolute, in place.
+class PathResolver:
+    """Makes the files and model folders that a spec names absolute, against ``base``.
 
     With ``remote`` the run is for another machine: its models are there, and so are absolute files that are not here.
-    Returns a problem for each one that does not exist.
+    ``problems`` gets one for each that does not exist.
     """
-    problems: list[Problem] = []
 
-    def file(field: str, value: str, hint: str = "") -> str:
+    def __init__(self, base: Path, remote: bool = False) -> None:
+        self._base, self._remote = base, remote
+        self.problems: list[Problem] = []
+
+    def file(self, field: str, value: str, hint: str = "") -> str:
+        """A file."""
         try:
-            path = _absolute(base, value)
+            path = _absolute(self._base, value)
         except ValueError as error:
-            problems.append(Problem(field, f"no such file: {error}"))
+            self._add(field, f"no such file: {error}")
             return value
-        if remote and value.startswith("/") and not path.exists():
+        if self._remote and value.startswith("/") and not path.exists():
             return value
         if path.is_dir():
-            problems.append(Problem(field, f"is a folder, not a file: {path}"))
+            self._add(field, f"is a folder, not a file: {path}")
         elif not path.exists():
-            problems.append(Problem(field, f"no such file: {path}{hint}"))
+            self._add(field, f"no such file: {path}{hint}")
         return str(path)
 
-    def model(field: str, value: str) -> str:
-        # A hub id never starts like a path.
-        if remote:
+    def model(self, field: str, value: str) -> str:
+        """A model's folder; a hub id, which never starts like a path, stays as it is."""
+        if self._remote:
             if value.startswith((".", "~")):
-                text = f"`{value}` is a folder here; name one there, as /models/NAME, or a hub id"
-                problems.append(Problem(field, text))
+                self._add(field, f"`{value}` is a folder here; name one there, as /models/NAME, or a hub id")
             return value
         try:
-            path = _absolute(base, value)
+            path = _absolute(self._base, value)
         except ValueError as error:
-            problems.append(Problem(field, f"no such model folder: {error}"))
+            self._add(field, f"no such model folder: {error}")
             return value
         if path.is_dir():
             return str(path)
         if value.startswith((".", "/", "~")) or path.exists():
-            problems.append(Problem(field, f"no such model folder: {path}"))
+            self._add(field, f"no such model folder: {path}")
         return value
 
-    def template(field: str, value: str) -> str:
-        # A template is a file; a folder, or what is neither, is a model to take one from.
-        is_file = value.lower().endswith(TEMPLATE_ENDINGS) or os.path.isfile(base / value)
-        return file(field, value) if is_file else model(field, value)
+    def template(self, field: str, value: str) -> str:
+        """A chat template: a file; a folder, or what is neither, is a model to take one from."""
+        if value in ("", CHATML):
+            return value
+        is_file = value.lower().endswith(TEMPLATE_ENDINGS) or os.path.isfile(self._base / value)
+        return self.file(field, value) if is_file else self.model(field, value)
 
-    def data(field: str, source: Source) -> Source:
+    def data(self, field: str, source: Source) -> Source:
+        """A source of data."""
         if not source.of_hub:
-            return replace(source, place=file(field, source.place, meant_for_hub(source.place)))
+            return replace(source, place=self.file(field, source.place, meant_for_hub(source.place)))
         try:
             HubSet.parse(source.place)
         except DataError as error:
-            problems.append(Problem(field, str(error)))
+            self._add(field, str(error))
         return source
 
-    change_data_sources(spec, data, base)
+    def _add(self, field: str, text: str) -> None:
+        self.problems.append(Problem(field, text))
+
+
+def resolve_paths(spec: run_pb2.RunSpec, base: Path, remote: bool = False) -> list[Problem]:
+    """Make every file and local model folder of ``spec`` absolute, in place; ``remote`` as of ``PathResolver``.
+
+    Returns a problem for each one that does not exist.
+    """
+    paths = PathResolver(base, remote)
+    change_data_sources(spec, paths.data, base)
     for name in ("constitution", "calibration"):
         if value := getattr(spec.judge, name):
-            setattr(spec.judge, name, file(f"judge.{name}", value))
+            setattr(spec.judge, name, paths.file(f"judge.{name}", value))
     if spec.policy.engine != "fake" and spec.policy.model:
-        spec.policy.model = model("policy.model", spec.policy.model)
-    if spec.policy.chat_template not in ("", CHATML):
-        spec.policy.chat_template = template("policy.chat_template", spec.policy.chat_template)
+        spec.policy.model = paths.model("policy.model", spec.policy.model)
+    if spec.policy.chat_template:
+        spec.policy.chat_template = paths.template("policy.chat_template", spec.policy.chat_template)
     if spec.judge.engine not in _REMOTE_JUDGES and spec.judge.model:
-        spec.judge.model = model("judge.model", spec.judge.model)
+        spec.judge.model = paths.model("judge.model", spec.judge.model)
     if spec.preference_model.model:
-        spec.preference_model.model = model("preference_model.model", spec.preference_model.model)
-    return problems
+        spec.preference_model.model = paths.model("preference_model.model", spec.preference_model.model)
+    return paths.problems
 
 
 def _absolute(base: Path, value: str) -> Path:

@@ -304,9 +304,12 @@ class Sample(_message.Message):
     VERSION_SPANS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
+    COUNTED_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Of a turn as the user without what follows where the template parts turns by plain text."""
     finish_reason: Global___FinishReason.ValueType
+    counted_tokens: _builtins.int
+    """Tokens of the answer as an endpoint counts them that gives no token_ids; unset elsewhere."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -333,12 +336,15 @@ class Sample(_message.Message):
         version_spans: _abc.Iterable[Global___VersionSpan] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         places: _abc.Iterable[Global___TokenPlace] | None = ...,
+        counted_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens", "counted_tokens", b"counted_tokens", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "logprobs", b"logprobs", "places", b"places", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens", "counted_tokens", b"counted_tokens", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "places", b"places", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__counted_tokens: _TypeAlias = _typing.Literal["counted_tokens"]  # noqa: Y015
+    _WhichOneofArgType__counted_tokens: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__counted_tokens) -> _WhichOneofReturnType__counted_tokens | None: ...
 
 Global___Sample: _TypeAlias = Sample  # noqa: Y015
 

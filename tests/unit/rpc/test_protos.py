@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from charter.v1 import (
+    evaluation_pb2,
     judge_pb2,
     memory_pb2,
     policy_pb2,
@@ -27,6 +28,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
 FILES = (
+    evaluation_pb2,
     judge_pb2,
     memory_pb2,
     policy_pb2,

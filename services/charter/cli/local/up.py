@@ -1,25 +1,25 @@
 """`charter up` and `charter down`: the four services as background processes of this machine."""
 
-import importlib.util
 import socket
-import sys
-import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.markup import escape
-from rich.spinner import Spinner
-from rich.table import Column, Table
-from rich.text import Text
 
-from charter.cli.calls import health
 from charter.cli.local.monitoring import start_monitoring
+from charter.cli.local.processes import (
+    engine_here,
+    judge_options,
+    model_options,
+    port_of,
+    serve_command,
+    stop_services,
+    wait_serving,
+)
 from charter.cli.output import JsonOption, console, emit_json, errors, fail
 from charter.cli.runs.plan import gpu_memory, planned_for, show
 from charter.cli.runs.runs import cancel_all
@@ -37,11 +37,7 @@ from charter.cli.services import (
 from charter.spec.checks import load_checked
 from charter.spec.defaults import fill_defaults, with_engines
 from charter.spec.facts import needs_reinforcement, needs_store
-from charter.v1 import judge_pb2, run_pb2
-
-POLL_SECONDS = 0.5
-# Longer than charter.rpc.lifecycle drains.
-STOP_SECONDS = 45.0
+from charter.v1 import run_pb2
 
 DEMO = Path("examples/demo.yaml")
 
@@ -69,7 +65,7 @@ def up(
     """
     say = errors if as_json else console
     filled = with_engines(fill_defaults(load_checked(spec, to_serve=True)))
-    filled.policy.engine = _engine(filled.policy.engine)
+    filled.policy.engine = engine_here(filled.policy.engine)
     wanted = _commands(filled, port_offset, *_gpu_shared(filled, say))
     known = {name: one for name, one in started().items() if one.process.alive()}
     for name, one in known.items():
@@ -100,15 +96,15 @@ def _start_services(
         for name in missing:
             running[name] = launch(name, *wanted[name])
             remember(running)
-        failed = _wait({name: running[name] for name in wanted}, say)
+        failed = wait_serving({name: running[name] for name in wanted}, say)
     except KeyboardInterrupt:
         say.print("Stopping what was started.")
-        _stop({name: running[name] for name in missing if name in running}, say)
+        stop_services({name: running[name] for name in missing if name in running}, say)
         remember(known)
         raise
     if failed:
         ended = running[failed]
-        _stop({name: running[name] for name in missing}, say)
+        stop_services({name: running[name] for name in missing}, say)
         remember(known)
         fail(f"the {failed} service ended before it was serving. The end of {ended.log}:\n{ended.last_words()}")
 
@@ -125,7 +121,7 @@ def down(as_json: JsonOption = False) -> None:
     else:
         if "trainer" in running and running["trainer"].process.alive():
             cancel_all()
-        _stop(running, say)
+        stop_services(running, say)
         remember({})
         say.print("All services are stopped.")
     if as_json:
@@ -175,20 +171,14 @@ def _commands(
         if name == "judge" and sleeps and spec.judge.engine in ("transformers", "vllm", "fake"):
             usual = replace(usual, control=JUDGE_CONTROL)
         at = Endpoint(*(_shift(address, offset) for address in (usual.main, usual.control, usual.metrics)))
-        listen = ["--host", HOST, "--port", _port(at.main), "--metrics-port", _port(at.metrics)]
-        if at.control:
-            listen += ["--control-port", _port(at.control)]
-        commands[name] = ([sys.executable, "-m", "charter.cli.main", "serve", name, *listen, *given], at)
+        commands[name] = (serve_command(name, at, given), at)
     return commands
 
 
 def _model_options(spec: run_pb2.RunSpec, model: str) -> list[str]:
     """Of a service: its model, and the chat template of the policy where it is the same model."""
-    options = ["--model", model]
-    if model == spec.policy.model and spec.policy.chat_template:
-        options += ["--chat-template", spec.policy.chat_template]
-        options += ["--eos-token", spec.policy.eos_token] if spec.policy.eos_token else []
-    return options
+    same = model == spec.policy.model
+    return model_options(model, spec.policy.chat_template if same else "", spec.policy.eos_token if same else "")
 
 
 def _as_options(settings: Mapping[str, Mapping[str, Any]], service: str) -> list[str]:
@@ -199,37 +189,12 @@ def judge_command(spec: run_pb2.RunSpec) -> list[str] | None:
     """Options of `charter serve judge`; None for a judge that somebody else serves."""
     if spec.judge.engine == "external" or not needs_reinforcement(spec):
         return None
-    local = spec.judge.engine in ("transformers", "vllm")
-    judge = _model_options(spec, spec.judge.model) if local else ["--model", spec.judge.model]
-    judge += ["--engine", spec.judge.engine]
-    judge += ["--constitution", spec.judge.constitution]
-    if spec.judge.method:
-        method = judge_pb2.JudgingMethod.Name(spec.judge.method).removeprefix("JUDGING_METHOD_").lower()
-        judge += ["--method", method]
-    if spec.judge.endpoint:
-        judge += ["--endpoint", spec.judge.endpoint]
-    for field, value in spec.judge.limits.ListFields():
-        judge += ["--setting", f"{field.name}={value}"]
-    if spec.judge.calibration:
-        judge += ["--calibration", spec.judge.calibration]
-    return judge
-
-
-def _engine(name: str) -> str:
-    """What `auto` means here: vLLM where it is installed with a GPU, else the embedded engine."""
-    if name != "auto":
-        return name
-    import torch
-
-    return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+    model, local = spec.judge.model, spec.judge.engine in ("transformers", "vllm")
+    return judge_options(spec.judge, _model_options(spec, model) if local else model_options(model))
 
 
 def _shift(address: str, offset: int) -> str:
-    return f"{HOST}:{int(_port(address)) + offset}" if address else ""
-
-
-def _port(address: str) -> str:
-    return address.rpartition(":")[2]
+    return f"{HOST}:{int(port_of(address)) + offset}" if address else ""
 
 
 def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
@@ -237,66 +202,9 @@ def _refuse_taken_ports(name: str, endpoint: Endpoint) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, int(_port(address))))
+                probe.bind((HOST, int(port_of(address))))
             except OSError as error:
                 fail(
                     f"the {name} service cannot listen on {address}: {error.strerror}. Stop what listens there "
                     f"(`ss -ltnp` shows it), or use other ports with --port-offset"
                 )
-
-
-def _wait(services: dict[str, Started], say: Console) -> str:
-    """Show the services until all are serving; the name of one that ended instead, or nothing.
-
-    On a terminal that is a table that changes, elsewhere a line for each service when it serves or has ended.
-    """
-    begin = time.monotonic()
-    states = dict.fromkeys(services, "starting")
-    first = _table(services, states, begin)
-    with Live(first, console=say, refresh_per_second=8) if say.is_terminal else nullcontext() as live:
-        while True:
-            before = dict(states)
-            for name, one in services.items():
-                if not one.process.alive():
-                    states[name] = "ended"
-                elif health(name, one.endpoint.main) == "SERVING":
-                    states[name] = "serving"
-            if live is not None:
-                live.update(_table(services, states, begin))
-            else:
-                for name in (name for name, state in states.items() if state != before[name]):
-                    at = f" at {services[name].endpoint.main}" if states[name] == "serving" else ""
-                    say.print(f"{name}: {states[name]}{at}", soft_wrap=True)
-            if failed := next((name for name, state in states.items() if state == "ended"), ""):
-                return failed
-            if set(states.values()) == {"serving"}:
-                return ""
-            time.sleep(POLL_SECONDS)
-
-
-def _table(services: dict[str, Started], states: dict[str, str], begin: float) -> Table:
-    table = Table.grid(Column(), Column(), Column(overflow="fold"), padding=(0, 2))
-    for name, one in services.items():
-        mark: RenderableType
-        match states[name]:
-            case "serving":
-                mark, text = Text("✔", "green"), f"serving at {one.endpoint.main}"
-            case "ended":
-                mark, text = Text("✘", "red"), "ended"
-            case _:
-                mark, text = Spinner("dots"), f"loading, {time.monotonic() - begin:.0f} s; log in {one.log}"
-        table.add_row(mark, name, text)
-    return table
-
-
-def _stop(services: dict[str, Started], say: Console) -> None:
-    """SIGTERM to all, and SIGKILL to those that do not end in time."""
-    for one in services.values():
-        one.process.stop()
-    deadline = time.monotonic() + STOP_SECONDS
-    while any(one.process.alive() for one in services.values()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for name, one in services.items():
-        if one.process.alive():
-            say.print(f"The {name} service did not stop in {STOP_SECONDS:.0f} s and is killed.")
-            one.process.stop(force=True)

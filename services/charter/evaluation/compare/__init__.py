@@ -1,0 +1,1 @@
+"""Any number of models on held-out prompts: the spec, what is stored, and the figures of it."""
