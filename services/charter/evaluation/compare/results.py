@@ -177,9 +177,7 @@ def _standings(
     except NotIdentifiedError as error:
         rated, why_no_ratings = None, (str(error),)
     best = rated.best() if rated is not None else {}
-    lengths = {
-        (one.prompt, one.model, one.sample): one.tokens for one in answers.values() if one.tokens is not None
-    }
+    lengths = {(one.prompt, one.model, one.sample): one.tokens for one in answers.values() if one.tokens is not None}
     for model in spec.models:
         name, notes = model.name, why_no_ratings
         controlled = None
