@@ -174,7 +174,7 @@ def test_a_key_is_asked_for_where_one_was_given(tmp_path: Path) -> None:
 def test_a_key_is_bytes_and_its_scheme_has_no_case(tmp_path: Path) -> None:
     with fake_policy(tmp_path) as at, gateway(at, api_key="schlüssel") as url:
         for scheme in ("Bearer", "bearer", "BEARER"):
-            sent = httpx.get(f"{url}/v1/models", headers={"Authorization": f"{scheme} schlüssel".encode()})
+            sent = httpx.get(f"{url}/v1/models", headers={b"Authorization": f"{scheme} schlüssel".encode()})
             assert sent.status_code == 200
 
 
