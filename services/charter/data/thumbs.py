@@ -81,6 +81,11 @@ def _verdict(fields: Fields, column: str) -> bool:
         known = ", ".join(_VERDICTS)
         raise BadRowError("without a rating", f"needs one of {known}; it has {', '.join(fields)}")
     said = _plain(fields[name])
+    if name == "rating" and not column and said.lstrip("-").isdigit():
+        # The 1 of a scale from 1 to 5 is its worst.
+        raise BadRowError(
+            "rated in numbers", "rating may be on a scale: write FILE#rating where 1 is good and 0 or -1 is bad"
+        )
     if said in _GOOD or said in _BAD:
         return said in _GOOD
     raise BadRowError("not a rating", f"{name} must be true or false, 1 or 0, up or down, good or bad")

@@ -1,8 +1,9 @@
 """The policy services behind the gateway, by the names of their models."""
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -138,9 +139,9 @@ class Policies:
 
     async def models(self) -> list[Model]:
         """The models of the policies that answer. Raises ``ServiceError`` where none does."""
-        found, failed = await self._ask_all()
-        if failed is not None and not found:
-            raise failed
+        found, failed = _parted(await asyncio.gather(*self._ask()))
+        if failed and not found:
+            raise failed[-1]
         return found
 
     async def find(self, name: str) -> Policy:
@@ -151,34 +152,48 @@ class Policies:
         for given, policy in self._policies:
             if given == name:
                 return policy
-        found, failed = await self._ask_all()
-        for one in found:
-            if one.name == name:
-                return one.policy
-        if failed is not None:
-            raise failed
+        asked = self._ask()
+        try:
+            for answer in asyncio.as_completed(asked):
+                one = await answer
+                if isinstance(one, Model) and one.name == name:
+                    # Others, which may be away, are not waited for.
+                    return one.policy
+        finally:
+            for task in asked:
+                task.cancel()
+        found, failed = _parted(task.result() for task in asked)
+        if failed:
+            raise failed[-1]
         known = ", ".join(one.name for one in found)
         raise RequestError(404, f"there is no model {name!r} here, but {known}", "model", "model_not_found")
 
-    async def _ask_all(self) -> tuple[list[Model], ServiceError | None]:
-        """The models of the policies that answer, and the error of one that does not."""
-        found: list[Model] = []
-        failed: ServiceError | None = None
-        for name, policy in self._policies:
+    def _ask(self) -> list[asyncio.Task[Model | ServiceError]]:
+        """All at once: each policy's model, or why it does not answer."""
+
+        async def ask(name: str, policy: Policy) -> Model | ServiceError:
             try:
                 info = await policy.info()
             except ServiceError as error:
-                failed = error
-            else:
-                found.append(Model(name or _name_of(info.model), policy, info))
-        return found, failed
+                return error
+            return Model(name or _name_of(info.model), policy, info)
+
+        return [asyncio.create_task(ask(name, policy)) for name, policy in self._policies]
 
     async def ready(self) -> bool:
         """Whether any policy takes calls."""
-        for _, policy in self._policies:
-            if await policy.serves():
-                return True
-        return False
+        return any(await asyncio.gather(*(one.serves() for _, one in self._policies)))
+
+
+def _parted(answers: Iterable[Model | ServiceError]) -> tuple[list[Model], list[ServiceError]]:
+    found: list[Model] = []
+    failed: list[ServiceError] = []
+    for one in answers:
+        if isinstance(one, Model):
+            found.append(one)
+        else:
+            failed.append(one)
+    return found, failed
 
 
 def _name_of(model: str) -> str:

@@ -25,13 +25,13 @@ ANSWERED = [*ASKED, {"role": "assistant", "content": "Yes."}]
         {"prompt": "Is tea hot?", "completion": "Yes.", "label": 1},
         {"messages": ANSWERED, "kto_tag": True, "label": None},
         {"question": "Is tea hot?", "answer": "Yes.", "thumb": "UP"},
-        {"prompt": "Is tea hot?", "response": "Yes.", "rating": 1.0},
+        {"prompt": "Is tea hot?", "response": "Yes.", "rating": "good"},
         {"prompt": "Is tea hot?", "response": "Yes.", "feedback": "thumbs_up"},
     ],
 )
 def test_layouts_of_thumbs(tmp_path: Path, row: dict[str, Any]) -> None:
     name = next(name for name in ("label", "kto_tag", "thumb", "rating", "feedback") if row.get(name) is not None)
-    opposite = {True: False, "UP": "down", "thumbs_up": "👎"}[row[name]]
+    opposite = {True: False, "UP": "down", "good": "bad", "thumbs_up": "👎"}[row[name]]
     up, down = thumbs(write_rows(tmp_path / "t.jsonl", [row, row | {name: opposite}]))
     assert [(turn.role, turn.content) for turn in up.prompt] == [("user", "Is tea hot?")]
     assert (up.answer, up.good, down.good, str(down.where)) == ("Yes.", True, False, f"{tmp_path}/t.jsonl, line 2")
@@ -54,7 +54,8 @@ def test_ratings_of_our_export_are_thumbs(tmp_path: Path) -> None:
     ("row", "problem"),
     [
         ({"prompt": "q", "completion": "x"}, "needs one of label, kto_tag"),
-        ({"prompt": "q", "completion": "x", "rating": 3}, "rating must be true or false, 1 or 0, up or down"),
+        ({"prompt": "q", "completion": "x", "rating": "3 stars"}, "rating must be true or false, 1 or 0, up or down"),
+        ({"prompt": "q", "completion": "x", "rating": 1.0}, "rating may be on a scale: write FILE#rating where 1 is good"),
         ({"messages": [*ANSWERED, *ASKED], "label": True}, "the last turn must be the answer, not the user's"),
         ({"label": True}, "needs messages or"),
     ],
