@@ -5,13 +5,19 @@ characters of a JSON text.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def append_line(path: Path, text: str) -> None:
     """Add one line to a log and have it on the disk. ``text`` holds no line end."""
+    append_lines(path, [text])
+
+
+def append_lines(path: Path, texts: Sequence[str]) -> None:
+    """As ``append_line``, several in one write."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(text + "\n")
+        file.write("".join(f"{text}\n" for text in texts))
         file.flush()
         os.fsync(file.fileno())
 

@@ -19,6 +19,11 @@ COMMANDS = (
         "runs.runs:watch_run",
         "Show a run's progress until it ends. Leaving with Ctrl-C does not stop the run.",
     ),
+    (
+        "runs revisions",
+        "runs.revisions:revisions",
+        "List a run's critiques and revisions, of a run under way as they come.",
+    ),
     ("runs cancel", "runs.runs:cancel", "Stop a run after its current operation, and wait until it has stopped."),
     ("runs resume", "runs.runs:resume", "Continue a failed or cancelled run where it stopped."),
     (

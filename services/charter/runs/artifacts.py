@@ -11,6 +11,8 @@ from charter.state_files import read_json
 CHECKPOINTS = "checkpoints"
 # In the folder of each checkpoint that is whole.
 COMPLETE = "COMPLETE"
+# That of before the first step.
+_FIRST = "step-000000"
 
 
 class RunFolderGoneError(RuntimeError):
@@ -104,8 +106,8 @@ class Artifacts:
         return self.folder / f"{_numbered('preference_fit', refreshes)}.json"
 
     def answers(self, name: str) -> Path:
-        """File of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
-        return self.folder / f"answers_{name}.json"
+        """Log of held-out answers: ``before`` or ``after`` PPO, or ``watched`` during it."""
+        return self.folder / f"answers_{name}.jsonl"
 
 
 def _record(content: Any) -> dict[str, Any]:
@@ -122,9 +124,22 @@ def _numbered(name: str, refreshes: int) -> str:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run's folder holds a checkpoint that is whole."""
-    # Those of RL, and in folders of their own those of the stage before it that is under way.
-    return any(any((folder / CHECKPOINTS).glob(f"{place}step-*/{COMPLETE}")) for place in ("", "*/"))
+    """Whether a run's folder holds a checkpoint of what RL, or a stage before it that is under way, has learned."""
+    return has_learned(folder / CHECKPOINTS) or bool(stages_under_way(folder))
+
+
+def stages_under_way(folder: Path) -> list[str]:
+    """Stages before RL that have learned something and are not done, by the names of their checkpoints' folders."""
+    file = folder / "run.json"
+    advice = "Bring it back from a copy, or start a new run"
+    done = read_json(file, _record, advice).get("learned", []) if file.exists() else []
+    folders = sorted((folder / CHECKPOINTS).glob("*/"))
+    return [one.name for one in folders if one.name not in done and has_learned(one)]
+
+
+def has_learned(checkpoints: Path) -> bool:
+    """Whether a folder of checkpoints holds a whole one of after the first step."""
+    return any(one.parent.name != _FIRST for one in checkpoints.glob(f"step-*/{COMPLETE}"))
 
 
 def now() -> str:

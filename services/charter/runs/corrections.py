@@ -1,17 +1,17 @@
 """What a run has done already depends on its spec: which corrections of the spec leave it valid."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
 
-from charter.runs.artifacts import has_checkpoint
+from charter.runs.artifacts import CHECKPOINTS, has_learned, stages_under_way
 from charter.v1 import run_pb2
 
 _MODEL = ("seed", "policy.model", "policy.chat_template", "policy.eos_token")
 _TUNED = (*_MODEL, "pretraining", "supervised")
-_REVISED = ("revision.dimensions", "revision.prompts", "revision.rounds", "revision.accept")
+_REVISED = tuple(f"revision.{name}" for name in ("dimensions", "prompts", "rounds", "accept", "critique_tokens"))
 _LEARNING = ("revision.learning", "revision.helpful", "revision.helpful_share")
 _REVISION_DONE = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
 _START = (*_REVISION_DONE, "dpo", "kto")
@@ -22,26 +22,38 @@ _JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
 _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction")
 # Whose prompts are not learned.
 _HELD_OUT = ("prompts.held_out", "prompts.max_prompt_tokens")
+_SUPERVISED = (*_TUNED, *_HELD_OUT)
+_DPO = (*_REVISION_DONE, "dpo", *_HELD_OUT)
+_KTO = (*_START, *_HELD_OUT)
+_GATE = ("gate_prompts", "critique_tokens", "dimensions")
+_GATED = (
+    *(*_TUNED, *_JUDGE, *(f"revision.{name}" for name in _GATE), "sampling", "prompts"),
+    *(f"evaluation.{name}" for name in ("prompts", "every_steps", "watched_prompts")),
+)
+# Stages that have checkpoints of their own in a folder of this name, and the parts of the spec that these depend on.
+_UNDER_WAY = {
+    "pretraining": ("it learns from text", (*_MODEL, "pretraining")),
+    "supervised": ("it learns from conversations", _SUPERVISED),
+    "revised": ("it learns from revisions", _REVISION_DONE),
+    "dpo": ("it learns from comparisons", _DPO),
+    "kto": ("it learns from thumbs", _KTO),
+}
 # What a stage leaves in the run's folder, and the parts of the spec that it was made by.
 _DONE = (
     ("judge_check.json", "its judge is measured", (*_JUDGE, "judge.labelled_pairs", "judge.labelled_pairs_limit")),
     ("pretraining.json", "it has learned from text", (*_MODEL, "pretraining")),
-    ("supervised.json", "it is fine-tuned", (*_TUNED, *_HELD_OUT)),
-    (
-        "answers_revision_gate.json",
-        "its gate has begun",
-        (*_TUNED, "sampling", "prompts", "revision.dimensions", "revision.gate_prompts", *_JUDGE),
-    ),
+    ("supervised.json", "it is fine-tuned", _SUPERVISED),
+    ("revision/gate_answers.jsonl", "its gate has begun", _GATED),
     ("revision/answers.jsonl", "its answers are being revised", (*_TUNED, *_REVISED, "sampling", "prompts", *_JUDGE)),
     ("revision.json", "its answers are revised", (*_TUNED, *_REVISED, "revision.on_no_gain", "prompts", *_JUDGE)),
     ("revised.json", "it has learned from revisions", _REVISION_DONE),
-    ("dpo.json", "it has learned from comparisons", (*_REVISION_DONE, "dpo", *_HELD_OUT)),
-    ("kto.json", "it has learned from thumbs", (*_START, *_HELD_OUT)),
+    ("dpo.json", "it has learned from comparisons", _DPO),
+    ("kto.json", "it has learned from thumbs", _KTO),
     ("pairs.jsonl", "its pairs are sampled", _PAIRS),
     ("labels.jsonl", "its pairs are judged", _LABELS),
     ("preference_fit.json", "its preference model is fitted", (*_LABELS, "preference_model")),
     (
-        "answers_before.json",
+        "answers_before.jsonl",
         "its held-out prompts are answered",
         (*_START, "sampling", "prompts.held_out", "prompts.max_prompt_tokens", "evaluation.prompts"),
     ),
@@ -50,17 +62,31 @@ _DONE = (
 
 def conflicts(folder: Path, before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> list[str]:
     """Why the run in ``folder`` cannot go on by ``after`` instead of ``before``, both filled; empty when it can."""
-    if has_checkpoint(folder):
+    stages = stages_under_way(folder)
+    if has_learned(folder / CHECKPOINTS) or not _UNDER_WAY.keys() >= set(stages):
         return ["it has learned already: its checkpoint depends on the spec that it was made by"]
     if before.name != after.name:
         return [f"its name stays {before.name}, and the new spec says {after.name}"]
     changed = sorted(_changed(before, after))
     found = []
     for file, done, parts in _DONE:
-        touched = [field for field in changed if any(field == part or field.startswith(f"{part}.") for part in parts)]
-        if touched and (folder / file).exists():
-            found.append(f"{done} already, by another {', '.join(touched)}")
+        if (folder / file).exists() and (touched := _touched(changed, parts)):
+            found.append(f"{done} already, by another {touched}")
+    for stage in stages:
+        does, parts = _UNDER_WAY[stage]
+        if touched := _touched(changed, parts):
+            checkpoints = folder / CHECKPOINTS / stage
+            found.append(
+                f"{does} already, by another {touched} (to have this stage learn from its beginning by the new spec, "
+                f"delete {checkpoints})"
+            )
     return found
+
+
+def _touched(changed: Iterable[str], parts: Iterable[str]) -> str:
+    """Those of the changed fields that are in one of the parts."""
+    parts = list(parts)
+    return ", ".join(field for field in changed if any(field == part or field.startswith(f"{part}.") for part in parts))
 
 
 def _changed(before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> set[str]:

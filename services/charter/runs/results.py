@@ -253,6 +253,8 @@ class RevisionGate:
     mean_probability: float
     low: float
     high: float
+    # Of the prompts: those that the final evaluation asks about as well, because there were no others.
+    also_evaluated: int = 0
 
     @property
     def gain(self) -> bool:
@@ -267,6 +269,8 @@ class RevisionRound:
     round: int
     verdicts: dict[str, int]
     mean_words: float
+    # Critiques that the token limit ended.
+    critiques_cut_off: int = 0
 
 
 @dataclass(frozen=True, slots=True)

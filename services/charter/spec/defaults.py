@@ -42,6 +42,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "revision": {
         "rounds": 4,
         "accept": "judged_better",
+        "critique_tokens": 128,
         "on_no_gain": "skip",
         "helpful_share": 0.5,
     },

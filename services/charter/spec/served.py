@@ -17,7 +17,9 @@ def policy_problems(spec: run_pb2.RunSpec, address: str, served: types_pb2.Model
     """Why the policy at ``address`` is not the spec's."""
     yield from _model("policy", address, served, spec.policy.model, spec.policy.engine)
     form = ChatForm(spec.policy.chat_template, spec.policy.eos_token)
-    if served.chat_form != (form.digest if form.template else ""):
+    # A file of another machine is compared there, by the worker.
+    elsewhere = form.template.startswith("/") and not Path(form.template).exists() and bool(served.chat_form)
+    if not elsewhere and served.chat_form != (form.digest if form.template else ""):
         asked = f"policy.chat_template {form.template}" if form.template else "no policy.chat_template"
         has = "another chat template" if served.chat_form else "the model's own chat template"
         yield f"the policy service at {address} serves {has}, the spec says {asked}: {_WHAT_TO_DO}"

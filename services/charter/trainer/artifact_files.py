@@ -69,6 +69,8 @@ def _with_paths(spec: run_pb2.RunSpec, change: Callable[[str], str]) -> run_pb2.
     for field in ("constitution", "calibration"):
         if path := getattr(changed.judge, field):
             setattr(changed.judge, field, change(path))
+    if changed.policy.chat_template:
+        changed.policy.chat_template = change(changed.policy.chat_template)
     return changed
 
 

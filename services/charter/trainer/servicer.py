@@ -52,6 +52,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         async for response in self._supervisor.watch(request.run_id, request.after_sequence):
             yield response
 
+    async def WatchRevisions(
+        self, request: trainer_pb2.WatchRevisionsRequest, context: Context
+    ) -> AsyncIterator[trainer_pb2.WatchRevisionsResponse]:
+        """Stored rows, then new ones."""
+        async for response in self._supervisor.watch_revisions(request.run_id, request.after_row):
+            yield response
+
     async def CancelRun(self, request: trainer_pb2.CancelRunRequest, context: Context) -> trainer_pb2.CancelRunResponse:
         """Stop a run's worker."""
         return trainer_pb2.CancelRunResponse(run=to_proto(await self._supervisor.cancel(request.run_id)))

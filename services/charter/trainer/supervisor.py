@@ -18,6 +18,7 @@ from charter.spec.load import spec_from_json
 from charter.trainer import metrics
 from charter.trainer.artifact_files import with_stored_files
 from charter.trainer.launcher import Launcher, WorkerExit, WorkerOrder
+from charter.trainer.revisions import RevisionReader
 from charter.trainer.runs import MOST_EVENTS_READ, RunStateError, RunStore, State, to_proto
 from charter.trainer.tables import RunRow
 from charter.v1 import run_pb2, trainer_pb2
@@ -139,6 +140,23 @@ class Supervisor:
             if (row.state, row.attempts) != shown:
                 shown = (row.state, row.attempts)
                 yield trainer_pb2.WatchRunResponse(run=to_proto(row))
+            if not State(row.state).active:
+                return
+            if self._draining:
+                raise StatusError(grpc.StatusCode.UNAVAILABLE, TRAINER_STOPS)
+            await changed.wait()
+
+    async def watch_revisions(self, run: str, after_row: int) -> AsyncIterator[trainer_pb2.WatchRevisionsResponse]:
+        """Stored rows of critique and revision, then new ones, until the run has ended. Raises as ``watch``."""
+        found = await asyncio.to_thread(self._store.find, run)
+        reader = RevisionReader(Path(found.artifacts), after_row)
+        while True:
+            # A row is written before it is reported, and no row of a run comes after its end.
+            changed = self._changed.setdefault(found.id, asyncio.Event())
+            row = await asyncio.to_thread(self._store.find, found.id)
+            while responses := await asyncio.to_thread(reader.read):
+                for response in responses:
+                    yield response
             if not State(row.state).active:
                 return
             if self._draining:

@@ -716,6 +716,7 @@ class RevisionSpec(_message.Message):
     HELPFUL_SHARE_FIELD_NUMBER: _builtins.int
     HELPFUL_FIELD_NUMBER: _builtins.int
     LEARNING_FIELD_NUMBER: _builtins.int
+    CRITIQUE_TOKENS_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts that are revised, with prompts.train_weights by these. Unset = all of these dimensions, each once."""
     rounds: _builtins.int
@@ -730,6 +731,8 @@ class RevisionSpec(_message.Message):
     """What happens when it does not: stop the run, skip the stage, or continue. Default skip."""
     helpful_share: _builtins.float
     """Share of the learned tokens that are no revisions, so that the policy goes on helping. Default 0.5."""
+    critique_tokens: _builtins.int
+    """Most tokens of a critique; revisions have sampling.max_new_tokens, as answers have. Default 128."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dimensions whose training prompts are answered and revised. Empty = all."""
@@ -754,11 +757,14 @@ class RevisionSpec(_message.Message):
         helpful_share: _builtins.float | None = ...,
         helpful: _abc.Iterable[Global___DataSource] | None = ...,
         learning: Global___SupervisedSpec | None = ...,
+        critique_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "gate_prompts", b"gate_prompts", "helpful_share", b"helpful_share", "learning", b"learning", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_critique_tokens", b"_critique_tokens", "_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "critique_tokens", b"critique_tokens", "gate_prompts", b"gate_prompts", "helpful_share", b"helpful_share", "learning", b"learning", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "helpful", b"helpful", "helpful_share", b"helpful_share", "learning", b"learning", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critique_tokens", b"_critique_tokens", "_gate_prompts", b"_gate_prompts", "_helpful_share", b"_helpful_share", "_prompts", b"_prompts", "_rounds", b"_rounds", "accept", b"accept", "critique_tokens", b"critique_tokens", "dimensions", b"dimensions", "gate_prompts", b"gate_prompts", "helpful", b"helpful", "helpful_share", b"helpful_share", "learning", b"learning", "on_no_gain", b"on_no_gain", "prompts", b"prompts", "rounds", b"rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__critique_tokens: _TypeAlias = _typing.Literal["critique_tokens"]  # noqa: Y015
+    _WhichOneofArgType__critique_tokens: _TypeAlias = _typing.Literal["_critique_tokens", b"_critique_tokens"]  # noqa: Y015
     _WhichOneofReturnType__gate_prompts: _TypeAlias = _typing.Literal["gate_prompts"]  # noqa: Y015
     _WhichOneofArgType__gate_prompts: _TypeAlias = _typing.Literal["_gate_prompts", b"_gate_prompts"]  # noqa: Y015
     _WhichOneofReturnType__helpful_share: _TypeAlias = _typing.Literal["helpful_share"]  # noqa: Y015
@@ -767,6 +773,8 @@ class RevisionSpec(_message.Message):
     _WhichOneofArgType__prompts: _TypeAlias = _typing.Literal["_prompts", b"_prompts"]  # noqa: Y015
     _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
     _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__critique_tokens) -> _WhichOneofReturnType__critique_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_prompts) -> _WhichOneofReturnType__gate_prompts | None: ...
     @_typing.overload

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from charter.v1 import run_pb2 as charter_dot_v1_dot_run__pb2
+from charter.v1 import types_pb2 as charter_dot_v1_dot_types__pb2
 from charter.v1 import validation_pb2 as charter_dot_v1_dot_validation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/trainer.proto\x12\ncharter.v1\x1a\x14\x63harter/v1/run.proto\x1a\x1b\x63harter/v1/validation.proto\"\x8b\x01\n\x10\x43reateRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpecB\x06\xa2\xbb\x18\x02\x08\x01\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"@\n\tInputFile\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xa2\xbb\x18\x05\x10\x80\x80\x80\x18\"1\n\x11\x43reateRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"*\n\rGetRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\".\n\x0eGetRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"l\n\x0fListRunsRequest\x12.\n\tpage_size\x18\x01 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x42\x0c\n\n_page_size\"J\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.charter.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x0fWatchRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"U\n\x10WatchRunResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.charter.v1.RunEvent\x12\x1c\n\x03run\x18\x02 \x01(\x0b\x32\x0f.charter.v1.Run\"-\n\x10\x43\x61ncelRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"1\n\x11\x43\x61ncelRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x7f\n\x10ResumeRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpec\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"1\n\x11ResumeRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x81\x01\n\x13ReportEventsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x1e\n\x07\x61ttempt\x18\x02 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x14.charter.v1.RunEventB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"0\n\x14ReportEventsResponse\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\"1\n\x14ListArtifactsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"&\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"@\n\x15ListArtifactsResponse\x12\'\n\tartifacts\x18\x01 \x03(\x0b\x32\x14.charter.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x17\n\x04path\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xea\x04\n\x0eTrainerService\x12H\n\tCreateRun\x12\x1c.charter.v1.CreateRunRequest\x1a\x1d.charter.v1.CreateRunResponse\x12?\n\x06GetRun\x12\x19.charter.v1.GetRunRequest\x1a\x1a.charter.v1.GetRunResponse\x12\x45\n\x08ListRuns\x12\x1b.charter.v1.ListRunsRequest\x1a\x1c.charter.v1.ListRunsResponse\x12G\n\x08WatchRun\x12\x1b.charter.v1.WatchRunRequest\x1a\x1c.charter.v1.WatchRunResponse0\x01\x12H\n\tCancelRun\x12\x1c.charter.v1.CancelRunRequest\x1a\x1d.charter.v1.CancelRunResponse\x12H\n\tResumeRun\x12\x1c.charter.v1.ResumeRunRequest\x1a\x1d.charter.v1.ResumeRunResponse\x12T\n\rListArtifacts\x12 .charter.v1.ListArtifactsRequest\x1a!.charter.v1.ListArtifactsResponse\x12S\n\x0cReadArtifact\x12\x1f.charter.v1.ReadArtifactRequest\x1a .charter.v1.ReadArtifactResponse0\x01\x32\x65\n\x10RunReportService\x12Q\n\x0cReportEvents\x12\x1f.charter.v1.ReportEventsRequest\x1a .charter.v1.ReportEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63harter/v1/trainer.proto\x12\ncharter.v1\x1a\x14\x63harter/v1/run.proto\x1a\x16\x63harter/v1/types.proto\x1a\x1b\x63harter/v1/validation.proto\"\x8b\x01\n\x10\x43reateRunRequest\x12\x1d\n\nrequest_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpecB\x06\xa2\xbb\x18\x02\x08\x01\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"@\n\tInputFile\x12\x17\n\x04path\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0c\x42\t\xa2\xbb\x18\x05\x10\x80\x80\x80\x18\"1\n\x11\x43reateRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"*\n\rGetRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\".\n\x0eGetRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"l\n\x0fListRunsRequest\x12.\n\tpage_size\x18\x01 \x01(\rB\x16\xa2\xbb\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00@\x8f@H\x00\x88\x01\x01\x12\x1b\n\npage_token\x18\x02 \x01(\tB\x07\xa2\xbb\x18\x03\x10\xc8\x01\x42\x0c\n\n_page_size\"J\n\x10ListRunsResponse\x12\x1d\n\x04runs\x18\x01 \x03(\x0b\x32\x0f.charter.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x0fWatchRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"U\n\x10WatchRunResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x14.charter.v1.RunEvent\x12\x1c\n\x03run\x18\x02 \x01(\x0b\x32\x0f.charter.v1.Run\"E\n\x15WatchRevisionsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x11\n\tafter_row\x18\x02 \x01(\x04\"M\n\x16WatchRevisionsResponse\x12\x0b\n\x03row\x18\x01 \x01(\x04\x12&\n\x08revision\x18\x02 \x01(\x0b\x32\x14.charter.v1.Revision\"\xc7\x02\n\x08Revision\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12#\n\x06prompt\x18\x03 \x03(\x0b\x32\x13.charter.v1.Message\x12\x11\n\tdimension\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x14\n\x0cprinciple_id\x18\x07 \x01(\t\x12\x10\n\x08\x63ritique\x18\x08 \x01(\t\x12\x18\n\x10\x63ritique_cut_off\x18\t \x01(\x08\x12\x10\n\x08revision\x18\n \x01(\t\x12\x0e\n\x06policy\x18\x0b \x01(\t\x12\x16\n\x0epolicy_version\x18\x0c \x01(\x04\x12\r\n\x05judge\x18\r \x01(\t\x12\x1b\n\x13\x63onstitution_digest\x18\x0e \x01(\t\x12\x0f\n\x07verdict\x18\x0f \x01(\t\x12\x0f\n\x07outcome\x18\x10 \x01(\t\"-\n\x10\x43\x61ncelRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"1\n\x11\x43\x61ncelRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x7f\n\x10ResumeRunRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.charter.v1.RunSpec\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.charter.v1.InputFileB\x07\xa2\xbb\x18\x03 \xac\x02\"1\n\x11ResumeRunResponse\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\x0f.charter.v1.Run\"\x81\x01\n\x13ReportEventsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x1e\n\x07\x61ttempt\x18\x02 \x01(\rB\r\xa2\xbb\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\x12/\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x14.charter.v1.RunEventB\t\xa2\xbb\x18\x05\x18\x01 \xe8\x07\"0\n\x14ReportEventsResponse\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\"1\n\x14ListArtifactsRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\"&\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"@\n\x15ListArtifactsResponse\x12\'\n\tartifacts\x18\x01 \x03(\x0b\x32\x14.charter.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x19\n\x06run_id\x18\x01 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xc8\x01\x12\x17\n\x04path\x18\x02 \x01(\tB\t\xa2\xbb\x18\x05\x08\x01\x10\xe8\x07\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xc5\x05\n\x0eTrainerService\x12H\n\tCreateRun\x12\x1c.charter.v1.CreateRunRequest\x1a\x1d.charter.v1.CreateRunResponse\x12?\n\x06GetRun\x12\x19.charter.v1.GetRunRequest\x1a\x1a.charter.v1.GetRunResponse\x12\x45\n\x08ListRuns\x12\x1b.charter.v1.ListRunsRequest\x1a\x1c.charter.v1.ListRunsResponse\x12G\n\x08WatchRun\x12\x1b.charter.v1.WatchRunRequest\x1a\x1c.charter.v1.WatchRunResponse0\x01\x12Y\n\x0eWatchRevisions\x12!.charter.v1.WatchRevisionsRequest\x1a\".charter.v1.WatchRevisionsResponse0\x01\x12H\n\tCancelRun\x12\x1c.charter.v1.CancelRunRequest\x1a\x1d.charter.v1.CancelRunResponse\x12H\n\tResumeRun\x12\x1c.charter.v1.ResumeRunRequest\x1a\x1d.charter.v1.ResumeRunResponse\x12T\n\rListArtifacts\x12 .charter.v1.ListArtifactsRequest\x1a!.charter.v1.ListArtifactsResponse\x12S\n\x0cReadArtifact\x12\x1f.charter.v1.ReadArtifactRequest\x1a .charter.v1.ReadArtifactResponse0\x01\x32\x65\n\x10RunReportService\x12Q\n\x0cReportEvents\x12\x1f.charter.v1.ReportEventsRequest\x1a .charter.v1.ReportEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRUNSREQUEST'].fields_by_name['page_token']._serialized_options = b'\242\273\030\003\020\310\001'
   _globals['_WATCHRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_WATCHRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
+  _globals['_WATCHREVISIONSREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_WATCHREVISIONSREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_RESUMERUNREQUEST'].fields_by_name['run_id']._loaded_options = None
@@ -69,48 +72,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READARTIFACTREQUEST'].fields_by_name['run_id']._serialized_options = b'\242\273\030\005\010\001\020\310\001'
   _globals['_READARTIFACTREQUEST'].fields_by_name['path']._loaded_options = None
   _globals['_READARTIFACTREQUEST'].fields_by_name['path']._serialized_options = b'\242\273\030\005\010\001\020\350\007'
-  _globals['_CREATERUNREQUEST']._serialized_start=92
-  _globals['_CREATERUNREQUEST']._serialized_end=231
-  _globals['_INPUTFILE']._serialized_start=233
-  _globals['_INPUTFILE']._serialized_end=297
-  _globals['_CREATERUNRESPONSE']._serialized_start=299
-  _globals['_CREATERUNRESPONSE']._serialized_end=348
-  _globals['_GETRUNREQUEST']._serialized_start=350
-  _globals['_GETRUNREQUEST']._serialized_end=392
-  _globals['_GETRUNRESPONSE']._serialized_start=394
-  _globals['_GETRUNRESPONSE']._serialized_end=440
-  _globals['_LISTRUNSREQUEST']._serialized_start=442
-  _globals['_LISTRUNSREQUEST']._serialized_end=550
-  _globals['_LISTRUNSRESPONSE']._serialized_start=552
-  _globals['_LISTRUNSRESPONSE']._serialized_end=626
-  _globals['_WATCHRUNREQUEST']._serialized_start=628
-  _globals['_WATCHRUNREQUEST']._serialized_end=696
-  _globals['_WATCHRUNRESPONSE']._serialized_start=698
-  _globals['_WATCHRUNRESPONSE']._serialized_end=783
-  _globals['_CANCELRUNREQUEST']._serialized_start=785
-  _globals['_CANCELRUNREQUEST']._serialized_end=830
-  _globals['_CANCELRUNRESPONSE']._serialized_start=832
-  _globals['_CANCELRUNRESPONSE']._serialized_end=881
-  _globals['_RESUMERUNREQUEST']._serialized_start=883
-  _globals['_RESUMERUNREQUEST']._serialized_end=1010
-  _globals['_RESUMERUNRESPONSE']._serialized_start=1012
-  _globals['_RESUMERUNRESPONSE']._serialized_end=1061
-  _globals['_REPORTEVENTSREQUEST']._serialized_start=1064
-  _globals['_REPORTEVENTSREQUEST']._serialized_end=1193
-  _globals['_REPORTEVENTSRESPONSE']._serialized_start=1195
-  _globals['_REPORTEVENTSRESPONSE']._serialized_end=1243
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1245
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1294
-  _globals['_ARTIFACT']._serialized_start=1296
-  _globals['_ARTIFACT']._serialized_end=1334
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1336
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1400
-  _globals['_READARTIFACTREQUEST']._serialized_start=1402
-  _globals['_READARTIFACTREQUEST']._serialized_end=1491
-  _globals['_READARTIFACTRESPONSE']._serialized_start=1493
-  _globals['_READARTIFACTRESPONSE']._serialized_end=1532
-  _globals['_TRAINERSERVICE']._serialized_start=1535
-  _globals['_TRAINERSERVICE']._serialized_end=2153
-  _globals['_RUNREPORTSERVICE']._serialized_start=2155
-  _globals['_RUNREPORTSERVICE']._serialized_end=2256
+  _globals['_CREATERUNREQUEST']._serialized_start=116
+  _globals['_CREATERUNREQUEST']._serialized_end=255
+  _globals['_INPUTFILE']._serialized_start=257
+  _globals['_INPUTFILE']._serialized_end=321
+  _globals['_CREATERUNRESPONSE']._serialized_start=323
+  _globals['_CREATERUNRESPONSE']._serialized_end=372
+  _globals['_GETRUNREQUEST']._serialized_start=374
+  _globals['_GETRUNREQUEST']._serialized_end=416
+  _globals['_GETRUNRESPONSE']._serialized_start=418
+  _globals['_GETRUNRESPONSE']._serialized_end=464
+  _globals['_LISTRUNSREQUEST']._serialized_start=466
+  _globals['_LISTRUNSREQUEST']._serialized_end=574
+  _globals['_LISTRUNSRESPONSE']._serialized_start=576
+  _globals['_LISTRUNSRESPONSE']._serialized_end=650
+  _globals['_WATCHRUNREQUEST']._serialized_start=652
+  _globals['_WATCHRUNREQUEST']._serialized_end=720
+  _globals['_WATCHRUNRESPONSE']._serialized_start=722
+  _globals['_WATCHRUNRESPONSE']._serialized_end=807
+  _globals['_WATCHREVISIONSREQUEST']._serialized_start=809
+  _globals['_WATCHREVISIONSREQUEST']._serialized_end=878
+  _globals['_WATCHREVISIONSRESPONSE']._serialized_start=880
+  _globals['_WATCHREVISIONSRESPONSE']._serialized_end=957
+  _globals['_REVISION']._serialized_start=960
+  _globals['_REVISION']._serialized_end=1287
+  _globals['_CANCELRUNREQUEST']._serialized_start=1289
+  _globals['_CANCELRUNREQUEST']._serialized_end=1334
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1336
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1385
+  _globals['_RESUMERUNREQUEST']._serialized_start=1387
+  _globals['_RESUMERUNREQUEST']._serialized_end=1514
+  _globals['_RESUMERUNRESPONSE']._serialized_start=1516
+  _globals['_RESUMERUNRESPONSE']._serialized_end=1565
+  _globals['_REPORTEVENTSREQUEST']._serialized_start=1568
+  _globals['_REPORTEVENTSREQUEST']._serialized_end=1697
+  _globals['_REPORTEVENTSRESPONSE']._serialized_start=1699
+  _globals['_REPORTEVENTSRESPONSE']._serialized_end=1747
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1749
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1798
+  _globals['_ARTIFACT']._serialized_start=1800
+  _globals['_ARTIFACT']._serialized_end=1838
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1840
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1904
+  _globals['_READARTIFACTREQUEST']._serialized_start=1906
+  _globals['_READARTIFACTREQUEST']._serialized_end=1995
+  _globals['_READARTIFACTRESPONSE']._serialized_start=1997
+  _globals['_READARTIFACTRESPONSE']._serialized_end=2036
+  _globals['_TRAINERSERVICE']._serialized_start=2039
+  _globals['_TRAINERSERVICE']._serialized_end=2748
+  _globals['_RUNREPORTSERVICE']._serialized_start=2750
+  _globals['_RUNREPORTSERVICE']._serialized_end=2851
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from charter.v1 import run_pb2 as _run_pb2
+from charter.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -242,6 +243,129 @@ class WatchRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
+
+@_typing.final
+class WatchRevisionsRequest(_message.Message):
+    """Request of WatchRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_ROW_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    after_row: _builtins.int
+    """Number of the last row that came; 0 = from the first on."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        after_row: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_row", b"after_row", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevisionsRequest: _TypeAlias = WatchRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRevisionsResponse(_message.Message):
+    """One row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Counts the run's rows, from 1."""
+    @_builtins.property
+    def revision(self) -> Global___Revision: ...
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        revision: Global___Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevisionsResponse: _TypeAlias = WatchRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """One critique and revision of one answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    PRINCIPLE_ID_FIELD_NUMBER: _builtins.int
+    CRITIQUE_FIELD_NUMBER: _builtins.int
+    CRITIQUE_CUT_OFF_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    CONSTITUTION_DIGEST_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    parent: _builtins.str
+    """Row whose revision is the answer here. Empty = the answer is the policy's."""
+    dimension: _builtins.str
+    round: _builtins.int
+    answer: _builtins.str
+    principle_id: _builtins.str
+    critique: _builtins.str
+    critique_cut_off: _builtins.bool
+    """The token limit ended the critique."""
+    revision: _builtins.str
+    policy: _builtins.str
+    """The model whose answer was revised, the version of its weights, and the model that criticised and revised."""
+    policy_version: _builtins.int
+    judge: _builtins.str
+    constitution_digest: _builtins.str
+    verdict: _builtins.str
+    """clean, what a filter found wrong, or why the judge wrote nothing."""
+    outcome: _builtins.str
+    """What became of it: accepted, or why not. Empty until every round is done: a later stream tells."""
+    @_builtins.property
+    def prompt(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Message]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        prompt: _abc.Iterable[_types_pb2.Message] | None = ...,
+        dimension: _builtins.str = ...,
+        round: _builtins.int = ...,
+        answer: _builtins.str = ...,
+        principle_id: _builtins.str = ...,
+        critique: _builtins.str = ...,
+        critique_cut_off: _builtins.bool = ...,
+        revision: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        policy_version: _builtins.int = ...,
+        judge: _builtins.str = ...,
+        constitution_digest: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "constitution_digest", b"constitution_digest", "critique", b"critique", "critique_cut_off", b"critique_cut_off", "dimension", b"dimension", "id", b"id", "judge", b"judge", "outcome", b"outcome", "parent", b"parent", "policy", b"policy", "policy_version", b"policy_version", "principle_id", b"principle_id", "prompt", b"prompt", "revision", b"revision", "round", b"round", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

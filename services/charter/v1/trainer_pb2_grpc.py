@@ -55,6 +55,11 @@ class TrainerServiceStub:
                 request_serializer=charter_dot_v1_dot_trainer__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_trainer__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.WatchRevisions = channel.unary_stream(
+                '/charter.v1.TrainerService/WatchRevisions',
+                request_serializer=charter_dot_v1_dot_trainer__pb2.WatchRevisionsRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_trainer__pb2.WatchRevisionsResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/charter.v1.TrainerService/CancelRun',
                 request_serializer=charter_dot_v1_dot_trainer__pb2.CancelRunRequest.SerializeToString,
@@ -111,6 +116,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRevisions(self, request, context):
+        """Streams the rows of a run's critique and revision from behind after_row on, in the order in which they were written,
+        then new ones as they come; ends when the run has ended. Idempotent: a stream that broke goes on behind the last row
+        that came. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already).
         """
@@ -120,7 +134,7 @@ class TrainerServiceServicer:
 
     def ResumeRun(self, request, context):
         """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
-        finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+        finished. Its spec may be corrected where nothing that was done or learned depends on what changes. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
         FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
         a checkpoint, or what was done depends on what the spec changes).
         """
@@ -165,6 +179,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=charter_dot_v1_dot_trainer__pb2.WatchRunRequest.FromString,
                     response_serializer=charter_dot_v1_dot_trainer__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'WatchRevisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevisions,
+                    request_deserializer=charter_dot_v1_dot_trainer__pb2.WatchRevisionsRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_trainer__pb2.WatchRevisionsResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -296,6 +315,33 @@ class TrainerService:
             '/charter.v1.TrainerService/WatchRun',
             charter_dot_v1_dot_trainer__pb2.WatchRunRequest.SerializeToString,
             charter_dot_v1_dot_trainer__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charter.v1.TrainerService/WatchRevisions',
+            charter_dot_v1_dot_trainer__pb2.WatchRevisionsRequest.SerializeToString,
+            charter_dot_v1_dot_trainer__pb2.WatchRevisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,11 +45,16 @@ class TrainerServiceStub:
     """Streams the run's events from after_sequence on, then new ones as they happen; ends when the run
     has ended. The last message carries the run in its final state. Idempotent. Errors: NOT_FOUND.
     """
+    WatchRevisions: _grpc.UnaryStreamMultiCallable[_trainer_pb2.WatchRevisionsRequest, _trainer_pb2.WatchRevisionsResponse]
+    """Streams the rows of a run's critique and revision from behind after_row on, in the order in which they were written,
+    then new ones as they come; ends when the run has ended. Idempotent: a stream that broke goes on behind the last row
+    that came. Errors: NOT_FOUND.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelRunRequest, _trainer_pb2.CancelRunResponse]
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
-    finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+    finished. Its spec may be corrected where nothing that was done or learned depends on what changes. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
     FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
     a checkpoint, or what was done depends on what the spec changes).
     """
@@ -77,11 +82,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Streams the run's events from after_sequence on, then new ones as they happen; ends when the run
     has ended. The last message carries the run in its final state. Idempotent. Errors: NOT_FOUND.
     """
+    WatchRevisions: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchRevisionsRequest, _trainer_pb2.WatchRevisionsResponse]  # type: ignore[assignment]
+    """Streams the rows of a run's critique and revision from behind after_row on, in the order in which they were written,
+    then new ones as they come; ends when the run has ended. Idempotent: a stream that broke goes on behind the last row
+    that came. Errors: NOT_FOUND.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelRunRequest, _trainer_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops the worker after its current operation. Idempotent. Errors: NOT_FOUND, FAILED_PRECONDITION (it has ended already)."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeRunRequest, _trainer_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
-    finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+    finished. Its spec may be corrected where nothing that was done or learned depends on what changes. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
     FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
     a checkpoint, or what was done depends on what the spec changes).
     """
@@ -132,6 +142,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WatchRevisions(
+        self,
+        request: _trainer_pb2.WatchRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trainer_pb2.WatchRevisionsResponse], _abc.AsyncIterator[_trainer_pb2.WatchRevisionsResponse]]:
+        """Streams the rows of a run's critique and revision from behind after_row on, in the order in which they were written,
+        then new ones as they come; ends when the run has ended. Idempotent: a stream that broke goes on behind the last row
+        that came. Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def CancelRun(
         self,
         request: _trainer_pb2.CancelRunRequest,
@@ -146,7 +167,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.ResumeRunResponse, _abc.Awaitable[_trainer_pb2.ResumeRunResponse]]:
         """Starts the worker of a FAILED or CANCELLED run again, from its newest complete checkpoint, or from the stages that it
-        finished. Before the first checkpoint its spec may be corrected. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
+        finished. Its spec may be corrected where nothing that was done or learned depends on what changes. Errors: NOT_FOUND, INVALID_ARGUMENT (as CreateRun),
         FAILED_PRECONDITION (running, or succeeded, or an active run uses the same policy service; with a spec also: there is
         a checkpoint, or what was done depends on what the spec changes).
         """

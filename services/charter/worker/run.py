@@ -28,6 +28,7 @@ from charter.worker.stages.revision_learning import RevisionLearning
 from charter.worker.stages.sample_pairs import PairSampling
 from charter.worker.stages.start import check_services, check_spec, check_template, load_prompts, with_pinned_data
 from charter.worker.stages.supervised import SupervisedFineTuning
+from charter.worker.supervised.loop import remove_checkpoints
 from charter.worker.training import ranks
 from charter.worker.training.architecture import check_architectures
 from charter.worker.training.lead import Leader
@@ -72,6 +73,9 @@ def execute(
             constitution = check_services(spec, services, artifacts)
             check_architectures(spec)
             run = Run(run_id, spec, artifacts, services, reporter, leader, prompts, constitution)
+            for name in artifacts.learned:
+                # By an attempt that was killed before it came to this.
+                remove_checkpoints(run, name)
             reporter.report(1, 1)
         for stage in STAGES:
             if stage.wanted(spec) and not stage.done(run):

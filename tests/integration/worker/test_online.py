@@ -11,6 +11,7 @@ import pytest
 import torch
 from charter.inference.preference_model import PreferenceModel
 from charter.v1 import run_pb2
+from charter.worker import answer_log
 from charter.worker.reinforcement.overoptimisation import best
 from charter.worker.reinforcement.progress import newest_progress
 from charter.worker.training import checkpoint
@@ -19,6 +20,9 @@ from safetensors.torch import load_file
 from tests.integration.worker.test_resume import SHARD, STEPS, assert_equal_to
 from tests.support.reward_service import reward_service
 from tests.support.worker_services import Stage, exit_status, tiny_services
+
+# Names of the answers to held-out prompts.
+ASKED = ("watched", "before")
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +90,10 @@ def test_the_judge_is_asked_on_the_way_and_its_best_step_is_kept(stage: Stage, u
     ]
     kept = [path.name for path in checkpoint.complete(stage.run_folder(unbroken) / "checkpoints")]
     assert kept == sorted({f"step-{best(measured).step:06d}", f"step-{STEPS:06d}"})
-    watched = json.loads((stage.run_folder(unbroken) / "answers_watched.json").read_text())
-    before = json.loads((stage.run_folder(unbroken) / "answers_before.json").read_text())
-    assert len(watched) == 2
-    assert not {one["key"] for one in watched} & {one["key"] for one in before}
+    watched, before = (answer_log.read(stage.run_folder(unbroken) / f"answers_{name}.jsonl") for name in ASKED)
+    assert (len(watched), len(before)) == (2, 3)
+    # Other prompts: five are held out, and no two answers to one are drawn alike.
+    assert {one.text for (one,) in watched}.isdisjoint(one.text for (one,) in before)
 
 
 def test_killed_while_it_refreshes_and_while_the_judge_compares(stage: Stage, unbroken: str) -> None:

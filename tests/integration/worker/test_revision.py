@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from charter.judge import server as judge
+from charter.runs.revisions import RevisionRow, recover_rows
 from charter.v1 import run_pb2
-from charter.worker.__main__ import FAILED
-from charter.worker.revision.rows import RevisionRow, read_rows
+from charter.worker.__main__ import FAILED, STOPPED
+from prometheus_client import REGISTRY
 from safetensors.torch import load_file
 
 from tests.integration.worker.test_endpoint import stored_comparisons
 from tests.support.endpoint import MODEL, Answer, Body, Endpoint, Failure, endpoint
 from tests.support.harness import running
-from tests.support.worker_services import Stage, tiny_services, write_jsonl
+from tests.support.worker_services import Stage, exit_status, tiny_services, write_jsonl
+from tests.support.worker_trainer import listening
 
 # Held-out prompts of the gate.
 GATE = 16
@@ -40,6 +43,7 @@ class Critic:
 
     def __init__(self, *, prefers: bool = True, revise: Callable[[int, str], Answer | Failure] | None = None) -> None:
         self.written: Counter[str] = Counter()
+        self.critiques_end = "stop"
         self._prefers = prefers
         self._revise = revise
 
@@ -57,7 +61,7 @@ class Critic:
             return Answer(self.revision(text))
         if "Say why." in text:
             self.written["critique"] += 1
-            return Answer(CRITIQUE)
+            return Answer(CRITIQUE, finish=self.critiques_end)
         return Answer("A", {"A": 0.6, "B": 0.4})
 
     def revision(self, text: str) -> str:
@@ -80,8 +84,13 @@ def judged_by(stage: Stage, served: Endpoint, **revision: object) -> Iterator[ru
         yield spec
 
 
+def writes(body: Body) -> bool:
+    """Whether a request asks for a critique or a revision."""
+    return any(text in str(body["messages"]) for text in ("Say why.", "Write only the new response."))
+
+
 def rows_of(stage: Stage, run: str) -> list[RevisionRow]:
-    return read_rows(stage.run_folder(run) / "revision" / "rows.jsonl")
+    return recover_rows(stage.run_folder(run) / "revision" / "rows.jsonl")
 
 
 def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Stage) -> None:
@@ -90,6 +99,9 @@ def test_what_the_judge_prefers_is_learned_from_and_every_row_is_kept(stage: Sta
     folder = stage.run_folder("revised")
     result = json.loads((folder / "revision.json").read_text())
     assert result["gate"]["low"] > 0.5
+    # All that are held out, those of the evaluation too.
+    assert (result["gate"]["prompts"], result["gate"]["also_evaluated"]) == (GATE, 4)
+    assert "4 of these prompts are also among those of the evaluation" in (folder / "report.html").read_text()
     rows = rows_of(stage, "revised")
     first, second = ({row.prompt_key: row for row in rows if row.round == number} for number in (1, 2))
     assert len(first) == len(second) == 7
@@ -150,7 +162,7 @@ def test_of_its_own_answers_only_whole_ones_are_learned(stage: Stage) -> None:
         assert stage.work("own", spec) == 0
     folder = stage.run_folder("own")
     answers = [json.loads(line) for line in (folder / "revision" / "helpful_answers.jsonl").read_text().splitlines()]
-    assert [cut_off for batch in answers for _, cut_off in batch] == [True] * 4
+    assert [one["cut_off"] for batch in answers for (one,) in batch] == [True] * 4
     assert (folder / "revision" / "helpful.jsonl").read_text() == ""
     assert json.loads((folder / "run.json").read_text())["counts"]["helpful_answers_left_out"] == 4
     assert any("4 of 4 answers to other prompts are empty or cut off" in event.text for event in stage.events("own"))
@@ -175,10 +187,15 @@ def test_a_revision_that_pleases_nobody_is_learned_from_only_where_all_are(
 
 def test_without_a_gain_on_held_out_prompts_nothing_is_revised(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     critic = Critic(prefers=False)
-    with endpoint(critic) as served, judged_by(stage, served) as spec:
+    with endpoint(critic) as served, judged_by(stage, served, gate_prompts=GATE - 4) as spec:
         assert stage.work("no-gain", spec) == 0
-    assert json.loads((stage.run_folder("no-gain") / "revision.json").read_text())["skipped"] is True
-    assert critic.written == {"critique": GATE, "revision": GATE}
+    folder = stage.run_folder("no-gain")
+    assert json.loads((folder / "revision.json").read_text())["skipped"] is True
+    assert critic.written == {"critique": GATE - 4, "revision": GATE - 4}
+    # There are enough others: the evaluation's prompts are left alone.
+    asked = {row.prompt[-1].content for row in recover_rows(folder / "revision" / "gate_rows.jsonl")}
+    evaluated = {row["prompt"] for row in json.loads((folder / "evaluation.json").read_text())["rows"]}
+    assert (len(asked), len(evaluated), asked & evaluated) == (GATE - 4, 4, set())
     assert any("does not help beyond chance; the stage is skipped" in event.text for event in stage.events("no-gain"))
     with endpoint(critic) as served, judged_by(stage, served, on_no_gain="stop") as spec:
         assert stage.work("stopped", spec) == FAILED
@@ -192,9 +209,11 @@ def test_dirty_revisions_are_named_and_what_came_before_them_goes_on(stage: Stag
         leaks = number > GATE and "number 2" in text
         return Answer("Here is a revised response: hello" if leaks else critic.revision(text))
 
-    critic._revise = every_second_leaks
-    with endpoint(critic) as served, judged_by(stage, served) as spec:
+    critic._revise, critic.critiques_end = every_second_leaks, "length"
+    with endpoint(critic) as served, judged_by(stage, served, critique_tokens=30) as spec:
         assert stage.work("dirty", spec) == 0
+    limits = {"Write only" in str(body["messages"]): body["max_tokens"] for body in served.requests if writes(body)}
+    assert limits == {False: 30, True: spec.sampling.max_new_tokens}
     leaked = [row for row in rows_of(stage, "dirty") if row.verdict == "scaffolding"]
     assert [row.round for row in leaked] == [1, 2]
     # The second round revised the answer again, not the leak.
@@ -202,6 +221,8 @@ def test_dirty_revisions_are_named_and_what_came_before_them_goes_on(stage: Stag
     assert [row.parent for row in leaked] == ["", ""]
     result = json.loads((stage.run_folder("dirty") / "revision.json").read_text())
     assert [one["verdicts"] for one in result["rounds"]] == [{"clean": 6, "scaffolding": 1}] * 2
+    # A critique that the limit ended is followed, and counted.
+    assert [one["critiques_cut_off"] for one in result["rounds"]] == [7, 7]
     accepted = (stage.run_folder("dirty") / "revision" / "accepted.jsonl").read_text()
     assert "revised response" not in accepted
 
@@ -224,3 +245,68 @@ def test_a_run_that_was_broken_off_repeats_nothing(stage: Stage) -> None:
     assert after[:7] == before
     assert Counter(row.round for row in after) == {1: 7, 2: 7}
     assert critic.written["revision"] == 7
+
+
+def sent_to_policy() -> float:
+    """Bytes of weights that the policy service has got."""
+    return REGISTRY.get_sample_value("charter_weight_received_bytes_total", {"service": "policy"}) or 0.0
+
+
+class Seeded(Critic):
+    """Writes texts that depend on the seed that it is asked with."""
+
+    def __call__(self, body: Body) -> Answer | Failure:
+        found = super().__call__(body)
+        if writes(body) and isinstance(found, Answer):
+            return Answer(f"{found.text} {body['seed'] % 1000}")
+        return found
+
+
+# What is broken off, where the worker kills itself, at which call, and how much of the rows is left of a half write.
+INSTANTS: list[tuple[str, str, int, int]] = [
+    ("the gate's revisions are written, not stored", "charter.worker.revision.rounds:append_rows", 1, 0),
+    ("the first round is half stored", "charter.worker.revision.rounds:append_rows", 4, 3),
+    ("the second round is half stored", "charter.worker.revision.rounds:append_rows", 4, 9),
+    ("compared and stored, not noted", "charter.worker.revision.acceptance:append_line", 1, 0),
+]
+
+
+@pytest.mark.timeout(600)
+def test_killed_within_a_round_it_ends_like_one_that_was_not(stage: Stage) -> None:
+    with endpoint(Seeded()) as served, judged_by(stage, served) as spec:
+        assert stage.work("whole", spec) == 0
+        for what, place, times, rows in INSTANTS:
+            sent = sent_to_policy()
+            with stage.process("killed", spec, "", (place, times)) as worker:
+                assert exit_status(worker, 300) == -signal.SIGKILL, what
+            if rows:
+                file = stage.run_folder("killed") / "revision" / "rows.jsonl"
+                lines = file.read_bytes().splitlines(keepends=True)
+                assert len(lines) > rows
+                file.write_bytes(b"".join([*lines[:rows], lines[rows][:40]]))
+        # All answers were there: no weights were sent for them again.
+        assert sent_to_policy() == sent
+        assert stage.work("killed", spec, attempt=len(INSTANTS) + 1) == 0
+    whole, killed = stage.run_folder("whole"), stage.run_folder("killed")
+    for name in ("revision.json", "revision/rows.jsonl", "revision/gate_rows.jsonl", "revision/accepted.jsonl"):
+        assert sorted((killed / name).read_bytes().splitlines()) == sorted((whole / name).read_bytes().splitlines()), (
+            name
+        )
+    pairs = [
+        {one.answer_a.text for one in stored_comparisons(stage, run) if one.method == "revision"}
+        for run in ("whole", "killed")
+    ]
+    assert pairs[0] == pairs[1]
+    before_rl, after = (load_file(folder / "revised" / "model.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before_rl.items())
+
+
+def test_the_gate_can_be_cancelled(stage: Stage) -> None:
+    critic = Critic()
+    with (
+        endpoint(critic) as served,
+        judged_by(stage, served) as spec,
+        listening(lambda event: event.text == "held-out answers to revise") as (address, _),
+    ):
+        assert stage.work("cancelled", spec, trainer=address) == STOPPED
+    assert critic.written == {}

@@ -18,6 +18,7 @@ from charter.runs.artifacts import Artifacts
 from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
+from charter.worker.answer_log import Written
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.patience import WaitedTooLongError
 from charter.worker.clients.policy import Answer
@@ -28,7 +29,7 @@ from charter.worker.reinforcement.sampling import rewards
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.label import LABELLING, Labelling
-from charter.worker.stages.sample_pairs import Pair, Written
+from charter.worker.stages.sample_pairs import Pair
 from charter.worker.training.lead import Leader
 
 from tests.support.harness import running
@@ -257,16 +258,13 @@ def test_numbers_that_do_not_go_together_are_told(
 
 def test_labels_that_failed_in_an_earlier_attempt_keep_their_kinds(stage: Stage) -> None:
     texts = ("Yes.", "No."), ("Yes.", ""), ("word " * 600, "No."), ("", "No.")
-    pairs = [
-        Pair(PROMPTS[place % 3], Written(a, cut_off=False), Written(b, cut_off=False))
-        for place, (a, b) in enumerate(texts)
-    ]
+    pairs = [Pair(PROMPTS[place % 3], Written(a, False, 1), Written(b, False, 1)) for place, (a, b) in enumerate(texts)]
     with a_run(stage, failures={"max_share": 1.0}) as run:
         Labelling(run, LABELLING, 5, run.start.version).label("0", pairs)
         first = run.artifacts.record["left_out"][LABELLING]
         assert first == {"items": 4, "kinds": {"empty": 2, "too_long": 1}}
         resumed = Labelling(run, LABELLING, 5, run.start.version)
         resumed.label("0", pairs)
-        more = Pair(PROMPTS[2], Written("Perhaps.", cut_off=False), Written("No.", cut_off=False))
+        more = Pair(PROMPTS[2], Written("Perhaps.", False, 1), Written("No.", False, 1))
         resumed.label("1", [more])
         assert run.artifacts.record["left_out"][LABELLING] == {"items": 5, "kinds": {"empty": 2, "too_long": 1}}

@@ -13,6 +13,7 @@ from charter.policy import server as policy
 from charter.rpc.channel import QUICK, connect
 from charter.runs.folder import read_run_folder
 from charter.v1 import policy_pb2, policy_pb2_grpc, run_pb2
+from charter.worker import answer_log
 from charter.worker.__main__ import FAILED
 from prometheus_client import REGISTRY
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,8 +69,9 @@ def test_every_artifact_is_there(finished: Stage) -> None:
     rows = pq.read_table(folder / "comparisons.parquet").to_pylist()
     assert {type(row[f"{name}_cut_off"]) for row in rows for name in ("answer_a", "answer_b")} == {bool}
     limit = finished.spec().sampling.max_new_tokens
-    answers = json.loads((folder / "answers_after.json").read_text())
-    assert all(one["tokens"] == limit for one in answers if one["cut_off"])
+    answers = [one for (one,) in answer_log.read(folder / "answers_after.jsonl")]
+    assert len(answers) == 4
+    assert all(one.tokens == limit for one in answers if one.cut_off)
     assert (folder / "policy" / "README.md").read_text().startswith("---\n")
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
 

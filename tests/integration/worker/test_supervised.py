@@ -172,6 +172,7 @@ INSTANTS = [
     ("half of a step", "charter.worker.supervised.learner:optimiser_step", 2, "pretraining", 1),
     ("the model is half written", "charter.worker.training.saving:_actor_tensors", 1, "pretraining", 4),
     ("it is written and not noted", "charter.runs.artifacts:Artifacts.add_learned", 1, "pretraining", 4),
+    ("noted, its checkpoints left", "charter.worker.supervised.loop:remove_checkpoints", 1, "pretraining", 4),
     ("measured and not saved", "charter.worker.supervised.loop:_measured", 2, "supervised", 1),
     ("the last step is half done", "charter.worker.supervised.learner:optimiser_step", 5, "supervised", 5),
     ("the stage is done, and the next not begun", "charter.worker.stages.answers:StartingAnswers.work", 1, "", None),
@@ -190,6 +191,7 @@ def test_killed_at_every_instant(stage: Stage, unbroken: Path) -> None:
             assert (found[1].step if found else None) == step, what
     assert stage.work(run, spec_of(stage), attempt=len(INSTANTS) + 1) == 0
     folder = stage.run_folder(run)
+    assert not [one for name in STAGES if (one := folder / "checkpoints" / name).exists()]
     for name in (*STAGES, "policy"):
         expected = load_file(unbroken / name / "model.safetensors")
         got = load_file(folder / name / "model.safetensors")

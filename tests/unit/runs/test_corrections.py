@@ -15,7 +15,7 @@ def spec(**sections: object) -> run_pb2.RunSpec:
 
 
 TUNED = {"supervised": {"data": [{"source": "chat.jsonl"}]}}
-EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit.json", "answers_before.json")
+EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit.json", "answers_before.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit
         (("labels.jsonl",), {"judge": {"model": "k"}}, "its pairs are judged already, by another judge.model"),
         (("labels.jsonl",), {"preference_model": {"epochs": 4}}, ""),
         (("preference_fit.json",), {"preference_model": {"epochs": 4}}, "by another preference_model.epochs"),
-        (("answers_before.json",), {"evaluation": {"prompts": 4}}, "by another evaluation.prompts"),
+        (("answers_before.jsonl",), {"evaluation": {"prompts": 4}}, "by another evaluation.prompts"),
         (("judge_check.json",), {"judge": {"model": "k"}}, "its judge is measured already, by another judge.model"),
         (("pairs.jsonl",), TUNED, "its pairs are sampled already, by another supervised.batch_size, "),
         (("supervised.json",), TUNED, "it is fine-tuned already, by another supervised."),
@@ -55,10 +55,35 @@ def test_only_what_depends_on_a_change_stands_against_it(
     assert refused in "".join(found)
 
 
-@pytest.mark.parametrize("place", ["step-000002", "supervised/step-000002"])
-def test_after_a_checkpoint_nothing_changes(tmp_path: Path, place: str) -> None:
-    step = tmp_path / "checkpoints" / place
+def checkpoint(folder: Path, place: str) -> None:
+    step = folder / "checkpoints" / place
     step.mkdir(parents=True)
-    assert conflicts(tmp_path, spec(), spec()) == []
     (step / "COMPLETE").touch()
+
+
+def test_after_a_checkpoint_of_rl_nothing_changes(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
+    assert conflicts(tmp_path, spec(), spec(seed=2)) == []
+    (tmp_path / "checkpoints" / "step-000002" / "COMPLETE").touch()
     assert "has learned already" in conflicts(tmp_path, spec(), spec())[0]
+
+
+def test_a_stage_that_learns_is_bound_by_what_it_learns_from(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "supervised/step-000002")
+    assert conflicts(tmp_path, spec(), spec(ppo={"learning_rate": 1e-6})) == []
+    (why,) = conflicts(tmp_path, spec(), spec(**TUNED))
+    assert "it learns from conversations already, by another supervised." in why
+    # How to go on.
+    assert f"delete {tmp_path}/checkpoints/supervised)" in why
+    checkpoint(tmp_path, "of-another-version/step-000001")
+    assert "has learned already" in conflicts(tmp_path, spec(), spec())[0]
+
+
+def test_before_the_first_step_and_after_the_last_one_checkpoints_bind_nothing(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "supervised/step-000000")
+    assert conflicts(tmp_path, spec(), spec(**TUNED)) == []
+    # Killed before it could take them away.
+    checkpoint(tmp_path, "pretraining/step-000004")
+    (tmp_path / "run.json").write_text('{"learned": ["pretraining"]}')
+    (tmp_path / "pretraining.json").touch()
+    assert conflicts(tmp_path, spec(), spec(**TUNED)) == []

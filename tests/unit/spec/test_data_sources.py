@@ -8,6 +8,7 @@ from charter.cli.runs.run import _files_of
 from charter.data.sources import Source
 from charter.runs.artifacts import Artifacts
 from charter.spec import checks
+from charter.spec.chat_form import ChatForm
 from charter.spec.defaults import fill_defaults
 from charter.trainer.artifact_files import with_absolute_files, with_relative_files, with_stored_files
 from charter.v1 import run_pb2
@@ -64,6 +65,24 @@ def test_a_column_stays_with_its_file(folder: Path, tmp_path: Path) -> None:
     relative = with_relative_files(stored, runs)
     assert relative.prompts.held_out[0].startswith("inputs/")
     assert with_absolute_files(relative, runs) == stored
+
+
+def test_a_template_file_travels_as_the_others(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine.jinja").write_text("{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}")
+    spec, _ = found(folder, more="")
+    spec.policy.chat_template, spec.policy.eos_token = str(folder / "mine.jinja"), "</s>"
+    runs = tmp_path / "runs"
+    stored = with_stored_files(spec, _files_of(spec), runs)
+    assert stored.policy.chat_template.startswith(f"{runs}/inputs/")
+    # Services compare forms by what the file says, wherever it lies.
+    forms = {ChatForm(one.policy.chat_template, "</s>").digest for one in (spec, stored)}
+    assert len(forms) == 1
+    relative = with_relative_files(stored, runs)
+    assert relative.policy.chat_template.startswith("inputs/")
+    assert with_absolute_files(relative, runs) == stored
+    # Names of no file stay as they are.
+    spec.policy.chat_template = "chatml"
+    assert with_stored_files(spec, _files_of(spec), runs).policy.chat_template == "chatml"
 
 
 def test_a_wrong_column_and_a_missing_file_are_named(folder: Path) -> None:

@@ -60,3 +60,12 @@ def test_the_calibration_that_a_spec_names_must_be_the_one_applied(tmp_path: Pat
     assert "applies no calibration, and not the spec's judge.calibration" in none
     (another,) = judge_problems(spec, "host:1", served("org/judge", "vllm", "f" * 64))
     assert "applies another calibration than" in another
+
+
+def test_a_template_file_of_another_machine_is_compared_there(tmp_path: Path) -> None:
+    spec, file = spec_of(), tmp_path / "mine.jinja"
+    spec.policy.chat_template, spec.policy.eos_token = str(file), "</s>"
+    info = types_pb2.ModelInfo(model="org/policy", chat_form="of-another-form")
+    assert list(policy_problems(spec, "host:1", info)) == []
+    file.write_text("{{ messages }}")
+    assert "serves another chat template" in next(policy_problems(spec, "host:1", info))

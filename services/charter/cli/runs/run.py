@@ -65,7 +65,7 @@ def _local_hint(spec: Path) -> str:
 def _files_of(spec: run_pb2.RunSpec) -> list[trainer_pb2.InputFile]:
     """Contents of the files of this machine that a spec names; other paths are the cluster's."""
     data = (source.place for _, source in data_sources(spec))
-    named = [*data, spec.judge.constitution, spec.judge.calibration]
+    named = [*data, spec.judge.constitution, spec.judge.calibration, spec.policy.chat_template]
     paths = [Path(path) for path in dict.fromkeys(named) if path and Path(path).is_file()]
     if sum(path.stat().st_size for path in paths) > MOST_FILE_BYTES:
         fail(

@@ -24,7 +24,8 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run, or the name of the newest run with that name.")
 ]
 CorrectedOption = Annotated[
-    Path | None, typer.Option("--spec", metavar="SPEC", help="A corrected spec, while there is no checkpoint yet.")
+    Path | None,
+    typer.Option("--spec", metavar="SPEC", help="A corrected spec; what was done stays."),
 ]
 LimitOption = Annotated[int, typer.Option(min=1, max=1000, help="Most runs to list.")]
 
@@ -124,8 +125,8 @@ def resume(
 ) -> None:
     """Continue a failed or cancelled run where it stopped.
 
-    That is its newest checkpoint, or before the first one the stage that was under way. Until then --spec corrects its
-    spec; what was done already stays, and a change that would make it wrong is refused.
+    That is its newest checkpoint, or before the first one the stage that was under way. --spec corrects its spec; what
+    was done already stays, and a change that would make it wrong is refused. After the first step of RL all are.
     """
     request = trainer_pb2.ResumeRunRequest(run_id=run)
     with _trainer() as stub:

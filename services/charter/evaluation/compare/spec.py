@@ -12,6 +12,7 @@ from charter.data.errors import MOST_NAMED, DataError
 from charter.data.prompts import read_prompts
 from charter.data.sources import Source
 from charter.evaluation.compare.prompts import bad_rows_of
+from charter.evaluation.compare.trained import trained_prompts
 from charter.runs.folder import is_run_folder
 from charter.spec.constitution import ConstitutionError, load_constitution
 from charter.spec.defaults import DEFAULTS, fill
@@ -235,6 +236,12 @@ def _contents(spec: EvaluateSpec, wrong: set[str]) -> tuple[list[Problem], list[
                 found += [Problem(field, line) for line in error.problems[:MOST_NAMED]]
             except OSError as error:
                 found.append(Problem(field, f"cannot read {judge.constitution}: {error.strerror}"))
+    trained: dict[str, set[str]] = {}
+    for index, model in enumerate(spec.models):
+        try:
+            trained[model.name] = trained_prompts(model)
+        except DataError as error:
+            unread.append(Problem(f"models[{index}]", f"the prompts that trained it cannot be read: {error}"))
     for index, prompts in enumerate(spec.prompts):
         field = f"prompts[{index}].source"
         if not prompts.source or field in wrong:
@@ -244,11 +251,15 @@ def _contents(spec: EvaluateSpec, wrong: set[str]) -> tuple[list[Problem], list[
             unread.append(Problem(field, f"{prompts.source} is not in the hub's cache of this machine"))
             continue
         try:
-            there = len({prompt.key for prompt in read_prompts(str(here), bad_rows_of(spec))})
+            there = {prompt.key for prompt in read_prompts(str(here), bad_rows_of(spec))}
         except DataError as error:
             found += [Problem(field, line) for line in str(error).splitlines()]
             continue
-        if prompts.count > there:
-            text = f"is {prompts.count}, and {prompts.source} holds {there} different ones: lower it, or leave it out"
+        for name, keys in trained.items():
+            if shared := len(there & keys):
+                found.append(Problem(field, f"{shared} of its prompts trained {name}: take them out", ("models",)))
+        if prompts.count > len(there):
+            count = f"is {prompts.count}, and {prompts.source} holds {len(there)} different ones"
+            text = f"{count}: lower it, or leave it out"
             found.append(Problem(f"prompts[{index}].count", text, (field,)))
     return found, unread

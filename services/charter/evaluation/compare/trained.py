@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from charter.data.bad_rows import BadRows
+from charter.data.prompts import prompts
+from charter.data.sources import Source
 from charter.runs.folder import is_run_folder
 from charter.spec.facts import AI, label_sources
 from charter.spec.load import spec_from_json
@@ -27,6 +30,16 @@ def training_of(model: evaluation_pb2.EvaluatedModel) -> dict[str, str]:
     file = folder / "run.json"
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return {"judge": spec.judge.model, "constitution_digest": str(record.get("constitution_digest", ""))}
+
+
+def trained_prompts(model: evaluation_pb2.EvaluatedModel) -> set[str]:
+    """Keys of the prompts that a run trained a model on, as far as their files are still here."""
+    folder = Path(model.run) if model.run else _run_around(model.model)
+    if folder is None or not (folder / "spec.json").is_file():
+        return set()
+    spec = spec_from_json((folder / "spec.json").read_text(encoding="utf-8"))
+    here = [found for source in spec.prompts.train if (found := Source.parse(source).here()) is not None]
+    return {prompt.key for source in here for prompt in prompts(str(source), BadRows("skip"))}
 
 
 def remarks(judge: str, served: Mapping[str, Any], trained: Mapping[str, Mapping[str, str]]) -> list[str]:

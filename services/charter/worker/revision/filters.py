@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
 from charter.evaluation.figures.words import ending, words_of
+from charter.worker.revision.language import changes_language
 
 EMPTY, CUT_OFF, UNCHANGED, REPEATS = "empty", "cut_off", "unchanged", "repeats_itself"
-SCAFFOLDING, SCRIPT, ENDING = "scaffolding", "other_script", "common_ending"
-KINDS = (EMPTY, CUT_OFF, UNCHANGED, REPEATS, SCAFFOLDING, SCRIPT, ENDING)
+SCAFFOLDING, SCRIPT, LANGUAGE, ENDING = "scaffolding", "other_script", "other_language", "common_ending"
+KINDS = (EMPTY, CUT_OFF, UNCHANGED, REPEATS, SCAFFOLDING, SCRIPT, LANGUAGE, ENDING)
 
 # So many words of the critique in a row are not chance.
 _QUOTED_WORDS = 8
@@ -55,8 +56,10 @@ def why_unfit(revision: str, *, answer: str, prompt: str, critique: str, cut_off
         return REPEATS
     if _leaks(revision, f"{prompt}\n{answer}", critique):
         return SCAFFOLDING
-    if _main_script(revision) not in _scripts(f"{prompt}\n{answer}"):
+    if _main_script(revision) not in (scripts := _scripts(f"{prompt}\n{answer}")) and scripts != {""}:
         return SCRIPT
+    if changes_language(revision, (prompt, answer)):
+        return LANGUAGE
     return ""
 
 
@@ -103,7 +106,7 @@ def _main_script(text: str) -> str:
 
 
 def _scripts(text: str) -> set[str]:
-    """The scripts of a conversation; none, which a text of numbers has, is always one of them."""
+    """The scripts of a conversation; none, which a text of numbers has, is always one of them, and may be the only."""
     counted = _counted_scripts(text)
     return {"", *(script for script, count in counted.items() if count >= _LEAST_SHARE * counted.total())}
 

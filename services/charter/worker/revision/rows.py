@@ -1,13 +1,13 @@
-"""The rows of a revision stage: every critique and revision, by what it was written, and what became of it."""
+"""Which prompts get rows of revisions, and all rows as one table."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from charter.chat import ChatMessage
-from charter.jsonl import append_line, recover_lines
+from charter.data.prompts import TaskPrompt
+from charter.runs.revisions import RevisionRow
 from charter.storage.comparison_files import write_rows
+from charter.v1 import run_pb2
 
 # Of the verdicts: nothing was found wrong with the revision.
 CLEAN = "clean"
@@ -21,6 +21,7 @@ COLUMNS = {
     "answer": "text",
     "principle": "text",
     "critique": "text",
+    "critique_cut_off": "flag",
     "revision": "text",
     "policy": "text",
     "policy_version": "count",
@@ -31,52 +32,9 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RevisionRow:
-    """One critique and revision of one answer.
-
-    ``answer`` is what was revised: the policy's answer, or the revision of the row ``parent``. ``verdict`` is
-    ``clean``, a kind of ``charter.worker.revision.filters``, or why the judge wrote nothing.
-    """
-
-    prompt_key: str
-    prompt: tuple[ChatMessage, ...]
-    dimension: str
-    round: int
-    parent: str
-    answer: str
-    principle: str
-    critique: str
-    revision: str
-    policy: str
-    policy_version: int
-    judge: str
-    constitution_digest: str
-    verdict: str
-
-    @property
-    def id(self) -> str:
-        """Names the row in its run."""
-        return row_id(self.prompt_key, self.round)
-
-
-def row_id(prompt_key: str, number: int) -> str:
-    """Of the row of a prompt and round."""
-    return f"{prompt_key}-{number}"
-
-
-def append_rows(path: Path, rows: Iterable[RevisionRow]) -> None:
-    """Add rows to a file that is as long as the stage has come."""
-    for row in rows:
-        append_line(path, json.dumps(asdict(row), ensure_ascii=False))
-
-
-def read_rows(path: Path) -> list[RevisionRow]:
-    """What attempts so far have written; a last line that is broken off is taken away."""
-    rows = [json.loads(line) for line in recover_lines(path)]
-    return [
-        RevisionRow(**{**row, "prompt": tuple(ChatMessage(**message) for message in row["prompt"])}) for row in rows
-    ]
+def is_revised(spec: run_pb2.RevisionSpec, prompt: TaskPrompt) -> bool:
+    """Whether a prompt is of the dimensions whose answers are revised."""
+    return not spec.dimensions or prompt.dimension in spec.dimensions
 
 
 def write_table(path: Path, rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> None:

@@ -1,38 +1,21 @@
 """Answers to the held-out prompts, by the starting policy before RL and by the aligned one after it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 
-from charter.atomic_files import write_json
 from charter.data.prompts import TaskPrompt
 from charter.spec.facts import evaluated_prompts, needs_reinforcement
-from charter.state_files import read_json
 from charter.v1 import run_pb2
+from charter.worker.answer_log import Written, read, sample_all
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.prompts import take
-from charter.worker.seeds import derive_seed
 
 # Names of the answers: to the prompts of the final comparison, and to those that are watched on the way.
 BEFORE, AFTER, WATCHED = "before", "after", "watched"
-# For a damaged file of answers.
-_ADVICE = "Delete it and resume the run, which then samples these answers again"
-# Prompts in one call.
-_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutAnswer:
-    """One answer, its length in tokens, EOS included, and whether the token limit ended it."""
-
-    key: str
-    text: str
-    tokens: int
-    cut_off: bool
 
 
 class StartingAnswers:
-    """Writes ``answers_before.json`` and, where it is watched, ``answers_watched.json``."""
+    """Writes ``answers_before.jsonl`` and, where it is watched, ``answers_watched.jsonl``."""
 
     phase = run_pb2.PHASE_EVALUATING
 
@@ -42,17 +25,19 @@ class StartingAnswers:
 
     def done(self, run: Run) -> bool:
         """Whether both are there."""
-        return all(run.artifacts.answers(name).exists() for name in (BEFORE, *self._watched(run)))
+        asked = {BEFORE: held_out_prompts(run)}
+        if self._watches(run):
+            asked[WATCHED] = watched_prompts(run)
+        return all(len(read(run.artifacts.answers(name))) == len(prompts) for name, prompts in asked.items())
 
     def work(self, run: Run) -> None:
         """Raises ``RunError`` when the policy's replicas do not answer."""
-        version = serve_start(run)
-        for name in self._watched(run):
-            sample_answers(run, name, watched_prompts(run), version)
-        sample_answers(run, BEFORE, held_out_prompts(run), version)
+        if self._watches(run):
+            sample_answers(run, WATCHED, watched_prompts(run), lambda: serve_start(run))
+        sample_answers(run, BEFORE, held_out_prompts(run), lambda: serve_start(run))
 
-    def _watched(self, run: Run) -> list[str]:
-        return [WATCHED] if run.spec.evaluation.HasField("every_steps") else []
+    def _watches(self, run: Run) -> bool:
+        return run.spec.evaluation.HasField("every_steps")
 
 
 def held_out_prompts(run: Run) -> list[TaskPrompt]:
@@ -66,25 +51,8 @@ def watched_prompts(run: Run) -> list[TaskPrompt]:
     return take(held_out, evaluated_prompts(run.spec, len(held_out)), count, run.spec.seed)
 
 
-def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], version: int) -> list[HeldOutAnswer]:
+def sample_answers(run: Run, name: str, prompts: Sequence[TaskPrompt], serve: Callable[[], int]) -> list[Written]:
     """Answer every prompt once, or read what an earlier call wrote; the seeds do not depend on ``name``."""
-    path = run.artifacts.answers(name)
-    if path.exists():
-        return read_json(path, lambda records: [HeldOutAnswer(**record) for record in records], _ADVICE)
-    answers: list[HeldOutAnswer] = []
-    for start in range(0, len(prompts), _BATCH):
-        run.reporter.raise_if_stopped()
-        batch = prompts[start : start + _BATCH]
-        sampled = run.services.policy.generate(
-            [prompt.messages for prompt in batch],
-            run.spec.sampling,
-            version=version,
-            seed=derive_seed(run.spec.seed, "held out", start),
-        )
-        answers += [
-            HeldOutAnswer(prompt.key, one.text, len(one.token_ids), not one.ended)
-            for prompt, (one,) in zip(batch, sampled, strict=True)
-        ]
-        run.reporter.report(len(answers), len(prompts), text=f"held-out answers: {name}")
-    write_json(path, [asdict(answer) for answer in answers])
-    return answers
+    text = f"held-out answers: {name}"
+    found = sample_all(run, run.artifacts.answers(name), prompts, serve, seeded="held out", text=text)
+    return [one for (one,) in found]

@@ -11,12 +11,13 @@ from charter.runs.results import Evaluation, EvaluationRow, write_result
 from charter.spec.facts import needs_reinforcement
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2
+from charter.worker.answer_log import Written
 from charter.worker.clients.failed import failure_of
 from charter.worker.clients.served import policy_serves, serve_saved_policy
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.answers import AFTER, BEFORE, HeldOutAnswer, held_out_prompts, sample_answers
+from charter.worker.stages.answers import AFTER, BEFORE, held_out_prompts, sample_answers
 
 # The stage of ``Failures``.
 EVALUATING = "evaluation"
@@ -43,8 +44,8 @@ class FinalEvaluation:
         if not policy_serves(run, version):
             serve_saved_policy(run, str(run.artifacts.policy), version)
         prompts = held_out_prompts(run)
-        before = sample_answers(run, BEFORE, prompts, run.start.version)
-        after = sample_answers(run, AFTER, prompts, version)
+        before = sample_answers(run, BEFORE, prompts, lambda: run.start.version)
+        after = sample_answers(run, AFTER, prompts, lambda: version)
         judgements: list[judge_pb2.Judgement] = []
         failures = Failures(run, EVALUATING, len(prompts))
         for start in range(0, len(prompts), _BATCH):
@@ -73,8 +74,8 @@ class FinalEvaluation:
 def _judge(
     run: Run,
     prompts: Sequence[TaskPrompt],
-    before: Sequence[HeldOutAnswer],
-    after: Sequence[HeldOutAnswer],
+    before: Sequence[Written],
+    after: Sequence[Written],
     start: int,
 ) -> list[judge_pb2.Judgement]:
     """A is the aligned policy's answer; every method of the judge treats both orders alike."""
@@ -91,8 +92,8 @@ def _judge(
 def _evaluation(
     run: Run,
     prompts: Sequence[TaskPrompt],
-    before: Sequence[HeldOutAnswer],
-    after: Sequence[HeldOutAnswer],
+    before: Sequence[Written],
+    after: Sequence[Written],
     judgements: Sequence[judge_pb2.Judgement],
 ) -> Evaluation:
     probabilities = [one.probability_a if one.HasField("probability_a") else None for one in judgements]

@@ -5,70 +5,92 @@ A critic that does not see the harm, or a model that cannot rewrite, makes revis
 """
 
 import json
+from collections.abc import Sequence
 
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.figures.words import ending
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
+from charter.runs.revisions import FOLDER, RevisionRow
 from charter.spec.facts import gate_prompts
-from charter.worker.clients.failed import Failed
+from charter.worker.answer_log import sample_all
+from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.failures import Failures, draws
 from charter.worker.prompts import take
-from charter.worker.revision.acceptance import Candidate, preferences
+from charter.worker.revision.acceptance import Candidate, judge_all
 from charter.worker.revision.filters import common_endings
-from charter.worker.revision.rounds import Draft, revise
-from charter.worker.revision.rows import CLEAN, RevisionRow
-from charter.worker.stages.answers import sample_answers
+from charter.worker.revision.rounds import Draft, revise_all
+from charter.worker.revision.rows import CLEAN, is_revised
+from charter.worker.stages.answers import held_out_prompts, watched_prompts
 
-# The stage of ``Failures``.
-GATING = "revising held-out answers"
+# Stages of ``Failures``.
+GATING, GATED = "revising held-out answers", "comparing held-out revisions"
 _NAME = "revision_gate"
 
 
 def pass_gate(run: Run) -> RevisionGate:
     """Revise the policy's answers to held-out prompts once and have the judge compare; an earlier result is read.
 
-    Raises ``TooManyFailuresError`` when the judge could not revise or compare too many of them.
+    Raises ``TooManyFailuresError`` when the judge could not revise or compare too many of them, ``Cancelled`` between
+    batches.
     """
     file = run.artifacts.folder / f"{_NAME}.json"
     if file.exists():
         return RevisionGate(**json.loads(file.read_text(encoding="utf-8")))
-    spec = run.spec.revision
-    held_out = [one for one in run.prompts.held_out if not spec.dimensions or one.dimension in spec.dimensions]
-    if not held_out:
-        raise RunError(
-            f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
-            "about such: add some to prompts.held_out"
-        )
-    prompts = take(held_out, 0, gate_prompts(spec, len(held_out)), run.spec.seed)
-    answers = sample_answers(run, _NAME, prompts, run.start.version)
-    drafts = [Draft(prompt, one.text) for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()]
-    failures = Failures(run, GATING, len(prompts))
-    again = draws(run, GATING, 0)
-    results = revise(run, drafts, 1, again)
-    failures.add(results)
-    rows = [(draft.prompt, row) for draft, row in zip(drafts, results, strict=True) if isinstance(row, RevisionRow)]
-    preferred = preferences(run, _clean(rows), "gate", again)
-    failures.add(preferred)
-    found = _measured(run, len(prompts), len(rows), [one for one in preferred if not isinstance(one, Failed)])
+    folder = run.artifacts.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    prompts = prompts_of_gate(run)
+    answers = sample_all(
+        run,
+        folder / "gate_answers.jsonl",
+        prompts,
+        lambda: serve_start(run),
+        seeded="revision gate",
+        text="held-out answers to revise",
+    )
+    drafts = [Draft(prompt, one.text) for prompt, (one,) in zip(prompts, answers, strict=True) if one.text.strip()]
+    rows = revise_all(run, folder / "gate_rows.jsonl", drafts, 1, GATING)
+    preferred = judge_all(run, folder / "gate_judged.jsonl", _clean(prompts, rows), GATED)
+    revised = sum(bool(row.revision) for row in rows)
+    found = _measured(run, prompts, revised, [one for one in preferred.values() if not isinstance(one, str)])
     write_result(run.artifacts.folder, _NAME, found)
     return found
 
 
-def _clean(rows: list[tuple[TaskPrompt, RevisionRow]]) -> list[Candidate]:
-    common = common_endings([row.revision for _, row in rows])
+def prompts_of_gate(run: Run) -> list[TaskPrompt]:
+    """Held-out prompts of the dimensions that are revised, drawn by the seed.
+
+    First those that nothing else asks about, then those that are watched during RL, at last those of the evaluation.
+    """
+    spec, held_out = run.spec.revision, run.prompts.held_out
+    watched = watched_prompts(run) if run.spec.evaluation.HasField("every_steps") else []
+    uses = {prompt.key: 1 for prompt in watched} | {prompt.key: 2 for prompt in held_out_prompts(run)}
+    drawn = [one for one in take(held_out, 0, len(held_out), run.spec.seed) if is_revised(spec, one)]
+    if not drawn:
+        raise RunError(
+            f"no held-out prompt has one of revision.dimensions ({', '.join(spec.dimensions)}), and the gate asks "
+            "about such: add some to prompts.held_out"
+        )
+    return sorted(drawn, key=lambda prompt: uses.get(prompt.key, 0))[: gate_prompts(spec, len(drawn))]
+
+
+def _clean(prompts: Sequence[TaskPrompt], rows: Sequence[RevisionRow]) -> list[Candidate]:
+    of_key = {prompt.key: prompt for prompt in prompts}
+    common = common_endings([row.revision for row in rows])
     return [
-        Candidate(prompt, row.answer, row)
-        for prompt, row in rows
+        Candidate(of_key[row.prompt_key], row.answer, row)
+        for row in rows
         if row.verdict == CLEAN and ending(row.revision) not in common
     ]
 
 
-def _measured(run: Run, prompts: int, revised: int, preferred: list[float]) -> RevisionGate:
-    if len(preferred) < 2:
-        return RevisionGate(prompts, revised, len(preferred), 0.5, 0.5, 0.5)
-    samples = run.spec.evaluation.bootstrap_samples
-    low, high = bootstrap_interval(preferred, samples=samples, seed=run.spec.seed, bounds=(0, 1))
-    return RevisionGate(prompts, revised, len(preferred), sum(preferred) / len(preferred), low, high)
+def _measured(run: Run, prompts: Sequence[TaskPrompt], revised: int, preferred: Sequence[float]) -> RevisionGate:
+    mean, low, high = 0.5, 0.5, 0.5
+    if len(preferred) > 1:
+        samples = run.spec.evaluation.bootstrap_samples
+        low, high = bootstrap_interval(list(preferred), samples=samples, seed=run.spec.seed, bounds=(0, 1))
+        mean = sum(preferred) / len(preferred)
+    evaluated = {prompt.key for prompt in held_out_prompts(run)}
+    shared = sum(prompt.key in evaluated for prompt in prompts)
+    return RevisionGate(len(prompts), revised, len(preferred), mean, low, high, shared)

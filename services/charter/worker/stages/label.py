@@ -15,11 +15,12 @@ from charter.spec.facts import needs_preference_model
 from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name, method_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
+from charter.worker.answer_log import Written
 from charter.worker.clients.failed import failure_of, stored_failure
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
 from charter.worker.seeds import derive_seed
-from charter.worker.stages.sample_pairs import Pair, Written, judged_prompts, sampled_pairs
+from charter.worker.stages.sample_pairs import Pair, judged_prompts, sampled_pairs
 
 # Stages of ``Failures``.
 LABELLING, REFRESHING = "labelling", "refreshing"

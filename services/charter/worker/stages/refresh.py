@@ -8,11 +8,12 @@ As the policy moves, its answers leave what the preference model was fitted to. 
 import shutil
 
 from charter.v1 import run_pb2
+from charter.worker.answer_log import BATCH, sample
 from charter.worker.context import PREFERENCE_VERSION, Run
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.fit import fit_preference_model, serve_fitted
 from charter.worker.stages.label import REFRESHING, Labelling
-from charter.worker.stages.sample_pairs import BATCH, Pair, judged_prompts, sample_two
+from charter.worker.stages.sample_pairs import different_answers, judged_prompts
 
 
 def preference_version(run: Run, step: int) -> int:
@@ -68,6 +69,6 @@ def _label(run: Run, refreshes: int, policy_version: int) -> None:
         for start in range(0, len(prompts), BATCH):
             run.reporter.raise_if_stopped()
             batch, name = prompts[start : start + BATCH], f"refresh-{refreshes}-{start}"
-            answers = sample_two(run, batch, policy_version, derive_seed(run.spec.seed, name))
-            pairs = [Pair(prompt, a, b) for prompt, (a, b) in zip(batch, answers, strict=True) if a.text != b.text]
-            labelling.label(name, pairs)
+            answers = sample(run, batch, policy_version, derive_seed(run.spec.seed, name), samples_per_prompt=2)
+            for pairs in different_answers(batch, answers):
+                labelling.label(name, pairs)

@@ -5,30 +5,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.figures.words import ending
 from charter.hashing import stable_number
-from charter.jsonl import append_line, recover_lines
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.runs.results import LeftOut, RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
+from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
+from charter.runs.revisions import FOLDER, ROWS, RevisionRow, write_outcomes
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
-from charter.worker import metrics
-from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
+from charter.worker.answer_log import Written, sample_all
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
 from charter.worker.errors import RunError
-from charter.worker.failures import Failures, draws
-from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, UNJUDGED, Candidate, decision, judgements
-from charter.worker.revision.filters import ENDING, KINDS, UNCHANGED, common_endings
-from charter.worker.revision.rounds import Draft, failed_row, revise
-from charter.worker.revision.rows import CLEAN, RevisionRow, append_rows, read_rows, write_table
-from charter.worker.seeds import derive_seed
+from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, Judged, decision, judge_all
+from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings
+from charter.worker.revision.rounds import Draft, revise_all
+from charter.worker.revision.rows import CLEAN, is_revised, write_table
 from charter.worker.stages.gate import pass_gate
 from charter.worker.stages.label import held_out_keys
 
@@ -36,7 +32,6 @@ from charter.worker.stages.label import held_out_keys
 REVISING, COMPARING = "revising", "comparing revisions"
 # In the stage's folder, conversations to learn from: accepted revisions, and the policy's answers to other prompts.
 REVISED, HELPFUL = "accepted.jsonl", "helpful.jsonl"
-_BATCH = 32
 # Characters of a sample's texts, and of its prompt: prompts that look for harm are not shown whole.
 _SHOWN, _SHOWN_OF_PROMPT = 160, 60
 
@@ -56,21 +51,19 @@ class Revising:
 
     def work(self, run: Run) -> None:
         """Raises ``RunError`` when revising does not help and the spec says to stop then."""
-        serve_start(run)
         gate = pass_gate(run)
         numbers = {"gate_probability": gate.mean_probability, "gate_low": gate.low, "gate_high": gate.high}
         run.reporter.report(gate.prompts, gate.prompts, numbers=numbers)
         if not gate.gain and self._ends_at(run, gate):
             write_result(run.artifacts.folder, "revision", Revisions(gate, skipped=True))
             return
-        folder = run.artifacts.folder / "revision"
-        folder.mkdir(exist_ok=True)
+        folder = run.artifacts.folder / FOLDER
         prompts = revised_prompts(run)
         answers = _answered(run, folder / "answers.jsonl", prompts, "answers to revise")
         written = {prompt.key: one for prompt, one in zip(prompts, answers, strict=True) if one.text.strip()}
         run.artifacts.count(revision_answers_empty=len(prompts) - len(written))
         drafts = [Draft(prompt, written[prompt.key].text) for prompt in prompts if prompt.key in written]
-        rows = _revised(run, folder, drafts)
+        rows = revise_all(run, run.artifacts.folder / ROWS, drafts, run.spec.revision.rounds, REVISING, counted=True)
         result = _decide(run, folder, gate, rows, written)
         _answer_helpfully(run, folder)
         write_result(run.artifacts.folder, "revision", result)
@@ -106,7 +99,7 @@ def accepted_revisions(run: Run) -> int:
 def revised_prompts(run: Run) -> list[TaskPrompt]:
     """The training prompts of the spec's dimensions, each once, as many as it asks for."""
     spec = run.spec.revision
-    found = [one for one in run.prompts.train if not spec.dimensions or one.dimension in spec.dimensions]
+    found = [one for one in run.prompts.train if is_revised(spec, one)]
     if not found:
         raise RunError(
             f"no training prompt has one of revision.dimensions ({', '.join(spec.dimensions)}): name other ones"
@@ -124,7 +117,7 @@ def _answer_helpfully(run: Run, folder: Path) -> None:
     Who learns from revisions alone forgets how to help. Bai et al. 2022 mix in answers to helpful prompts.
     """
     spec = run.spec.revision
-    others = [one for one in run.prompts.train if spec.dimensions and one.dimension not in spec.dimensions]
+    others = [one for one in run.prompts.train if not is_revised(spec, one)]
     if spec.helpful or not spec.helpful_share or not others:
         return
     answers = _answered(run, folder / "helpful_answers.jsonl", others, "answers to the other prompts")
@@ -146,73 +139,14 @@ def _write_conversations(file: Path, pairs: Sequence[tuple[Sequence[ChatMessage]
     write_text(file, "".join(lines))
 
 
-class _Answer(NamedTuple):
-    text: str
-    # The token limit ended it.
-    cut_off: bool
-
-    @property
-    def whole(self) -> bool:
-        return bool(self.text.strip()) and not self.cut_off
-
-
-def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], what: str) -> list[_Answer]:
-    """The policy's answers, batch by batch; those of an earlier attempt are read."""
-    answers = [_Answer(*one) for line in recover_lines(file) for one in json.loads(line)]
-    for start in range(len(answers), len(prompts), _BATCH):
-        run.reporter.raise_if_stopped()
-        batch = prompts[start : start + _BATCH]
-        sampled = run.services.policy.generate(
-            [prompt.messages for prompt in batch],
-            run.spec.sampling,
-            version=run.start.version,
-            seed=derive_seed(run.spec.seed, file.stem, start),
-        )
-        new = [_Answer(one.text, not one.ended) for (one,) in sampled]
-        append_line(file, json.dumps(new, ensure_ascii=False))
-        answers += new
-        run.reporter.report(len(answers), len(prompts), text=what)
-    return answers
-
-
-def _revised(run: Run, folder: Path, drafts: Sequence[Draft]) -> list[RevisionRow]:
-    """The rows of every round; a dirty revision is not revised again, but what came before it."""
-    file = folder / "rows.jsonl"
-    rows = {(row.prompt_key, row.round): row for row in read_rows(file)}
-    total = len(drafts) * run.spec.revision.rounds
-    failed_before = [row.verdict for row in rows.values() if row.verdict not in (CLEAN, *KINDS)]
-    failures = Failures(run, REVISING, total, LeftOut.of(len(rows), failed_before))
-    now = list(drafts)
-    for number in range(1, run.spec.revision.rounds + 1):
-        waiting = [one for one in now if (one.prompt.key, number) not in rows]
-        for start in range(0, len(waiting), _BATCH):
-            run.reporter.raise_if_stopped()
-            batch = waiting[start : start + _BATCH]
-            results = revise(run, batch, number, draws(run, REVISING, number))
-            written = [one for one in results if isinstance(one, RevisionRow)]
-            append_rows(file, written)
-            failures.add(results, number)
-            failed = [
-                failed_row(run, draft, number, one)
-                for draft, one in zip(batch, results, strict=True)
-                if isinstance(one, Failed) and one.kind != UNAVAILABLE
-            ]
-            append_rows(file, failed)
-            rows |= {(row.prompt_key, number): row for row in (*written, *failed)}
-            text = f"round {number}: {Counter(row.verdict for row in written)[CLEAN]} of {len(batch)} clean"
-            verdicts = Counter(row.verdict for row in rows.values())
-            numbers = {f"{metrics.BY_VERDICT}{verdict}": float(count) for verdict, count in verdicts.items()}
-            run.reporter.report(min(len(rows), total), total, numbers=numbers, text=text)
-        now = [_next(draft, rows.get((draft.prompt.key, number))) for draft in now]
-    return sorted(rows.values(), key=lambda row: (row.round, row.prompt_key))
-
-
-def _next(draft: Draft, row: RevisionRow | None) -> Draft:
-    return Draft(draft.prompt, row.revision, row.id) if row is not None and row.verdict == CLEAN else draft
+def _answered(run: Run, file: Path, prompts: Sequence[TaskPrompt], text: str) -> list[Written]:
+    """The policy's answers; those of an earlier attempt are read."""
+    answers = sample_all(run, file, prompts, lambda: serve_start(run), seeded=file.stem, text=text)
+    return [one for (one,) in answers]
 
 
 def _decide(
-    run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow], answers: Mapping[str, _Answer]
+    run: Run, folder: Path, gate: RevisionGate, rows: Sequence[RevisionRow], answers: Mapping[str, Written]
 ) -> Revisions:
     """Say of every row what became of it, store the judged pairs as comparisons, and write what is learned from."""
     prompts = {prompt.key: prompt for prompt in run.prompts.train}
@@ -234,6 +168,7 @@ def _decide(
     accepted = [(row.prompt, row.revision) for row in last.values() if outcomes[row.id] == ACCEPTED]
     _write_conversations(folder / REVISED, accepted)
     write_table(folder / "rows.parquet", rows, outcomes)
+    write_outcomes(run.artifacts.folder, outcomes)
     return Revisions(
         gate,
         skipped=False,
@@ -248,37 +183,16 @@ def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str
     """What becomes of each candidate, by its row; with ``accept: all`` nobody is asked."""
     if run.spec.revision.accept == "all":
         return {one.row.id: ACCEPTED for one in candidates}
-    file = folder / "judged.jsonl"
-    found: dict[str, str] = {}
-    for line in recover_lines(file):
-        found |= json.loads(line)
-    waiting = [one for one in candidates if one.row.id not in found]
     held_out = held_out_keys(run)
-    failures = Failures(run, COMPARING, len(candidates), LeftOut(len(found), {}))
-    again = draws(run, COMPARING, 0)
-    for start in range(0, len(waiting), _BATCH):
-        run.reporter.raise_if_stopped()
-        batch = waiting[start : start + _BATCH]
-        judged = judgements(run, batch, "comparing", again)
-        comparisons = [
-            _comparison(run, candidate, judgement, candidate.prompt.key in held_out)
-            for candidate, judgement in zip(batch, judged, strict=True)
-            if failure_of(judgement) is None
-        ]
-        if comparisons:
-            # Another one where other pairs of the batch are stored.
-            request = stable_number(str(again), *(one.row.id for one in batch))
-            run.services.preference.add_comparisons(f"{run.id}-revisions-{request:016x}", comparisons)
-        # What could not be judged is asked about again where it stops the stage, or the judge was away.
-        decided = {one.row.id: decision(judgement) for one, judgement in zip(batch, judged, strict=True)}
-        failed = {one.row.id: failure_of(judgement) for one, judgement in zip(batch, judged, strict=True)}
-        append_line(file, json.dumps({name: why for name, why in decided.items() if failed[name] is None}))
-        failures.add(list(failed.values()))
-        lasting = [name for name, why in failed.items() if why is not None and why.kind != UNAVAILABLE]
-        append_line(file, json.dumps(dict.fromkeys(lasting, UNJUDGED)))
-        found |= decided
-        run.reporter.report(len(found), len(candidates), text="the judge compares revisions with answers")
-    return found
+
+    def store(judged: Judged, again: int) -> None:
+        comparisons = [_comparison(run, one, judgement, one.prompt.key in held_out) for one, judgement in judged]
+        # Another one where other pairs of the batch are stored.
+        request = stable_number(str(again), *(one.row.id for one, _ in judged))
+        run.services.preference.add_comparisons(f"{run.id}-revisions-{request:016x}", comparisons)
+
+    preferences = judge_all(run, folder / "judged.jsonl", candidates, COMPARING, store)
+    return {name: decision(preference) for name, preference in preferences.items()}
 
 
 def _comparison(run: Run, one: Candidate, judgement: judge_pb2.Judgement, held_out: bool) -> types_pb2.Comparison:
@@ -307,7 +221,12 @@ def _comparison(run: Run, one: Candidate, judgement: judge_pb2.Judgement, held_o
 def _round(number: int, rows: Sequence[RevisionRow]) -> RevisionRound:
     found = [row for row in rows if row.round == number]
     words = [len(row.revision.split()) for row in found if row.verdict == CLEAN]
-    return RevisionRound(number, dict(Counter(row.verdict for row in found)), fmean(words) if words else 0.0)
+    return RevisionRound(
+        number,
+        dict(Counter(row.verdict for row in found)),
+        fmean(words) if words else 0.0,
+        sum(row.critique_cut_off for row in found),
+    )
 
 
 def _by_principle(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> dict[str, tuple[int, int]]:

@@ -51,7 +51,7 @@ def measure(
     ``earlier`` is what was measured before. Raises as ``rewards.score`` and ``failures.add``.
     """
     prompts = watched_prompts(run)
-    before = [one.text for one in sample_answers(run, WATCHED, prompts, run.start.version)]
+    before = [one.text for one in sample_answers(run, WATCHED, prompts, lambda: run.start.version)]
     # The draws of every measurement are the same, so that only the policy differs.
     sampled = run.services.policy.generate(
         [prompt.messages for prompt in prompts],
@@ -102,7 +102,7 @@ def _score_of_best(run: Run, earlier: Sequence[Measurement], preference_version:
 
 def _texts_file(run: Run, step: int) -> Path:
     """Answers of the policy after ``step`` steps to the watched prompts, to be scored again after a refresh."""
-    return run.artifacts.answers(f"{WATCHED}-{step}")
+    return run.artifacts.folder / f"answers_{WATCHED}-{step}.json"
 
 
 def _judged(

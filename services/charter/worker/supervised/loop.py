@@ -118,11 +118,16 @@ def learn(run: Run, plan: Plan) -> None:
         del learner
         run.leader.release()
     write_result(run.artifacts.folder, plan.name, _result(run, plan, progress, kept, sum(epochs)))
-    # Last: it says that the stage is done.
+    # It says that the stage is done.
     run.artifacts.add_learned(plan.name)
-    shutil.rmtree(folder)
+    remove_checkpoints(run, plan.name)
     text = f"the weights after step {kept} are kept"
     run.reporter.report(progress.step, progress.step, text=text)
+
+
+def remove_checkpoints(run: Run, name: str) -> None:
+    """Of a stage that is done."""
+    shutil.rmtree(run.artifacts.checkpoints / name, ignore_errors=True)
 
 
 def make_learner(make: MakeLearner, model: str, section: str, settings: Settings, seed: int) -> Learner[Any]:
@@ -147,6 +152,10 @@ def _resume(run: Run, folder: Path) -> Progress:
     if (found := newest(folder)) is None:
         return Progress()
     path, progress = found
+    if not progress.step:
+        # Nothing was learned: the spec may have been corrected since.
+        shutil.rmtree(path)
+        return Progress()
     run.leader.with_learner(checkpoint.restore, path)
     run.reporter.report(progress.step, 0, text=f"resumed from {path.name}")
     return progress

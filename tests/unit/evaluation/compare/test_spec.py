@@ -13,7 +13,9 @@ from charter.evaluation.compare.spec import (
     spec_from_json,
     spec_to_json,
 )
+from charter.spec.load import spec_to_json as run_spec_to_json
 from charter.spec.problems import SpecError
+from charter.v1 import run_pb2
 
 GOOD = """\
 name: my-evaluation
@@ -104,6 +106,16 @@ def test_a_mistake_is_said_with_its_line_and_alone(folder: Path, old: str, new: 
         load(folder, GOOD.replace(old, new, 1))
     (problem,) = error.value.problems
     assert problem.removeprefix(f"{folder / 'evaluation.yaml'}:").startswith(words), problem
+
+
+def test_prompts_that_trained_a_model_are_no_measure_of_it(folder: Path) -> None:
+    (folder / "train.jsonl").write_text('{"prompt": "Prompt 3"}\n{"prompt": "Prompt  4"}\n{"prompt": "Another"}\n')
+    trained = run_pb2.RunSpec(prompts=run_pb2.PromptSpec(train=[str(folder / "train.jsonl"), "gone.jsonl"]))
+    (folder / "runs/my-run/spec.json").write_text(run_spec_to_json(trained))
+    with pytest.raises(SpecError) as error:
+        load(folder)
+    (problem,) = error.value.problems
+    assert problem.endswith("7: prompts[0].source: 2 of its prompts trained ppo: take them out")
 
 
 def test_too_few_models_and_nothing_to_ask_them(folder: Path) -> None:

@@ -5,6 +5,7 @@ from charter.evaluation.figures.words import ending
 from charter.worker.revision.filters import (
     CUT_OFF,
     EMPTY,
+    LANGUAGE,
     REPEATS,
     SCAFFOLDING,
     SCRIPT,
@@ -62,6 +63,11 @@ def test_a_good_revision_passes(revision: str) -> None:
         ("No: somebody to enter a house that is not theirs could read it.", SCAFFOLDING),
         ("Вызовите слесаря, он откроет дверь.", SCRIPT),
         ("请打电话给锁匠,他会帮你开门。", SCRIPT),
+        ("Je ne peux pas vous aider avec cela, mais un serrurier peut ouvrir votre porte.", LANGUAGE),
+        ("Dabei kann ich leider nicht helfen. Frage bitte einen Schlosser.", LANGUAGE),
+        ("No puedo ayudarte con eso. Llama a un cerrajero.", LANGUAGE),
+        ("Maaf, saya tidak bisa membantu Anda dengan hal itu.", LANGUAGE),
+        ("Niestety nie mogę w tym pomóc.", LANGUAGE),
     ],
 )
 def test_what_is_wrong_is_named(revision: str, expected: str) -> None:
@@ -76,6 +82,16 @@ def test_a_script_of_the_conversation_is_no_change() -> None:
     assert kind("Вызовите слесаря.", prompt="Как открыть замок?") == ""
     # A single foreign word makes no conversation of two scripts.
     assert kind("Вызовите слесаря.", prompt=f"{PROMPT} (замок)") == SCRIPT
+
+
+def test_a_language_of_the_conversation_is_no_change() -> None:
+    french = "Je ne peux pas vous aider avec cela, mais un serrurier peut ouvrir votre porte."
+    assert kind(french, prompt="Comment ouvrir une serrure sans la clé ? Réponds-moi vite.") == ""
+    assert kind(french, answer="Achetez un crochet et tournez le cylindre de la serrure.") == ""
+    assert kind(GOOD, answer="Achetez un crochet et tournez le cylindre de la serrure.") == ""
+    # Nobody knows what language a number or a name is in.
+    assert kind("Paris!", prompt="17 + 4 = ?", answer="21") == ""
+    assert kind("Nein, ich helfe dir nicht dabei, bitte frage einen Schlosser.", prompt="17 + 4 = ?", answer="21") == ""
 
 
 def test_words_of_the_conversation_are_no_scaffolding() -> None:
