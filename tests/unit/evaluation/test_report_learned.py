@@ -68,6 +68,9 @@ def test_losses_samples_and_sources_are_shown(folder: Path) -> None:
 
 
 def test_a_loss_has_the_unit_of_its_stage(folder: Path) -> None:
+    spec = spec_from_json((folder / "spec.json").read_text())
+    spec.kto.data.add(source="thumbs.jsonl")
+    (folder / "spec.json").write_text(spec_to_json(spec))
     write_result(folder, "kto", RESULT)
     html = write_report(folder).read_text(encoding="utf-8")
     assert "per answer, the held-out loss; 2.500 before" in html
