@@ -32,8 +32,15 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 def usage_of(samples: Sequence[policy_pb2.Sample], answers_per_prompt: int) -> dict[str, int]:
     """Usage of answers in the order of their prompts: a prompt counts once."""
-    prompts = sum(len(one.prompt_token_ids) for one in samples[::answers_per_prompt])
-    return usage(prompts, sum(len(one.token_ids) for one in samples))
+    prompts = sum(tokens_of(one)[0] for one in samples[::answers_per_prompt])
+    return usage(prompts, sum(tokens_of(one)[1] for one in samples))
+
+
+def tokens_of(sample: policy_pb2.Sample) -> tuple[int, int]:
+    """How many tokens its prompt and the answer have, which an endpoint behind the policy counts itself."""
+    if sample.HasField("counted_tokens"):
+        return sample.counted_prompt_tokens, sample.counted_tokens
+    return len(sample.prompt_token_ids), len(sample.token_ids)
 
 
 def fingerprint(samples: Iterable[policy_pb2.Sample]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -149,16 +149,23 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _MOST_BODY_BYTES:
-            raise RequestError(413, f"the request holds more than {_MOST_BODY_BYTES} bytes", None, "request_too_large")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BODY_BYTES:
+                words = f"the request holds more than {_MOST_BODY_BYTES} bytes"
+                raise RequestError(413, words, None, "request_too_large")
+    except ClientDisconnect as error:
+        raise RequestError(499, "the client hung up") from error
     return bytes(body)
 
 
 def _require_key(request: Request, api_key: str) -> None:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if api_key and not secrets.compare_digest(given.encode(), api_key.encode()):
+    # The bytes as they came.
+    given = request.headers.get("Authorization", "").encode("latin-1")
+    if given[:7].lower() == b"bearer ":
+        given = given[7:]
+    if api_key and not secrets.compare_digest(given, api_key.encode()):
         raise RequestError(401, "the API key is not the gateway's", None, "invalid_api_key")
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from charter.gateway.answers import FINISH, fingerprint, finite, head, usage, usage_of
+from charter.gateway.answers import FINISH, fingerprint, finite, head, tokens_of, usage, usage_of
 from charter.gateway.asking import pieces, samples
 from charter.gateway.parameters import CompletionParameters
 from charter.gateway.policies import Policy
@@ -56,8 +56,9 @@ async def chunks(asked: CompletionParameters, policy: Policy) -> AsyncGenerator[
                 choice = {"index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
                 yield {**common, "choices": [choice]}
                 if piece.sample is not None:
-                    prompt_tokens += len(piece.sample.prompt_token_ids) if piece.index % asked.n == 0 else 0
-                    completion_tokens += len(piece.sample.token_ids)
+                    of_prompt, of_answer = tokens_of(piece.sample)
+                    prompt_tokens += of_prompt if piece.index % asked.n == 0 else 0
+                    completion_tokens += of_answer
         counted = usage(prompt_tokens, completion_tokens)
     if asked.stream_options.include_usage:
         yield {**common, "choices": [], "usage": counted}

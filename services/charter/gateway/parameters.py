@@ -42,6 +42,8 @@ _ROLES = {
     "assistant": types_pb2.ROLE_ASSISTANT,
 }
 _MOST_LOGPROBS = 20
+# What fits into the request; how many it allows the policy says itself.
+_MOST_TOKENS = 2**32 - 1
 
 
 class _StreamOptions(BaseModel):
@@ -59,7 +61,7 @@ class Parameters(BaseModel):
     prompts: ClassVar[str]
 
     model: str
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n: Annotated[int, Field(ge=1, le=256)] = 1
@@ -129,7 +131,7 @@ class ChatParameters(Parameters):
     prompts = "messages"
 
     messages: Annotated[list[_Turn], Field(min_length=1, max_length=200)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
     # As vLLM and SGLang have it: the last message is the assistant's, and goes on.
@@ -164,7 +166,7 @@ class CompletionParameters(Parameters):
     prompts = "prompt"
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=0)] = 16
+    max_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS)] = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
 

@@ -72,6 +72,7 @@ def sample_response(sample: GeneratedSample) -> policy_pb2.GenerateResponse:
             ],
             prompt_token_ids=sample.prompt_token_ids,
             places=map(place, sample.places),
+            counted_prompt_tokens=sample.counted_tokens[0] if sample.counted_tokens is not None else None,
             counted_tokens=sample.counted_tokens[1] if sample.counted_tokens is not None else None,
         ),
     )

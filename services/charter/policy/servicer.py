@@ -99,15 +99,19 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     async def _streamed(
         self, prompts: Sequence[Prompt], sampling: Sampling, samples_per_prompt: int
     ) -> AsyncGenerator[GeneratedSample | policy_pb2.GenerateResponse, None]:
-        """The samples, and before each the texts that it grew through."""
-        results: asyncio.Queue[GeneratedSample | policy_pb2.GenerateResponse | None] = asyncio.Queue()
+        """The samples, and before each the texts that it grew through: all, or what a slow client leaves time for."""
+        # A sample, or the place of one that has grown since its text was sent.
+        results: asyncio.Queue[GeneratedSample | tuple[int, int] | None] = asyncio.Queue()
+        # One for each sample at most: every text holds the ones before it.
+        grown: dict[tuple[int, int], policy_pb2.GenerateResponse] = {}
 
         def on_text(prompt_index: int, sample_index: int, text: str, new: Sequence[TokenPlace]) -> None:
-            results.put_nowait(
-                policy_pb2.GenerateResponse(
-                    prompt_index=prompt_index, sample_index=sample_index, text_so_far=text, new_places=map(place, new)
-                )
-            )
+            at = (prompt_index, sample_index)
+            if at not in grown:
+                grown[at] = policy_pb2.GenerateResponse(prompt_index=prompt_index, sample_index=sample_index)
+                results.put_nowait(at)
+            grown[at].text_so_far = text
+            grown[at].new_places.extend(map(place, new))
 
         async def sample() -> None:
             try:
@@ -120,7 +124,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         task = asyncio.create_task(sample())
         try:
             while (result := await results.get()) is not None:
-                yield result
+                yield grown.pop(result) if isinstance(result, tuple) else result
             await task
         finally:
             task.cancel()
@@ -168,7 +172,8 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         metrics.SAMPLE_SECONDS.observe(time.monotonic() - start, exemplar)
         if sample.first_token_time is not None:
             metrics.FIRST_TOKEN_SECONDS.observe(sample.first_token_time - start, exemplar)
-        metrics.GENERATED_TOKENS.inc(len(sample.token_ids))
-        metrics.PROMPT_TOKENS.inc(len(sample.prompt_token_ids))
-        metrics.SAMPLE_TOKENS.observe(len(sample.token_ids))
+        prompt_tokens, tokens = sample.usage
+        metrics.GENERATED_TOKENS.inc(tokens)
+        metrics.PROMPT_TOKENS.inc(prompt_tokens)
+        metrics.SAMPLE_TOKENS.observe(tokens)
         metrics.SAMPLES.labels(sample.finish.value).inc()

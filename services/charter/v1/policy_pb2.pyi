@@ -305,11 +305,14 @@ class Sample(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PLACES_FIELD_NUMBER: _builtins.int
     COUNTED_TOKENS_FIELD_NUMBER: _builtins.int
+    COUNTED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Of a turn as the user without what follows where the template parts turns by plain text."""
     finish_reason: Global___FinishReason.ValueType
     counted_tokens: _builtins.int
     """Tokens of the answer as an endpoint counts them that gives no token_ids; unset elsewhere."""
+    counted_prompt_tokens: _builtins.int
+    """Those of its prompt, likewise."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -337,13 +340,19 @@ class Sample(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         places: _abc.Iterable[Global___TokenPlace] | None = ...,
         counted_tokens: _builtins.int | None = ...,
+        counted_prompt_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens", "counted_tokens", b"counted_tokens", "logprobs", b"logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_counted_prompt_tokens", b"_counted_prompt_tokens", "_counted_tokens", b"_counted_tokens", "counted_prompt_tokens", b"counted_prompt_tokens", "counted_tokens", b"counted_tokens", "logprobs", b"logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens", "counted_tokens", b"counted_tokens", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "places", b"places", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_counted_prompt_tokens", b"_counted_prompt_tokens", "_counted_tokens", b"_counted_tokens", "counted_prompt_tokens", b"counted_prompt_tokens", "counted_tokens", b"counted_tokens", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "places", b"places", "prompt_token_ids", b"prompt_token_ids", "text", b"text", "token_ids", b"token_ids", "version_spans", b"version_spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__counted_prompt_tokens: _TypeAlias = _typing.Literal["counted_prompt_tokens"]  # noqa: Y015
+    _WhichOneofArgType__counted_prompt_tokens: _TypeAlias = _typing.Literal["_counted_prompt_tokens", b"_counted_prompt_tokens"]  # noqa: Y015
     _WhichOneofReturnType__counted_tokens: _TypeAlias = _typing.Literal["counted_tokens"]  # noqa: Y015
     _WhichOneofArgType__counted_tokens: _TypeAlias = _typing.Literal["_counted_tokens", b"_counted_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__counted_prompt_tokens) -> _WhichOneofReturnType__counted_prompt_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__counted_tokens) -> _WhichOneofReturnType__counted_tokens | None: ...
 
 Global___Sample: _TypeAlias = Sample  # noqa: Y015

@@ -68,8 +68,7 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
-        Generate.
+        """Log-probs of the tokens of given prompts, in any order, sent when all are computed. Idempotent. Errors: as Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

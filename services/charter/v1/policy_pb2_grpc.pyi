@@ -41,9 +41,7 @@ class PolicyServiceStub:
     RetryInfo).
     """
     Score: _grpc.UnaryStreamMultiCallable[_policy_pb2.PolicyServiceScoreRequest, _policy_pb2.PolicyServiceScoreResponse]
-    """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
-    Generate.
-    """
+    """Log-probs of the tokens of given prompts, in any order, sent when all are computed. Idempotent. Errors: as Generate."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_policy_pb2.PolicyServiceGetModelInfoRequest, _policy_pb2.PolicyServiceGetModelInfoResponse]
     """Says which model and weight version is served. Idempotent."""
 
@@ -60,9 +58,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     RetryInfo).
     """
     Score: _aio.UnaryStreamMultiCallable[_policy_pb2.PolicyServiceScoreRequest, _policy_pb2.PolicyServiceScoreResponse]  # type: ignore[assignment]
-    """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
-    Generate.
-    """
+    """Log-probs of the tokens of given prompts, in any order, sent when all are computed. Idempotent. Errors: as Generate."""
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_policy_pb2.PolicyServiceGetModelInfoRequest, _policy_pb2.PolicyServiceGetModelInfoResponse]  # type: ignore[assignment]
     """Says which model and weight version is served. Idempotent."""
 
@@ -88,9 +84,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_pb2.PolicyServiceScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_policy_pb2.PolicyServiceScoreResponse], _abc.AsyncIterator[_policy_pb2.PolicyServiceScoreResponse]]:
-        """Log-probs of the tokens of given prompts, each prompt sent when it is computed, in any order. Idempotent. Errors: as
-        Generate.
-        """
+        """Log-probs of the tokens of given prompts, in any order, sent when all are computed. Idempotent. Errors: as Generate."""
 
     @_abc_1.abstractmethod
     def GetModelInfo(

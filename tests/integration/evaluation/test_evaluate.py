@@ -82,6 +82,19 @@ def test_the_better_model_wins_and_every_figure_can_be_computed_again(services: 
     assert "100.0%" in shown.stdout
 
 
+def test_tokens_that_an_endpoint_does_not_count_are_not_taken_for_none(services: Evaluated, tmp_path: Path) -> None:
+    counted, services.endpoint.usage = services.endpoint.usage, None
+    try:
+        result = charter(services.spec(tmp_path), "--folder", tmp_path / "two", "--json")
+    finally:
+        services.endpoint.usage = counted
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["mean_tokens"] == {}
+    assert "nobody counted the tokens" in found["standings"][-1]["notes"][-1]
+    assert {one["tokens"] for one in lines(tmp_path / "two" / "answers.jsonl")} == {None}
+
+
 @pytest.mark.parametrize(("held", "log"), [("wise", "answers.jsonl"), ("judge", "judgements.jsonl")])
 def test_a_kill_in_the_middle_loses_nothing_that_was_stored(
     services: Evaluated, tmp_path: Path, held: str, log: str

@@ -1,5 +1,6 @@
 """What the OpenAI client is told when something cannot be served, and what becomes of a request whose client leaves."""
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,9 +10,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from charter.gateway import metrics as gateway_metrics
 from charter.policy import metrics
 from charter.policy.server import PolicyConfig, build
 
+from tests.support.endpoint import Answer, endpoint
 from tests.support.gateway import gateway
 from tests.support.harness import running
 
@@ -63,6 +66,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         ("chat/completions", CHAT | {"n": 0}, "n", "invalid_value"),
         ("chat/completions", CHAT | {"max_tokens": 0}, "max_tokens", "invalid_value"),
         ("chat/completions", CHAT | {"max_completion_tokens": 10**6}, "max_tokens", "invalid_value"),
+        ("chat/completions", CHAT | {"max_tokens": 2**40}, "max_tokens", "invalid_value"),
         ("chat/completions", CHAT | {"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ("chat/completions", CHAT | {"stop": ["x"] * 17}, "stop", "invalid_value"),
         ("chat/completions", CHAT | {"messages": []}, "messages", "invalid_value"),
@@ -83,6 +87,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         ("completions", TEXT | {"prompt": [[]]}, "prompt", "invalid_value"),
         ("completions", TEXT | {"prompt": [-1]}, "prompt", "invalid_value"),
         ("completions", TEXT | {"prompt": ["a", 1]}, "prompt", "invalid_value"),
+        ("completions", TEXT | {"max_tokens": 2**32, "echo": True}, "max_tokens", "invalid_value"),
         ("completions", TEXT | {"logprobs": 21}, "logprobs", "invalid_value"),
         ("completions", TEXT | {"best_of": 2}, "best_of", "unsupported_parameter"),
         ("completions", TEXT | {"suffix": "!"}, "suffix", "unsupported_parameter"),
@@ -166,6 +171,32 @@ def test_a_key_is_asked_for_where_one_was_given(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
+def test_a_key_is_bytes_and_its_scheme_has_no_case(tmp_path: Path) -> None:
+    with fake_policy(tmp_path) as at, gateway(at, api_key="schlüssel") as url:
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            sent = httpx.get(f"{url}/v1/models", headers={b"Authorization": f"{scheme} schlüssel".encode()})
+            assert sent.status_code == 200
+
+
+def requests_of(status: str) -> float:
+    found = gateway_metrics.REQUESTS.labels("/v1/chat/completions", status)._value.get()
+    assert isinstance(found, float)
+    return found
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_fault_of_the_gateway() -> None:
+    left, failed = requests_of("499"), requests_of("500")
+    with gateway(named={"fake": NOWHERE}) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: it\r\nContent-Length: 500\r\n\r\n{")
+        deadline = time.monotonic() + 30
+        while (requests_of("499"), requests_of("500")) == (left, failed):
+            assert time.monotonic() < deadline, "the request never ended"
+            time.sleep(0.01)
+    assert (requests_of("499"), requests_of("500")) == (left + 1, failed)
+
+
 def until_idle() -> None:
     """Returns when the policy has no request under way."""
     deadline = time.monotonic() + 30
@@ -198,6 +229,17 @@ def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path) -> None:
             policy.close()
             with pytest.raises(openai.APIError, match="the policy"):
                 list(stream)
+
+
+def test_tokens_are_those_that_an_endpoint_behind_the_policy_counts(tmp_path: Path) -> None:
+    with endpoint(lambda _: Answer("Hello")) as served:
+        config = PolicyConfig("test-model", tmp_path, engine="openai", engine_settings={"endpoint": served.url})
+        with running(build(config)) as policy, connected(policy.main) as client:
+            before = metrics.GENERATED_TOKENS._value.get()
+            answer = client.chat.completions.create(**CHAT | {"model": "test-model", "max_tokens": 5})
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 1)
+    assert metrics.GENERATED_TOKENS._value.get() == before + 1
 
 
 def test_a_fault_of_the_policy_is_one_of_the_server(tmp_path: Path) -> None:

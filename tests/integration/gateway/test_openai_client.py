@@ -97,7 +97,7 @@ def test_streamed_pieces_add_up_to_the_whole(client: openai.OpenAI) -> None:
     assert finish == [one.finish_reason for one in whole.choices]
     assert usage == whole.usage
     # The tiny model writes a token that is no part of a character now and then: not all came in one piece.
-    assert pieces > 8
+    assert pieces > 6
 
 
 def test_the_clients_own_helper_reads_the_stream(client: openai.OpenAI) -> None:

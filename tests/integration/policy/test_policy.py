@@ -94,7 +94,8 @@ def test_text_streams_while_it_is_written(addresses: Addresses) -> None:
             seen = texts.pop(response.prompt_index)
             # A token may be part of a character, whose place then holds a replacement character.
             begun = [text.rstrip("\ufffd") for text in seen]
-            assert len(seen) == len(response.sample.token_ids) - 1
+            # What was written before the client had read the text before is one.
+            assert 0 < len(seen) < len(response.sample.token_ids)
             assert all(response.sample.text.startswith(text) for text in begun)
         else:
             texts[response.prompt_index].append(response.text_so_far)

@@ -39,8 +39,8 @@ class EvaluationBusyError(RuntimeError):
 class Answer:
     """What a model said to a prompt, or why it said nothing (``failure``, a kind, with ``reason`` for a person).
 
-    ``sample`` tells its answers to one prompt apart. ``tokens`` count EOS; ``cut_off`` says that the token limit ended
-    the answer.
+    ``sample`` tells its answers to one prompt apart. ``tokens`` count EOS, and are None where an endpoint counts none;
+    ``cut_off`` says that the token limit ended the answer.
     """
 
     model: str
@@ -49,7 +49,7 @@ class Answer:
     seed: int
     dimension: str
     text: str = ""
-    tokens: int = 0
+    tokens: int | None = None
     cut_off: bool = False
     weight_version: int = 0
     failure: str = ""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from charter.atomic_files import write_json
@@ -64,6 +65,7 @@ class Results:
     # What was left out of the answers of each model, and of the judgements of each judge.
     answers_left_out: dict[str, LeftOut]
     judgements_left_out: dict[str, LeftOut]
+    # Of the models whose tokens are counted.
     mean_tokens: dict[str, float]
     cut_off: dict[str, int]
     # By judge: what must be said wherever its figures stand.
@@ -114,12 +116,17 @@ def compute(spec: EvaluateSpec, folder: EvaluationFolder) -> Results:
             for name, found in of_model.items()
         },
         judgements_left_out={judge.name: _left_out(judge.name, wanted, compared.values()) for judge in spec.judges},
-        mean_tokens={name: sum(one.tokens for one in found) / len(found) for name, found in answered.items() if found},
+        mean_tokens=_mean_tokens(answered),
         cut_off={name: sum(one.cut_off for one in found) for name, found in answered.items()},
         remarks={
             judge.name: remarks(judge.name, served["judges"].get(judge.name, {}), trained) for judge in spec.judges
         },
     )
+
+
+def _mean_tokens(answered: dict[str, list[Answer]]) -> dict[str, float]:
+    counted = {name: [one.tokens for one in found if one.tokens is not None] for name, found in answered.items()}
+    return {name: fmean(found) for name, found in counted.items() if found and len(found) == len(answered[name])}
 
 
 def write_results(results: Results, folder: EvaluationFolder) -> None:
@@ -170,7 +177,7 @@ def _standings(
     except NotIdentifiedError as error:
         rated, why_no_ratings = None, (str(error),)
     best = rated.best() if rated is not None else {}
-    lengths = {(one.prompt, one.model, one.sample): one.tokens for one in answers.values()}
+    lengths = {(one.prompt, one.model, one.sample): one.tokens for one in answers.values() if one.tokens is not None}
     for model in spec.models:
         name, notes = model.name, why_no_ratings
         controlled = None

@@ -93,12 +93,15 @@ def length_controlled(
 
     Raises:
         NotIdentifiedError: the rate at equal lengths cannot be told: nothing was judged, all answers differ by the same
-            length, or on nearly all prompts the same model's answer is the longer.
-        KeyError: a length is missing.
+            length, or on nearly all prompts the same model's answer is the longer; or a length is missing.
     """
     rows = judged(judgements)
     if not rows:
         raise NotIdentifiedError("no length-controlled win rate: every judgement failed")
+    if unknown := [
+        name for one, _ in rows for name in (one.model_a, one.model_b) if (one.prompt, name, one.seed) not in lengths
+    ]:
+        raise NotIdentifiedError(f"no length-controlled win rate: nobody counted the tokens of {unknown[0]}'s answers")
     ours = np.array([lengths[one.prompt, one.model_a, one.seed] for one, _ in rows], dtype=np.float64)
     theirs = np.array([lengths[one.prompt, one.model_b, one.seed] for one, _ in rows], dtype=np.float64)
     prompts, _ = numbered([one.prompt for one, _ in rows])

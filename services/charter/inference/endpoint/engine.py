@@ -173,7 +173,7 @@ class OpenAIEngine:
                 finish=Finish.LENGTH if reply.cut_off else Finish.EOS,
                 version_spans=(),
                 prompt_token_ids=(),
-                counted_tokens=_usage(reply),
+                counted_tokens=_usage(reply) if reply.usage else None,
             )
 
         requests = [

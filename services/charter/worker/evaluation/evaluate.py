@@ -112,7 +112,7 @@ def _stored_answer(model: str, item: Asked, found: policy_pb2.Sample | Failed, v
     begun = Answer(model, item.prompt.key, item.sample, item.seed, item.prompt.dimension, weight_version=version)
     if isinstance(found, Failed):
         return replace(begun, failure=found.kind, reason=found.reason)
-    counted = found.counted_tokens if found.HasField("counted_tokens") else len(found.token_ids)
+    counted = found.counted_tokens if found.HasField("counted_tokens") else len(found.token_ids) or None
     cut_off = found.finish_reason == policy_pb2.FINISH_REASON_LENGTH
     return replace(begun, text=found.text, tokens=counted, cut_off=cut_off)
 

@@ -28,8 +28,8 @@ def read_comparisons(
 ) -> dict[str, SourceItems]:
     """Comparisons of sources by name, held out by prompt; what a label holds out is held out besides.
 
-    Left out are those without a label, ties, two equal answers, what is too long, and prompts of ``evaluated``. Raises
-    ``SpecError`` for data that cannot be used.
+    Left out are rows that ``bad`` skips, those without a label, ties, two equal answers, what is too long, and prompts
+    of ``evaluated``. Raises ``SpecError`` for data that cannot be used.
     """
     held_out: set[str] = set()
     bad = bad or BadRows()
@@ -42,7 +42,7 @@ def read_comparisons(
                 held_out.add(key)
             yield key, _item(one, prompt, reader, evaluated)
 
-    return with_labels(divide(sources, items, fraction, held_out))
+    return with_labels(divide(sources, items, fraction, held_out, bad))
 
 
 def _item(

@@ -41,7 +41,7 @@ def read_thumbs(
                 held_out.add(key)
             yield key, _item(one, key, reader, evaluated)
 
-    read = with_labels(divide(sources, items, fraction, held_out))
+    read = with_labels(divide(sources, items, fraction, held_out, bad))
     corpus = {
         name: replace(one, verdicts=Counter(map(_verdict, (*one.train, *one.held_out)))) for name, one in read.items()
     }

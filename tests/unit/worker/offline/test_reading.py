@@ -1,12 +1,13 @@
 """Comparisons and thumbs as token ids: what is learned, what is left out and why, and the answers to other prompts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from charter.chat import ChatMessage
+from charter.data.bad_rows import BadRows
 from charter.held_out import prompt_key
 from charter.inference.chat_template import ChatTokenizer
 from charter.storage.comparison_files import write_comparisons
@@ -59,6 +60,22 @@ def test_both_answers_stand_behind_the_same_prompt(
         assert one.targets[-1] in tokenizer.stop_ids
         whole = tokenizer.render([ChatMessage(turn["role"], turn["content"]) for turn in turns])  # type: ignore[arg-type]
         assert list(one.ids[: one.states[0] + 1]) == list(tokenizer.encode(whole))
+
+
+@pytest.mark.parametrize("read", [read_comparisons, read_thumbs])
+def test_rows_that_are_skipped_are_left_out_and_counted(
+    tmp_path: Path, reader: ConversationReader, read: Callable[..., Mapping[str, SourceItems]]
+) -> None:
+    """Rows of both layouts, and one of neither."""
+    rows = [
+        {"prompt": f"{i}", "chosen": "x", "rejected": "y"}
+        if read is read_comparisons
+        else {"prompt": f"{i}", "completion": "x", "label": i < 2}
+        for i in range(4)
+    ]
+    source = write(tmp_path / "it.jsonl", [*rows, {"else": 1}])
+    found = read(source, reader, 0.0, (), BadRows("skip"))["it"].left_out
+    assert (found.items, found.kinds) == (5, {"of no known layout": 1})
 
 
 def test_what_is_no_preference_is_left_out_and_counted(tmp_path: Path, reader: ConversationReader) -> None:
