@@ -109,6 +109,10 @@ def _addresses(given: list[str]) -> tuple[dict[str, str], list[str]]:
         name, separator, address = text.rpartition("=")
         if not address or (separator and not name):
             fail(f"--policy takes ADDRESS or NAME=ADDRESS, got `{text}`")
+        for one in address.split(","):
+            host, _, port = one.rpartition(":")
+            if not host or not port.isdigit():
+                fail(f"--policy takes addresses of the form host:port, got `{one}`")
         if name in named:
             fail(f"two policies are named `{name}`: give each a name of its own, --policy NAME=ADDRESS")
         if separator:

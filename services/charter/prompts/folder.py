@@ -57,14 +57,15 @@ class Folder:
         """Begin or go on. Raises ``AnotherGenerationError``, and ``StateFileError`` for a damaged file."""
         path.mkdir(parents=True, exist_ok=True)
         settings = path / "generation.json"
-        if settings.exists():
+        # Nothing was drawn by the options of a command that failed before its first try.
+        if settings.exists() and (path / "tries.jsonl").exists():
             before = read_json(settings, dict, _ADVICE)
             changed = sorted(name for name in before.keys() | drawn_by.keys() if before.get(name) != drawn_by.get(name))
             if changed:
                 raise AnotherGenerationError(
                     f"{path} was begun with another {', '.join(changed)}: take another folder, or the same options"
                 )
-        elif any(path.iterdir()):
+        elif not settings.exists() and any(path.iterdir()):
             raise AnotherGenerationError(f"{path} holds something else: name a new or empty folder")
         write_json(settings, dict(drawn_by))
         folder = cls(path)

@@ -25,6 +25,7 @@ from charter.v1 import run_pb2
 
 T = TypeVar("T")
 
+_NO_PREFERENCE = "holds no preference to learn from (ties, and pairs of one and the same answer, are none)"
 # Of each source of texts and conversations.
 _ROWS_LOOKED_AT = 1000
 
@@ -58,7 +59,7 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
         reader.beginnings(f"pretraining.{name}", getattr(spec.pretraining, name), texts)
     talks = reader.beginnings("supervised.data", spec.supervised.data, conversations)
     talks |= reader.beginnings("revision.helpful", spec.revision.helpful, conversations)
-    reader.beginnings("dpo.data", spec.dpo.data, _preferences)
+    reader.beginnings("dpo.data", spec.dpo.data, _preferences, _NO_PREFERENCE)
     rated = reader.beginnings("kto.data", spec.kto.data, thumbs)
     reader.problems += _one_kind_of_thumbs(spec, rated)
     return Contents(train, held_out, constitution, talks, reader.problems, reader.unread)
@@ -93,7 +94,11 @@ class _Reader:
         return tuple(found.values()) if whole else None
 
     def beginnings(
-        self, field: str, sources: Sequence[run_pb2.DataSource], read: Callable[[str, BadRows], Iterable[T]]
+        self,
+        field: str,
+        sources: Sequence[run_pb2.DataSource],
+        read: Callable[[str, BadRows], Iterable[T]],
+        nothing: str = "holds nothing to learn from",
     ) -> dict[str, Sequence[T]]:
         """The beginning of each: a corpus is too large to be read through before a run begins."""
         found: dict[str, Sequence[T]] = {}
@@ -108,7 +113,7 @@ class _Reader:
                 self._add(where, str(error).splitlines())
                 continue
             if not found[where]:
-                self._add(where, [f"holds nothing to learn from: {one.source}"])
+                self._add(where, [f"{nothing}: {one.source}"])
         return found
 
     def labelled_pairs(self) -> None:

@@ -53,6 +53,7 @@ def test_it_serves_https_before_a_policy_with_tls(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--policy", "a=host:1,other"], "addresses of the form host:port, got `other`"),
         (["--policy", "=host:1"], "--policy takes ADDRESS or NAME=ADDRESS"),
         (["--policy", "a=host:1", "--policy", "a=host:2"], "two policies are named `a`"),
         (["--tls", "nowhere"], "--tls names a folder with tls.crt and tls.key"),

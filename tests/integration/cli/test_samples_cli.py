@@ -112,4 +112,4 @@ def test_a_run_without_steps_is_said(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     done = CliRunner().invoke(app, ["samples", str(tmp_path)])
     assert done.exit_code == 1
-    assert "PPO has not done a step yet" in done.stderr
+    assert "there was no step of RL yet, or the run has none" in done.stderr

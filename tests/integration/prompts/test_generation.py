@@ -97,6 +97,10 @@ def test_the_same_command_goes_on_and_ends_with_the_same_files(
     code, _, said = generate(fake, monkeypatch, parts, *more, "--count", 30, "--seed", 9, "--temperature", 0.5)
     assert code == 1
     assert "was begun with another seed, temperature" in said
+    # A command that failed before its first try drew nothing by its options.
+    (parts / "tries.jsonl").unlink()
+    code, made, _ = generate(fake, monkeypatch, parts, *more, "--count", 1, "--seed", 9)
+    assert (code, made["accepted"]) == (0, 1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     assert "holds something else" in generate(fake, monkeypatch, tmp_path / "mine", *more)[2]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from charter.cli.main import app
 from charter.evaluation.report.report import write_report
 from charter.jsonl import append_line
 from charter.runs.folder import read_run_folder
@@ -11,6 +12,7 @@ from charter.runs.results import HeldOutLoss, Learned, LearnedSource, LeftOut, w
 from charter.spec.load import spec_from_json, spec_to_json
 from charter.v1 import run_pb2
 from google.protobuf import json_format
+from typer.testing import CliRunner
 
 from tests.support.report_fixture import write_run_folder
 
@@ -63,6 +65,18 @@ def test_losses_samples_and_sources_are_shown(folder: Path) -> None:
     # What a model wrote is text.
     assert "&lt;b&gt;answer 8&lt;/b&gt;" in shown
     assert "<svg" in shown
+
+
+def test_a_loss_has_the_unit_of_its_stage(folder: Path) -> None:
+    spec = spec_from_json((folder / "spec.json").read_text())
+    spec.kto.data.add(source="thumbs.jsonl")
+    (folder / "spec.json").write_text(spec_to_json(spec))
+    write_result(folder, "kto", RESULT)
+    html = write_report(folder).read_text(encoding="utf-8")
+    assert "per answer, the held-out loss; 2.500 before" in html
+    assert "nats per token, the held-out loss" not in html
+    said = CliRunner().invoke(app, ["report", str(folder)]).stdout
+    assert "Learning from thumbs (KTO): held-out loss from 2.500 to 1.750 per answer." in " ".join(said.split())
 
 
 def test_without_anything_held_out_it_says_so(folder: Path) -> None:

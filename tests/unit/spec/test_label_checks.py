@@ -44,7 +44,7 @@ DPO, KTO = "dpo: {data: [{source: pairs.jsonl}]", "kto: {data: [{source: both.js
         ("dpo: {beta: 0.2}", "dpo.data: needs at least one source: what is learned from, or dpo.stored"),
         ("kto: {}", "kto.data: needs at least one source"),
         ("dpo: {data: [{source: none.jsonl}]}", "dpo.data[0].source: no such file"),
-        ("dpo: {data: [{source: ties.jsonl}]}", "dpo.data[0].source: holds nothing to learn from"),
+        ("dpo: {data: [{source: ties.jsonl}]}", "dpo.data[0].source: holds no preference to learn from (ties"),
         ("dpo: {data: [{source: up.jsonl}]}", "dpo.data[0].source: "),
         ("kto: {data: [{source: pairs.jsonl}]}", "kto.data[0].source: "),
         ("kto: {data: [{source: up.jsonl}]}", "kto.data: holds thumbs up only"),

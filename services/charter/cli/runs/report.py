@@ -51,7 +51,7 @@ def _tell(contents: RunFolder) -> None:
 
     for section in learned_sections(contents):
         if section.before is not None and section.after is not None:
-            loss = f"{section.before:.3f} to {section.after:.3f} nats per token"
+            loss = f"{section.before:.3f} to {section.after:.3f} {section.unit}"
             console.print(f"{section.title}: held-out loss from {loss}.", markup=False)
     if contents.spec is None or needs_reinforcement(contents.spec):
         found = verdict(contents.evaluation, contents.judge_check, contents.preference_fit, fake=contents.fake)

@@ -56,7 +56,7 @@ def samples(
     try:
         kept = read_samples(folder)
     except FileNotFoundError:
-        fail(f"{folder / FILE} is not there: PPO has not done a step yet, or an older Charter ran it")
+        fail(f"{folder / FILE} is not there: there was no step of RL yet, or the run has none")
     except (OSError, ValueError) as error:
         fail(error)
     if sample:
