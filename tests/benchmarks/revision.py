@@ -21,8 +21,9 @@ from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt, Sampling
 from charter.inference.local.engine import TransformersEngine
+from charter.judge.drafts import Draft
 from charter.judge.text_generation import write_each
-from charter.judge.writing import Draft, critique_prompt, revision_prompt, write
+from charter.judge.writing import critique_prompt, revision_prompt, write
 from charter.spec.constitution import load_constitution
 from rich.console import Console
 from transformers import AutoModelForCausalLM
