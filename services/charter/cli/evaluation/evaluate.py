@@ -101,7 +101,7 @@ def _show(folder: "EvaluationFolder", say: Console, as_json: bool, spec: "Evalua
     stored = folder.read_spec()
     if stored is None:
         fail(f"nothing is stored in {folder.path}: `charter evaluate SPEC` asks the models first")
-    if spec is not None and (changed := changes(stored, spec)):
+    if spec is not None and (changed := changes(stored, spec, folder.stored_names())):
         fail(f"{folder.path} is of another spec: {', '.join(changed)} changed. --figures takes the folder, too")
     results = compute(spec or stored, folder)
     write_results(results, folder)

@@ -154,6 +154,11 @@ class EvaluationFolder:
         """Store a judgement."""
         append_line(self.judgements, _compared_line(compared))
 
+    def stored_names(self) -> dict[str, set[str]]:
+        """The ``models`` that anything is stored of, and the ``judges``."""
+        judged = {one.judge for one in self.read_judgements().values()}
+        return {"models": {one.model for one in self.read_answers().values()}, "judges": judged}
+
     def settle(self, spec: EvaluateSpec) -> None:
         """Put the lines of both logs into the order of the spec, whatever order they came in."""
         models = {model.name: place for place, model in enumerate(spec.models)}

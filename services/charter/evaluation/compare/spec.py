@@ -1,7 +1,7 @@
 """The spec of an evaluation: read from YAML, filled with defaults, and checked as far as files tell."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,17 @@ def pairs_of(spec: EvaluateSpec) -> list[tuple[str, str]]:
     return [*against_start, *others]
 
 
-def changes(old: EvaluateSpec, new: EvaluateSpec) -> list[str]:
+def changes(old: EvaluateSpec, new: EvaluateSpec, stored: Mapping[str, Collection[str]]) -> list[str]:
     """What differs so that stored answers and judgements are none of the new spec's.
 
-    Prompts, models and judges may be added and left out, for each answer says what it is to. Bounds of failures and of
-    an endpoint, bootstrap draws and the start model change nothing that is stored.
+    ``stored`` names the ``models`` and ``judges`` that anything is stored of: of others nothing is bound. Prompts,
+    models and judges may be added and left out, for each answer says what it is to. Bounds of failures and of an
+    endpoint, bootstrap draws and the start model change nothing that is stored.
     """
-    found = [name for name in ("seed", "sampling") if getattr(old, name) != getattr(new, name)]
+    bound = ("seed", "sampling") if any(stored.values()) else ()
+    found = [name for name in bound if getattr(old, name) != getattr(new, name)]
     for kind, earlier, later in (("models", old.models, new.models), ("judges", old.judges, new.judges)):
-        known = {one.name: _asked(one) for one in earlier}
+        known = {one.name: _asked(one) for one in earlier if one.name in stored[kind]}
         found += [f"{kind} `{one.name}`" for one in later if one.name in known and known[one.name] != _asked(one)]
     return found
 

@@ -43,7 +43,7 @@ def evaluate(
     something cannot be reached; ``ServiceError``, ``StateFileError``, ``OSError``. All that came until then is kept.
     """
     before = folder.read_spec()
-    if before is not None and (changed := changes(before, spec)):
+    if before is not None and (changed := changes(before, spec, folder.stored_names())):
         raise RunError(
             f"{folder.path} was begun with another spec: {', '.join(changed)} changed, and what is stored is not to "
             "that. Go back to it, or give the new one another name"
@@ -210,7 +210,7 @@ def _about_judge(
 def _same_as_before(folder: EvaluationFolder, kind: str, name: str, about: dict[str, Any]) -> None:
     """Keep what serves; raises ``RunError`` when earlier answers or judgements are another's."""
     before = folder.read_served()[kind].get(name)
-    if before is None:
+    if before is None or name not in folder.stored_names()[kind]:
         folder.note_served(kind, name, about)
         return
     changed = [field for field in about if field != "trained" and before.get(field) != about[field]]

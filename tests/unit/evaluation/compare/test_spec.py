@@ -29,6 +29,8 @@ judges:
   - {name: other, model: org/judge, constitution: rules.yaml}
   - {name: running, address: "127.0.0.1:1", method: choice}
 """
+# Of whom answers and judgements are there.
+STORED = {"models": {"base", "ppo", "remote"}, "judges": {"other", "running"}}
 CONSTITUTION = """\
 name: tiny
 version: "1"
@@ -143,10 +145,17 @@ def test_prompts_are_drawn_by_their_content_and_a_larger_count_adds_some(folder:
 def test_what_may_change_and_what_may_not(folder: Path) -> None:
     old = load(folder)
     more = "  - {name: new, model: org/new}\nprompts:"
-    assert changes(old, load(folder, GOOD.replace("prompts:", more, 1))) == []
-    assert changes(old, load(folder, GOOD + "bootstrap_samples: 500\nfailures: {max_share: 1}\nstart: ppo\n")) == []
+    assert changes(old, load(folder, GOOD.replace("prompts:", more, 1)), STORED) == []
+    assert (
+        changes(old, load(folder, GOOD + "bootstrap_samples: 500\nfailures: {max_share: 1}\nstart: ppo\n"), STORED)
+        == []
+    )
     limited = GOOD.replace("engine: openai", "engine: openai, limits: {concurrent_calls: 2}")
-    assert changes(old, load(folder, limited)) == []
-    assert changes(old, load(folder, GOOD + "seed: 1\nsampling: {max_new_tokens: 8}\n")) == ["seed", "sampling"]
-    assert changes(old, load(folder, GOOD.replace("org/model", "org/other"))) == ["models `base`"]
-    assert changes(old, load(folder, GOOD.replace("method: choice", "method: verdict"))) == ["judges `running`"]
+    assert changes(old, load(folder, limited), STORED) == []
+    assert changes(old, load(folder, GOOD + "seed: 1\nsampling: {max_new_tokens: 8}\n"), STORED) == ["seed", "sampling"]
+    assert changes(old, load(folder, GOOD.replace("org/model", "org/other")), STORED) == ["models `base`"]
+    assert changes(old, load(folder, GOOD.replace("method: choice", "method: verdict")), STORED) == ["judges `running`"]
+    # A model that never answered, under a path that was wrong, binds nothing.
+    unbound = {"models": {"ppo"}, "judges": set[str]()}
+    assert changes(old, load(folder, GOOD.replace("org/model", "org/other")), unbound) == []
+    assert changes(old, load(folder, GOOD + "seed: 1\n"), {"models": set(), "judges": set()}) == []
