@@ -126,7 +126,10 @@ def _answer_helpfully(run: Run, folder: Path) -> None:
     run.artifacts.count(helpful_answers_left_out=len(others) - len(whole))
     _write_conversations(folder / HELPFUL, whole)
     if len(whole) < len(others):
-        text = f"{len(others) - len(whole)} of {len(others)} answers to other prompts are empty or cut off: not learned"
+        text = (
+            f"{len(others) - len(whole)} of {len(others)} answers to other prompts are empty or cut off: not learned. "
+            "More sampling.max_new_tokens, or conversations in revision.helpful, hold better against the revisions"
+        )
         run.reporter.report(len(whole), len(others), text=text)
 
 
