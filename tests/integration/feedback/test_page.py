@@ -193,7 +193,8 @@ def test_a_chat_streams_and_its_choice_goes_on(browser: Browser, at: Addresses, 
         page.write("Hello there")
         page.press("Enter")
         page.wait("!document.querySelector('#view-chat [data-choice]').disabled")
-        assert page.evaluate("window.seen.size") > 5
+        # Nothing, a part and more: a slow page gets several tokens at once.
+        assert page.evaluate("window.seen.size") > 2
         right = page.text("#view-chat [data-side=right] .text")
         page.press("ArrowRight")
         page.wait(

@@ -11,10 +11,10 @@ from charter.inference.base_model import as_chat_model
 from charter.inference.chat_template import ChatTokenizer
 from charter.spec.chat_form import ChatForm
 from charter.v1 import run_pb2
-from charter.worker.__main__ import FAILED
+from charter.worker.__main__ import FAILED, REFUSED
 from transformers import GenerationConfig
 
-from tests.support.tiny import make_tiny_model
+from tests.support.tiny import CHAT_TEMPLATE, make_tiny_model
 from tests.support.worker_services import Stage, tiny_services
 
 
@@ -22,7 +22,13 @@ from tests.support.worker_services import Stage, tiny_services
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_tiny_model(tmp_path_factory.mktemp("base") / "base")
     (folder / "chat_template.jinja").unlink()
+    # Turns that end by a token which the model has not.
+    form(folder).write_text(CHAT_TEMPLATE.replace("<|im_end|>", "<|stop|>"))
     return folder
+
+
+def form(base: Path) -> Path:
+    return base.with_name("stop.jinja")
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +36,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Stag
     folder = tmp_path_factory.mktemp("services")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_model, "HF_HOME", str(folder / "cache"))
-        with tiny_services(folder, Path(as_chat_model(str(base), ChatForm("chatml", "<|stop|>")))) as stage:
+        with tiny_services(folder, Path(as_chat_model(str(base), ChatForm(str(form(base)), "<|stop|>")))) as stage:
             yield stage
 
 
 def spec_of(stage: Stage, base: Path, **sections: dict[str, Any]) -> run_pb2.RunSpec:
-    policy = {"model": str(base), "chat_template": "chatml", "eos_token": "<|stop|>"} | sections.pop("policy", {})
+    policy = {"model": str(base), "chat_template": str(form(base)), "eos_token": "<|stop|>"}
+    policy |= sections.pop("policy", {})
     return stage.spec(policy=policy, judge={"model": str(base)}, **sections)
 
 
@@ -51,12 +58,11 @@ def test_the_aligned_model_chats_and_stops(stage: Stage, base: Path) -> None:
 
 def test_services_without_the_template_are_refused(stage: Stage, base: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert stage.work("other-form", spec_of(stage, base, policy={"eos_token": "<|im_end|>"})) == FAILED
-    assert "serves another chat template, the spec says policy.chat_template chatml" in caplog.messages[-1]
+    assert "serves another chat template, the spec says policy.chat_template" in caplog.messages[-1]
 
 
 def test_lora_cannot_learn_tokens_that_the_model_has_never_seen(
     stage: Stage, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert stage.work("lora", spec_of(stage, base, ppo={"lora_rank": 2})) == FAILED
-    assert "adds tokens that" in caplog.messages[-1]
-    assert "<|stop|>. Train every weight" in caplog.messages[-1]
+    assert stage.work("lora", spec_of(stage, base, ppo={"lora_rank": 2})) == REFUSED
+    assert "adds tokens that policy.model has never seen: <|stop|>" in caplog.messages[-1]

@@ -55,7 +55,7 @@ def test_ratings_of_our_export_are_thumbs(tmp_path: Path) -> None:
     [
         ({"prompt": "q", "completion": "x"}, "needs one of label, kto_tag"),
         ({"prompt": "q", "completion": "x", "rating": "3 stars"}, "rating must be true or false, 1 or 0, up or down"),
-        ({"prompt": "q", "completion": "x", "rating": 1.0}, "rating may be on a scale: write FILE#rating where 1 is good"),
+        ({"prompt": "q", "completion": "x", "rating": 1.0}, "rating may be on a scale: write FILE#rating"),
         ({"messages": [*ANSWERED, *ASKED], "label": True}, "the last turn must be the answer, not the user's"),
         ({"label": True}, "needs messages or"),
     ],
