@@ -40,6 +40,11 @@ NO_DATA = {
     "judge: Requests to the endpoint",
     "judge: Circuit of the endpoint",
     "judge: Token budget of the endpoint",
+    # No gateway runs.
+    "serving: HTTP requests",
+    "serving: HTTP requests under way",
+    "serving: Latency of HTTP requests",
+    "serving: Tokens for clients",
 }
 
 
