@@ -85,7 +85,7 @@ def _answer(
         return
     with servers.model(model) as address:
         about = _about_model(model, served_model(address))
-        _same_as_before(folder, "models", model.name, about)
+        _same_as_before(folder, "models", model.name, about, bound=any(name == model.name for name, _, _ in known))
         version = int(about["weight_version"])
         for done, (item, found) in enumerate(answers(address, missing, spec.sampling, version), len(stored) + 1):
             folder.add_answer(_stored_answer(model.name, item, found, version))
@@ -153,7 +153,8 @@ def _judge(
     unreached: Failed | None = None
     with servers.judge(judge) as address:
         served = served_judge(address)
-        _same_as_before(folder, "judges", judge.name, _about_judge(judge, served.info, served.constitution))
+        about = _about_judge(judge, served.info, served.constitution)
+        _same_as_before(folder, "judges", judge.name, about, bound=any(key[0] == judge.name for key in known))
         for model_a, model_b, pairs in missing:
             for pair, judgement in judgements(address, pairs, options, served.constitution):
                 failure = failure_of(judgement)
@@ -207,10 +208,12 @@ def _about_judge(
     }
 
 
-def _same_as_before(folder: EvaluationFolder, kind: str, name: str, about: dict[str, Any]) -> None:
-    """Keep what serves; raises ``RunError`` when earlier answers or judgements are another's."""
+def _same_as_before(folder: EvaluationFolder, kind: str, name: str, about: dict[str, Any], *, bound: bool) -> None:
+    """Keep what serves; raises ``RunError`` when earlier answers or judgements, which ``bound`` says are there, are
+    another's.
+    """
     before = folder.read_served()[kind].get(name)
-    if before is None or name not in folder.stored_names()[kind]:
+    if before is None or not bound:
         folder.note_served(kind, name, about)
         return
     changed = [field for field in about if field != "trained" and before.get(field) != about[field]]
