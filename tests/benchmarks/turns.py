@@ -9,8 +9,12 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+# Of each side, by name, what each step took.
+Figures = dict[str, list[dict[str, float]]]
 
 
 class Turns:
@@ -36,7 +40,32 @@ class Turns:
         print(json.dumps({**took, "peak_gib": peak, **figures}), flush=True)  # noqa: T201 - the result
 
 
-class Side:
+def as_arguments(options: Namespace, names: Sequence[str]) -> list[str]:
+    """These options again, for a side's command line."""
+    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+
+
+def take_turns(
+    benchmark: str, arguments: Sequence[str], libraries: Path, steps: int, say: Callable[[int, Figures], None]
+) -> Figures:
+    """So many steps of ``charter_side`` and of ``trl_side`` of a benchmark's folder, by name, in turns.
+
+    Each side's first step is not counted. ``say`` is given the number of each later one, and what was measured so far.
+    """
+    sides = {name: _Side(f"{benchmark}.{name}_side", arguments, libraries) for name in ("charter", "trl")}
+    for side in sides.values():
+        side.step()
+    found: Figures = {name: [] for name in sides}
+    for number in range(steps):
+        for name, side in sides.items():
+            found[name].append(side.step())
+        say(number + 1, found)
+    for side in sides.values():
+        side.close()
+    return found
+
+
+class _Side:
     """In the comparison: a module that runs as a process of its own. ``libraries`` is a folder it imports from."""
 
     def __init__(self, module: str, arguments: Sequence[str], libraries: Path) -> None:

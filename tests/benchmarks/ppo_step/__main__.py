@@ -12,10 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks.ppo_step.paired import arguments, as_arguments
-from tests.benchmarks.turns import Side
+from tests.benchmarks.ppo_step.paired import NAMES, arguments
+from tests.benchmarks.turns import Figures, as_arguments, take_turns
 
 CONSOLE = Console(width=120)
+
+
+def say(number: int, found: Figures) -> None:
+    """A line for a step."""
+    CONSOLE.print(
+        f"step {number}: " + ", ".join(f"{name} {steps[-1]['seconds']:.1f} s" for name, steps in found.items())
+    )
 
 
 def main() -> None:
@@ -25,21 +32,7 @@ def main() -> None:
         "--trl", type=Path, required=True, help="folder that requirements/benchmarks.txt is installed in"
     )
     options = parser.parse_args()
-    sides = {
-        name: Side(f"tests.benchmarks.ppo_step.{name}_side", as_arguments(options), options.trl)
-        for name in ("charter", "trl")
-    }
-    for side in sides.values():
-        side.step()
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for number in range(options.steps):
-        for name, side in sides.items():
-            found[name].append(side.step())
-        CONSOLE.print(
-            f"step {number + 1}: " + ", ".join(f"{name} {steps[-1]['seconds']:.1f} s" for name, steps in found.items())
-        )
-    for side in sides.values():
-        side.close()
+    found = take_turns("tests.benchmarks.ppo_step", as_arguments(options, NAMES), options.trl, options.steps, say)
     ours, theirs = found["charter"], found["trl"]
     ratios, in_processor_time = (
         [other[clock] / one[clock] for one, other in zip(ours, theirs, strict=True)]

@@ -9,6 +9,9 @@ from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
 
+# What the sides are told.
+NAMES = ("model", "prompts", "steps", "episodes", "tokens", "precision", "shared_trunk")
+
 
 def arguments(description: str) -> ArgumentParser:
     """What both sides and the comparison read."""
@@ -21,12 +24,6 @@ def arguments(description: str) -> ArgumentParser:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--shared-trunk", type=int, default=0, help="1: Charter's critic is a head of its policy")
     return parser
-
-
-def as_arguments(options: Namespace) -> list[str]:
-    """The same again, for a side's command line."""
-    names = ("model", "prompts", "steps", "episodes", "tokens", "precision", "shared_trunk")
-    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
 
 
 def prompts(options: Namespace) -> list[Prompt]:

@@ -11,10 +11,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks.supervised.sides import arguments, as_arguments
-from tests.benchmarks.turns import Side
+from tests.benchmarks.supervised.sides import NAMES, arguments
+from tests.benchmarks.turns import Figures, as_arguments, take_turns
 
 CONSOLE = Console(width=120)
+
+
+def say(number: int, found: Figures) -> None:
+    """A line for a step."""
+    lines = (
+        f"{name} {one[-1]['tokens']:.0f} tokens, loss {one[-1]['loss']:.3f}, {one[-1]['seconds']:.1f} s"
+        for name, one in found.items()
+    )
+    CONSOLE.print(f"step {number}: {'; '.join(lines)}")
 
 
 def main() -> None:
@@ -22,23 +31,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--trl", type=Path, required=True, help="folder that TRL is installed in")
     options = parser.parse_args()
-    sides = {
-        name: Side(f"tests.benchmarks.supervised.{name}_side", as_arguments(options), options.trl)
-        for name in ("charter", "trl")
-    }
-    for side in sides.values():
-        side.step()
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for number in range(options.steps):
-        for name, side in sides.items():
-            found[name].append(side.step())
-        line = (
-            f"{name} {one[-1]['tokens']:.0f} tokens, loss {one[-1]['loss']:.3f}, {one[-1]['seconds']:.1f} s"
-            for name, one in found.items()
-        )
-        CONSOLE.print(f"step {number + 1}: {'; '.join(line)}")
-    for side in sides.values():
-        side.close()
+    found = take_turns("tests.benchmarks.supervised", as_arguments(options, NAMES), options.trl, options.steps, say)
     rates = {
         name: {clock: total(steps, "tokens") / total(steps, clock) for clock in ("seconds", "processor")}
         for name, steps in found.items()

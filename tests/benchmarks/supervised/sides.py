@@ -9,6 +9,8 @@ from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.training.batches import TrainingSequence
 
 RATE = 1e-5
+# What the sides are told.
+NAMES = ("model", "conversations", "steps", "batch", "max_tokens", "precision", "packing")
 
 
 def arguments(description: str) -> ArgumentParser:
@@ -22,12 +24,6 @@ def arguments(description: str) -> ArgumentParser:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--packing", type=int, default=1, help="0: TRL pads, batches of similar lengths")
     return parser
-
-
-def as_arguments(options: Namespace) -> list[str]:
-    """The same again, for a side's command line."""
-    names = ("model", "conversations", "steps", "batch", "max_tokens", "precision", "packing")
-    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
 
 
 def sequences(options: Namespace) -> list[TrainingSequence]:
