@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 from charter.data.prompts import TaskPrompt
+from charter.evaluation.figures.words import ngrams
 from charter.prompts.folder import ACCEPTED, Folder
 from charter.prompts.near_copies import NearCopies, pieces_of, plain_words
 
@@ -74,5 +75,5 @@ def _histogram(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def _distinct(texts: Sequence[Sequence[str]], n: int) -> float:
-    found = Counter(tuple(words[start : start + n]) for words in texts for start in range(len(words) - n + 1))
+    found = Counter(ngram for words in texts for ngram in ngrams(words, n))
     return round(len(found) / found.total(), 3) if found else 0.0

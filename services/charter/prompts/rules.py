@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+from charter.evaluation.figures.words import ngrams
 from charter.prompts.near_copies import plain_words
 
 CUT_OFF, TOO_SHORT, TOO_LONG, SCAFFOLDING, REPEATS = (
@@ -40,5 +41,5 @@ def why_refused(text: str, *, cut_off: bool, least_words: int, most_words: int) 
         return TOO_LONG
     if _SCAFFOLDING.search(text) or "\ufffd" in text:
         return SCAFFOLDING
-    sequences = Counter(tuple(words[start : start + _SEQUENCE]) for start in range(len(words) - _SEQUENCE + 1))
+    sequences = Counter(ngrams(words, _SEQUENCE))
     return REPEATS if any(count >= _TIMES for count in sequences.values()) else ""

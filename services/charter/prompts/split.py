@@ -6,6 +6,7 @@ trained on it would know the other.
 """
 
 from charter.chat import ChatMessage
+from charter.evaluation.figures.words import ngrams
 from charter.held_out import is_held_out, prompt_key
 from charter.prompts.near_copies import NearCopies, Pieces, pieces_of, plain_words
 
@@ -63,4 +64,4 @@ class Split:
 
 def in_a_row(words: list[str]) -> set[tuple[str, ...]]:
     """All that stands eight words in a row."""
-    return {tuple(words[start : start + _WORDS_IN_A_ROW]) for start in range(len(words) - _WORDS_IN_A_ROW + 1)}
+    return set(ngrams(words, _WORDS_IN_A_ROW))

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from charter.data.prompts import TaskPrompt
 from charter.v1 import run_pb2
 
 # Sources of labels, as they are stored.
@@ -18,6 +19,11 @@ _FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
 _OF_TURNS: tuple[Literal["supervised", "revision", "dpo", "kto"], ...] = ("supervised", "revision", "dpo", "kto")
 _GATE_PROMPTS = 32
 _CONVERSATION_TOKENS, _TEXT_TOKENS = 2048, 1024
+
+
+def is_revised(spec: run_pb2.RevisionSpec, prompt: TaskPrompt) -> bool:
+    """Whether a prompt is of the dimensions whose answers are revised."""
+    return not spec.dimensions or prompt.dimension in spec.dimensions
 
 
 def needs_reinforcement(spec: run_pb2.RunSpec) -> bool:

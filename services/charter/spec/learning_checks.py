@@ -1,10 +1,9 @@
 """Rules of a run spec about what is learned before RL."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from charter.data.prompts import TaskPrompt
 from charter.spec import facts
 from charter.spec.lengths import LengthCounter
 from charter.spec.models import context_tokens
@@ -84,12 +83,12 @@ def revised(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[Problem]:
                 hint = f"did you mean {close[0]}? They have" if close else "they have"
                 text = f"is {name}, which no prompt of prompts.train has; {hint} {', '.join(known) or 'none'}"
                 yield Problem(f"revision.dimensions[{index}]", text, ("prompts.train",))
-        there = len(_of(contents.train, wanted))
+        there = sum(facts.is_revised(revision, one) for one in contents.train)
         if there and revision.HasField("prompts") and revision.prompts > there:
             text = f"is {revision.prompts}, and prompts.train holds {there} {_kind(wanted)}: lower it, or leave it out"
             yield Problem("revision.prompts", text, ("prompts.train", "revision.dimensions"))
     if contents.held_out is not None:
-        there = len(_of(contents.held_out, wanted))
+        there = sum(facts.is_revised(revision, one) for one in contents.held_out)
         if not there:
             text = f"none of them is of {', '.join(sorted(wanted))}, and the gate of revision asks about such: add some"
             yield Problem("prompts.held_out", text, ("revision.dimensions",))
@@ -151,10 +150,6 @@ def _lengths(spec: run_pb2.RunSpec, contents: "Contents") -> Iterator[tuple[str,
             lengths = counter.least(one.messages for one in (prompts or ())[:_COUNTED])
             limit = "prompts.max_prompt_tokens"
             yield f"prompts.{part}", f"prompts.{part}", limit, spec.prompts.max_prompt_tokens, lengths
-
-
-def _of(prompts: Iterable[TaskPrompt], dimensions: set[str]) -> Sequence[TaskPrompt]:
-    return [one for one in prompts if not dimensions or one.dimension in dimensions]
 
 
 def _kind(dimensions: set[str]) -> str:

@@ -5,7 +5,7 @@ and of similar lengths.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from charter.evaluation.figures.rows import Answer
-from charter.evaluation.figures.words import words_of
+from charter.evaluation.figures.words import ngrams, words_of
 from charter.evaluation.statistics import LEVEL, Estimate, NotIdentifiedError, estimate, numbered
 
 SIZES = (1, 2, 3, 4)
@@ -67,12 +67,8 @@ def diversity(answers: Sequence[Answer], *, samples: int, seed: int) -> Diversit
     )
 
 
-def _ngrams(words: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
-    return zip(*(words[place:] for place in range(size)), strict=False)
-
-
 def _repeated(words: Sequence[str]) -> float:
-    found = list(_ngrams(words, REPEATED_WORDS))
+    found = list(ngrams(words, REPEATED_WORDS))
     return 1.0 - len(set(found)) / len(found) if found else 0.0
 
 
@@ -82,7 +78,7 @@ def _distinct(texts: Sequence[tuple[str, list[str]]], size: int, seed: int) -> E
     of_prompt = np.random.default_rng(seed).permutation(count) % parts
     by_part: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(parts)]
     for place, (_, words) in zip(places, texts, strict=True):
-        by_part[of_prompt[place]].update(_ngrams(words, size))
+        by_part[of_prompt[place]].update(ngrams(words, size))
     # In how many parts an n-gram is: one that is in a single part goes with it.
     spread = Counter(chain.from_iterable(by_part))
     totals = np.array([one.total() for one in by_part])

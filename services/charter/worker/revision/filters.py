@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 
-from charter.evaluation.figures.words import ending, words_of
+from charter.evaluation.figures.words import ending, ngrams, words_of
 from charter.worker.revision.language import changes_language
 
 EMPTY, CUT_OFF, UNCHANGED, REPEATS = "empty", "cut_off", "unchanged", "repeats_itself"
@@ -96,8 +96,7 @@ def _leaks(revision: str, conversation: str, critique: str) -> bool:
 
 def _sequences(words: Sequence[str], length: int) -> Iterable[tuple[str, ...]]:
     # Rows of punctuation, as a table has them, are no text.
-    found = (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
-    return (one for one in found if any(word.isalnum() for word in one))
+    return (one for one in ngrams(words, length) if any(word.isalnum() for word in one))
 
 
 def _main_script(text: str) -> str:

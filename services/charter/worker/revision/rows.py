@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from charter.data.prompts import TaskPrompt
 from charter.runs.revisions import RevisionRow
 from charter.storage.comparison_files import write_rows
-from charter.v1 import run_pb2
 
 # Of the verdicts: nothing was found wrong with the revision.
 CLEAN = "clean"
@@ -30,11 +28,6 @@ COLUMNS = {
     "verdict": "text",
     "outcome": "text",
 }
-
-
-def is_revised(spec: run_pb2.RevisionSpec, prompt: TaskPrompt) -> bool:
-    """Whether a prompt is of the dimensions whose answers are revised."""
-    return not spec.dimensions or prompt.dimension in spec.dimensions
 
 
 def write_table(path: Path, rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> None:

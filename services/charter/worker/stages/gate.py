@@ -12,7 +12,7 @@ from charter.evaluation.figures.words import ending
 from charter.evaluation.statistics import bootstrap_interval
 from charter.runs.results import RevisionGate, write_result
 from charter.runs.revisions import FOLDER, RevisionRow
-from charter.spec.facts import gate_prompts
+from charter.spec.facts import gate_prompts, is_revised
 from charter.worker.answer_log import sample_all
 from charter.worker.clients.served import serve_start
 from charter.worker.context import Run
@@ -21,7 +21,7 @@ from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, judge_all
 from charter.worker.revision.filters import common_endings
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN, is_revised
+from charter.worker.revision.rows import CLEAN
 from charter.worker.stages.answers import held_out_prompts, watched_prompts
 
 # Stages of ``Failures``.

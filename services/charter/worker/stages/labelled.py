@@ -1,7 +1,6 @@
 """What the stages share that learn from labels: where these are, and the plan to learn from them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 
 from charter.data.bad_rows import BadRows
@@ -17,6 +16,7 @@ from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.supervised.corpus import SourceItems, names_of, weights_of
 from charter.worker.supervised.loop import MakeLearner, Plan, Sample
 from charter.worker.supervised.mixture import Batching, Mixture
+from charter.worker.supervised.reading import note_sources
 from charter.worker.training import checkpoint
 
 STORED = "stored comparisons"
@@ -57,11 +57,7 @@ def plan_of(
     evaluated = {prompt.key for prompt in run.prompts.held_out}
     reader = ConversationReader(tokenizer, most, last_only=True)
     corpus = prepare(read(sources, reader, spec.held_out_fraction, evaluated, bad), most)
-    for source, one in corpus.items():
-        run.artifacts.record.setdefault("left_out", {})[f"{name}: {source}"] = asdict(one.left_out)
-        words = f"{source}: {len(one.train)} to learn from, {len(one.held_out)} held out"
-        run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
-    run.artifacts.count(**{f"{name}_rows_left_out": bad.counts.total()})
+    note_sources(run, name, corpus, bad, items="", counted=f"{name}_rows_left_out")
     units = {source: [1] * len(one.train) for source, one in corpus.items()}
     batching = Batching(Mixture.weighted(units, weights), units, spec.batch_size, spec.epochs, run.spec.seed)
     sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)

@@ -1,7 +1,6 @@
 """Has the policy learn from plain text (``pretraining/``, ``pretraining.json``)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Final
 
 from charter.spec.bad_rows import bad_rows_of
@@ -13,6 +12,7 @@ from charter.worker.supervised.corpus import names_of, read_texts, weights_of
 from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
+from charter.worker.supervised.reading import note_sources
 from charter.worker.supervised.texts import TextReader
 
 NAME: Final = "pretraining"
@@ -44,11 +44,7 @@ class Pretraining:
         sources = names_of([*spec.data, *replay])
         bad = bad_rows_of(run.spec, run.artifacts.left_out(NAME))
         corpus = read_texts(sources, reader, spec.held_out_fraction, bad)
-        run.artifacts.count(text_rows_left_out=bad.counts.total())
-        for name, one in corpus.items():
-            run.artifacts.record.setdefault("left_out", {})[f"{NAME}: {name}"] = asdict(one.left_out)
-            words = f"{name}: {len(one.train)} pieces to learn from, {len(one.held_out)} held out"
-            run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
+        note_sources(run, NAME, corpus, bad, items="pieces", counted="text_rows_left_out")
         sizes = {name: [item.targets for item in one.train] for name, one in corpus.items()}
         mixture = _mixture(spec.data, sources, sizes)
         if replay:

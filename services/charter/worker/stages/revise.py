@@ -15,6 +15,7 @@ from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
 from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
 from charter.runs.revisions import FOLDER, ROWS, RevisionRow, write_outcomes
+from charter.spec.facts import is_revised
 from charter.storage.comparisons import REVISION_METHOD
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.answer_log import Written, sample_all
@@ -24,7 +25,7 @@ from charter.worker.errors import RunError
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, Judged, decision, judge_all
 from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN, is_revised, write_table
+from charter.worker.revision.rows import CLEAN, write_table
 from charter.worker.stages.gate import pass_gate
 from charter.worker.stages.label import held_out_keys
 

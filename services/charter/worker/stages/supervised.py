@@ -1,7 +1,6 @@
 """Fine-tunes the policy on conversations (``supervised/``, ``supervised.json``)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Final
 
 from charter.inference.chat_template import ChatTokenizer
@@ -15,6 +14,7 @@ from charter.worker.supervised.corpus import names_of, read_conversations, weigh
 from charter.worker.supervised.learner import TokenLearner
 from charter.worker.supervised.loop import Plan, Sample, learn
 from charter.worker.supervised.mixture import Batching, Mixture
+from charter.worker.supervised.reading import note_sources
 
 NAME: Final = "supervised"
 
@@ -66,11 +66,7 @@ def plan_of(
     corpus = read_conversations(sources, reader, spec.held_out_fraction, evaluated, bad)
     mixture = mix({name: [item.targets for item in one.train] for name, one in corpus.items()})
     sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
-    for source, one in corpus.items():
-        run.artifacts.record.setdefault("left_out", {})[f"{name}: {source}"] = asdict(one.left_out)
-        words = f"{source}: {len(one.train)} conversations to learn from, {len(one.held_out)} held out"
-        run.reporter.report(0, 0, text="; ".join([words, *filter(None, [one.left_out.in_words()])]))
-    run.artifacts.count(**{f"{name}_rows_left_out": bad.counts.total()})
+    note_sources(run, name, corpus, bad, items="conversations", counted=f"{name}_rows_left_out")
     batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
     sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
     return Plan(name, section, spec, corpus, batching, sample, TokenLearner)
