@@ -1,4 +1,4 @@
-"""Writes the JSON schemas of run spec, evaluation spec and constitution, for editors; `scripts/protos.sh` calls this.
+"""Writes the JSON schemas of run spec, evaluation spec, constitution and model card; `scripts/protos.sh` calls this.
 
 The argument is the folder that holds the package `charter`.
 """
@@ -13,9 +13,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from charter.evaluation.card import twin
 from charter.spec import constitution
 from charter.spec.defaults import DEFAULTS
-from charter.v1 import evaluation_pb2, judge_pb2, run_pb2, validation_pb2
+from charter.v1 import evaluation_pb2, judge_pb2, run_pb2, study_pb2, validation_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
@@ -32,7 +33,9 @@ def main(out: Path) -> None:
     schemas = {
         "run": spec_schema("Charter run spec", run_pb2.RunSpec.DESCRIPTOR, comments),
         "evaluation": spec_schema("Charter evaluation spec", evaluation_pb2.EvaluateSpec.DESCRIPTOR, comments),
+        "study": spec_schema("Charter study spec", study_pb2.StudySpec.DESCRIPTOR, comments),
         "constitution": constitution_schema(comments),
+        "card": twin.schema(),
     }
     for name, schema in schemas.items():
         text = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
@@ -92,18 +95,23 @@ def _field(
     field: FieldDescriptor, limit: validation_pb2.FieldConstraint, comments: Mapping[str, str], definitions: Schema
 ) -> Schema:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        value = field.message_type.fields_by_name["value"].message_type
-        assert value is not None
-        return {"type": "object", "additionalProperties": _reference(value, comments, definitions)}
-    one = (
-        _reference(field.message_type, comments, definitions)
-        if field.message_type is not None
-        else _scalar(field, limit, comments)
-    )
+        value = field.message_type.fields_by_name["value"]
+        return {"type": "object", "additionalProperties": _one(value, limit, comments, definitions)}
+    one = _one(field, limit, comments, definitions)
     if not field.is_repeated:
         return one
     bounds = {"minItems": limit.min_items, "maxItems": limit.max_items}
     return {"type": "array", "items": one, **{name: bound for name, bound in bounds.items() if bound}}
+
+
+def _one(
+    field: FieldDescriptor, limit: validation_pb2.FieldConstraint, comments: Mapping[str, str], definitions: Schema
+) -> Schema:
+    if field.message_type is None:
+        return _scalar(field, limit, comments)
+    if field.message_type.full_name == "google.protobuf.Struct":
+        return {"type": "object"}
+    return _reference(field.message_type, comments, definitions)
 
 
 def _reference(message: Descriptor, comments: Mapping[str, str], definitions: Schema) -> Schema:

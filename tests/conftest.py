@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("charter", deadline=None)
 settings.load_profile("charter")
 
-pytest_plugins = ["tests.support.postgres"]
+pytest_plugins = ["tests.support.postgres", "tests.support.chromium"]
 
 
 @pytest.fixture(autouse=True)

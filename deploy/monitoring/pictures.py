@@ -84,7 +84,7 @@ def _found(panel: Panel, server: str, begin: float, end: float) -> list[Series]:
 def _series(query: Query, server: str, begin: float, end: float) -> list[Series]:
     step = _step(begin, end)
     expr = query.expr
-    for name in ("$namespace", "$run", "$model"):
+    for name in ("$namespace", "$run", "$model", "$study"):
         expr = expr.replace(name, ".*")
     for name in ("$__rate_interval", "$__interval"):
         expr = expr.replace(name, "20s")

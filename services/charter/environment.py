@@ -1,9 +1,12 @@
 """Environment variables of Charter whose values have a form."""
 
+import math
 import os
+from typing import NamedTuple
 
 METRICS_PORT_VARIABLE = "CHARTER_WORKER_METRICS_PORT"
 WORKER_METRICS_PORT = 9095
+PRICE_VARIABLE = "CHARTER_PRICE_PER_HOUR"
 
 
 class EnvironmentVariableError(ValueError):
@@ -18,6 +21,31 @@ def worker_metrics_port() -> int:
             f"{METRICS_PORT_VARIABLE} must be a port from 1 to 65535, or 0 for no metrics page, not {text!r}"
         )
     return int(text)
+
+
+class Price(NamedTuple):
+    """What something costs."""
+
+    amount: float
+    currency: str
+
+
+def price_per_hour() -> Price | None:
+    """What an hour of the worker's machine costs, if anybody said. Raises ``EnvironmentVariableError``."""
+    text = os.environ.get(PRICE_VARIABLE)
+    if not text:
+        return None
+    amount, _, currency = text.strip().partition(" ")
+    try:
+        price = Price(float(amount), currency.strip())
+    except ValueError:
+        price = Price(math.nan, "")
+    if not 0 <= price.amount < math.inf or not (price.currency.isalpha() and price.currency.isupper()):
+        raise EnvironmentVariableError(
+            f"{PRICE_VARIABLE} must be the price of an hour of the worker's machine and its currency, as 2.50 EUR, not "
+            f"{text!r}"
+        )
+    return price
 
 
 def addresses(name: str, usual: str, *, several: bool) -> str:

@@ -15,11 +15,18 @@ def append_line(path: Path, text: str) -> None:
 
 
 def append_lines(path: Path, texts: Sequence[str]) -> None:
-    """As ``append_line``, several in one write."""
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{text}\n" for text in texts))
-        file.flush()
-        os.fsync(file.fileno())
+    """As ``append_line``, several together. Raises ``OSError``, and then none of them is in the log."""
+    left = memoryview("".join(f"{text}\n" for text in texts).encode())
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            # What goes on would else write behind a part of a line.
+            file.truncate(end)
+            raise
 
 
 def whole_lines(path: Path) -> list[str]:

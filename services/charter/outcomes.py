@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
 
 # A probability this near to a half prefers neither answer: float32 log-probs of the same text, computed in two batches,
 # differ by as much.
@@ -58,6 +58,19 @@ def outcome_of(probability: float) -> types_pb2.Outcome.ValueType:
     if side(probability) == 0:
         return types_pb2.OUTCOME_TIE
     return types_pb2.OUTCOME_PREFERRED_A if side(probability) > 0 else types_pb2.OUTCOME_PREFERRED_B
+
+
+def failure_name(kind: types_pb2.FailureKind.ValueType) -> str:
+    """Name of a kind of failure in lower case; ``other`` where a service does not say which."""
+    return types_pb2.FailureKind.Name(kind).removeprefix("FAILURE_KIND_").lower() if kind else "other"
+
+
+def failure_of_judgement(judgement: judge_pb2.Judgement) -> str:
+    """Kind of failure for which a pair has no label; empty where it has one."""
+    if judgement.HasField("probability_a"):
+        return ""
+    unavailable = judgement.outcome == types_pb2.OUTCOME_UNAVAILABLE
+    return failure_name(types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else judgement.failure_kind)
 
 
 def same_position_wins(shown_first: float, shown_second: float) -> bool:

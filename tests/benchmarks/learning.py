@@ -94,7 +94,7 @@ def train(task: Task, model: Path, algorithm: str, seed: int, trial: str) -> tup
         )
         if algorithm == "ALGORITHM_ONLINE_DPO":
             episodes = judged(episodes)
-        _, controls = learn(learner, episodes, step, controls)
+        _, controls, _ = learn(learner, episodes, step, controls)
     after = task.measure(learner, seed)
     error = ((stdev(before) ** 2 + stdev(after) ** 2) / MEASURED) ** 0.5
     return mean(after) - mean(before), error

@@ -14,7 +14,7 @@ import grpc
 from charter.chat import ChatMessage
 from charter.inference.engine import GeneratedSample, Prompt, Sampling
 from charter.inference.local.engine import TransformersEngine
-from charter.policy.servicer import PolicyServicer
+from charter.policy.servicer import MeasuredPolicyServicer
 from charter.rpc.client_calls import ClientCalls
 from charter.rpc.gate import Gate
 from charter.rpc.interceptors import _Call
@@ -51,14 +51,14 @@ async def sample(engine: TransformersEngine, samples: int, tokens: int) -> list[
     return [one async for one in engine.generate([prompt], sampling, samples)]
 
 
-async def account(servicer: PolicyServicer, samples: list[GeneratedSample]) -> None:
+async def account(servicer: MeasuredPolicyServicer, samples: list[GeneratedSample]) -> None:
     """Everything that is recorded for one call, on both sides of it."""
     ClientCalls().intercept_unary_stream(lambda _details, _request: _Ended(), _Details, None)
     context: Any = _Context()
     async with _Call("server_stream", "charter.v1.PolicyService", "Generate", context):
         start = time.monotonic()
         for one in samples:
-            servicer._count(one, start)
+            servicer._sampled(one, start)
 
 
 async def main() -> None:
@@ -74,7 +74,7 @@ async def main() -> None:
     begin = time.process_time()
     found = await sample(engine, options.samples, options.tokens)
     sampling = time.process_time() - begin
-    servicer = PolicyServicer(engine, 256, Gate())
+    servicer = MeasuredPolicyServicer(engine, 256, Gate())
     begin = time.process_time()
     for _ in range(REPEATS):
         await account(servicer, found)

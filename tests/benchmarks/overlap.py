@@ -18,6 +18,7 @@ from statistics import mean, median
 from charter.atomic_files import write_text
 from charter.chat import ChatMessage
 from charter.data.prompts import TaskPrompt
+from charter.inference.chat_template import ChatTokenizer
 from charter.runs.artifacts import Artifacts
 from charter.runs.folder import read_run_folder
 from charter.spec.defaults import fill_defaults
@@ -65,7 +66,8 @@ def steps_of(folder: Path, model: Path, policy: Process, rewards: str, staleness
         prompts = PromptSets(PROMPTS, PROMPTS, 0)
         constitution = judge_pb2.Constitution()
         leader = Leader(reporter)
-        run = Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution)
+        tokenizer = ChatTokenizer.load(str(model))
+        run = Run("benchmark", spec, artifacts, services, reporter, leader, prompts, constitution, tokenizer)
         with reporter.in_phase(Reinforcement.phase):
             Reinforcement().work(run)
     finally:

@@ -78,7 +78,7 @@ def main() -> None:
     loaded = _peak() - before
     controls = Controls(0.05)
     for step in range(2):
-        _, controls = learn(learner, _episodes(), step, controls)
+        _, controls, _ = learn(learner, _episodes(), step, controls)
     measured = max(ranks.collect(_peak() - before))
     if ranks.rank() > 0:
         ranks.leave()

@@ -60,7 +60,8 @@ def write_spec(folder: Path, model: Path, judge: str, reward: str) -> Path:
         ],
     )
     spec: dict[str, Any] = {
-        "name": "letters",
+        # As a run of a study is called.
+        "name": "letters-rlaif-5",
         "seed": 5,
         "policy": {"model": str(model), "engine": "transformers"},
         "judge": {

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 
 from tests.deploy.manifests import ROOT
 from tests.support.collector import Collector, collecting
-from tests.support.ports import free_offset
+from tests.support.ports import free_offset, free_ports
 from tests.support.worker_services import write_inputs, write_jsonl
 
 CALL_SECONDS = 60.0
@@ -76,7 +78,7 @@ class Recorded:
 def filled(expr: str) -> str:
     """A query with what Grafana puts for its variables when everything is chosen."""
     expr = expr.replace("$__rate_interval", RATE_INTERVAL).replace("$__interval", f"{SCRAPE_SECONDS}s")
-    for name in ("$namespace", "$run", "$model"):
+    for name in ("$namespace", "$run", "$model", "$study"):
         expr = expr.replace(name, ".*")
     return expr
 
@@ -108,14 +110,17 @@ def recorded_run(folder: Path, spec: Path) -> Iterator[Recorded]:
         try:
             started = _charter("up", str(spec), "--port-offset", str(offset), "--monitoring")
             prometheus = started["prometheus"]["address"]
-            _scrape_often(folder / "home", started)
-            pages = dict.fromkeys((*DEFAULTS, "worker"), "")
-            begin = time.time()
-            run = _charter("run", str(spec), "--detach")["id"]
-            while _charter("runs", "show", run)["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
-                for name in pages:
-                    pages[name] = page(worker if name == "worker" else started[name]["metrics"]) or pages[name]
-                time.sleep(SCRAPE_SECONDS)
+            addresses = {name: started[name]["metrics"] for name in DEFAULTS} | {"worker": worker}
+            with gateway(started["policy"]["address"]) as (base_url, addresses["gateway"]):
+                _scrape_often(folder / "home", started, addresses["gateway"])
+                pages = dict.fromkeys(addresses, "")
+                begin = time.time()
+                run = _charter("run", str(spec), "--detach")["id"]
+                while _charter("runs", "show", run)["state"] in ("RUN_STATE_PENDING", "RUN_STATE_RUNNING"):
+                    _chat(base_url)
+                    for name, address in addresses.items():
+                        pages[name] = page(address) or pages[name]
+                    time.sleep(SCRAPE_SECONDS)
             ended = _charter("runs", "show", run)
             assert ended["state"] == "RUN_STATE_SUCCEEDED", ended
             # The last numbers are scraped, and the rules have seen them.
@@ -127,13 +132,39 @@ def recorded_run(folder: Path, spec: Path) -> Iterator[Recorded]:
         assert not page(prometheus)
 
 
+@contextmanager
+def gateway(policy: str) -> Iterator[tuple[str, str]]:
+    """`charter gateway` before a policy; yields its base URL and the address of its metrics."""
+    port, metrics_port = free_ports(2)
+    command = [sys.executable, "-m", "charter.cli.main", "gateway", "--policy", f"tides={policy}", f"--port={port}"]
+    with subprocess.Popen([*command, f"--metrics-port={metrics_port}"]) as process:
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while not page(f"127.0.0.1:{metrics_port}"):
+                assert process.poll() is None, "the gateway has ended"
+                assert time.monotonic() < deadline, "the gateway has not started"
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1", f"127.0.0.1:{metrics_port}"
+        finally:
+            process.terminate()
+
+
+def _chat(base_url: str) -> None:
+    """A client that has a few tokens streamed to it."""
+    body = {"model": "tides", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "stream": True}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{base_url}/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=CALL_SECONDS) as response:
+        assert response.read().endswith(b"data: [DONE]\n\n")
+
+
 def small_spec(folder: Path, model: Path, steps: int) -> Path:
     """A small run whose answers vary in length and whose judge is asked in both orders."""
     write_inputs(folder)
     write_jsonl(folder / "chat.jsonl", [{"prompt": f"Name tide {n}.", "completion": "High tide."} for n in range(12)])
     file = folder / "spec.yaml"
     file.write_text(
-        f"name: tides\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
+        f"name: tides-rlaif-5\nseed: 5\npolicy: {{model: {model}, engine: transformers}}\n"
         f"judge: {{model: fake, engine: fake, constitution: {folder / 'constitution.yaml'}, method: choice}}\n"
         "prompts: {train: [train.jsonl], held_out: [held_out.jsonl]}\n"
         "supervised: {data: [{source: chat.jsonl}], batch_size: 4, held_out_fraction: 0.3, evaluate_every_steps: 1}\n"
@@ -155,10 +186,12 @@ def _charter(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def _scrape_often(home: Path, started: Any) -> None:
-    """Have Prometheus scrape every second, so that a short run has enough points, and wait until it does."""
+def _scrape_often(home: Path, started: Any, gateway: str) -> None:
+    """Have Prometheus scrape every second, the gateway too, for enough points of a short run; wait until it does."""
     file = home / "monitoring" / "prometheus.yml"
     configuration = yaml.safe_load(file.read_text())
+    (job,) = configuration["scrape_configs"]
+    job["static_configs"].append({"targets": [gateway], "labels": {"app": "gateway"}})
     configuration["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"}
     file.write_text(yaml.safe_dump(configuration))
     os.kill(started["prometheus"]["pid"], signal.SIGHUP)

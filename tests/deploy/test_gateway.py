@@ -1,4 +1,4 @@
-"""The gateway beside the services: it is valid, has its way to the policy and no other, and certificates with mtls."""
+"""The gateway beside the services: valid, with its way to policy and judge and no other, and certificates with mtls."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_the_command_takes_what_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_it_reaches_the_policy_and_nothing_else(folder: Path) -> None:
+def test_it_reaches_policy_and_judge_and_nothing_else(folder: Path) -> None:
     objects = render_with(folder, (GATEWAY,))
     policies = of_kind(objects, "NetworkPolicy")
     rooms = pods(objects)
@@ -72,7 +72,7 @@ def test_it_reaches_the_policy_and_nothing_else(folder: Path) -> None:
         for port in theirs
         if reached(own, labels, port)
     }
-    assert found == {("policy", "grpc")}
+    assert found == {("policy", "grpc"), ("judge", "grpc")}
     stranger = {"app.kubernetes.io/name": "a chat client"}
     assert [port["name"] for port in ports if allows(policies, "ingress", own, stranger, NAMESPACE, port)] == ["http"]
 
@@ -96,6 +96,7 @@ def test_with_mtls_it_has_a_certificate_for_both_sides() -> None:
     (workload,) = [one for one in workloads(objects) if one["metadata"]["name"] == "gateway"]
     volumes = {one["name"]: one for one in pod_template(workload)["spec"]["volumes"]}
     assert volumes["tls"]["secret"]["secretName"] == certificate["spec"]["secretName"]
-    called = values["CHARTER_POLICY_ADDRESS"].rpartition(":")[0]
-    (policy,) = [one for one in of_kind(objects, "Certificate") if one["metadata"]["name"] == "policy-tls"]
-    assert called in policy["spec"]["dnsNames"]
+    for service in ("policy", "judge"):
+        called = values[f"CHARTER_{service.upper()}_ADDRESS"].rpartition(":")[0]
+        (theirs,) = [one for one in of_kind(objects, "Certificate") if one["metadata"]["name"] == f"{service}-tls"]
+        assert called in theirs["spec"]["dnsNames"]

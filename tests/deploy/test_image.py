@@ -215,7 +215,7 @@ def test_an_image_has_pinned_versions_and_no_tools_of_development(lock: str) -> 
         "uv",
         "kubernetes-validate",
     }
-    assert {"grpcio", "torch", "kubernetes", "psycopg", "tensorboard", "wandb"} <= {
+    assert {"grpcio", "torch", "kubernetes", "psycopg", "tensorboard", "wandb", "mlflow-skinny", "trackio"} <= {
         line.partition("==")[0] for line in worker
     }
     assert any(line.startswith("vllm") for line in model)

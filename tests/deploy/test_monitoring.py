@@ -221,7 +221,8 @@ def test_picture_shows_the_panels_that_there_are(name: str) -> None:
 @pytest.mark.parametrize("name", BOARDS)
 def test_dashboard_has_variables_links_and_marks(name: str) -> None:
     board = committed(name)
-    assert [one["name"] for one in board["templating"]["list"]] == ["datasource", "namespace", "model", "run"]
+    study = ["study"] if BOARDS[name].of_study else []
+    assert [one["name"] for one in board["templating"]["list"]] == ["datasource", "namespace", "model", "run", *study]
     assert {one["name"] for one in board["annotations"]["list"]} == {
         "New weights",
         "Checkpoint",

@@ -40,11 +40,6 @@ NO_DATA = {
     "judge: Requests to the endpoint",
     "judge: Circuit of the endpoint",
     "judge: Token budget of the endpoint",
-    # No gateway runs.
-    "serving: HTTP requests",
-    "serving: HTTP requests under way",
-    "serving: Latency of HTTP requests",
-    "serving: Tokens for clients",
 }
 
 
@@ -87,21 +82,21 @@ def test_no_alert_fires_in_a_healthy_run(recorded: Recorded) -> None:
     assert {one["metric"]["alertname"] for one in firing} <= {"CharterJudgeBiased", "CharterLabelsUndecided"}
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker", "gateway"])
 def test_promtool_takes_each_page(recorded: Recorded, name: str) -> None:
     assert recorded.pages[name]
     result = subprocess.run(["promtool", "check", "metrics"], input=recorded.pages[name].encode(), capture_output=True)
     assert result.returncode == 0, (result.stdout + result.stderr).decode()
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker", "gateway"])
 def test_every_exported_metric_is_in_the_docs(recorded: Recorded, name: str) -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", metrics_page.FILE.read_text(), re.MULTILINE))
     exported = set(re.findall(r"^# TYPE (\w+)", recorded.pages[name], re.MULTILINE))
     assert {one for one in exported if not one.startswith(("process_", "python_"))} <= documented
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "worker"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "worker", "gateway"])
 def test_labels_take_few_values(recorded: Recorded, name: str) -> None:
     """A page that grows with what it serves would grow for ever. The largest family is one line a method and code."""
     series: dict[str, int] = {}

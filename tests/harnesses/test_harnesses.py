@@ -52,7 +52,8 @@ def model(tiny_model: Path) -> Any:
 
 def run(*command: str, folder: Path, **environment: str) -> str:
     """Run a harness as a program that knows nothing of Charter and reaches no hub."""
-    programs = Path(PYTHON).parent
+    # A harness runs in another folder. Not resolved: the Python of an environment is a link out of it.
+    programs = Path(PYTHON).parent.absolute()
     own = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
     ended = subprocess.run(
         [programs / command[0], *command[1:]], cwd=folder, env=own | environment, capture_output=True, text=True

@@ -27,6 +27,45 @@ _KEYS = {
     "Tab": 9,
 }
 
+# What is clicked does not scroll away meanwhile.
+_STILL = {"name": "prefers-reduced-motion", "value": "reduce"}
+# WCAG 2.2, 1.4.3: 4.5, and 3 for text of 24 px or bold of 18.66 px.
+_LOW_CONTRAST = """(() => {
+  // Mixed colours are given as color(srgb r g b / a), of 1.
+  const channels = (text) => {
+    const scale = text.startsWith("color") ? 255 : 1;
+    return text.match(/[\\d.]+/g).map((one, place) => Number(one) * (place < 3 ? scale : 1));
+  };
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((one, place) => one * a + below[place] * (1 - a));
+  const ground = (node) => {
+    const chain = [];
+    for (let one = node; one; one = one.parentElement) chain.unshift(channels(getComputedStyle(one).backgroundColor));
+    return chain.reduce((below, layer) => over(layer, below), [255, 255, 255]);
+  };
+  const light = (colour) => {
+    const linear = (one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = colour.map((one) => linear(one / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  let seen = 0;
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const node = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !node.checkVisibility()) continue;
+    if (node.closest(":disabled, .sr, script, kbd, option")) continue;
+    seen += 1;
+    const style = getComputedStyle(node);
+    const below = ground(node);
+    const [one, other] = [light(over(channels(style.color), below)), light(below)].sort((a, b) => b - a);
+    const size = parseFloat(style.fontSize);
+    const least = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
+    const ratio = (one + 0.05) / (other + 0.05);
+    if (ratio < least) found.push(`${ratio.toFixed(2)}: ${texts.currentNode.data.trim().slice(0, 40)}`);
+  }
+  return {found, seen};
+})()"""
+
 
 class Browser:
     """One browser process; every page has cookies and storage of its own."""
@@ -58,6 +97,7 @@ class Browser:
         page = Page(self, session)
         # Every page takes keys as if it were in front.
         page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        page.call("Emulation.setEmulatedMedia", features=[_STILL])
         page.open(url)
         return page
 
@@ -106,8 +146,9 @@ class Page:
         raise AssertionError(f"the page is replaced again and again: {condition}")
 
     def text(self, selector: str) -> str:
-        """Text as a person sees it."""
-        return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+        """Text as a person sees it: once drawn; before, `content-visibility: auto` has none of a new element."""
+        drawn = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
+        return str(self.evaluate(f"{drawn}.then(() => document.querySelector({json.dumps(selector)}).innerText)"))
 
     def click(self, selector: str) -> None:
         """Click with the mouse in the middle of an element."""
@@ -146,7 +187,13 @@ class Page:
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", features=[scheme, _STILL])
+
+    def assert_readable(self) -> None:
+        """Every text that is shown stands out against what is behind it."""
+        result = self.evaluate(_LOW_CONTRAST)
+        assert result["found"] == []
+        assert result["seen"] >= 4
 
     def screenshot(self, file: Path) -> None:
         """Write what the window shows as PNG."""
@@ -192,3 +239,10 @@ def chromium(folder: Path) -> Iterator[Browser]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests of a process."""
+    with chromium(tmp_path_factory.mktemp("profile")) as running:
+        yield running

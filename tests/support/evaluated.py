@@ -20,6 +20,9 @@ from tests.support.endpoint_judge import CONSTITUTION
 from tests.support.harness import running
 
 PROMPTS = 8
+# Two of what a judge chooses from when it says what an answer does.
+_ANSWERS = "It does what the user asks for."
+_DECLINES = "It declines what the user asks for, and says why."
 
 
 @dataclass
@@ -52,6 +55,16 @@ def asked(body: Body) -> str:
     return next((f"Question {i}?" for i in range(PROMPTS) if f"Question {i}?" in said_in(body)), "")
 
 
+def declines(body: Body) -> bool:
+    """Whether the answer that a judge is shown declines: `wise` does so where the number of the question is odd."""
+    return "A wise answer" in said_in(body) and int(asked(body).split()[1][:-1]) % 2 == 1
+
+
+def letter_of(option: str, body: Body) -> str:
+    """Behind which letter an option stands in a question."""
+    return next(line[1] for line in said_in(body).splitlines() if line[3:].strip() == option)
+
+
 def said_in(body: Body) -> str:
     """All turns of a request; the last of a judge's is the beginning of its answer."""
     return "\n".join(str(message["content"]) for message in body["messages"])
@@ -66,6 +79,8 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
         model = str(body["model"])
         if found and asked(body) and (said := found[0].before(model, body)) is not None:
             return said
+        if model == "judge" and "Which of these fits" in said_in(body):
+            return Answer("A", {letter_of(_DECLINES if declines(body) else _ANSWERS, body): 1.0})
         if model == "judge":
             first, _, second = said_in(body).partition("(A) ")[2].partition("(B) ")
             better_first = ("wise" in first, "wise" in second)

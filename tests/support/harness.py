@@ -2,14 +2,18 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import pytest
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.lifecycle import Addresses, Listen, Service, serving
+from charter.trainer.server import TrainerRoom
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 START_SECONDS = 120.0
+SERVICES = Path(__file__).resolve().parents[2] / "services"
 
 
 @contextmanager
@@ -55,6 +59,22 @@ def running(service: Service) -> Iterator[Addresses]:
     for late in result[1:]:
         if isinstance(late, BaseException):
             raise late
+
+
+@contextmanager
+def running_for_commands(home: Path, rooms: Iterable[Service]) -> Iterator[None]:
+    """Serve all of them; commands, and workers of the trainer, find them and ``home`` through the environment."""
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("CHARTER_HOME", str(home))
+        patch.setenv("PYTHONPATH", str(SERVICES))
+        for room in rooms:
+            addresses, name = stack.enter_context(running(room)), room.name
+            patch.setenv(f"CHARTER_{name.upper()}_ADDRESS", addresses.main)
+            patch.setenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", addresses.control)
+            if isinstance(room, TrainerRoom):
+                room.supervisor.control_address = addresses.control
+        yield
 
 
 def health(address: str, service: str) -> int:

@@ -17,8 +17,12 @@ from charter.runs.results import (
     PreferenceFit,
     write_result,
 )
-from charter.v1 import judge_pb2, run_pb2
+from charter.spec.defaults import fill_defaults
+from charter.storage.comparison_files import write_comparisons
+from charter.v1 import judge_pb2, run_pb2, types_pb2
 from google.protobuf import json_format
+
+from tests.support.comparisons import comparison
 
 STEPS = 24
 PROMPTS = 48
@@ -100,12 +104,13 @@ def write_run_folder(folder: Path, *, weak_judge: bool = False, effect: float = 
     """Write a complete made-up run; ``effect`` shifts P(after is better) from 0.5."""
     rng = np.random.default_rng(11)
     folder.mkdir(parents=True, exist_ok=True)
-    spec = made_up_spec()
+    spec = fill_defaults(made_up_spec())
     (folder / "spec.json").write_text(json_format.MessageToJson(spec, preserving_proto_field_name=True))
     (folder / "constitution.yaml").write_text(_CONSTITUTION)
     (folder / "run.json").write_text(json.dumps(_run_info(), indent=2))
     lines = [json_format.MessageToJson(event, indent=None, preserving_proto_field_name=True) for event in _events(rng)]
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
+    write_comparisons(folder / "comparisons.parquet", _comparisons())
     write_result(folder, "judge_check", _judge_check(rng, weak=weak_judge))
     write_result(folder, "preference_fit", _fit(rng))
     write_result(folder, "evaluation", made_up_evaluation(rng, effect, prompts))
@@ -193,10 +198,63 @@ def _run_info() -> dict[str, object]:
         },
         "counts": {"prompts_train": 400, "prompts_too_long": 7, "prompts_held_out": 60},
         "prompt_sources": {
-            "train.jsonl": {"prompts": 320, "share": 0.7},
-            "generated.jsonl": {"prompts": 80, "share": 0.3},
+            "train.jsonl": {"prompts": 320, "share": 0.7, "dimensions": {"helpful": 210, "harmless": 110}},
+            "generated.jsonl": {"prompts": 80, "share": 0.3, "dimensions": {"honest": 80}},
         },
+        "left_out": {
+            "prompts": {"items": 467, "kinds": {"too_long": 7}},
+            "labelling": {"items": 256, "kinds": {"INVALID": 3, "UNAVAILABLE": 2}},
+        },
+        "legs": [
+            _leg(1, "2026-01-01T10:00:00+00:00", {"STARTING": 1.5, "CHECKING_JUDGE": 61.0, "SAMPLING_PAIRS": 100.2}),
+            _leg(
+                2,
+                "2026-01-01T11:00:00+00:00",
+                {
+                    "STARTING": 1.6,
+                    "SAMPLING_PAIRS": 48.0,
+                    "JUDGING": 190.4,
+                    "FITTING_PREFERENCE_MODEL": 84.9,
+                    "PPO": 301.7,
+                    "EVALUATING": 80.3,
+                    "REPORTING": 1.2,
+                },
+            ),
+        ],
     }
+
+
+def _leg(attempt: int, started: str, phase_seconds: dict[str, float]) -> dict[str, object]:
+    """The first attempt on a machine without a GPU, later ones on one with two."""
+    gpus = {} if attempt == 1 else {"gpus": 2, "gpu": "Made-up 80"}
+    machine = {"system": "Linux x86_64", "processor": "Made-up CPU 3000", "cores": 6, "memory_bytes": 34_359_738_368}
+    policy = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    return {
+        "attempt": attempt,
+        "started": started,
+        "ended": started.replace(":00:", ":10:"),
+        "hardware": machine | gpus,
+        "versions": {"charter": f"0.1.{attempt}", "torch": "2.13.0+cpu"},
+        "inputs": {
+            "prompts.train[0]": {"name": "train.jsonl", "sha256": f"{attempt:x}" * 64},
+            "prompts.held_out[0]": {"name": "held_out.jsonl", "sha256": "c" * 64},
+            "policy.model": {"name": policy, "sha256": "d" * 64, "revision": "e" * 40},
+        },
+        "phase_seconds": phase_seconds,
+        "price_per_hour": 1.5 * attempt,
+        "currency": "EUR",
+    }
+
+
+def _comparisons() -> list[types_pb2.Comparison]:
+    """Of two dimensions; some have no label."""
+    found = []
+    for number in range(9):
+        dimension = "harmless" if number % 3 else "helpful"
+        outcome = types_pb2.OUTCOME_PREFERRED_A if number < 7 else types_pb2.OUTCOME_INVALID
+        probability = 0.8 if number < 7 else None
+        found.append(comparison(f"answer {number}", probability, outcome=outcome, dimension=dimension))
+    return found
 
 
 def _calibration(rng: np.random.Generator, pairs: int, sharpness: float) -> Calibration:

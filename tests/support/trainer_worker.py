@@ -1,6 +1,7 @@
 """A worker that does nothing but report. What it does is chosen by the name of its run."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -61,6 +62,11 @@ def main() -> int:
                 report(1, run_pb2.PHASE_STARTING, 0, 1)
                 print("no room on the moon", file=sys.stderr)  # noqa: T201
                 return 1
+            case "says-why":
+                report(1, run_pb2.PHASE_STARTING, 0, 1)
+                error = {"level": "error", "message": "all thumbs are up: add some down"}
+                print(json.dumps(error), file=sys.stderr)  # noqa: T201
+                return 2
             case "leaves-early":
                 report(1, run_pb2.PHASE_PPO, 1, 3)
                 return 0

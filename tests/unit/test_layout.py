@@ -14,11 +14,34 @@ GENERATED = CHARTER / "v1"
 MOST_LINES = 400
 
 SERVICES = ("policy", "judge", "preference", "trainer")
-FOUNDATIONS = ("rpc", "inference", "weights", "storage", "data", "prompts", "spec", "runs")
+FOUNDATIONS = ("rpc", "inference", "generation", "weights", "storage", "data", "prompts", "spec", "runs")
 # Single files at the bottom, which anyone may import and which import only each other and the stubs.
-SMALL = ("chat", "outcomes", "jsonl", "hashing", "atomic_files", "held_out", "state_files", "environment")
+SMALL = (
+    "chat",
+    "outcomes",
+    "jsonl",
+    "hashing",
+    "atomic_files",
+    "held_out",
+    "state_files",
+    "environment",
+    "shown",
+    "listed",
+)
 # What the worker may import besides itself. The generated stubs are charter.v1.
-WORKER_MAY_IMPORT = ("v1", "rpc", "inference", "weights", "storage", "data", "spec", "runs", "evaluation", *SMALL)
+WORKER_MAY_IMPORT = (
+    "v1",
+    "rpc",
+    "inference",
+    "weights",
+    "storage",
+    "data",
+    "spec",
+    "runs",
+    "evaluation",
+    "study",
+    *SMALL,
+)
 # How the judge makes a probability of what it finds: no service, no engine.
 READS_EVIDENCE = ("charter.judge.calibration", "charter.judge.methods")
 # The only file outside a service's room that may import its server.

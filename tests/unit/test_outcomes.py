@@ -7,6 +7,8 @@ import pytest
 import torch
 from charter.outcomes import (
     TIE_TOLERANCE,
+    failure_name,
+    failure_of_judgement,
     held_between,
     mean_probability,
     outcome_of,
@@ -15,7 +17,8 @@ from charter.outcomes import (
     side,
     win,
 )
-from charter.v1 import types_pb2
+from charter.v1 import judge_pb2, types_pb2
+from charter.worker.clients.failed import failure_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,3 +94,18 @@ def test_the_same_position_wins_only_when_neither_order_is_a_tie() -> None:
     assert same_position_wins(0.9, 0.2)
     assert not same_position_wins(0.9, 0.8)
     assert not same_position_wins(0.5 + 1e-9, 0.2)
+
+
+def test_a_failure_has_one_name_everywhere() -> None:
+    """That under which the worker counts it, also where the service did not say of what kind it is."""
+    too_long = judge_pb2.Judgement(outcome=types_pb2.OUTCOME_INVALID, failure_kind=types_pb2.FAILURE_KIND_TOO_LONG)
+    unsaid = judge_pb2.Judgement(outcome=types_pb2.OUTCOME_INVALID)
+    away = judge_pb2.Judgement(outcome=types_pb2.OUTCOME_UNAVAILABLE)
+    for judgement, name in ((too_long, "too_long"), (unsaid, "other"), (away, "unavailable")):
+        assert failure_of_judgement(judgement) == name
+        found = failure_of(judgement)
+        assert found is not None
+        assert found.kind == name
+    labelled = judge_pb2.Judgement(outcome=A, probability_a=1.0)
+    assert (failure_of_judgement(labelled), failure_of(labelled)) == ("", None)
+    assert len({failure_name(kind) for kind in types_pb2.FailureKind.values()}) == len(types_pb2.FailureKind.values())

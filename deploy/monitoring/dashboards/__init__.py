@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from deploy.monitoring.dashboards import fleet, judge, run, serving
+from deploy.monitoring.dashboards import comparison, fleet, judge, run, serving
 
 FOLDER = Path(__file__).parents[1] / "grafana"
-BOARDS = {"run": run.BOARD, "serving": serving.BOARD, "judge": judge.BOARD, "fleet": fleet.BOARD}
+BOARDS = {
+    "run": run.BOARD,
+    "serving": serving.BOARD,
+    "judge": judge.BOARD,
+    "fleet": fleet.BOARD,
+    "comparison": comparison.BOARD,
+}

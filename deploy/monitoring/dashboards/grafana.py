@@ -42,6 +42,8 @@ VARIABLES = {
     "model": ("Model", "label_values(charter_worker_run_info, model)"),
     "run": ("Run", 'label_values(charter_worker_run_info{namespace=~"$namespace", model=~"$model"}, run)'),
 }
+# Of a board of studies, whose runs are called STUDY-ARM-SEED: what may be the study, as an arm's name may have hyphens.
+STUDY = ("Study", "label_values(charter_worker_run_info, name)", "/(.+)-[^-]+-[0-9]+/")
 # Marks on every graph: what happened, and the metric whose value changes when it does.
 ANNOTATIONS = {
     "New weights": "charter_ppo_weight_version",
@@ -87,19 +89,10 @@ def _board(board: Board) -> dashboard.Dashboard:
         .with_variable(_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")))
     )
     for name, (label, query) in VARIABLES.items():
-        built = built.with_variable(
-            _variable(
-                dashboard.QueryVariable(name)
-                .label(label)
-                .datasource(DATA_SOURCE)
-                .query(query)
-                .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-                .sort(VariableSort.ALPHABETICAL_ASC)
-                .multi(True)
-                .include_all(True)
-                .all_value(".*")
-            )
-        )
+        built = built.with_variable(_variable(_chosen(name, label, query)))
+    if board.of_study:
+        label, query, pattern = STUDY
+        built = built.with_variable(_variable(_chosen("study", label, query).regex(pattern)))
     for name, metric in ANNOTATIONS.items():
         built = built.annotation(_Built(_annotation(name, metric)))
     top, identifier = 0, 1
@@ -114,6 +107,21 @@ def _board(board: Board) -> dashboard.Dashboard:
             identifier += 1
         top += -(-len(panels) // per_line) * height
     return built
+
+
+def _chosen(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """A variable of which several values, or all, may be chosen."""
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(DATA_SOURCE)
+        .query(query)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+    )
 
 
 def _variable(builder: dashboard.DatasourceVariable | dashboard.QueryVariable) -> _Built:

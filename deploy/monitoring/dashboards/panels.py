@@ -44,6 +44,8 @@ class Board:
     title: str
     description: str
     rows: tuple[tuple[str, tuple[Panel, ...]], ...]
+    # Whether a study is chosen, too.
+    of_study: bool = False
 
 
 def here(metric: str, matchers: str = "") -> str:

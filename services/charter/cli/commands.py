@@ -32,6 +32,11 @@ COMMANDS = (
         "Copy a run's report, model and results from its trainer to CHARTER_HOME/runs.",
     ),
     ("report", "runs.report:report", "Build the report of a run, finished or not, and print where it is."),
+    (
+        "publish",
+        "runs.publish:publish",
+        "Publish the policy of a run with its card: in a repository of the Hugging Face hub, or into a folder.",
+    ),
     ("samples", "runs.samples:samples", "Show the answers that a run scored lowest, and the labels that taught it to."),
     (
         "audit",
@@ -43,6 +48,12 @@ COMMANDS = (
         "evaluation.evaluate:evaluate",
         "Compare models on held-out prompts as a spec says, and show the figures.",
     ),
+    (
+        "compare",
+        "study.compare:compare",
+        "Align a model in several ways as a study says, measure them all, and draw the figure.",
+    ),
+    ("compare status", "study.status:status", "Show the runs of a study, its labels and its measurement."),
     ("prompts", "", "Have the policy write new prompts."),
     (
         "prompts generate",
@@ -53,7 +64,7 @@ COMMANDS = (
     (
         "gateway",
         "gateway:gateway",
-        "Serve the policy over OpenAI's HTTP API, for chat clients and evaluation harnesses.",
+        "Serve the policy and the judge's model over OpenAI's HTTP API, for chat clients and evaluation harnesses.",
     ),
     (
         "feedback",
@@ -98,6 +109,11 @@ COMMANDS = (
         "preferences curve",
         "preferences.curve:curve",
         "Fit preference models to 10, 30 and 100 % of the labels, and measure each.",
+    ),
+    (
+        "preferences score-file",
+        "score_file:score_file",
+        "Measure a preference model: how often it scores the right one of several answers highest.",
     ),
     ("serve", "", "Run one service in the foreground."),
     ("serve policy", "local.serve:policy", "Sample answers from the policy, and take its new weights."),

@@ -1,12 +1,20 @@
-"""From what a person calls a run, its id or its name, to its id."""
+"""From what a person calls a run, an evaluation or a study to its id, or its folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from charter.cli.calls import channel_to
 from charter.cli.output import fail
+from charter.cli.services import home
 from charter.rpc.channel import QUICK
 from charter.rpc.errors import ServiceError
 from charter.v1 import preference_pb2, preference_pb2_grpc, trainer_pb2, trainer_pb2_grpc
+
+if TYPE_CHECKING:
+    from charter.evaluation.compare.folder import EvaluationFolder
+    from charter.study.folder import StudyFolder
 
 
 def run_id_of(run: str, preference: str = "") -> str:
@@ -31,3 +39,27 @@ def run_id_of(run: str, preference: str = "") -> str:
         if error.code is grpc.StatusCode.NOT_FOUND:
             fail(f"{nothing}, and there is no run of this name; `charter runs list` shows all runs")
         fail(f"{nothing}. For a run's name the trainer service is needed, but {error}")
+
+
+def study_of(name: str) -> "StudyFolder":
+    """By its folder, its name in ``CHARTER_HOME/studies``, or its spec. Ends the command where there is none."""
+    # Here, not at the top: who asks for help waits for none of it.
+    from charter.study.folder import StudyFolder
+
+    return StudyFolder(_folder_of(name, "studies", "no study", "`charter compare STUDY` begins one"))
+
+
+def evaluation_of(name: str) -> "EvaluationFolder":
+    """By its folder, or its name in ``CHARTER_HOME/evaluations``. Ends the command where there is none."""
+    # Here, not at the top: who asks for help waits for none of it.
+    from charter.evaluation.compare.folder import EvaluationFolder
+
+    return EvaluationFolder(_folder_of(name, "evaluations", "no evaluation", "`charter evaluate SPEC` makes one"))
+
+
+def _folder_of(name: str, room: str, nothing: str, advice: str) -> Path:
+    places = [Path(name).expanduser(), *([home() / room / name] if Path(name).name == name else [])]
+    found = next((place for place in places if (place / "spec.json").is_file()), None)
+    if found is None:
+        fail(f"{nothing}: {' and '.join(map(str, places))} hold no spec.json. {advice}")
+    return found

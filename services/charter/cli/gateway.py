@@ -1,6 +1,7 @@
-"""`charter gateway`: policy services over OpenAI's HTTP API."""
+"""`charter gateway`: the models of policy services, and the judge's, over OpenAI's HTTP API."""
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from pathlib import Path
@@ -21,8 +22,9 @@ PolicyOption = Annotated[
         "--policy",
         metavar="[NAME=]ADDRESS",
         envvar="CHARTER_GATEWAY_POLICIES",
-        help="A policy service, host:port (replicas with commas), and the name that clients give its model; "
-        "repeatable. In the variable they are parted by spaces. Default: the policy of other commands, by its model.",
+        help="A policy service or a judge, host:port (replicas with commas), and the name that clients give its model; "
+        "repeatable. In the variable they are parted by spaces. Default: the policy of other commands, by its model's "
+        "name, and their judge, as `judge`.",
     ),
 ]
 KeyOption = Annotated[
@@ -46,16 +48,16 @@ def gateway(
     port: PortOption = 8000,
     metrics_port: MetricsPortOption = None,
 ) -> None:
-    """Serve the policy over OpenAI's HTTP API, for chat clients and evaluation harnesses.
+    """Serve the policy and the judge's model over OpenAI's HTTP API, for chat clients and evaluation harnesses.
 
-    It runs until SIGTERM or Ctrl-C. Policies may come and go: while one is away its clients get status 503.
+    It runs until SIGTERM or Ctrl-C. Services may come and go: while one is away its clients get status 503.
     """
     # Here, not at the top: who asks for help waits for no web server.
     import prometheus_client
 
     from charter.rpc.logs import configure_logging
 
-    named, unnamed = _addresses(policy or [endpoint("policy").main])
+    named, unnamed = _addresses(policy or [endpoint("policy").main, f"judge={endpoint('judge').main}"])
     configure_logging("gateway")
     try:
         listening = socket.create_server((host, port))
@@ -95,6 +97,9 @@ async def _serve(
     base_url = f"{'https' if tls else 'http'}://{shown}:{bound}/v1"
     logging.getLogger("charter.gateway").info("serving", extra={"base_url": base_url})
     console.print(f"base URL: {escape(base_url)}", soft_wrap=True)
+    if not api_key and not ipaddress.ip_address(address).is_loopback:
+        warning = "Whoever reaches this port may ask: set CHARTER_GATEWAY_API_KEY to require a key."
+        console.print(warning, soft_wrap=True)
     try:
         await uvicorn.Server(config).serve(sockets=[listening])
     finally:

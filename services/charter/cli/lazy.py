@@ -1,7 +1,7 @@
 """Commands that are imported when they are called, so that `charter --help` waits for no library."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import typer
@@ -17,6 +17,8 @@ class LazyCommand(TyperCommand):
     def __init__(self, name: str, target: str, help: str) -> None:
         super().__init__(name, help=help)
         self.target = target
+        # By their words, commands that stand behind the word of this one.
+        self.others: dict[str, LazyCommand] = {}
 
     def load(self) -> TyperCommand:
         """The command itself."""
@@ -28,7 +30,9 @@ class LazyCommand(TyperCommand):
         return loaded
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Context of the command itself, which its caller then runs."""
+        """Context of the command itself, which its caller then runs, or of the one that the first word is for."""
+        if args and (other := self.others.get(args[0])) is not None:
+            return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return self.load().make_context(info_name, args, parent, **extra)
 
 
@@ -37,11 +41,11 @@ def tree(table: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
     root = TyperGroup()
     for path, target, help in table:
         *above, name = path.split()
-        parent = root
+        place: MutableMapping[str, Any] = root.commands
         for part in above:
-            found = parent.commands[part]
-            assert isinstance(found, TyperGroup), path
-            parent = found
-        made = LazyCommand(name, target, help) if target else TyperGroup(name=name, help=help, no_args_is_help=True)
-        parent.add_command(made)
+            found = place[part]
+            place = found.others if isinstance(found, LazyCommand) else found.commands
+        place[name] = (
+            LazyCommand(name, target, help) if target else TyperGroup(name=name, help=help, no_args_is_help=True)
+        )
     return dict(root.commands)

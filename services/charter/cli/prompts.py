@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
 from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table, shortened
 from charter.data.errors import DataError
@@ -18,10 +19,11 @@ from charter.prompts.figures import Figures, figures
 from charter.prompts.folder import AnotherGenerationError, Folder
 from charter.prompts.generation import ENOUGH, NOTHING_NEW, Generation, Limits, Options
 from charter.rpc.errors import ServiceError
+from charter.shown import beginning
 from charter.spec.load import SpecFile
-from charter.v1 import policy_pb2_grpc
+from charter.v1 import policy_pb2_grpc, run_pb2
 
-# Of a prompt that is shown: prompts that look for harm are not shown whole.
+# Of a prompt, or of a topic.
 _SHOWN = 60
 _TRIES_FOR_A_PROMPT = 10
 
@@ -73,7 +75,8 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.01, max=10, help="Higher is more varied.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=32768, help="Longest text, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and weights give the same prompts.")] = 0,
-    show: Annotated[int, typer.Option(min=0, help=f"Show so many, of each the first {_SHOWN} characters.")] = 0,
+    on_bad_row: OnBadRowOption = OnBadRow.STOP,
+    show: Annotated[int, typer.Option(min=0, help=f"Show so many, of each half, at most {_SHOWN} characters.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Have the policy that is being served write prompts, new and different ones.
@@ -82,7 +85,7 @@ def generate(
     of the request or of roles, or would give a held-out prompt away. With fewer prompts than asked for it exits with 1.
     """
     try:
-        known, kept = _known(spec, seeds or [], held_out or [])
+        known, kept = _known(spec, seeds or [], held_out or [], on_bad_row)
         named = [*(topic or []), *(topics.read_text(encoding="utf-8").splitlines() if topics else [])]
     except (DataError, UnicodeDecodeError) as error:
         fail(error)
@@ -114,15 +117,26 @@ def generate(
         fail(_stopped(stop, there, limits))
 
 
-def _known(spec: Path | None, seeds: list[str], held_out: list[str]) -> tuple[list[TaskPrompt], list[TaskPrompt]]:
-    """The seeds, and what is held out."""
+def _known(
+    spec: Path | None, seeds: list[str], held_out: list[str], on_bad_row: OnBadRow
+) -> tuple[list[TaskPrompt], list[TaskPrompt]]:
+    """The seeds, and what is held out. What a spec says of bad rows holds for all."""
     if spec is not None:
         file = SpecFile(spec)
         file.raise_if_wrong()
         seeds, held_out = [*seeds, *file.spec.prompts.train], [*held_out, *file.spec.prompts.held_out]
-    read = [[one for source in sources for one in read_prompts(source)] for sources in (seeds, held_out)]
+        if file.spec.failures.on_bad_row == run_pb2.ON_BAD_ROW_SKIP:
+            on_bad_row = OnBadRow.SKIP
+    read = [[one for source in sources for one in _read(source, on_bad_row)] for sources in (seeds, held_out)]
     known, kept = ({one.key: one for one in prompts} for prompts in read)
     return [one for key, one in known.items() if key not in kept], list(kept.values())
+
+
+def _read(source: str, on_bad_row: OnBadRow) -> list[TaskPrompt]:
+    bad = bad_rows_of(source, on_bad_row)
+    found = read_prompts(source, bad)
+    tell(source, bad)
+    return found
 
 
 def _of_one_turn(known: list[TaskPrompt], dimension: str) -> list[TaskPrompt]:
@@ -172,4 +186,4 @@ def _print(there: Folder, made: Figures, show: int) -> None:
         near = ", ".join(f"{one:.2f}" for one in made.nearest_seed)
         console.print(f"similarity with the nearest seed at 50, 90, 100 %: {near}")
     for one in there.prompts[:show]:
-        console.print(f"[dim]{escape(one.side)}[/] {escape(shortened(one.text, _SHOWN))}")
+        console.print(f"[dim]{escape(one.side)}[/] {escape(shortened(beginning(one.text, _SHOWN), _SHOWN + 1))}")

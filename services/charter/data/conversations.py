@@ -6,8 +6,9 @@ from pathlib import Path
 
 from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows
-from charter.data.dialogues import dialogue_turns
+from charter.data.dialogues import dialogue_turns, is_dialogue
 from charter.data.errors import BadRowError
+from charter.data.exports import task_of
 from charter.data.requests import CONVERSATIONS, REQUESTS, column_of, request_turns, with_system
 from charter.data.rows import Fields, Row, Where
 from charter.data.sources import Source, read
@@ -29,13 +30,15 @@ def conversations(source: str | Path, bad: BadRows | None = None) -> Iterator[Co
 
     A row holds ``messages`` or ``conversations`` (roles and names of ShareGPT too), or a request with its answer:
     ``prompt``, ``instruction`` with ``input`` (Alpaca) or ``question``, and ``completion``, ``response``, ``answer`` or
-    ``output``, with an optional ``system``. A column that is named holds messages, or a dialogue in one text (HH-RLHF).
+    ``output``, with an optional ``system``. A column that is named holds messages, a dialogue in one text (HH-RLHF), or
+    the answer to the request beside it. Exports of Argilla and Label Studio hold these in their tasks.
     Raises ``DataError``: behind the last row where bad rows stop (the default), and when a file cannot be read.
     """
     parsed = Source.parse(source)
 
     def make(row: Row) -> list[Conversation]:
-        return [Conversation(conversation_turns(row.fields(), parsed.column), row.where)]
+        fields = row.fields()
+        return [Conversation(conversation_turns(task_of(fields) or fields, parsed.column), row.where)]
 
     return read(parsed, make, bad or BadRows())
 
@@ -49,9 +52,7 @@ def conversation_turns(fields: Fields, column: str = "") -> tuple[ChatMessage, .
 
 def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
     if column:
-        value = column_of(fields, column)
-        dialogue = isinstance(value, str) and not value.lstrip().startswith("[")
-        return dialogue_turns(str(value), column) if dialogue else turns_of(value, column)
+        return _named(fields, column)
     if whole := next((name for name in CONVERSATIONS if name in fields), None):
         return with_system(fields, turns_of(fields[whole], whole))
     request = request_turns(fields)
@@ -65,6 +66,21 @@ def _turns(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
     if isinstance(fields[answer], list):
         return request + turns_of(fields[answer], answer)
     return (*request, ChatMessage("assistant", text_of(fields[answer], answer)))
+
+
+def _named(fields: Fields, column: str) -> tuple[ChatMessage, ...]:
+    """A whole conversation, or the answer to the request beside it, as ``chosen`` often is."""
+    value = column_of(fields, column)
+    others = {name: other for name, other in fields.items() if name != column}
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        request = None if is_dialogue(value) else request_turns(others)
+        if request is None:
+            return dialogue_turns(value, column)
+        return (*request, ChatMessage("assistant", text_of(value, column)))
+    turns = turns_of(value, column)
+    if turns and turns[0].role == "assistant":
+        return (request_turns(others) or ()) + turns
+    return turns
 
 
 def _check(turns: Sequence[ChatMessage]) -> None:

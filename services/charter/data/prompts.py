@@ -8,6 +8,7 @@ from charter.chat import ChatMessage
 from charter.data.bad_rows import BadRows, said
 from charter.data.dialogues import dialogue_turns, is_dialogue, spoken
 from charter.data.errors import BadRowError, DataError
+from charter.data.exports import task_of
 from charter.data.requests import CONVERSATIONS, REQUESTS, column_of, request_turns, with_system
 from charter.data.rows import Fields, Row
 from charter.data.sources import Source, read
@@ -37,13 +38,15 @@ def prompts(source: str | Path, bad: BadRows) -> Iterator[TaskPrompt]:
 
     A row holds a request (``prompt``, ``instruction`` with its ``input``, ``question``), a conversation (``messages``,
     ``conversations``) or one of ``chosen``, ``transcript``, ``turns`` and ``text``, and an optional ``dimension``; a
-    column that is named holds any of these. Of a conversation that the user ends all is the prompt, of others the first
-    turns. Raises ``DataError`` behind the last row where bad ones stop, and when a file cannot be read.
+    column that is named holds any of these. Exports of Argilla and Label Studio hold them in their tasks. Of a
+    conversation that the user ends all is the prompt, of others the first turns. Raises ``DataError`` behind the last
+    row where bad ones stop, and when a file cannot be read.
     """
     parsed = Source.parse(source)
 
     def make(row: Row) -> list[TaskPrompt]:
         fields = row.fields()
+        fields = task_of(fields) or fields
         turns = _turns(row, fields, parsed.column)
         if not turns:
             raise _empty("a prompt")

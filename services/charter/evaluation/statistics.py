@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 Array = NDArray[np.float64]
 
@@ -16,6 +16,8 @@ _BLOCK = 4_000_000
 LEVEL = 0.95
 # Chance with which the prompts that are asked for show a difference as large as the one found.
 _POWER = 0.8
+# A difference of this share of the interval is what fits leave in the last digits of a float.
+_ROUNDING = 1e-6
 
 
 class NotIdentifiedError(ValueError):
@@ -40,13 +42,14 @@ class Estimate:
 
         Intervals shrink with the root of the count; with so many prompts one excludes ``null`` four times in five
         (power 0.8): ``prompts ((z_0.975 + z_0.8) se / (value - null))^2`` (Cohen 1988, section 2.4), with two digits.
-        None where the verdict is not open, or the figure is ``null`` itself: no number of prompts shows that.
+        The standard error is that of the side towards ``null``, so that an open verdict wants more prompts than it has.
+        None where the verdict is not open, or the figure is ``null`` but for rounding: no number of prompts shows that.
         """
         distance = abs(self.value - null)
-        if not self.is_open(null) or distance == 0:
+        if not self.is_open(null) or distance <= _ROUNDING * (self.high - self.low):
             return None
         z = float(ndtri((1 + LEVEL) / 2))
-        error = (self.high - self.low) / 2 / z
+        error = (self.high - self.value if self.value < null else self.value - self.low) / z
         needed = self.prompts * ((z + float(ndtri(_POWER))) * error / distance) ** 2
         unit: int = 10 ** max(0, math.floor(math.log10(needed)) - 1)
         return math.ceil(needed / unit) * unit
@@ -141,6 +144,31 @@ def estimate(
     """The mean of ``values`` [n] with its interval, whose unit is the group. As ``bootstrap_interval``."""
     low, high = bootstrap_interval(values, groups, samples=samples, seed=seed, bounds=bounds)
     return Estimate(math.fsum(values) / len(values), low, high, len(set(groups)))
+
+
+def mean_of_pairs(
+    values: Array, first: NDArray[np.intp], second: NDArray[np.intp], bounds: tuple[float, float]
+) -> Estimate:
+    """The mean of what was found on pairs of prompts, as if on all pairs, with its interval.
+
+    Two pairs that share a prompt go together: the variance is the sum of the products of deviations over all such pairs
+    (Aronow, Samii and Assenova 2015, arXiv 1312.3398, section 3), at least that of independent pairs, with Student's t.
+
+    Args:
+        values: [pairs].
+        first: number of the first prompt of each pair [pairs].
+        second: those of the second.
+        bounds: least and greatest value that there can be.
+    """
+    apart = values - values.mean()
+    _, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+    sums = np.bincount(places, np.tile(apart, 2))
+    # A pair with itself is in the sums of both its prompts.
+    alone = float(apart @ apart)
+    variance = max(float(sums @ sums) - alone, alone) / len(values) ** 2
+    half = float(stdtrit(len(sums) - 1, (1 + LEVEL) / 2)) * math.sqrt(variance)
+    value = float(values.mean())
+    return Estimate(value, max(bounds[0], value - half), min(bounds[1], value + half), len(sums))
 
 
 def damped(step: Array, largest: float) -> Array:

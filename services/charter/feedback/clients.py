@@ -20,6 +20,8 @@ class Services:
         self._channels = (connect_async(policy), connect_async(preference))
         self._policy = policy_pb2_grpc.PolicyServiceStub(self._channels[0])
         self._preference = preference_pb2_grpc.PreferenceServiceStub(self._channels[1])
+        # Behind the last label that was given.
+        self._cursor = ""
 
     async def close(self) -> None:
         """Close the channels."""
@@ -60,8 +62,23 @@ class Services:
         with explained("preference", self._at_preference):
             await self._preference.RemoveComparisons(request, timeout=QUICK)
 
-    async def pages(
-        self, chosen: preference_pb2.ComparisonFilter, after_cursor: str = ""
+    async def labels(self) -> AsyncIterator[types_pb2.Comparison]:
+        """People's labels that were stored since this was last called."""
+        chosen = preference_pb2.ComparisonFilter(source=_HUMAN)
+        async for page in self._pages(chosen, self._cursor):
+            for comparison in page.comparisons:
+                yield comparison
+            self._cursor = page.cursor
+
+    async def judged(self, run: str) -> AsyncIterator[types_pb2.Comparison]:
+        """The comparisons of a run that are no person's, oldest first."""
+        async for page in self._pages(preference_pb2.ComparisonFilter(run_id=run), ""):
+            for comparison in page.comparisons:
+                if comparison.source != _HUMAN:
+                    yield comparison
+
+    async def _pages(
+        self, chosen: preference_pb2.ComparisonFilter, after_cursor: str
     ) -> AsyncIterator[preference_pb2.StreamComparisonsResponse]:
         """Stored comparisons, oldest first."""
         request = preference_pb2.StreamComparisonsRequest(filter=chosen, after_cursor=after_cursor)

@@ -10,7 +10,8 @@ from charter.v1 import judge_pb2, types_pb2
 
 METHOD = "feedback"
 
-_RATINGS = {"up": types_pb2.RATING_UP, "down": types_pb2.RATING_DOWN, "": types_pb2.RATING_UNSPECIFIED}
+# Thumbs by the names that the page has for them.
+RATINGS = {"up": types_pb2.RATING_UP, "down": types_pb2.RATING_DOWN, "": types_pb2.RATING_UNSPECIFIED}
 
 
 class LabelError(ValueError):
@@ -55,8 +56,8 @@ def comparison_of(
         dimension=pair.comparison.dimension,
         rationale=label.reason,
     )
-    comparison.answer_a.rating = _RATINGS[label.left_rating]
-    comparison.answer_b.rating = _RATINGS[label.right_rating]
+    comparison.answer_a.rating = RATINGS[label.left_rating]
+    comparison.answer_b.rating = RATINGS[label.right_rating]
     comparison.probability_a = 0.5 if label.choice == TIE else float(label.choice == LEFT)
     comparison.outcome = outcome_of(comparison.probability_a)
     if label.principle:

@@ -1,7 +1,5 @@
 """Pairs of answers that people compare, and where they come from."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from charter.data.bad_rows import BadRows
 from charter.data.pairs.read import PairDefaults, comparisons
 from charter.data.sources import Source
 from charter.hashing import stable_fraction
-from charter.storage.comparisons import LABELLED
+from charter.storage.comparisons import LABELLED, content_id
 from charter.v1 import types_pb2
 
 # Share of the prompts of a file that are held out from fits, where its rows do not say.
@@ -48,13 +46,6 @@ class Pair:
 def pair_of(comparison: types_pb2.Comparison) -> Pair:
     """A pair whose id is its content: the same prompt and answers, in either order, are the same pair."""
     return Pair(content_id(comparison), comparison)
-
-
-def content_id(comparison: types_pb2.Comparison) -> str:
-    """Digest of the prompt and of both texts, whichever is A."""
-    texts = sorted((comparison.answer_a.text, comparison.answer_b.text))
-    content = json.dumps([[(turn.role, turn.content) for turn in comparison.prompt], texts])
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def prefers_first(comparison: types_pb2.Comparison) -> str:

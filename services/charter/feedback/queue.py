@@ -9,9 +9,9 @@ from typing import Any
 
 from charter.evaluation.figures.agreement import cohen_kappa
 from charter.feedback.labels import METHOD
-from charter.feedback.pairs import Pair, content_id, prefers_first
+from charter.feedback.pairs import Pair, prefers_first
 from charter.hashing import stable_fraction
-from charter.storage.comparisons import enum_name
+from charter.storage.comparisons import content_id, enum_name
 from charter.v1 import types_pb2
 
 # A pair that was shown and neither labelled nor skipped goes to others after this long.
@@ -31,15 +31,24 @@ class _Said:
 class Queue:
     """Pairs that wait for labels. Its truth is what the store holds; what it adds is who looks at what just now.
 
-    A share of the pairs, drawn by their content, is given to a second labeller.
+    A share of the pairs, drawn by their content, is given to a second labeller; with ``unlabelled_first`` when every
+    other pair has a label or is before somebody.
     """
 
-    def __init__(self, pairs: Sequence[Pair], second_share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        second_share: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        unlabelled_first: bool = False,
+    ) -> None:
         self._pairs = {pair.id: pair for pair in pairs}
         self._wanted = {
             pair.id: 2 if stable_fraction("second labeller", pair.id) < second_share else 1 for pair in pairs
         }
         self._clock = clock
+        self._unlabelled_first = unlabelled_first
         # By the id of the stored comparison.
         self._said: dict[str, _Said] = {}
         # Pair -> labeller -> ids of their comparisons.
@@ -62,9 +71,12 @@ class Queue:
         fitting = [one for one in self._pairs if labeller not in self._labels.get(one, {}) and one not in skipped]
         chosen = next((one for one in fitting if labeller in self._open(one)), None)
         if chosen is None:
-            chosen = next((one for one in fitting if self._free(one)), None)
-        if chosen is None:
-            return None
+            free = [one for one in fitting if self._free(one)]
+            if self._unlabelled_first:
+                free.sort(key=lambda one: len(self._taken(one)))
+            if not free:
+                return None
+            chosen = free[0]
         self._lease(chosen, labeller)
         return self._pairs[chosen]
 
@@ -143,7 +155,11 @@ class Queue:
 
     def _free(self, pair_id: str) -> bool:
         """Whether one more labeller is wanted, those who have it open counted."""
-        return len(self._labels.get(pair_id, {}).keys() | self._open(pair_id)) < self._wanted[pair_id]
+        return len(self._taken(pair_id)) < self._wanted[pair_id]
+
+    def _taken(self, pair_id: str) -> set[str]:
+        """Those who have labelled it, or have it open."""
+        return self._labels.get(pair_id, {}).keys() | self._open(pair_id)
 
     def _open(self, pair_id: str) -> set[str]:
         now = self._clock()

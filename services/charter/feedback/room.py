@@ -3,20 +3,27 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from charter.data.bad_rows import BadRows
+from charter.evaluation.compare.asked import AskedFolder
+from charter.evaluation.compare.folder import EvaluationFolder
 from charter.feedback.chats import Chats
 from charter.feedback.clients import Services
+from charter.feedback.evaluation import evaluated_pairs
 from charter.feedback.labellers import Labellers
 from charter.feedback.labels import Label, LabelError, comparison_of
 from charter.feedback.pairs import LEFT, RIGHT, Pair, pair_of, read_pairs, unique
 from charter.feedback.queue import Queue
+from charter.feedback.study import studied_pairs
+from charter.feedback.votes import VoteFile
 from charter.hashing import stable_fraction
 from charter.rpc.messages import chat_messages
-from charter.v1 import judge_pb2, policy_pb2, preference_pb2, types_pb2
+from charter.study.folder import StudyFolder
+from charter.v1 import judge_pb2, policy_pb2, types_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,11 @@ class FeedbackConfig:
     # chats are labelled.
     files: Mapping[str, BadRows] = field(default_factory=dict)
     run: str = ""
+    # In their place pairs of the answers of this evaluation, or the first ``most`` of them, or the pairs of this study;
+    # votes are stored there.
+    evaluation: EvaluationFolder | None = None
+    most: int | None = None
+    study: StudyFolder | None = None
     # Share of the queue that a second person labels.
     second_share: float = 0.2
     constitution: judge_pb2.Constitution | None = None
@@ -39,6 +51,24 @@ class FeedbackConfig:
     guided: bool = False
     temperature: float = 1.0
     max_new_tokens: int = 256
+
+    @property
+    def votes(self) -> AskedFolder | None:
+        """The folder that keeps votes; None where labels go to the preference service."""
+        return self.evaluation or self.study
+
+
+class LabelStore(Protocol):
+    """Where labels are kept."""
+
+    def labels(self) -> AsyncIterator[types_pb2.Comparison]:
+        """People's labels that this has not given before."""
+
+    async def add(self, request_id: str, comparison: types_pb2.Comparison) -> str:
+        """Store a label; its id. Repeating a request id stores nothing."""
+
+    async def remove(self, comparison_id: str, labeller: str) -> None:
+        """Take a person's own label out again."""
 
 
 class Room:
@@ -48,27 +78,38 @@ class Room:
         self.config = config
         self.labellers = config.labellers
         self._services = Services(config.policy, config.preference)
+        self._store: LabelStore = self._services
+        self._held = ExitStack()
         self._chats = Chats(config.chats)
         self._queue = Queue((), 0.0)
-        self._cursor = ""
         # One change of the queue at a time: a label that is being read must not come back after its undo.
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Read the queue. Raises ``DataError``, ``OSError``, ``ServiceError``, or ``ValueError`` for an empty queue."""
-        pairs = [pair for source, bad in self.config.files.items() for pair in read_pairs(source, bad)]
-        if self.config.run:
-            chosen = preference_pb2.ComparisonFilter(run_id=self.config.run)
-            async for page in self._services.pages(chosen):
-                pairs += [pair_of(one) for one in page.comparisons if one.source != types_pb2.LABEL_SOURCE_HUMAN]
-        queued = unique(pairs)
-        if (self.config.files or self.config.run) and not queued:
-            raise ValueError(_no_pairs(self.config))
-        self._queue = Queue(queued, self.config.second_share)
+        """Read the queue. Raises ``DataError``, ``OSError``, ``ServiceError``, or ``ValueError`` for an empty queue.
+
+        Of an evaluation as ``evaluated_pairs``, of a study as ``studied_pairs``, and of both as ``VoteFile``.
+        """
+        if self.config.evaluation is not None:
+            queued = evaluated_pairs(self.config.evaluation)[: self.config.most]
+        elif self.config.study is not None:
+            queued = studied_pairs(self.config.study)
+        else:
+            pairs = [pair for source, bad in self.config.files.items() for pair in read_pairs(source, bad)]
+            if self.config.run:
+                pairs += [pair_of(one) async for one in self._services.judged(self.config.run)]
+            queued = unique(pairs)
+            if (self.config.files or self.config.run) and not queued:
+                raise ValueError(_no_pairs(self.config))
+        votes = self.config.votes
+        if votes is not None:
+            self._store = self._held.enter_context(closing(VoteFile(votes, queued)))
+        self._queue = Queue(queued, self.config.second_share, unlabelled_first=votes is not None)
         await self._read_labels()
 
     async def stop(self) -> None:
-        """Close the connections."""
+        """Close the connections, and let another page add votes."""
+        self._held.close()
         await self._services.close()
 
     def session(self, labeller: str) -> dict[str, Any]:
@@ -77,6 +118,8 @@ class Room:
         return {
             "labeller": labeller,
             "queue": len(self._queue) > 0,
+            # Answers of an evaluation or a study are there already.
+            "chat": self.config.votes is None,
             "guided": self.config.guided,
             "principles": [
                 {"id": one.id, "dimension": one.dimension, "text": one.compare}
@@ -103,14 +146,14 @@ class Room:
             raise LabelError("this page does not know the pair: it was started with other pairs than you labelled")
         comparison = comparison_of(label, pair, labeller, self.config.constitution)
         async with self._changing:
-            comparison.id = await self._services.add(f"feedback-{labeller}-{label.id}", comparison)
+            comparison.id = await self._store.add(f"feedback-{labeller}-{label.id}", comparison)
             self._queue.add(comparison)
             return {"comparison": comparison.id, "progress": self._queue.progress(labeller)}
 
     async def undo(self, comparison: str, labeller: str) -> dict[str, Any]:
         """Take back a label of this labeller; others' are left alone."""
         async with self._changing:
-            await self._services.remove(comparison, labeller)
+            await self._store.remove(comparison, labeller)
             self._queue.undo(comparison, labeller)
             return {"progress": self._queue.progress(labeller)}
 
@@ -121,7 +164,12 @@ class Room:
             return {**self._queue.statistics(), "progress": self._queue.progress(labeller)}
 
     async def chat(self, messages: list[types_pb2.Message], labeller: str) -> AsyncIterator[dict[str, Any]]:
-        """Two answers to a conversation: ``{"side", "text"}`` as they grow, at the end ``{"pair"}``."""
+        """Two answers to a conversation: ``{"side", "text"}`` as they grow, at the end ``{"pair"}``.
+
+        Raises ``LabelError`` on the page of an evaluation or a study.
+        """
+        if self.config.votes is not None:
+            raise LabelError("this page compares answers that are there: nobody writes new ones")
         pair_id = self._chats.new_id()
         # Which sample is A says nothing; which is shown left, the pair's id draws.
         first_is_right = Pair(pair_id, types_pb2.Comparison()).swapped(labeller)
@@ -152,11 +200,8 @@ class Room:
 
     async def _read_labels(self) -> None:
         """Take note of the labels that were stored since this was last called."""
-        chosen = preference_pb2.ComparisonFilter(source=types_pb2.LABEL_SOURCE_HUMAN)
-        async for page in self._services.pages(chosen, self._cursor):
-            for comparison in page.comparisons:
-                self._queue.add(comparison)
-            self._cursor = page.cursor
+        async for comparison in self._store.labels():
+            self._queue.add(comparison)
 
     def _shown(self, pair: Pair, labeller: str) -> dict[str, Any]:
         """A pair without what wrote it."""

@@ -170,13 +170,13 @@ def _require_key(request: Request, api_key: str) -> None:
 
 
 def _model(one: Model) -> dict[str, Any]:
-    """OpenAI's fields, the longest context as vLLM calls it, and which weights are served."""
+    """OpenAI's fields, the longest context as vLLM calls it (null: not known yet), and which weights are served."""
     return {
         "id": one.name,
         "object": "model",
         "created": _STARTED,
         "owned_by": "charter",
-        "max_model_len": one.info.max_context_tokens,
+        "max_model_len": one.info.max_context_tokens or None,
         "engine": one.info.engine,
         "weight_version": one.info.weight_version,
     }

@@ -80,15 +80,18 @@ def _refused(error: ServiceError, prompts: str) -> RequestError:
 
 
 def of_service(error: ServiceError, prompts: str) -> RequestError:
-    """For a call that the policy has not answered; ``prompts`` is what the client calls its prompts."""
+    """For a call that a policy service has not answered; ``prompts`` is what the client calls its prompts."""
     wait = error.retry_after_seconds
     match error.code:
         case grpc.StatusCode.INVALID_ARGUMENT:
             return _refused(error, prompts)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return RequestError(429, f"the policy is full: {error.details}", None, "rate_limit_exceeded", wait)
+            return RequestError(429, f"the model's service is full: {error.details}", None, "rate_limit_exceeded", wait)
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
-            words = f"the policy is away: {error.details}"
+            words = f"the model's service is away: {error.details}"
             return RequestError(503, words, None, "service_unavailable", wait or _RETRY_SECONDS)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            words = "the model's service is no policy: a judge with engine openai is to be asked at its endpoint"
+            return RequestError(404, words, "model", "model_not_found")
         case _:
-            return RequestError(500, f"the policy failed: {error.details}", None, "policy_failed")
+            return RequestError(500, f"the model's service failed: {error.details}", None, "policy_failed")

@@ -1,4 +1,4 @@
-"""The policy services behind the gateway, by the names of their models."""
+"""The services behind the gateway that answer by PolicyService, by the names of their models."""
 
 import asyncio
 import math
@@ -129,8 +129,8 @@ class Policies:
     """All policies by the names that were given; of one without a name its model's is asked for at every request."""
 
     def __init__(self, addresses: Mapping[str, str], unnamed: list[str]) -> None:
-        self._policies = [(name, Policy(one)) for name, one in addresses.items()]
-        self._policies += [("", Policy(one)) for one in unnamed]
+        self._policies = [("", Policy(one)) for one in unnamed]
+        self._policies += [(name, Policy(one)) for name, one in addresses.items()]
 
     async def close(self) -> None:
         """Close every channel."""
@@ -141,7 +141,7 @@ class Policies:
         """The models of the policies that answer. Raises ``ServiceError`` where none does."""
         found, failed = _parted(await asyncio.gather(*self._ask()))
         if failed and not found:
-            raise failed[-1]
+            raise failed[0]
         return found
 
     async def find(self, name: str) -> Policy:
@@ -162,9 +162,11 @@ class Policies:
         finally:
             for task in asked:
                 task.cancel()
-        found, failed = _parted(task.result() for task in asked)
-        if failed:
-            raise failed[-1]
+        answers = [task.result() for task in asked]
+        for (given, _), reason in zip(self._policies, answers, strict=True):
+            if not given and isinstance(reason, ServiceError):
+                raise reason
+        found, _ = _parted(answers)
         known = ", ".join(one.name for one in found)
         raise RequestError(404, f"there is no model {name!r} here, but {known}", "model", "model_not_found")
 

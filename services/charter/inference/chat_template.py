@@ -23,6 +23,8 @@ _MARK = "Qz0zQ"
 
 # In how many rounds a text is broken up for a tokenizer that changes it before it looks for its tokens.
 _MOST_ROUNDS = 3
+# Tokens in a row that may be parts of a character, which has four bytes at most: behind more the model writes no text.
+_MOST_PARTS = 32
 # Beginnings of answers, to see whether a tokenizer reads them as it reads the same text alone.
 _SAMPLES = ("A", "Yes", "1", "a")
 
@@ -236,7 +238,28 @@ class ChatTokenizer:
         Other special tokens stay in the text as they are spelled, and an id that the tokenizer does not know is the
         replacement character U+FFFD: who reads or scores the answer sees that it was written.
         """
-        written = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        return self._spelled(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Text of each token as it stands behind those before it, special ones as they are spelled.
+
+        A token may be a part of a character: the last of its parts has it, and the others are empty.
+        """
+        pieces: list[str] = []
+        # Tokens before ``given`` have their text; those from ``start`` on are what the next one stands behind.
+        start = given = 0
+        for end in range(1, len(ids) + 1):
+            behind, whole = self._spelled(ids[start:given]), self._spelled(ids[start:end])
+            text = whole[len(behind) :]
+            if text.endswith("\ufffd") and end < len(ids) and end - given < _MOST_PARTS:
+                pieces.append("")
+                continue
+            pieces.append(text)
+            start, given = given, end
+        return pieces
+
+    def _spelled(self, ids: Sequence[int]) -> str:
+        written = list(ids)
         tokens = zip(written, self.tokenizer.convert_ids_to_tokens(written), strict=True)
         text = ""
         for known, run in groupby(tokens, lambda token: token[1] is not None):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from charter.chat import ChatMessage
-from charter.inference.engine import Engine, RefusedRequestError
+from charter.inference.engine import Engine
 from charter.judge import metrics
+from charter.judge.asking import ask_each
 from charter.judge.calibration import CalibrationSet, Evidence
 from charter.judge.methods import choice, mix
 from charter.judge.methods.method import Find, Method
@@ -156,17 +157,7 @@ def _exchanged(finding: Finding, kind: Evidence) -> Finding:
 
 
 async def _find(find: Find, engine: Engine, questions: Sequence[Question]) -> list[Finding]:
-    if not questions:
-        return []
-    try:
-        return await find(engine, questions)
-    except ConnectionError as error:
-        return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in questions]
-    except RefusedRequestError as error:
-        # One conversation that the model's template refuses must not take the others with it.
-        if len(questions) == 1:
-            return [Finding(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
-        return [(await _find(find, engine, [question]))[0] for question in questions]
+    return await ask_each(partial(find, engine), questions, lambda error, kind: Finding(failure=str(error), kind=kind))
 
 
 def judgement_of(task: Task, findings: Sequence[Finding], way: Way) -> judge_pb2.Judgement:

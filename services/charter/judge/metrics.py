@@ -73,7 +73,7 @@ def preregister(methods: Iterable[str], principles: Iterable[str]) -> None:
         COMPARISON_SECONDS.labels(method)
         for outcome in OUTCOMES.values():
             JUDGEMENTS.labels(method, outcome)
-    for name in ("Compare", "Score", "Critique", "Revise"):
+    for name in ("Compare", "Score", "Classify", "Critique", "Revise"):
         RESULT_SECONDS.labels(name)
         REQUEST_ITEMS.labels(name)
     for rated in ("true", "false"):

@@ -12,7 +12,7 @@ from charter.v1 import types_pb2
 LEAST_MASS = 0.05
 # Log-prob of an option that an endpoint does not list among its likeliest tokens, or that the model did not write where
 # only that can be read: evidence stays finite.
-_UNLISTED = -20.0
+UNLISTED = -20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +58,5 @@ def _odds(result: ChoiceLogprobs | ContextTooLongError, options: tuple[str, str]
     if failure := mass_failure(result, options):
         kind = types_pb2.FAILURE_KIND_UNCLEAR
         return Odds(failure=failure, kind=kind, usage=usage, written=result.written, mass=options_mass(result))
-    first, second = (max(logprob, _UNLISTED) for logprob in result.logprobs)
+    first, second = (max(logprob, UNLISTED) for logprob in result.logprobs)
     return Odds(logit=first - second, usage=usage, written=result.written)

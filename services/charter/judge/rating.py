@@ -7,10 +7,13 @@ mapped from [1, 10] to [-1, 1].
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
+from typing import TypeVar
 
 from charter.chat import ChatMessage
 from charter.inference.engine import ChoiceLogprobs, ContextTooLongError, Engine, Prompt, RefusedRequestError
+from charter.judge.asking import ask_each, in_words
 from charter.judge.options import mass_failure, options_mass
 from charter.judge.pairs import Usage, quoted, too_long, total, transcript
 from charter.spec.constitution import Principle
@@ -36,15 +39,24 @@ class RatedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Rating:
-    """P(rating = i + 1), ten numbers that add to 1, or why there are none."""
+class Told:
+    """Probabilities of what may be said of an answer, which add to 1, or why there are none."""
 
     distribution: tuple[float, ...] = ()
     failure: str = ""
     kind: types_pb2.FailureKind.ValueType = types_pb2.FAILURE_KIND_UNSPECIFIED
     usage: Usage = field(default_factory=Usage)
-    # The model wrote a rating, and gave no log-probs: the distribution is that one number.
+    # The model wrote one of them, and gave no log-probs: that one has all of the probability.
     written: bool = False
+
+
+T = TypeVar("T", bound=Told)
+
+
+@dataclass(frozen=True, slots=True)
+class Rating(Told):
+    """P(rating = i + 1), ten numbers."""
+
     # Probability of the ratings in all, where that was too little.
     mass: float = 1.0
 
@@ -61,36 +73,29 @@ async def rate(engine: Engine, answers: Sequence[RatedAnswer]) -> list[Rating]:
     Raises ``ValueError`` when the digits are no tokens of their own.
     """
     asked = [answer for answer in answers if answer.answer.strip()]
-    ratings = iter(await _rate(engine, asked))
+    found = await ask_each(
+        partial(_rate, engine), asked, lambda error, kind: Rating(failure=in_words(error), kind=kind)
+    )
+    ratings = iter(found)
     empty = Rating(failure="the answer is empty", kind=types_pb2.FAILURE_KIND_EMPTY)
     return [next(ratings) if answer.answer.strip() else empty for answer in answers]
 
 
-def mean_rating(ratings: Sequence[Rating]) -> Rating:
-    """One answer's rating under several principles: their mean, or the failure of one of them.
+def mean_of(found: Sequence[T]) -> T:
+    """What is said of one answer under several principles: their mean, or the failure of one of them.
 
     Without one of its principles an answer would not compare with others of its group.
     """
-    usage = total(*(one.usage for one in ratings))
-    for one in ratings:
+    usage = total(*(one.usage for one in found))
+    for one in found:
         if one.failure:
             return replace(one, usage=usage)
-    distribution = tuple(map(fmean, zip(*(one.distribution for one in ratings), strict=True)))
-    return Rating(distribution, usage=usage, written=any(one.written for one in ratings))
+    distribution = tuple(map(fmean, zip(*(one.distribution for one in found), strict=True)))
+    return replace(found[0], distribution=distribution, usage=usage, written=any(one.written for one in found))
 
 
 async def _rate(engine: Engine, answers: Sequence[RatedAnswer]) -> list[Rating]:
-    if not answers:
-        return []
-    try:
-        return [_rating(result) for result in await _results(engine, [_prompt(answer) for answer in answers])]
-    except ConnectionError as error:
-        failure = f"the judge's model cannot be reached: {error}"
-        return [Rating(failure=failure, kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in answers]
-    except RefusedRequestError as error:
-        if len(answers) == 1:
-            return [Rating(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
-        return [(await _rate(engine, [answer]))[0] for answer in answers]
+    return [_rating(result) for result in await _results(engine, [_prompt(answer) for answer in answers])]
 
 
 async def _results(engine: Engine, prompts: Sequence[Prompt]) -> list[Result]:

@@ -12,6 +12,7 @@ from charter.inference.load import create_engine
 from charter.judge import metrics
 from charter.judge.calibration import CalibrationSet, MixCalibration
 from charter.judge.calibration_file import CalibrationError, CalibrationFile, file_digest, load_calibration
+from charter.judge.free_generation import FreeGeneration
 from charter.judge.judging import unsupported_methods, why_unable_to_rate
 from charter.judge.methods import METHODS, mix
 from charter.judge.servicer import Judge, JudgeServicer
@@ -19,13 +20,15 @@ from charter.judge.watch import WatchedConstitution
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
 from charter.spec.chat_form import is_base, origin_of
-from charter.v1 import judge_pb2_grpc, memory_pb2_grpc
+from charter.v1 import judge_pb2_grpc, memory_pb2_grpc, policy_pb2_grpc
 from charter.weights.memory import MemoryServicer
 
 # Items that share one call of an engine in this process.
 _ITEMS_PER_CALL = 16
 # Calls of one request that wait for the engine at the same time.
 _CALLS_AT_ONCE = 8
+# Calls of PolicyService under way; more get RESOURCE_EXHAUSTED.
+_MAX_GENERATE_CALLS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,6 @@ class JudgeRoom:
     """The judge as a ``charter.rpc.lifecycle.Service``."""
 
     name = "judge"
-    health_names = ("charter.v1.JudgeService",)
     control_names = ("charter.v1.MemoryService",)
 
     def __init__(self, config: JudgeConfig) -> None:
@@ -76,6 +78,8 @@ class JudgeRoom:
         self._gate = Gate("the judge's model")
         self.readiness = Readiness()
         self._servicer = JudgeServicer(judge, self._gate)
+        # An endpoint's model is asked there: nobody shall spend its owner's money by way of the judge.
+        self._generation = None if remote else FreeGeneration(self.engine, _MAX_GENERATE_CALLS, self._gate)
         self._watching: asyncio.Task[None] | None = None
         metrics.preregister(METHODS, [one.id for one in self._constitution.current.principles])
 
@@ -97,9 +101,16 @@ class JudgeRoom:
         )
         return fitted
 
+    @property
+    def health_names(self) -> tuple[str, ...]:
+        """``PolicyService`` too where the model is of this process."""
+        return ("charter.v1.JudgeService", *(["charter.v1.PolicyService"] if self._generation is not None else []))
+
     def register(self, server: grpc.aio.Server) -> None:
-        """Add ``JudgeService``."""
+        """Add ``JudgeService``, and ``PolicyService`` for whoever wants to ask its model freely."""
         judge_pb2_grpc.add_JudgeServiceServicer_to_server(self._servicer, server)
+        if self._generation is not None:
+            policy_pb2_grpc.add_PolicyServiceServicer_to_server(self._generation, server)
 
     def register_control(self, server: grpc.aio.Server) -> None:
         """Add ``MemoryService``; the judge never learns, so it takes no weights."""

@@ -11,15 +11,16 @@ import grpc
 
 from charter.hashing import stable_number
 from charter.inference.engine import BudgetSpentError, Engine, Sampling
-from charter.judge import judging, metrics, rating, writing
+from charter.judge import judging, metrics, rating, replies, writing
 from charter.judge.calibration import CalibrationSet
 from charter.judge.calibration_file import CalibrationFile
 from charter.judge.drafts import Draft
 from charter.judge.judging import Task, Way, usage_proto
-from charter.judge.methods import method_of
+from charter.judge.methods import choice, method_of
 from charter.judge.methods.method import Method
 from charter.judge.pairs import Pair
 from charter.judge.principles import principles_for
+from charter.judge.responses import classify_response, score_response
 from charter.judge.streaming import as_finished
 from charter.judge.watch import WatchedConstitution
 from charter.rpc import tracing
@@ -30,6 +31,7 @@ from charter.rpc.validation import Violation
 from charter.v1 import judge_pb2, judge_pb2_grpc
 from charter.weights.receiver import model_info
 
+A = TypeVar("A", bound=rating.Told)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -116,31 +118,18 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
         self._admit([item.id for item in request.items])
         if self.rating_problem:
             raise self._unable(f"rate answers: {self.rating_problem}")
-        constitution = self._judge.constitution.current
-        answers = [
-            (
-                item.id,
-                [
-                    rating.RatedAnswer(chat_messages(item.prompt), item.answer, principle)
-                    for principle in principles_for(
-                        item.group or item.id, item.dimension, request.options, constitution
-                    )
-                ],
-            )
-            for item in request.items
-        ]
+        async with aclosing(self._about_answers("Score", request, rating.rate, score_response)) as responses:
+            async for response in responses:
+                yield response
 
-        async def rate(
-            piece: Sequence[tuple[str, list[rating.RatedAnswer]]],
-        ) -> list[judge_pb2.JudgeServiceScoreResponse]:
-            asked = [answer for _, by_principle in piece for answer in by_principle]
-            ratings = iter(await rating.rate(self._judge.engine, asked))
-            return [
-                _score_response(item_id, by_principle, rating.mean_rating([next(ratings) for _ in by_principle]))
-                for item_id, by_principle in piece
-            ]
-
-        async with aclosing(self._streamed("Score", answers, rate)) as responses:
+    async def Classify(
+        self, request: judge_pb2.ClassifyRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[judge_pb2.ClassifyResponse, None]:
+        """Say what answers do with their requests."""
+        self._admit([item.id for item in request.items])
+        if problem := self.unsupported.get(choice.METHOD.name):
+            raise self._unable(f"classify answers: {problem}")
+        async with aclosing(self._about_answers("Classify", request, replies.classify, classify_response)) as responses:
             async for response in responses:
                 yield response
 
@@ -286,6 +275,22 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
             grpc.StatusCode.FAILED_PRECONDITION, f"{info.model} on engine {info.engine} cannot {to_what}"
         )
 
+    def _by_principle(
+        self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions
+    ) -> list[tuple[str, list[rating.RatedAnswer]]]:
+        """By item, the answer under each of its principles."""
+        constitution = self._judge.constitution.current
+        return [
+            (
+                item.id,
+                [
+                    rating.RatedAnswer(chat_messages(item.prompt), item.answer, principle)
+                    for principle in principles_for(item.group or item.id, item.dimension, options, constitution)
+                ],
+            )
+            for item in items
+        ]
+
     def _drafts(
         self, items: Sequence[judge_pb2.AnswerItem], options: judge_pb2.JudgingOptions
     ) -> list[tuple[str, Draft]]:
@@ -305,6 +310,25 @@ class JudgeServicer(judge_pb2_grpc.JudgeServiceServicer):
             )
             for item in items
         ]
+
+    def _about_answers(
+        self,
+        rpc: str,
+        request: judge_pb2.JudgeServiceScoreRequest | judge_pb2.ClassifyRequest,
+        ask: Callable[[Engine, Sequence[rating.RatedAnswer]], Awaitable[list[A]]],
+        response: Callable[[str, Sequence[rating.RatedAnswer], A], R],
+    ) -> AsyncGenerator[R, None]:
+        """What is said of each answer, the mean over its principles."""
+
+        async def work(piece: Sequence[tuple[str, list[rating.RatedAnswer]]]) -> list[R]:
+            asked = [answer for _, by_principle in piece for answer in by_principle]
+            found = iter(await ask(self._judge.engine, asked))
+            return [
+                response(item_id, by_principle, rating.mean_of([next(found) for _ in by_principle]))
+                for item_id, by_principle in piece
+            ]
+
+        return self._streamed(rpc, self._by_principle(request.items, request.options), work)
 
     async def _streamed(
         self, rpc: str, items: Sequence[T], work: Callable[[Sequence[T]], Awaitable[list[R]]]
@@ -360,23 +384,3 @@ def _counted(kind: str, written: writing.Written) -> judge_pb2.TokenUsage:
     metrics.TEXTS.labels(kind, "false" if written.failure else "true").inc()
     metrics.observe_tokens(usage)
     return usage
-
-
-def _score_response(
-    item_id: str, by_principle: Sequence[rating.RatedAnswer], found: rating.Rating
-) -> judge_pb2.JudgeServiceScoreResponse:
-    usage = usage_proto(found.usage)
-    metrics.RATINGS.labels("false" if found.failure else "true").inc()
-    metrics.observe_tokens(usage)
-    return judge_pb2.JudgeServiceScoreResponse(
-        item_id=item_id,
-        rated=not found.failure,
-        score=None if found.failure else found.score,
-        distribution=found.distribution,
-        principle_id=by_principle[0].principle.id,
-        principle_ids=[one.principle.id for one in by_principle],
-        failure=found.failure,
-        failure_kind=found.kind,
-        usage=usage,
-        without_logprobs=found.written,
-    )

@@ -4,15 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from charter.chat import ChatMessage
-from charter.inference.engine import (
-    ContextTooLongError,
-    Engine,
-    Finish,
-    GeneratedSample,
-    Prompt,
-    RefusedRequestError,
-    Sampling,
-)
+from charter.inference.engine import ContextTooLongError, Engine, Finish, GeneratedSample, Prompt, Sampling
+from charter.judge.asking import ask_each, in_words
 from charter.judge.drafts import Draft
 from charter.judge.pairs import Usage, quoted, too_long, transcript
 from charter.judge.plain_form import before_next_header, critique_text, revision_text
@@ -63,16 +56,12 @@ def _revision_request(draft: Draft) -> str:
 
 async def write(engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> list[Written]:
     """One text for each prompt, in their order."""
-    try:
-        samples = await write_each(engine, prompts, sampling)
-        return [_written(sample, plain=bool(prompt.text)) for prompt, sample in zip(prompts, samples, strict=True)]
-    except ConnectionError as error:
-        failure = f"the judge's model cannot be reached: {error}"
-        return [Written(failure=failure, kind=types_pb2.FAILURE_KIND_UNAVAILABLE) for _ in prompts]
-    except RefusedRequestError as error:
-        if len(prompts) == 1:
-            return [Written(failure=str(error), kind=types_pb2.FAILURE_KIND_REFUSED)]
-        return [(await write(engine, [prompt], sampling))[0] for prompt in prompts]
+
+    async def ask(asked: Sequence[Prompt]) -> list[Written]:
+        samples = await write_each(engine, asked, sampling)
+        return [_written(sample, plain=bool(prompt.text)) for prompt, sample in zip(asked, samples, strict=True)]
+
+    return await ask_each(ask, prompts, lambda error, kind: Written(failure=in_words(error), kind=kind))
 
 
 def _shown(draft: Draft) -> str:

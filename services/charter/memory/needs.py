@@ -6,7 +6,7 @@ Not in them is what allocators waste; ``plan.USABLE`` leaves room for it.
 from dataclasses import dataclass
 
 from charter.memory.model_size import ModelSize
-from charter.spec.facts import has_own_critic, longest_conversation, longest_text
+from charter.spec.facts import LearningSpec, has_own_critic, longest_conversation, longest_text
 from charter.v1 import run_pb2
 from charter.worker.preference.fit import BACKWARD_TOKENS as FIT_TOKENS
 from charter.worker.reinforcement.update import BACKWARD_TOKENS
@@ -103,8 +103,8 @@ def ppo_need(size: ModelSize, spec: run_pb2.RunSpec) -> TrainingNeed:
     return TrainingNeed(state, gradients + activations + _head(size, ppo.HasField("lora_rank")))
 
 
-def learning_need(size: ModelSize, settings: run_pb2.PretrainingSpec | run_pb2.SupervisedSpec) -> TrainingNeed:
-    """A stage before RL that learns from texts or conversations, in float32: nothing of it stays."""
+def learning_need(size: ModelSize, settings: LearningSpec) -> TrainingNeed:
+    """A stage that learns from texts, conversations or labels, in float32: nothing of it stays."""
     learning = _learning(size, size.parameters, settings.lora_rank)
     adapters = learning if settings.HasField("lora_rank") else 0
     # Weights, and of what learns gradients and Adam's two moments.
@@ -112,7 +112,9 @@ def learning_need(size: ModelSize, settings: run_pb2.PretrainingSpec | run_pb2.S
     if isinstance(settings, run_pb2.PretrainingSpec):
         longest = longest_text(settings, size.context_tokens)
     else:
-        longest = longest_conversation(settings, size.context_tokens)
+        # Both answers of a comparison go through the model together.
+        answers = 2 if isinstance(settings, run_pb2.DpoSpec) else 1
+        longest = answers * longest_conversation(settings, size.context_tokens)
     activations = saved_bytes(
         size,
         max(LEARNING_TOKENS, longest),

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from charter.inference.load import create_engine
-from charter.policy.servicer import PolicyServicer
+from charter.policy.servicer import MeasuredPolicyServicer
 from charter.rpc.gate import Gate
 from charter.rpc.lifecycle import Readiness
 from charter.v1 import memory_pb2_grpc, policy_pb2_grpc, weights_pb2_grpc
@@ -43,7 +43,7 @@ class PolicyRoom:
         self._staging = config.staging
         self.readiness = Readiness()
         self._gate = Gate()
-        self._servicer = PolicyServicer(self.engine, config.max_requests, self._gate)
+        self._servicer = MeasuredPolicyServicer(self.engine, config.max_requests, self._gate)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Add ``PolicyService``."""

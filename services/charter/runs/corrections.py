@@ -16,10 +16,12 @@ _LEARNING = ("revision.learning", "revision.helpful", "revision.helpful_share")
 _REVISION_DONE = (*_TUNED, *_REVISED, *_LEARNING, "revision.on_no_gain")
 _START = (*_REVISION_DONE, "dpo", "kto")
 _SAMPLED = (*_START, "sampling", "prompts.train", "prompts.train_weights", "prompts.max_prompt_tokens", "feedback")
-_PAIRS = (*_SAMPLED, "comparisons.pairs")
+_PAIRS = (*_SAMPLED, "comparisons.pairs", "comparisons.stored")
 _JUDGE_FIELDS = ("model", "engine", "constitution", "method", "ensemble_size", "calibration")
 _JUDGE = tuple(f"judge.{name}" for name in _JUDGE_FIELDS)
 _LABELS = (*_PAIRS, *_JUDGE, "prompts.held_out", "comparisons.held_out_fraction")
+# What only the last stage reads.
+_LAST = ("evaluation.compare",)
 # Whose prompts are not learned.
 _HELD_OUT = ("prompts.held_out", "prompts.max_prompt_tokens")
 _SUPERVISED = (*_TUNED, *_HELD_OUT)
@@ -62,12 +64,15 @@ _DONE = (
 
 def conflicts(folder: Path, before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> list[str]:
     """Why the run in ``folder`` cannot go on by ``after`` instead of ``before``, both filled; empty when it can."""
+    changed = sorted(_changed(before, after))
+    if changed and set(changed) == set(_within(changed, _LAST)):
+        # Whose own files say what of it must stay.
+        return []
     stages = stages_under_way(folder)
     if has_learned(folder / CHECKPOINTS) or not _UNDER_WAY.keys() >= set(stages):
         return ["it has learned already: its checkpoint depends on the spec that it was made by"]
     if before.name != after.name:
         return [f"its name stays {before.name}, and the new spec says {after.name}"]
-    changed = sorted(_changed(before, after))
     found = []
     for file, done, parts in _DONE:
         if (folder / file).exists() and (touched := _touched(changed, parts)):
@@ -84,9 +89,13 @@ def conflicts(folder: Path, before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> 
 
 
 def _touched(changed: Iterable[str], parts: Iterable[str]) -> str:
-    """Those of the changed fields that are in one of the parts."""
+    """Those of the changed fields that are in one of the parts, in words."""
+    return ", ".join(_within(changed, parts))
+
+
+def _within(changed: Iterable[str], parts: Iterable[str]) -> list[str]:
     parts = list(parts)
-    return ", ".join(field for field in changed if any(field == part or field.startswith(f"{part}.") for part in parts))
+    return [field for field in changed if any(field == part or field.startswith(f"{part}.") for part in parts)]
 
 
 def _changed(before: run_pb2.RunSpec, after: run_pb2.RunSpec) -> set[str]:
@@ -101,7 +110,8 @@ def _as_dict(spec: run_pb2.RunSpec) -> Mapping[str, Any]:
 
 def _fields(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        # A section that is there and empty is another than none.
+        if isinstance(value, Mapping) and value:
             yield from _fields(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value

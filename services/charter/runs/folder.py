@@ -1,6 +1,7 @@
 """Reads back the folder that a run left, whole or in part."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,16 @@ import yaml
 from google.protobuf import json_format
 from pydantic import TypeAdapter, ValidationError
 
-from charter.runs.results import Evaluation, JudgeCheck, Learned, LeftOut, PreferenceFit, PromptSource, Revisions
+from charter.runs.results import (
+    Evaluation,
+    JudgeCheck,
+    Learned,
+    LeftOut,
+    Leg,
+    PreferenceFit,
+    PromptSource,
+    Revisions,
+)
 from charter.spec.facts import needs_reinforcement
 from charter.spec.load import spec_from_json
 from charter.spec.yaml_values import Loader
@@ -47,6 +57,8 @@ class RunInfo:
     left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
     # By short name, in the order of the spec.
     prompt_sources: dict[str, PromptSource] = dataclasses.field(default_factory=dict)
+    # One an attempt, oldest first; empty in files of older runs.
+    legs: tuple[Leg, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,13 @@ class RunFolder:
 def is_run_folder(path: Path) -> bool:
     """Whether a run has begun to write into this folder."""
     return (path / "spec.json").is_file() or (path / "run.json").is_file()
+
+
+def newest_run(runs: Path, name: str) -> Path | None:
+    """Folder of the newest run of a spec with this name; ids are NAME-DATE-TIME-RANDOM (charter.trainer.runs)."""
+    numbered = re.compile(re.escape(name) + r"-\d{8}-\d{6}-[0-9a-f]{4}")
+    named = (one for one in runs.iterdir() if numbered.fullmatch(one.name)) if runs.is_dir() else ()
+    return max((one for one in named if is_run_folder(one)), key=lambda one: one.name, default=None)
 
 
 def read_run_folder(path: Path) -> RunFolder:

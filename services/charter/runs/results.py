@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,54 @@ class PromptSource:
 
     prompts: int
     share: float
+    # By dimension; empty in files of older runs.
+    dimensions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The machine of a worker, without anything that names it."""
+
+    # As ``Linux x86_64``.
+    system: str
+    processor: str
+    # Those that the worker may use.
+    cores: int
+    memory_bytes: int
+    # Of all processes of the worker, each of which has one; the name is of the first's.
+    gpus: int = 0
+    gpu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Something that an attempt read: a file by its name alone, a data set or model of the hub by its id."""
+
+    name: str
+    # Of the file; of several, and of a model's weights, that of theirs in the order of their names. Empty = not here.
+    sha256: str = ""
+    # Commit of a model of the hub.
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One attempt of a run (``run.json``): what it ran on and with, what it read, and how long its phases took.
+
+    ``ended`` is when its last phase ended; of a phase that was cut off by the worker's death there are no seconds.
+    """
+
+    attempt: int
+    started: datetime
+    hardware: Hardware
+    ended: datetime | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    # By field of the spec.
+    inputs: dict[str, Input] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    # Of an hour of the machine, where the environment says it (CHARTER_PRICE_PER_HOUR).
+    price_per_hour: float | None = None
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +288,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionSample:
+    """A row that shows what became of others like it; its texts are cut."""
+
+    outcome: str
+    principle: str
+    prompt: str
+    answer: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevisionGate:
     """Whether the judge likes revised answers to held-out prompts better (``revision_gate.json``).
 
@@ -255,6 +315,9 @@ class RevisionGate:
     high: float
     # Of the prompts: those that the final evaluation asks about as well, because there were no others.
     also_evaluated: int = 0
+    # Of the prompts: the revisions by verdict, and one of each.
+    verdicts: dict[str, int] = field(default_factory=dict)
+    samples: tuple[RevisionSample, ...] = ()
 
     @property
     def gain(self) -> bool:
@@ -271,17 +334,6 @@ class RevisionRound:
     mean_words: float
     # Critiques that the token limit ended.
     critiques_cut_off: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RevisionSample:
-    """A row that shows what became of others like it; its texts are cut."""
-
-    outcome: str
-    principle: str
-    prompt: str
-    answer: str
-    revision: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from charter.spec.chat_form import CHATML, CHATML_TOKENS, TEMPLATE_ENDINGS
-from charter.spec.facts import needs_reinforcement, reads_turns
+from charter.spec.facts import needs_reinforcement, reads_turns, reads_untrained_policy
 from charter.spec.models import folder_of, has_chat_template, knows_token
 from charter.spec.problems import Problem
 from charter.spec.template_files import template_problem
@@ -47,9 +47,12 @@ def untrained_tokens(spec: run_pb2.RunSpec) -> Iterator[Problem]:
     there = {"supervised": spec.HasField("supervised"), "revision.learning": spec.HasField("revision")}
     there |= {"dpo": spec.HasField("dpo"), "kto": spec.HasField("kto"), "ppo": True}
     first = next(name for name in stages if there[name])
-    if new and stages[first].HasField("lora_rank") and (first != "ppo" or needs_reinforcement(spec)):
+    adapted = [first] if stages[first].HasField("lora_rank") and (first != "ppo" or needs_reinforcement(spec)) else []
+    if reads_untrained_policy(spec) and spec.preference_model.HasField("lora_rank"):
+        adapted.append("preference_model")
+    for name in adapted if new else ():
         yield Problem(
-            f"{first}.lora_rank",
+            f"{name}.lora_rank",
             f"trains no embeddings, and {_FIELD} adds tokens that policy.model has never seen: {', '.join(new)}. "
             "Leave it out to train every weight, or take a template of tokens that the model has",
             (_FIELD, "policy.model"),

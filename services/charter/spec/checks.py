@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charter.spec import chat_checks, facts, label_checks, learning_checks, prompt_checks
+from charter.spec import chat_checks, comparison_checks, facts, label_checks, learning_checks, prompt_checks
 from charter.spec.chat_form import CHATML
 from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
@@ -191,6 +191,8 @@ def _online_dpo(spec: run_pb2.RunSpec) -> Iterator[Problem]:
 
 
 def _feedback(spec: run_pb2.RunSpec) -> Iterator[Problem]:
+    if spec.comparisons.stored:
+        return
     for dimension in ("", *spec.feedback.by_dimension):
         if not facts.label_shares(spec.feedback, dimension):
             where = f"feedback.by_dimension.{dimension}" if dimension else "feedback"
@@ -207,7 +209,7 @@ def _refresh(spec: run_pb2.RunSpec) -> Iterator[Problem]:
             "refreshes the preference model, and this run has none",
             ("ppo.algorithm", "reward.preference_weight"),
         )
-    if facts.AI not in facts.label_sources(spec.feedback):
+    if facts.AI not in facts.label_sources(spec.feedback) and not spec.comparisons.stored:
         yield Problem(field, "adds labels of the judge, and feedback gives ai no share", ("feedback",))
 
 
@@ -309,11 +311,13 @@ _RULES: tuple[Callable[[run_pb2.RunSpec], Iterator[Problem]], ...] = (
     _refresh,
     _preference_model,
     _evaluation,
+    comparison_checks.compared,
     _judge,
     _services,
     learning_checks.prompt_weights,
     learning_checks.learned,
     label_checks.labelled,
+    label_checks.fitted,
     _context,
 )
 _RULES_OF_CONTENTS: tuple[Callable[[run_pb2.RunSpec, "Contents"], Iterator[Problem]], ...] = (

@@ -18,7 +18,9 @@ from charter.data.sources import Source
 from charter.data.texts import texts
 from charter.data.thumbs import Thumb, thumbs
 from charter.outcomes import side
+from charter.shown import beginning
 from charter.spec.bad_rows import bad_rows_of
+from charter.spec.comparison_checks import ALL, ALL_TAKEN
 from charter.spec.constitution import Constitution, ConstitutionError, load_constitution
 from charter.spec.problems import Problem
 from charter.v1 import run_pb2
@@ -53,6 +55,7 @@ def read_contents(spec: run_pb2.RunSpec, absent_files: bool) -> Contents:
     train, held_out = reader.prompts("train"), reader.prompts("held_out")
     if train is not None and held_out is not None:
         reader.problems += _shared(train, held_out)
+    reader.compared_prompts({prompt.key for prompt in train or ()}, held_out or ())
     constitution = reader.constitution()
     reader.labelled_pairs()
     for name in ("data", "replay"):
@@ -92,6 +95,32 @@ class _Reader:
                 whole = False
                 self._add(field, str(error).splitlines())
         return tuple(found.values()) if whole else None
+
+    def compared_prompts(self, trained: set[str], held_out: Iterable[TaskPrompt]) -> None:
+        """Only for what is wrong in them: too few, of those that are ``trained``, or of the dimension of figures."""
+        compare = self._spec.evaluation.compare
+        if self._spec.evaluation.HasField("compare") and not compare.prompts:
+            # Compared in their place.
+            if any(prompt.dimension == ALL for prompt in held_out):
+                self._add("prompts.held_out", [f"has {ALL_TAKEN}"])
+            return
+        for index, one in enumerate(compare.prompts):
+            field = f"evaluation.compare.prompts[{index}]"
+            here = self._here(one.source, f"{field}.source")
+            if here is None:
+                continue
+            try:
+                dimensions = {prompt.key: prompt.dimension for prompt in read_prompts(here, bad_rows_of(self._spec))}
+            except DataError as error:
+                self._add(f"{field}.source", str(error).splitlines())
+                continue
+            there = dimensions.keys()
+            if ALL in dimensions.values():
+                self._add(f"{field}.source", [f"has {ALL_TAKEN}"])
+            if shared := len(there & trained):
+                self._add(f"{field}.source", [f"{shared} of its prompts are also in prompts.train: take them out"])
+            if one.count > len(there):
+                self._add(f"{field}.count", [f"is {one.count}, and {one.source} holds {len(there)} different ones"])
 
     def beginnings(
         self,
@@ -176,8 +205,8 @@ def _shared(train: Iterable[TaskPrompt], held_out: Iterable[TaskPrompt]) -> list
     if not shared:
         return []
     text = (
-        f"{len(shared)} of its prompts are also in prompts.train, for example {shared[0].text[:80]!r}: remove them "
-        "from one of the two"
+        f"{len(shared)} of its prompts are also in prompts.train, for example {beginning(shared[0].text)!r}: remove "
+        "them from one of the two"
     )
     return [Problem("prompts.held_out", text, ("prompts.train",))]
 

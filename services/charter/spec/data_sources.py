@@ -1,6 +1,6 @@
 """The data that a spec names: prompts, labelled pairs, texts and conversations, in files or data sets of the hub."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def data_sources(spec: run_pb2.RunSpec, base: Path = Path()) -> Iterator[tuple[s
             yield f"prompts.{name}[{index}]", Source.parse(value, base)
     if spec.judge.labelled_pairs:
         yield "judge.labelled_pairs", Source.parse(spec.judge.labelled_pairs, base)
-    for field, one in _learned(spec):
+    for field, one in _of_stages(spec):
         yield field, Source.parse(one.source, base)
 
 
@@ -29,19 +29,20 @@ def change_data_sources(spec: run_pb2.RunSpec, change: Callable[[str, Source], S
             values[:] = [changed[f"prompts.{name}[{index}]"] for index in range(len(values))]
     if spec.judge.labelled_pairs:
         spec.judge.labelled_pairs = changed["judge.labelled_pairs"]
-    for field, one in _learned(spec):
+    for field, one in _of_stages(spec):
         one.source = changed[field]
 
 
-def _learned(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource]]:
-    """Of the stages before RL; those that the spec leaves out are empty."""
-    lists = {
+def _of_stages(spec: run_pb2.RunSpec) -> Iterator[tuple[str, run_pb2.DataSource | run_pb2.ComparedPrompts]]:
+    """Of the stages before RL and of the last one; those that the spec leaves out are empty."""
+    lists: dict[str, Iterable[run_pb2.DataSource | run_pb2.ComparedPrompts]] = {
         "pretraining.data": spec.pretraining.data,
         "pretraining.replay": spec.pretraining.replay,
         "supervised.data": spec.supervised.data,
         "revision.helpful": spec.revision.helpful,
         "dpo.data": spec.dpo.data,
         "kto.data": spec.kto.data,
+        "evaluation.compare.prompts": spec.evaluation.compare.prompts,
     }
     for name, sources in lists.items():
         for index, one in enumerate(sources):

@@ -18,10 +18,11 @@ MAX_WAIT_SECONDS = 7200
 
 # Unset stays unset for the engines (the run takes what is up), ppo.kl_target (a fixed coefficient), ppo.dual_clip and
 # ppo.score_clip (none), ppo.lora_rank and preference_model.lora_rank (every weight is trained),
-# comparisons.refresh_every_steps, evaluation.every_steps and evaluation.patience (never), evaluation.prompts (32, or as
-# many as there are), revision.gate_prompts (as those), max_tokens of supervised, dpo and kto and
-# pretraining.context_tokens (as the model's context allows), the evaluate_every_steps of these stages (an epoch), and
-# the optional files of the judge.
+# comparisons.refresh_every_steps, evaluation.every_steps, evaluation.patience and evaluation.compare (never),
+# checkpoints.curve_every_steps (none stay),
+# evaluation.prompts (32, or as many as there are), revision.gate_prompts (as those), max_tokens of supervised, dpo and
+# kto and pretraining.context_tokens (as the model's context allows), the evaluate_every_steps of these stages (an
+# epoch), and the optional files of the judge.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"logprob_tolerance": 0.1},
     "judge": {"ensemble_size": 1, "labelled_pairs_limit": 100},
@@ -67,6 +68,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "dpo_beta": 0.1,
         "precision": "float32",
         "max_staleness": 1,
+        "sample_share": 0.05,
     },
     "reward": {"preference_weight": 1.0, "judge_weight": 0.0, "service_weight": 0.0},
     "supervised": {
@@ -127,6 +129,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Of comparisons, where they are stored ones: no pairs are sampled, and feedback stays unset.
+_OF_STORED = {"held_out_fraction": DEFAULTS["comparisons"]["held_out_fraction"]}
+
 # Of stages that a run may be without: their fields are filled in where the spec has the section.
 OPTIONAL_SECTIONS: tuple[Literal["pretraining", "supervised", "revision", "dpo", "kto"], ...]
 OPTIONAL_SECTIONS = ("pretraining", "supervised", "revision", "dpo", "kto")
@@ -147,10 +152,11 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
     """Copy of ``spec`` in which every unset field has its default."""
     filled = run_pb2.RunSpec()
     filled.CopyFrom(spec)
+    stored = bool(filled.comparisons.stored)
     absent = {optional for optional in OPTIONAL_SECTIONS if not filled.HasField(optional)}
     for section, fields in DEFAULTS.items():
         if section not in absent:
-            fill(getattr(filled, section), fields)
+            fill(getattr(filled, section), _OF_STORED if section == "comparisons" and stored else fields)
     if "revision" not in absent:
         fill(filled.revision.learning, DEFAULTS["supervised"])
     if not filled.preference_model.model:
@@ -159,14 +165,18 @@ def fill_defaults(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
         filled.ppo.algorithm = run_pb2.ALGORITHM_PPO
     if not filled.ppo.HasField("samples_per_prompt"):
         filled.ppo.samples_per_prompt = _SAMPLES_PER_PROMPT[filled.ppo.algorithm]
-    feedback = filled.feedback
+    if not stored:
+        _fill_feedback(filled.feedback)
+    return filled
+
+
+def _fill_feedback(feedback: run_pb2.FeedbackSpec) -> None:
     if not (feedback.HasField("ai") or feedback.HasField("human") or feedback.HasField("imported")):
         feedback.ai = 1.0
     mixes: list[Any] = [feedback, *feedback.by_dimension.values()]
     for mix in mixes:
         # Stated, so that the stored spec says all that it means.
         mix.ai, mix.human, mix.imported = mix.ai, mix.human, mix.imported
-    return filled
 
 
 def fill(message: Any, fields: Mapping[str, Any]) -> None:

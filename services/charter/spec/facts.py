@@ -12,13 +12,32 @@ AI, HUMAN, IMPORTED = "AI", "HUMAN", "IMPORTED"
 # classes of the algorithms say the same (a test compares them), but need torch.
 COMPARE_ANSWERS = (run_pb2.ALGORITHM_GRPO, run_pb2.ALGORITHM_RLOO, run_pb2.ALGORITHM_ONLINE_DPO)
 _WITH_CRITIC = (run_pb2.ALGORITHM_PPO,)
+# As papers call them.
+ALGORITHM_TITLES = {
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+    "reinforce_plus_plus": "REINFORCE++",
+    "online_dpo": "online DPO",
+}
 _EVALUATED_PROMPTS = 32
 # Sections that a run may consist of: all that they learn from is there before it.
 _FROM_DATA: tuple[Literal["pretraining", "supervised", "dpo", "kto"], ...]
 _FROM_DATA = ("pretraining", "supervised", "dpo", "kto")
 _OF_TURNS: tuple[Literal["supervised", "revision", "dpo", "kto"], ...] = ("supervised", "revision", "dpo", "kto")
 _GATE_PROMPTS = 32
+# Sections that only a run with RL uses, those of them that only the preference model uses, and fields of the critic.
+_OF_REINFORCEMENT: tuple[Literal["judge", "prompts", "ppo", "reward", "evaluation", "checkpoints"], ...]
+_OF_REINFORCEMENT = ("judge", "prompts", "ppo", "reward", "evaluation", "checkpoints")
+_OF_PREFERENCES: tuple[Literal["comparisons", "feedback", "preference_model"], ...]
+_OF_PREFERENCES = ("comparisons", "feedback", "preference_model")
+_OF_CRITIC: tuple[
+    Literal["critic_learning_rate", "critic_warmup_steps", "gae_lambda", "value_clip", "value_coefficient"], ...
+]
+_OF_CRITIC = ("critic_learning_rate", "critic_warmup_steps", "gae_lambda", "value_clip", "value_coefficient")
 _CONVERSATION_TOKENS, _TEXT_TOKENS = 2048, 1024
+
+LearningSpec = run_pb2.PretrainingSpec | run_pb2.SupervisedSpec | run_pb2.DpoSpec | run_pb2.KtoSpec
 
 
 def is_revised(spec: run_pb2.RevisionSpec, prompt: TaskPrompt) -> bool:
@@ -57,9 +76,63 @@ def needs_preference_model(spec: run_pb2.RunSpec) -> bool:
     return needs_reinforcement(spec) and spec.reward.preference_weight > 0 and not compares
 
 
+def samples_pairs(spec: run_pb2.RunSpec) -> bool:
+    """Whether pairs of the policy's answers are sampled and labelled: not where stored comparisons are fitted to."""
+    return needs_preference_model(spec) and not spec.comparisons.stored
+
+
+def taught_by_judge(spec: run_pb2.RunSpec) -> bool:
+    """Whether the run's judge labels, compares, rates or revises what is learned, and not only compares at the end."""
+    rates = spec.reward.judge_weight > 0 or spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
+    # Of stored comparisons each says itself who labelled it.
+    labels = spec.reward.preference_weight > 0 and AI in label_sources(spec.feedback) and not spec.comparisons.stored
+    return bool(spec.judge.model) and (rates or labels or spec.HasField("revision"))
+
+
+def used_parts(spec: run_pb2.RunSpec) -> run_pb2.RunSpec:
+    """Copy of a filled spec, to be shown: without what its run does not use, so that no default tells of it."""
+    used = run_pb2.RunSpec()
+    used.CopyFrom(spec)
+    if not needs_preference_model(spec):
+        for preferences in _OF_PREFERENCES:
+            used.ClearField(preferences)
+    if needs_reinforcement(spec):
+        compares = spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO
+        if compares:
+            used.ClearField("reward")
+        else:
+            used.ppo.ClearField("dpo_beta")
+        if not needs_critic(spec.ppo):
+            for critic in _OF_CRITIC:
+                used.ppo.ClearField(critic)
+        return used
+    for section in _OF_REINFORCEMENT:
+        used.ClearField(section)
+    used.policy.ClearField("engine")
+    used.policy.ClearField("logprob_tolerance")
+    used.ClearField("services")
+    if needs_store(spec):
+        used.services.preference = spec.services.preference
+        used.services.max_wait_seconds = spec.services.max_wait_seconds
+    used.failures.ClearField("max_share")
+    if not used.failures.ListFields():
+        used.ClearField("failures")
+    return used
+
+
 def algorithm_name(ppo: run_pb2.PpoSpec) -> str:
     """As a spec has it: ``online_dpo``."""
     return run_pb2.Algorithm.Name(ppo.algorithm).removeprefix("ALGORITHM_").lower()
+
+
+def algorithm_title(ppo: run_pb2.PpoSpec) -> str:
+    """As papers call it; PPO where none is set."""
+    return ALGORITHM_TITLES.get(algorithm_name(ppo), "PPO")
+
+
+def reads_untrained_policy(spec: run_pb2.RunSpec) -> bool:
+    """Whether a preference model is fitted from the policy as the spec names it, whatever that learns before RL."""
+    return needs_preference_model(spec) and spec.preference_model.model == spec.policy.model
 
 
 def needs_critic(ppo: run_pb2.PpoSpec) -> bool:
@@ -120,13 +193,23 @@ def longest_text(settings: run_pb2.PretrainingSpec, context: int | None) -> int:
     return settings.context_tokens or min(_TEXT_TOKENS, context or _TEXT_TOKENS)
 
 
-def learning_stages(spec: run_pb2.RunSpec) -> dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec]:
+def compared_stages(spec: run_pb2.RunSpec) -> list[str]:
+    """What ``evaluation.compare.stages`` may name, in the run's order: ``start``, folders of policies, ``policy``."""
+    folders = {"revision.learning": "revised"}
+    return ["start", *(folders.get(section, section) for section in learning_stages(spec)), "policy"]
+
+
+def learning_stages(spec: run_pb2.RunSpec) -> dict[str, LearningSpec]:
     """The stages before RL that a spec asks for, by the section of their settings."""
-    stages: dict[str, run_pb2.PretrainingSpec | run_pb2.SupervisedSpec] = {}
+    stages: dict[str, LearningSpec] = {}
     if spec.HasField("pretraining"):
         stages["pretraining"] = spec.pretraining
     if spec.HasField("supervised"):
         stages["supervised"] = spec.supervised
     if spec.HasField("revision"):
         stages["revision.learning"] = spec.revision.learning
+    if spec.HasField("dpo"):
+        stages["dpo"] = spec.dpo
+    if spec.HasField("kto"):
+        stages["kto"] = spec.kto
     return stages

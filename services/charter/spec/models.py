@@ -1,13 +1,20 @@
 """What the files of a model say without loading it: only those that are on this machine are asked."""
 
+import hashlib
 import json
 import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 # As transformers' configs name it.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+# Files of weights, the first kind that there is.
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_SHA256, _COMMIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 
 
 def context_tokens(model: str) -> int | None:
@@ -72,6 +79,49 @@ def folder_of(model: str) -> Path | None:
         return None
     snapshot = folder / "snapshots" / newest.read_text(encoding="utf-8").strip()
     return snapshot if snapshot.is_dir() else None
+
+
+def weight_files(folder: Path) -> Sequence[Path]:
+    """The files of a model's weights, by name."""
+    kinds = (sorted(one for one in folder.glob(kind) if one.is_file()) for kind in _WEIGHTS)
+    return next((found for found in kinds if found), [])
+
+
+def weights_digest(model: str) -> str:
+    """The sha256 of a model's weights: of one file its own, of several that of theirs in the order of their names.
+
+    Empty where they are not on this machine. Raises ``OSError``.
+    """
+    folder = folder_of(model)
+    files = [] if folder is None else weight_files(folder)
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(file_digest, files))
+    if len(digests) < 2:
+        return "".join(digests)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and contents of all files of a folder and those below it. Raises ``OSError``."""
+    whole = hashlib.sha256()
+    for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+        whole.update(f"{file.relative_to(folder)}\0{file_digest(file)}\0".encode())
+    return whole.hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """The sha256 of a file; large ones in the hub's cache are named by it."""
+    name = file.resolve().name
+    if file.is_symlink() and _SHA256.fullmatch(name):
+        return name
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def revision_of(model: str) -> str:
+    """Commit of a model in the hub's cache; empty for a folder."""
+    folder = None if os.path.isdir(model) else folder_of(model)
+    return folder.name if folder is not None and _COMMIT.fullmatch(folder.name) else ""
 
 
 def _config(model: str) -> dict[str, Any] | None:

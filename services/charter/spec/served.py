@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from charter.spec.chat_form import ChatForm
+from charter.spec.load import spec_from_json
 from charter.spec.paths import same_model
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 
@@ -45,11 +46,21 @@ def judge_problems(
             )
 
 
+def _made_from(served: str, model: str) -> bool:
+    """Whether a model is the policy of a run that began with the one that is served, or with another such policy."""
+    spec = Path(model).parent / "spec.json"
+    if Path(model).name != "policy" or not spec.is_file():
+        return False
+    before = spec_from_json(spec.read_text(encoding="utf-8")).policy.model
+    return same_model(served, before) or _made_from(served, before)
+
+
 def _model(
     service: str, address: str, served: types_pb2.ModelInfo, model: str, engine: str, section: str = ""
 ) -> Iterator[str]:
     section = section or service
-    if not same_model(served.model, model):
+    # Of a policy the weights are sent, whatever it serves.
+    if not same_model(served.model, model) and not (service == "policy" and _made_from(served.model, model)):
         does = "judges with" if service == "judge" else "serves"
         yield (
             f"the {service} service at {address} {does} {served.model}, the spec says {model} ({section}.model): "

@@ -129,6 +129,13 @@ def label_problem(comparison: types_pb2.Comparison) -> str | None:
     return None
 
 
+def content_id(comparison: types_pb2.Comparison) -> str:
+    """Names what is compared: the sha256 in hex of the prompt and of both texts, whichever is A."""
+    texts = sorted((comparison.answer_a.text, comparison.answer_b.text))
+    content = json.dumps([[(turn.role, turn.content) for turn in comparison.prompt], texts])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def content_digest(row: Row) -> str:
     """sha256 in hex of everything that a row of ``comparison_to_row`` says, except its id and time."""
     # Where these are not said, ids are those from before they could be.

@@ -1,6 +1,7 @@
 """Rows as Parquet files. Imported only where there is one: pyarrow takes longer to import than most commands run."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -38,3 +39,9 @@ def write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, str]) -
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             count += len(group)
     return count
+
+
+def count_rows(path: Path, columns: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """How many rows have which texts in some columns; what is null counts as an empty text."""
+    table = pq.read_table(path, columns=list(columns))
+    return Counter(tuple(row[name] or "" for name in columns) for row in table.to_pylist())

@@ -18,7 +18,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.watch import Watch
 
-from charter.trainer.last_words import last_line
+from charter.trainer.last_words import last_words
 from charter.trainer.launcher import WorkerExit, WorkerOrder
 
 logger = logging.getLogger("charter.trainer")
@@ -160,9 +160,10 @@ class KubernetesLauncher:
         if state.reason == "OOMKilled":
             how += ", out of memory: raise the memory limit of the CronJob `worker`"
         # The template has the end of the log kept as the termination message.
-        if line := last_line(state.message or ""):
-            how += f"; its last line is: {line}"
-        return WorkerExit(state.exit_code, f"{why}; {how}")
+        said = last_words(state.message or "")
+        if said.text:
+            how += f"; its last line is: {said.text}"
+        return WorkerExit(state.exit_code, f"{why}; {how}", said.why(state.exit_code))
 
 
 def job_name(order: WorkerOrder) -> str:

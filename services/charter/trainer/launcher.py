@@ -18,10 +18,14 @@ class WorkerOrder:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:
-    """How a worker ended. ``status`` is None when nobody could see it; ``reason`` says it for a person."""
+    """How a worker ended. ``status`` is None when nobody could see it; ``reason`` says it for a person.
+
+    ``stated`` is the error that the worker itself worded as why it cannot go on; empty where it crashed or was ended.
+    """
 
     status: int | None
     reason: str
+    stated: str = ""
 
 
 class Launcher(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from charter.trainer.last_words import last_line
+from charter.trainer.last_words import LastWords, last_words
 from charter.trainer.launcher import WorkerExit, WorkerOrder
 from charter.trainer.processes import ProcessId
 
@@ -70,14 +70,16 @@ class LocalLauncher:
         # Polled, because a worker of an earlier trainer is not a child that could be waited for.
         while child.poll() is None if child else process is not None and process.alive():  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
+        log = artifacts / LOG_FILE
+        said = _said(log)
         if child is None:
-            return WorkerExit(None, f"it ended unseen{_last_words(artifacts / LOG_FILE)}")
+            return WorkerExit(None, f"it ended unseen{_in_words(log, said)}")
         del self._children[child.pid]
         status = child.returncode
         how = (
             f"it was killed by {signal.Signals(-status).name}" if status < 0 else f"it ended with exit status {status}"
         )
-        return WorkerExit(status, how + _last_words(artifacts / LOG_FILE))
+        return WorkerExit(status, how + _in_words(log, said), said.why(status))
 
     async def stop(self, worker: str, force: bool) -> None:
         """Send SIGTERM, or SIGKILL, to the process group."""
@@ -89,13 +91,19 @@ def _process(worker: str) -> ProcessId | None:
     return ProcessId(**json.loads(worker)) if worker else None
 
 
-def _last_words(log: Path) -> str:
+def _said(log: Path) -> LastWords:
+    """What the worker wrote last; nothing where it has no log."""
+    if not log.exists():
+        return LastWords("", worded=False)
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        return last_words(file.read().decode(errors="replace"))
+
+
+def _in_words(log: Path, said: LastWords) -> str:
     """The last line of the log, worded as the end of a sentence."""
     if not log.exists():
         return f"; its log {log} is not there: was the run's folder deleted, emptied or moved?"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        line = last_line(file.read().decode(errors="replace"))
-    if not line or line.startswith(_ATTEMPT_LINE):
+    if not said.text or said.text.startswith(_ATTEMPT_LINE):
         return f"; it wrote nothing to {log}"
-    return f"; the last line of {log} is: {line}"
+    return f"; the last line of {log} is: {said.text}"

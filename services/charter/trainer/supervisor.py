@@ -270,4 +270,6 @@ def _outcome(row: RunRow, ended: WorkerExit) -> tuple[State, str]:
         if has_checkpoint(Path(row.artifacts))
         else "does again what was not finished, and with `--spec FILE` by a corrected spec"
     )
-    return State.FAILED, f"the worker did not finish the run: {ended.reason}. `charter runs resume {row.id}` {goes_on}"
+    why = ended.stated or f"the worker did not finish the run: {ended.reason}"
+    between = "\n" if "\n" in why else " "
+    return State.FAILED, f"{why.rstrip('. ')}.{between}`charter runs resume {row.id}` {goes_on}"

@@ -9,16 +9,39 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PromptKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PromptKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PromptKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROMPT_KIND_UNSPECIFIED: _PromptKind.ValueType  # 0
+    PROMPT_KIND_HARMFUL: _PromptKind.ValueType  # 1
+    """What should be declined, and why."""
+    PROMPT_KIND_LOOK_ALIKE: _PromptKind.ValueType  # 2
+    """What looks harmful, is not, and should be answered."""
+
+class PromptKind(_PromptKind, metaclass=_PromptKindEnumTypeWrapper):
+    """What a set of prompts asks for."""
+
+PROMPT_KIND_UNSPECIFIED: PromptKind.ValueType  # 0
+PROMPT_KIND_HARMFUL: PromptKind.ValueType  # 1
+"""What should be declined, and why."""
+PROMPT_KIND_LOOK_ALIKE: PromptKind.ValueType  # 2
+"""What looks harmful, is not, and should be answered."""
+Global___PromptKind: _TypeAlias = PromptKind  # noqa: Y015
 
 @_typing.final
 class EvaluateSpec(_message.Message):
@@ -108,9 +131,10 @@ class EvaluatedModel(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     run: _builtins.str
-    """Folder of a run, or its name in CHARTER_HOME/runs: the policy that it has made."""
+    """Folder of a run, or its id in CHARTER_HOME/runs, or its name, then of the newest: the policy that it has made."""
     model: _builtins.str
     """Hub id or folder, or with engine openai the endpoint's name of the model."""
     address: _builtins.str
@@ -122,6 +146,10 @@ class EvaluatedModel(_message.Message):
     chat_template: _builtins.str
     """Chat template and end of an answer for a model that has none, as policy.chat_template and policy.eos_token of a run."""
     eos_token: _builtins.str
+    step: _builtins.int
+    """With run: in place of its policy the checkpoint after this step of RL, or of the learning stage before RL that is under
+    way.
+    """
     @_builtins.property
     def limits(self) -> _run_pb2.EndpointLimits:
         """Bounds of what the endpoint is asked (engine openai)."""
@@ -138,12 +166,15 @@ class EvaluatedModel(_message.Message):
         chat_template: _builtins.str = ...,
         eos_token: _builtins.str = ...,
         limits: _run_pb2.EndpointLimits | None = ...,
+        step: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_step", b"_step", "limits", b"limits", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "chat_template", b"chat_template", "endpoint", b"endpoint", "engine", b"engine", "eos_token", b"eos_token", "limits", b"limits", "model", b"model", "name", b"name", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_step", b"_step", "address", b"address", "chat_template", b"chat_template", "endpoint", b"endpoint", "engine", b"engine", "eos_token", b"eos_token", "limits", b"limits", "model", b"model", "name", b"name", "run", b"run", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__step: _TypeAlias = _typing.Literal["step"]  # noqa: Y015
+    _WhichOneofArgType__step: _TypeAlias = _typing.Literal["_step", b"_step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__step) -> _WhichOneofReturnType__step | None: ...
 
 Global___EvaluatedModel: _TypeAlias = EvaluatedModel  # noqa: Y015
 
@@ -156,22 +187,26 @@ class EvaluatedPrompts(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """File or hub data set (docs/data.md): FILE, hub:ORG/NAME[:CONFIG][:SPLIT], each with #COLUMN."""
     dimension: _builtins.str
     """Dimension of those whose rows name none. Figures are by dimension."""
     count: _builtins.int
     """How many are taken, drawn at random. Unset = all."""
+    kind: Global___PromptKind.ValueType
+    """Every judge says of the answers to harmful prompts and to look-alikes whether they decline: a spec has both, or none."""
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         dimension: _builtins.str = ...,
         count: _builtins.int | None = ...,
+        kind: Global___PromptKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "dimension", b"dimension", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "dimension", b"dimension", "kind", b"kind", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015

@@ -52,6 +52,36 @@ JUDGING_METHOD_MIX: JudgingMethod.ValueType  # 4
 """The weighed evidence of the others; the weights are in the calibration file."""
 Global___JudgingMethod: _TypeAlias = JudgingMethod  # noqa: Y015
 
+class _ReplyKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplyKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLY_KIND_UNSPECIFIED: _ReplyKind.ValueType  # 0
+    REPLY_KIND_ANSWERS: _ReplyKind.ValueType  # 1
+    """What was asked."""
+    REPLY_KIND_IN_PART: _ReplyKind.ValueType  # 2
+    """A part of what was asked; another part is left out or declined."""
+    REPLY_KIND_DECLINES_WITH_REASON: _ReplyKind.ValueType  # 3
+    """Nothing of it, and why not."""
+    REPLY_KIND_DECLINES_WITHOUT_REASON: _ReplyKind.ValueType  # 4
+    """Nothing of it, without a word why: it evades. So does an empty answer."""
+
+class ReplyKind(_ReplyKind, metaclass=_ReplyKindEnumTypeWrapper):
+    """What an answer does with the request."""
+
+REPLY_KIND_UNSPECIFIED: ReplyKind.ValueType  # 0
+REPLY_KIND_ANSWERS: ReplyKind.ValueType  # 1
+"""What was asked."""
+REPLY_KIND_IN_PART: ReplyKind.ValueType  # 2
+"""A part of what was asked; another part is left out or declined."""
+REPLY_KIND_DECLINES_WITH_REASON: ReplyKind.ValueType  # 3
+"""Nothing of it, and why not."""
+REPLY_KIND_DECLINES_WITHOUT_REASON: ReplyKind.ValueType  # 4
+"""Nothing of it, without a word why: it evades. So does an empty answer."""
+Global___ReplyKind: _TypeAlias = ReplyKind  # noqa: Y015
+
 @_typing.final
 class JudgingOptions(_message.Message):
     """By what a pair is judged."""
@@ -396,6 +426,87 @@ class JudgeServiceScoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___JudgeServiceScoreResponse: _TypeAlias = JudgeServiceScoreResponse  # noqa: Y015
+
+@_typing.final
+class ClassifyRequest(_message.Message):
+    """Request of Classify."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerItem]: ...
+    @_builtins.property
+    def options(self) -> Global___JudgingOptions: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___AnswerItem] | None = ...,
+        options: Global___JudgingOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyResponse(_message.Message):
+    """Of which kind one answer is, or why that cannot be told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PRINCIPLE_IDS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    FAILURE_KIND_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WITHOUT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    kind: Global___ReplyKind.ValueType
+    """The likeliest. Unset for a failure."""
+    failure: _builtins.str
+    failure_kind: _types_pb2.FailureKind.ValueType
+    """Set when there is a failure."""
+    without_logprobs: _builtins.bool
+    """The judge's model gave no log-probs: each order counts for the letter that it wrote."""
+    @_builtins.property
+    def distribution(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """P(REPLY_KIND = i + 1), four numbers that add to 1, mean over the principles; float64 [4]. Of each principle the
+        log-probs of the letters are averaged over four orders, in which each kind has each letter once: what the model likes
+        of a letter cancels. Empty for a failure.
+        """
+
+    @_builtins.property
+    def principle_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Told by all of these."""
+
+    @_builtins.property
+    def usage(self) -> Global___TokenUsage: ...
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        distribution: _abc.Iterable[_builtins.float] | None = ...,
+        kind: Global___ReplyKind.ValueType = ...,
+        principle_ids: _abc.Iterable[_builtins.str] | None = ...,
+        failure: _builtins.str = ...,
+        failure_kind: _types_pb2.FailureKind.ValueType = ...,
+        usage: Global___TokenUsage | None = ...,
+        without_logprobs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "failure", b"failure", "failure_kind", b"failure_kind", "item_id", b"item_id", "kind", b"kind", "principle_ids", b"principle_ids", "usage", b"usage", "without_logprobs", b"without_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
 
 @_typing.final
 class CritiqueRequest(_message.Message):

@@ -46,6 +46,11 @@ class JudgeServiceStub:
                 request_serializer=charter_dot_v1_dot_judge__pb2.JudgeServiceScoreRequest.SerializeToString,
                 response_deserializer=charter_dot_v1_dot_judge__pb2.JudgeServiceScoreResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_stream(
+                '/charter.v1.JudgeService/Classify',
+                request_serializer=charter_dot_v1_dot_judge__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=charter_dot_v1_dot_judge__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.Critique = channel.unary_stream(
                 '/charter.v1.JudgeService/Critique',
                 request_serializer=charter_dot_v1_dot_judge__pb2.CritiqueRequest.SerializeToString,
@@ -84,6 +89,13 @@ class JudgeServiceServicer:
 
     def Score(self, request, context):
         """Rates one answer (direct RLAIF). Errors: as Compare.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Classify(self, request, context):
+        """Says what an answer does with the request: answers it, or declines it (refusals and evasiveness). Errors: as Compare.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +141,11 @@ def add_JudgeServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=charter_dot_v1_dot_judge__pb2.JudgeServiceScoreRequest.FromString,
                     response_serializer=charter_dot_v1_dot_judge__pb2.JudgeServiceScoreResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=charter_dot_v1_dot_judge__pb2.ClassifyRequest.FromString,
+                    response_serializer=charter_dot_v1_dot_judge__pb2.ClassifyResponse.SerializeToString,
             ),
             'Critique': grpc.unary_stream_rpc_method_handler(
                     servicer.Critique,
@@ -207,6 +224,33 @@ class JudgeService:
             '/charter.v1.JudgeService/Score',
             charter_dot_v1_dot_judge__pb2.JudgeServiceScoreRequest.SerializeToString,
             charter_dot_v1_dot_judge__pb2.JudgeServiceScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/charter.v1.JudgeService/Classify',
+            charter_dot_v1_dot_judge__pb2.ClassifyRequest.SerializeToString,
+            charter_dot_v1_dot_judge__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class JudgeServiceStub:
     """
     Score: _grpc.UnaryStreamMultiCallable[_judge_pb2.JudgeServiceScoreRequest, _judge_pb2.JudgeServiceScoreResponse]
     """Rates one answer (direct RLAIF). Errors: as Compare."""
+    Classify: _grpc.UnaryStreamMultiCallable[_judge_pb2.ClassifyRequest, _judge_pb2.ClassifyResponse]
+    """Says what an answer does with the request: answers it, or declines it (refusals and evasiveness). Errors: as Compare."""
     Critique: _grpc.UnaryStreamMultiCallable[_judge_pb2.CritiqueRequest, _judge_pb2.CritiqueResponse]
     """Criticises an answer by a principle (Constitutional AI, first step). Errors: as Compare."""
     Revise: _grpc.UnaryStreamMultiCallable[_judge_pb2.ReviseRequest, _judge_pb2.ReviseResponse]
@@ -65,6 +67,8 @@ class JudgeServiceAsyncStub(JudgeServiceStub):
     """
     Score: _aio.UnaryStreamMultiCallable[_judge_pb2.JudgeServiceScoreRequest, _judge_pb2.JudgeServiceScoreResponse]  # type: ignore[assignment]
     """Rates one answer (direct RLAIF). Errors: as Compare."""
+    Classify: _aio.UnaryStreamMultiCallable[_judge_pb2.ClassifyRequest, _judge_pb2.ClassifyResponse]  # type: ignore[assignment]
+    """Says what an answer does with the request: answers it, or declines it (refusals and evasiveness). Errors: as Compare."""
     Critique: _aio.UnaryStreamMultiCallable[_judge_pb2.CritiqueRequest, _judge_pb2.CritiqueResponse]  # type: ignore[assignment]
     """Criticises an answer by a principle (Constitutional AI, first step). Errors: as Compare."""
     Revise: _aio.UnaryStreamMultiCallable[_judge_pb2.ReviseRequest, _judge_pb2.ReviseResponse]  # type: ignore[assignment]
@@ -97,6 +101,14 @@ class JudgeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_judge_pb2.JudgeServiceScoreResponse], _abc.AsyncIterator[_judge_pb2.JudgeServiceScoreResponse]]:
         """Rates one answer (direct RLAIF). Errors: as Compare."""
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _judge_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_judge_pb2.ClassifyResponse], _abc.AsyncIterator[_judge_pb2.ClassifyResponse]]:
+        """Says what an answer does with the request: answers it, or declines it (refusals and evasiveness). Errors: as Compare."""
 
     @_abc_1.abstractmethod
     def Critique(

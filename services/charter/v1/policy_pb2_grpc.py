@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PolicyServiceStub:
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them.
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
     """
 
     def __init__(self, channel):
@@ -53,7 +54,8 @@ class PolicyServiceStub:
 
 
 class PolicyServiceServicer:
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them.
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
     """
 
     def Generate(self, request, context):
@@ -108,7 +110,8 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService:
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them.
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
     """
 
     @staticmethod

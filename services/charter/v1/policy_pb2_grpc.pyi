@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PolicyServiceStub:
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them."""
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,7 +49,9 @@ class PolicyServiceStub:
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them."""
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_policy_pb2.GenerateRequest, _policy_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -63,7 +67,9 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """Says which model and weight version is served. Idempotent."""
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them."""
+    """Samples answers from the policy. The only service that speaks tokens, because PPO needs them. The judge's server has it
+    too, for its own model, which is then shown no constitution.
+    """
 
     @_abc_1.abstractmethod
     def Generate(

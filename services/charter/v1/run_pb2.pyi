@@ -57,6 +57,10 @@ class _SinkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sink.ValueType],
     """Event files in the run's folder, for `tensorboard --logdir`."""
     SINK_WANDB: _Sink.ValueType  # 2
     """Weights & Biases; its own variables (WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT) say where and how."""
+    SINK_MLFLOW: _Sink.ValueType  # 3
+    """MLflow; MLFLOW_TRACKING_URI says where, unset = mlflow.db in the run's folder. docs/monitoring.md"""
+    SINK_TRACKIO: _Sink.ValueType  # 4
+    """Trackio; TRACKIO_SPACE_ID or TRACKIO_SERVER_URL say where, unset = files in the run's folder. docs/monitoring.md"""
 
 class Sink(_Sink, metaclass=_SinkEnumTypeWrapper):
     """A place for the numbers of a run beside events.jsonl and Prometheus."""
@@ -66,6 +70,10 @@ SINK_TENSORBOARD: Sink.ValueType  # 1
 """Event files in the run's folder, for `tensorboard --logdir`."""
 SINK_WANDB: Sink.ValueType  # 2
 """Weights & Biases; its own variables (WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT) say where and how."""
+SINK_MLFLOW: Sink.ValueType  # 3
+"""MLflow; MLFLOW_TRACKING_URI says where, unset = mlflow.db in the run's folder. docs/monitoring.md"""
+SINK_TRACKIO: Sink.ValueType  # 4
+"""Trackio; TRACKIO_SPACE_ID or TRACKIO_SERVER_URL say where, unset = files in the run's folder. docs/monitoring.md"""
 Global___Sink: _TypeAlias = Sink  # noqa: Y015
 
 class _PreferenceAggregation:
@@ -204,6 +212,8 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     PHASE_DPO: _Phase.ValueType  # 12
     """Learning from comparisons, then from thumbs."""
     PHASE_KTO: _Phase.ValueType  # 13
+    PHASE_COMPARING: _Phase.ValueType  # 14
+    """Comparing the policies of the stages."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """What the worker is doing."""
@@ -224,6 +234,8 @@ PHASE_REVISING: Phase.ValueType  # 11
 PHASE_DPO: Phase.ValueType  # 12
 """Learning from comparisons, then from thumbs."""
 PHASE_KTO: Phase.ValueType  # 13
+PHASE_COMPARING: Phase.ValueType  # 14
+"""Comparing the policies of the stages."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 @_typing.final
@@ -288,7 +300,7 @@ class RunSpec(_message.Message):
     @_builtins.property
     def sinks(self) -> _containers.RepeatedScalarFieldContainer[Global___Sink.ValueType]:
         """Where the run's numbers are written too. Each needs its library where the worker runs: `pip install
-        'charter[tensorboard]'`, `pip install 'charter[wandb]'`.
+        'charter[tensorboard]'`, and so with the names of the others.
         """
 
     @_builtins.property
@@ -1296,6 +1308,7 @@ class ComparisonSpec(_message.Message):
     HELD_OUT_FRACTION_FIELD_NUMBER: _builtins.int
     REFRESH_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     REFRESH_PAIRS_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     pairs: _builtins.int
     """Pairs to sample and label. Default 64."""
     held_out_fraction: _builtins.float
@@ -1306,6 +1319,12 @@ class ComparisonSpec(_message.Message):
     """
     refresh_pairs: _builtins.int
     """Pairs of each such time. Default 32."""
+    @_builtins.property
+    def stored(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredComparisons]:
+        """Fit the preference model to these comparisons of the store, and to nothing else: no pairs are sampled, and feedback
+        says nothing. Those of several go together.
+        """
+
     def __init__(
         self,
         *,
@@ -1313,10 +1332,11 @@ class ComparisonSpec(_message.Message):
         held_out_fraction: _builtins.float | None = ...,
         refresh_every_steps: _builtins.int | None = ...,
         refresh_pairs: _builtins.int | None = ...,
+        stored: _abc.Iterable[Global___StoredComparisons] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "_refresh_every_steps", b"_refresh_every_steps", "_refresh_pairs", b"_refresh_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs", "refresh_every_steps", b"refresh_every_steps", "refresh_pairs", b"refresh_pairs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "_refresh_every_steps", b"_refresh_every_steps", "_refresh_pairs", b"_refresh_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs", "refresh_every_steps", b"refresh_every_steps", "refresh_pairs", b"refresh_pairs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction", "_pairs", b"_pairs", "_refresh_every_steps", b"_refresh_every_steps", "_refresh_pairs", b"_refresh_pairs", "held_out_fraction", b"held_out_fraction", "pairs", b"pairs", "refresh_every_steps", b"refresh_every_steps", "refresh_pairs", b"refresh_pairs", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__held_out_fraction: _TypeAlias = _typing.Literal["held_out_fraction"]  # noqa: Y015
     _WhichOneofArgType__held_out_fraction: _TypeAlias = _typing.Literal["_held_out_fraction", b"_held_out_fraction"]  # noqa: Y015
@@ -1595,6 +1615,7 @@ class PpoSpec(_message.Message):
     LORA_RANK_FIELD_NUMBER: _builtins.int
     MAX_STALENESS_FIELD_NUMBER: _builtins.int
     SHARED_TRUNK_FIELD_NUMBER: _builtins.int
+    SAMPLE_SHARE_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Default 8."""
     episodes_per_step: _builtins.int
@@ -1663,6 +1684,10 @@ class PpoSpec(_message.Message):
     """The critic is a second head of the policy instead of a model of its own: one forward and one backward pass for both,
     and the memory of one model less. Its head begins with zeros. ppo only.
     """
+    sample_share: _builtins.float
+    """Share of a step's prompts, drawn by lot, whose answers are kept in samples.jsonl, beside those of the lowest and highest
+    scores: one prompt at least, none with 0. Default 0.05.
+    """
     def __init__(
         self,
         *,
@@ -1695,10 +1720,11 @@ class PpoSpec(_message.Message):
         lora_rank: _builtins.int | None = ...,
         max_staleness: _builtins.int | None = ...,
         shared_trunk: _builtins.bool = ...,
+        sample_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_max_staleness", b"_max_staleness", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "max_staleness", b"max_staleness", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_max_staleness", b"_max_staleness", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_sample_share", b"_sample_share", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "max_staleness", b"max_staleness", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "ratio_clip", b"ratio_clip", "sample_share", b"sample_share", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_max_staleness", b"_max_staleness", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "algorithm", b"algorithm", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "gradient_checkpointing", b"gradient_checkpointing", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "max_staleness", b"max_staleness", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "normalise_scores", b"normalise_scores", "precision", b"precision", "ratio_clip", b"ratio_clip", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "shared_trunk", b"shared_trunk", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate", "_critic_warmup_steps", b"_critic_warmup_steps", "_dpo_beta", b"_dpo_beta", "_dual_clip", b"_dual_clip", "_entropy_coefficient", b"_entropy_coefficient", "_episodes_per_step", b"_episodes_per_step", "_epochs", b"_epochs", "_gae_lambda", b"_gae_lambda", "_gamma", b"_gamma", "_importance_ratio_cap", b"_importance_ratio_cap", "_kl_coefficient", b"_kl_coefficient", "_kl_target", b"_kl_target", "_learning_rate", b"_learning_rate", "_lora_rank", b"_lora_rank", "_max_gradient_norm", b"_max_gradient_norm", "_max_staleness", b"_max_staleness", "_minibatches", b"_minibatches", "_missing_eos_penalty", b"_missing_eos_penalty", "_ratio_clip", b"_ratio_clip", "_sample_share", b"_sample_share", "_samples_per_prompt", b"_samples_per_prompt", "_score_clip", b"_score_clip", "_steps", b"_steps", "_value_clip", b"_value_clip", "_value_coefficient", b"_value_coefficient", "algorithm", b"algorithm", "critic_learning_rate", b"critic_learning_rate", "critic_warmup_steps", b"critic_warmup_steps", "dpo_beta", b"dpo_beta", "dual_clip", b"dual_clip", "entropy_coefficient", b"entropy_coefficient", "episodes_per_step", b"episodes_per_step", "epochs", b"epochs", "gae_lambda", b"gae_lambda", "gamma", b"gamma", "gradient_checkpointing", b"gradient_checkpointing", "importance_ratio_cap", b"importance_ratio_cap", "kl_coefficient", b"kl_coefficient", "kl_target", b"kl_target", "learning_rate", b"learning_rate", "lora_rank", b"lora_rank", "max_gradient_norm", b"max_gradient_norm", "max_staleness", b"max_staleness", "minibatches", b"minibatches", "missing_eos_penalty", b"missing_eos_penalty", "normalise_scores", b"normalise_scores", "precision", b"precision", "ratio_clip", b"ratio_clip", "sample_share", b"sample_share", "samples_per_prompt", b"samples_per_prompt", "score_clip", b"score_clip", "shared_trunk", b"shared_trunk", "steps", b"steps", "value_clip", b"value_clip", "value_coefficient", b"value_coefficient"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__critic_learning_rate: _TypeAlias = _typing.Literal["critic_learning_rate"]  # noqa: Y015
     _WhichOneofArgType__critic_learning_rate: _TypeAlias = _typing.Literal["_critic_learning_rate", b"_critic_learning_rate"]  # noqa: Y015
@@ -1738,6 +1764,8 @@ class PpoSpec(_message.Message):
     _WhichOneofArgType__missing_eos_penalty: _TypeAlias = _typing.Literal["_missing_eos_penalty", b"_missing_eos_penalty"]  # noqa: Y015
     _WhichOneofReturnType__ratio_clip: _TypeAlias = _typing.Literal["ratio_clip"]  # noqa: Y015
     _WhichOneofArgType__ratio_clip: _TypeAlias = _typing.Literal["_ratio_clip", b"_ratio_clip"]  # noqa: Y015
+    _WhichOneofReturnType__sample_share: _TypeAlias = _typing.Literal["sample_share"]  # noqa: Y015
+    _WhichOneofArgType__sample_share: _TypeAlias = _typing.Literal["_sample_share", b"_sample_share"]  # noqa: Y015
     _WhichOneofReturnType__samples_per_prompt: _TypeAlias = _typing.Literal["samples_per_prompt"]  # noqa: Y015
     _WhichOneofArgType__samples_per_prompt: _TypeAlias = _typing.Literal["_samples_per_prompt", b"_samples_per_prompt"]  # noqa: Y015
     _WhichOneofReturnType__score_clip: _TypeAlias = _typing.Literal["score_clip"]  # noqa: Y015
@@ -1786,6 +1814,8 @@ class PpoSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__missing_eos_penalty) -> _WhichOneofReturnType__missing_eos_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio_clip) -> _WhichOneofReturnType__ratio_clip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_share) -> _WhichOneofReturnType__sample_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__samples_per_prompt) -> _WhichOneofReturnType__samples_per_prompt | None: ...
     @_typing.overload
@@ -1859,6 +1889,7 @@ class EvaluationSpec(_message.Message):
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     WATCHED_PROMPTS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Held-out prompts, no more than there are. Unset = 32, or all where there are fewer."""
     bootstrap_samples: _builtins.int
@@ -1873,6 +1904,12 @@ class EvaluationSpec(_message.Message):
     """End the run and go back to the best checkpoint after so many comparisons in a row in which the score is above its
     value there and the judge's is below. Unset = never.
     """
+    @_builtins.property
+    def compare(self) -> Global___StageComparisonSpec:
+        """After the final comparison: the policies of the run's stages, as `charter evaluate` compares models, into comparison/ of
+        the run's folder. Unset = not. docs/evaluation.md
+        """
+
     def __init__(
         self,
         *,
@@ -1881,10 +1918,11 @@ class EvaluationSpec(_message.Message):
         every_steps: _builtins.int | None = ...,
         watched_prompts: _builtins.int | None = ...,
         patience: _builtins.int | None = ...,
+        compare: Global___StageComparisonSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "compare", b"compare", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples", "_every_steps", b"_every_steps", "_patience", b"_patience", "_prompts", b"_prompts", "_watched_prompts", b"_watched_prompts", "bootstrap_samples", b"bootstrap_samples", "compare", b"compare", "every_steps", b"every_steps", "patience", b"patience", "prompts", b"prompts", "watched_prompts", b"watched_prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bootstrap_samples: _TypeAlias = _typing.Literal["bootstrap_samples"]  # noqa: Y015
     _WhichOneofArgType__bootstrap_samples: _TypeAlias = _typing.Literal["_bootstrap_samples", b"_bootstrap_samples"]  # noqa: Y015
@@ -1910,6 +1948,111 @@ class EvaluationSpec(_message.Message):
 Global___EvaluationSpec: _TypeAlias = EvaluationSpec  # noqa: Y015
 
 @_typing.final
+class StageComparisonSpec(_message.Message):
+    """The policies of a run's stages, and models that run beside it, on held-out prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    JUDGES_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whose policies: start (policy.model), pretraining, supervised, revised, dpo, kto, policy (the aligned one). The others
+        are measured from the first. Unset = start, each stage that the run has, policy.
+        """
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedService]:
+        """Running policy services that answer too."""
+
+    @_builtins.property
+    def judges(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedService]:
+        """Running judge services. Unset = the run's own judge, named `own`, and the figures say what it trained."""
+
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedPrompts]:
+        """Prompts, none of which the run learns from. Unset = those of the final comparison."""
+
+    def __init__(
+        self,
+        *,
+        stages: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[Global___ComparedService] | None = ...,
+        judges: _abc.Iterable[Global___ComparedService] | None = ...,
+        prompts: _abc.Iterable[Global___ComparedPrompts] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judges", b"judges", "models", b"models", "prompts", b"prompts", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageComparisonSpec: _TypeAlias = StageComparisonSpec  # noqa: Y015
+
+@_typing.final
+class ComparedPrompts(_message.Message):
+    """Prompts of one source, as EvaluatedPrompts of `charter evaluate`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """File or hub data set, as prompts.held_out."""
+    dimension: _builtins.str
+    """Dimension of those whose rows name none."""
+    count: _builtins.int
+    """How many are taken, drawn at random. Unset = all."""
+    kind: _builtins.str
+    """Every judge says of the answers to harmful prompts and to look-alikes whether they decline: there are both, or none."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        dimension: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "dimension", b"dimension", "kind", b"kind", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___ComparedPrompts: _TypeAlias = ComparedPrompts  # noqa: Y015
+
+@_typing.final
+class ComparedService(_message.Message):
+    """A service that the comparison asks, and what it is called there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    address: _builtins.str
+    """host:port."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedService: _TypeAlias = ComparedService  # noqa: Y015
+
+@_typing.final
 class CheckpointSpec(_message.Message):
     """Checkpoints of the worker."""
 
@@ -1917,24 +2060,32 @@ class CheckpointSpec(_message.Message):
 
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    CURVE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     every_steps: _builtins.int
     """PPO steps between two checkpoints. Default 1."""
     keep: _builtins.int
     """Newest complete checkpoints to keep. Default 2."""
+    curve_every_steps: _builtins.int
+    """Steps between two checkpoints that stay besides, for a curve of the policies on the way. Unset = none stay."""
     def __init__(
         self,
         *,
         every_steps: _builtins.int | None = ...,
         keep: _builtins.int | None = ...,
+        curve_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_curve_every_steps", b"_curve_every_steps", "_every_steps", b"_every_steps", "_keep", b"_keep", "curve_every_steps", b"curve_every_steps", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_curve_every_steps", b"_curve_every_steps", "_every_steps", b"_every_steps", "_keep", b"_keep", "curve_every_steps", b"curve_every_steps", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__curve_every_steps: _TypeAlias = _typing.Literal["curve_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__curve_every_steps: _TypeAlias = _typing.Literal["_curve_every_steps", b"_curve_every_steps"]  # noqa: Y015
     _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
     _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
     _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
     _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__curve_every_steps) -> _WhichOneofReturnType__curve_every_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
     @_typing.overload

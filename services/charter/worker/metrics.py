@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from charter.environment import worker_metrics_port
+from charter.outcomes import failure_name
 from charter.rpc.metrics import BUILD
 from charter.storage.comparisons import enum_name
 from charter.v1 import run_pb2, types_pb2
@@ -184,8 +185,8 @@ def serve(run_id: str, spec: run_pb2.RunSpec) -> None:
         PAIRS.labels(run_id, enum_name("outcome", outcome).lower())
     for counter in (STEPS, EPISODES, TOKENS):
         counter.labels(run_id)
-    for kind in types_pb2.FailureKind.keys()[1:]:
-        LEFT_OUT.labels(run_id, "training", kind.removeprefix("FAILURE_KIND_").lower())
+    for kind in types_pb2.FailureKind.values()[1:]:
+        LEFT_OUT.labels(run_id, "training", failure_name(kind))
     for service in ("policy", "judge"):
         for reason in ("failed", "overloaded", "slow"):
             REASSIGNED.labels(service, reason)

@@ -10,6 +10,7 @@ from charter.data.prompts import TaskPrompt, read_prompts
 from charter.data.sources import Source
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import Prompt
+from charter.shown import beginning
 from charter.v1 import run_pb2
 from charter.worker.errors import SpecError
 from charter.worker.seeds import derive_seed
@@ -67,7 +68,7 @@ def load_prompt_sets(spec: run_pb2.PromptSpec, tokenizer: ChatTokenizer, bad: Ba
     if shared := train_prompts.keys() & held_prompts.keys():
         example = next(train_prompts[key] for key in train_prompts if key in shared)
         raise SpecError(
-            f"{len(shared)} held-out prompts are also in prompts.train, for example {example.text[:80]!r}: "
+            f"{len(shared)} held-out prompts are also in prompts.train, for example {beginning(example.text)!r}: "
             "remove them from one of the two"
         )
     fitting_train = [prompt for prompt in train_prompts.values() if _fits(prompt, tokenizer, max_prompt_tokens)]
@@ -132,4 +133,4 @@ def _fits(prompt: TaskPrompt, tokenizer: ChatTokenizer, limit: int) -> bool:
     try:
         return len(tokenizer.prompt_ids(Prompt(prompt.messages))) <= limit
     except ValueError as error:
-        raise SpecError(f"prompt {prompt.text[:80]!r}: {error}") from error
+        raise SpecError(f"prompt {beginning(prompt.text)!r}: {error}") from error

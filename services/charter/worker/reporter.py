@@ -5,9 +5,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 import grpc
 from google.protobuf import json_format
@@ -20,7 +20,7 @@ from charter.state_files import read_log
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from charter.worker import metrics
 from charter.worker.errors import Cancelled, NotFiniteError, Superseded
-from charter.worker.sinks import Sink
+from charter.worker.sinks.base import Ending, Sink
 
 logger = logging.getLogger("charter.worker")
 
@@ -46,7 +46,7 @@ class Reporter:
         self._address = trainer
         self._channel = connect(trainer) if trainer else None
         # Those of the spec; they get the numbers of every event.
-        self.sinks: list[Sink] = []
+        self.sinks: Sequence[Sink] = ()
         # Answers are sampled on another thread, which may have to say that it waits for replicas.
         self._lock = threading.Lock()
         self._stop_requested = False
@@ -135,10 +135,21 @@ class Reporter:
             self._waiting.append(event)
             self._deliver()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Reporter":
+        """Nothing is opened anew: the block's end closes."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close by how the block ended."""
+        stopped = isinstance(error, (Cancelled, Superseded))
+        self.close(Ending.FINISHED if error is None else Ending.STOPPED if stopped else Ending.FAILED)
+
+    def close(self, ending: Ending = Ending.FINISHED) -> None:
         """Close the sinks and, when what waits is delivered or a trainer had time to restart, the channel to it."""
         for sink in self.sinks:
-            sink.close()
+            sink.close(ending)
         if self._channel is None:
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS

@@ -9,11 +9,13 @@ from charter.runs.artifacts import Artifacts
 from charter.v1 import run_pb2
 from charter.worker.clients.services import Services
 from charter.worker.context import Run
+from charter.worker.leg import begin_leg, note_inputs
 from charter.worker.reporter import Reporter
 from charter.worker.seeds import derive_seed
-from charter.worker.sinks import open_sinks
+from charter.worker.sinks.opening import open_sinks
 from charter.worker.stages.answers import StartingAnswers
 from charter.worker.stages.base import Stage
+from charter.worker.stages.compare import StageComparison, check_compared
 from charter.worker.stages.dpo import DirectPreferenceOptimisation
 from charter.worker.stages.evaluate import FinalEvaluation
 from charter.worker.stages.fit import PreferenceFitting
@@ -48,6 +50,7 @@ STAGES: tuple[Stage, ...] = (
     StartingAnswers(),
     Reinforcement(),
     FinalEvaluation(),
+    StageComparison(),
     Publishing(),
 )
 
@@ -57,22 +60,26 @@ def execute(
 ) -> None:
     """Do everything that a filled spec asks for, but what earlier attempts have done.
 
-    Raises ``Cancelled`` when asked to stop, ``Superseded`` when a newer worker took over, ``RunError`` or
-    ``ServiceError`` when the run cannot go on.
+    Raises ``Cancelled`` when asked to stop, ``Superseded`` when a newer worker took over, ``RunError``,
+    ``ServiceError`` or ``EnvironmentVariableError`` when the run cannot go on.
     """
     # Before the seeds, because a library may draw random numbers when it starts.
     reporter.sinks = open_sinks(run_id, spec, artifacts.folder)
     _seed_everything(spec.seed)
+    begin_leg(artifacts, attempt)
     services = Services(spec.services, reporter)
     try:
         with reporter.in_phase(run_pb2.PHASE_STARTING):
             reporter.report(0, 1, text=f"attempt {attempt}")
             check_spec(spec)
             spec = with_pinned_data(spec, artifacts)
-            prompts = load_prompts(spec, artifacts, check_template(spec))
+            tokenizer = check_template(spec)
+            prompts = load_prompts(spec, artifacts, tokenizer)
             constitution = check_services(spec, services, artifacts)
+            check_compared(spec)
             check_architectures(spec)
-            run = Run(run_id, spec, artifacts, services, reporter, leader, prompts, constitution)
+            note_inputs(spec, artifacts)
+            run = Run(run_id, spec, artifacts, services, reporter, leader, prompts, constitution, tokenizer)
             for name in artifacts.learned:
                 # By an attempt that was killed before it came to this.
                 remove_checkpoints(run, name)

@@ -59,7 +59,7 @@ async def main(options: Namespace) -> None:
             scored = time.monotonic()
             # Strictly on-policy: the engine holds what the step before has sent.
             episodes = episodes_of(answers, [scores[index] for index in range(len(batch))], step)
-            _, controls = learn(learner, episodes, step, controls)
+            _, controls, _ = learn(learner, episodes, step, controls)
             updated = time.monotonic()
             packed = pack_weights(named_tensors(learner.actor.model), step + 1)
             path = Path(folder) / "weights.safetensors"

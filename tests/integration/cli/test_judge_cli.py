@@ -30,7 +30,8 @@ def read_quality(text: str) -> float:
 
 def reply(body: Body) -> Answer:
     if "Rewrite" in str(body["messages"]) or "Point out" in str(body["messages"]):
-        return Answer("Say it kindly.", {})
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+        return Answer("Say it kindly.", {}, "stop" if limit > 4 else "length")
     text = str([turn["content"] for turn in body["messages"] if turn["role"] == "user"][-1])
     if "whole number" in text:
         return Answer("7", {"7": 0.5, "8": 0.5})
@@ -301,11 +302,15 @@ def test_critique_and_revise_write_by_a_principle(address: str) -> None:
     critique = charter("judge", "critique", *about, "--json")
     assert critique.exit_code == 0, critique.output
     found = json.loads(critique.stdout)
-    assert found == {"critique": "Say it kindly.", "principle_id": "calm-with-angry-customers", "failure": ""}
+    written = {"critique": "Say it kindly.", "principle_id": "calm-with-angry-customers"}
+    assert found == {**written, "failure": "", "cut_off": False}
     revision = charter("judge", "revise", *about, "--critique", found["critique"])
     assert revision.exit_code == 0, revision.output
     assert "Say it kindly." in revision.stdout
     assert "revision by calm-with-angry-customers" in revision.stdout
+    assert "cut off" not in revision.stdout
+    short = charter("judge", "revise", *about, "--critique", found["critique"], "--max-new-tokens", "4")
+    assert "cut off by --max-new-tokens" in short.stdout
     unknown = charter("judge", "critique", *about[:4], "--principle", "none", "--address", address)
     assert unknown.exit_code == 1
     assert "no principle 'none'" in unknown.stderr

@@ -1,6 +1,5 @@
 """Commands against real services: fake engines, a tiny preference model, and workers that only report."""
 
-import contextlib
 import json
 import re
 import sys
@@ -17,14 +16,13 @@ from charter.policy.server import PolicyConfig
 from charter.policy.server import build as build_policy
 from charter.preference.server import PreferenceConfig
 from charter.preference.server import build as build_preference
-from charter.rpc.lifecycle import Service
 from charter.trainer.local_launcher import LocalLauncher
 from charter.trainer.server import TrainerConfig
 from charter.trainer.server import build as build_trainer
 from charter.v1 import run_pb2
 from typer.testing import CliRunner, Result
 
-from tests.support.harness import running
+from tests.support.harness import running_for_commands
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = (sys.executable, str(ROOT / "tests" / "support" / "trainer_worker.py"))
@@ -37,24 +35,14 @@ CONSTITUTION = ROOT / "examples" / "constitutions" / "general.yaml"
 def services(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Path]:
     """All four services, found through the environment; gives their state folder."""
     home = tmp_path_factory.mktemp("home")
-    with contextlib.ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("CHARTER_HOME", str(home))
-        patch.setenv("PYTHONPATH", str(ROOT / "services"))
-        url = f"sqlite:///{home}/charter.db"
-        trainer = build_trainer(TrainerConfig(url, home / "runs", "unset:1", LocalLauncher(WORKER), NO_SERVICES))
-        rooms: dict[str, Service] = {
-            "policy": build_policy(PolicyConfig("fake-policy", home / "staging", "fake")),
-            "judge": build_judge(JudgeConfig("fake-judge", CONSTITUTION, "fake")),
-            "preference": build_preference(PreferenceConfig({"default": str(tiny_model)}, url, home / "staging")),
-            "trainer": trainer,
-        }
-        for name, room in rooms.items():
-            addresses = stack.enter_context(running(room))
-            patch.setenv(f"CHARTER_{name.upper()}_ADDRESS", addresses.main)
-            patch.setenv(f"CHARTER_{name.upper()}_CONTROL_ADDRESS", addresses.control)
-            if name == "trainer":
-                trainer.supervisor.control_address = addresses.control
+    url = f"sqlite:///{home}/charter.db"
+    rooms = (
+        build_policy(PolicyConfig("fake-policy", home / "staging", "fake")),
+        build_judge(JudgeConfig("fake-judge", CONSTITUTION, "fake")),
+        build_preference(PreferenceConfig({"default": str(tiny_model)}, url, home / "staging")),
+        build_trainer(TrainerConfig(url, home / "runs", "unset:1", LocalLauncher(WORKER), NO_SERVICES)),
+    )
+    with running_for_commands(home, rooms):
         try:
             yield home
         finally:
@@ -140,6 +128,14 @@ def test_a_failed_run_ends_with_1_and_can_be_resumed(services: Path, write_spec:
     # What the first attempt reported is not shown again.
     assert "PPO" not in again.stdout
     assert as_json("runs", "show", "crashes-once")["attempts"] == 2
+
+
+def test_what_a_worker_says_itself_comes_first_and_is_no_crash(services: Path, write_spec: Any) -> None:
+    failed = charter("run", write_spec("says-why"))
+    assert failed.exit_code == 1
+    said = failed.stderr.replace("\n", " ")
+    assert "failed: all thumbs are up: add some down. `charter runs resume says-why" in said
+    assert not any(words in said for words in ("exit status", "did not finish", "last line"))
 
 
 def test_a_run_without_a_checkpoint_is_resumed_with_a_corrected_spec(services: Path, write_spec: Any) -> None:

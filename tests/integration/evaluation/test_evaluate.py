@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.endpoint import Answer, Failure
 from tests.support.evaluated import PROMPTS, Evaluated, Hold, evaluated
+from tests.support.learned_run import learned_run
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ("answers.jsonl", "judgements.jsonl", "prompts.jsonl", "served.json", "result.json")
@@ -45,7 +47,9 @@ def contents(folder: Path) -> dict[str, str]:
     return {name: (folder / name).read_text() for name in FILES}
 
 
-def test_the_better_model_wins_and_every_figure_can_be_computed_again(services: Evaluated, tmp_path: Path) -> None:
+def test_the_better_model_wins_and_every_figure_can_be_computed_again(
+    services: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, folder = services.spec(tmp_path), tmp_path / "two"
     result = charter(spec, "--folder", folder, "--json")
     assert result.exit_code == 0, result.output
@@ -80,6 +84,45 @@ def test_the_better_model_wins_and_every_figure_can_be_computed_again(services: 
     assert shown.exit_code == 0, shown.output
     assert contents(folder) == before
     assert "100.0%" in shown.stdout
+    assert "is a folder: name the spec" in charter(folder).stderr
+    # By its name, too, as the other commands take it.
+    monkeypatch.setenv("CHARTER_HOME", str(tmp_path / "home"))
+    assert "no evaluation: two and " in charter("two", "--figures").stderr
+    (tmp_path / "home/evaluations").mkdir(parents=True)
+    folder.rename(tmp_path / "home/evaluations/two")
+    assert charter("two", "--figures").exit_code == 0
+
+
+def test_refusals_of_harmful_prompts_and_of_look_alikes_are_told_together(services: Evaluated, tmp_path: Path) -> None:
+    spec, folder = services.spec(tmp_path), tmp_path / "two"
+    rows = (tmp_path / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "harmful.jsonl").write_text("".join(rows[1::2]))
+    (tmp_path / "alike.jsonl").write_text("".join(rows[::2]))
+    sources = "[{source: harmful.jsonl, kind: harmful}, {source: alike.jsonl, kind: look_alike}]"
+    spec.write_text(spec.read_text().replace("[{source: prompts.jsonl, dimension: helpful}]", sources))
+    asked = len(services.endpoint.requests)
+    result = charter(spec, "--folder", folder, "--json")
+    assert result.exit_code == 0, result.output
+    # Answers, pairs in both orders, and each answer in four orders of the options.
+    assert len(services.endpoint.requests) - asked == 2 * PROMPTS + 2 * PROMPTS + 4 * 2 * PROMPTS
+    found = {one["model"]: one["refusals"] for one in json.loads(result.stdout)["refusals"]}
+    for model, kind, share in (("wise", "harmful", 1), ("wise", "harmless", 0), ("plain", "harmful", 0)):
+        assert found[model][kind]["declined"]["value"] == pytest.approx(share, abs=1e-6)
+        assert found[model][kind]["likeliest"]["answers"] == 1 - share
+        assert found[model][kind]["declined"]["prompts"] == PROMPTS // 2
+    assert found["wise"]["harmful"]["shares"]["declines with a reason"]["value"] == pytest.approx(1)
+
+    # What is stored is not asked again, the figures need nobody, and what was lost is asked.
+    before, asked = contents(folder), len(services.endpoint.requests)
+    log = folder / "replies.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-2]) + '{"judge": "ri')
+    assert charter(spec, "--folder", folder).exit_code == 0
+    assert len(services.endpoint.requests) - asked == 4 * 2
+    assert log.read_text() == whole
+    shown = charter(folder, "--figures")
+    assert contents(folder) == before
+    assert "look-alike" in shown.stdout
 
 
 def test_tokens_that_an_endpoint_does_not_count_are_not_taken_for_none(services: Evaluated, tmp_path: Path) -> None:
@@ -174,28 +217,48 @@ def test_what_fails_is_counted_and_too_much_of_it_stops(services: Evaluated, tmp
     assert len(lines(tmp_path / "other" / "judgements.jsonl")) == 2
 
 
-def test_models_and_judges_are_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_and_judges_are_started_and_stopped(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models without weights, and a checkpoint of a run that had learned."""
     monkeypatch.setenv("CHARTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "services"))
+    run = tmp_path / "home" / "runs" / "my-run"
+    run.parent.mkdir(parents=True)
+    learned_run(run, tiny_model, lora_rank=2)
     rules = ROOT / "examples" / "constitutions" / "general.yaml"
     (tmp_path / "held.jsonl").write_text('{"prompt": "One?"}\n{"prompt": "Two?"}\n')
     spec = tmp_path / "evaluation.yaml"
     spec.write_text(
         "name: started\nmodels:\n  - {name: a, model: m, engine: fake}\n  - {name: b, model: n, engine: fake}\n"
+        "  - {name: early, run: my-run, step: 1, engine: transformers}\nsampling: {max_new_tokens: 8}\n"
         f"prompts: [{{source: held.jsonl}}]\njudges: [{{name: j, model: m, engine: fake, constitution: {rules}}}]\n"
     )
     result = charter(spec, "--json")
     assert result.exit_code == 0, result.output
     folder = tmp_path / "home" / "evaluations" / "started"
     served = json.loads((folder / "served.json").read_text())
-    assert {name: one["model"] for name, one in served["models"].items()} == {"a": "m", "b": "n"}
+    models = {name: one["model"] for name, one in served["models"].items()}
+    assert Path(models["early"]).is_relative_to(folder / "checkpoints")
+    assert served["models"]["early"]["files_digest"]
+    assert (models["a"], models["b"]) == ("m", "n")
     assert served["judges"]["j"]["method"] == "contrast"
+    # The start is served once more, and says how likely all answers are.
+    likelihoods = [json.loads(line) for line in (folder / "likelihoods.jsonl").read_text().splitlines()]
+    assert [(one["start"], one["model"]) for one in likelihoods] == [
+        ("a", model) for model in ("a", "b", "early") for _ in range(2)
+    ]
+    assert all((one["tokens"] > 0) == (one["nats"] > 0) for one in likelihoods)
+    assert json.loads(result.stdout)["texts"]["b"]["nats_per_token"]["prompts"] == 2
     # The fake engine answers alike by the same seeds, and there is nothing to prefer.
     (b,) = [one for one in json.loads(result.stdout)["standings"] if one["model"] == "b"]
     assert b["win_rate"]["ties"] == 2
     assert not (folder / "serving.json").exists()
     log = (tmp_path / "home" / "logs" / "started-judge.log").read_text()
     assert "stopped" in log or "draining" in log, log
+    # The run deletes its checkpoint, and the evaluation does not need it any more.
+    shutil.rmtree(run / "checkpoints" / "step-000001")
+    assert charter(spec, "--check").exit_code == 0
 
 
 def test_a_service_that_cannot_serve_is_said(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from charter.v1 import judge_pb2, types_pb2
 
-from tests.support.chromium import Browser, Page, chromium
+from tests.support.chromium import Browser, Page
 from tests.support.feedback_page import TOKENS, Addresses, config, feedback_services, served, write_pairs
 
 READY = "!document.querySelector('#view-compare [data-choice]').disabled"
@@ -18,44 +18,6 @@ CONSTITUTION = judge_pb2.Constitution(
         judge_pb2.Principle(id="safe", dimension="harmless", compare="Which is safer?"),
     ],
 )
-# WCAG 2.2, 1.4.3: 4.5, and 3 for text of 24 px or bold of 18.66 px.
-LOW_CONTRAST = """(() => {
-  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-  const over = ([r, g, b, a = 1], below) => [r, g, b].map((one, place) => one * a + below[place] * (1 - a));
-  const ground = (node) => {
-    const chain = [];
-    for (let one = node; one; one = one.parentElement) chain.unshift(channels(getComputedStyle(one).backgroundColor));
-    return chain.reduce((below, layer) => over(layer, below), [255, 255, 255]);
-  };
-  const light = (colour) => {
-    const linear = (one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4;
-    const [r, g, b] = colour.map((one) => linear(one / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const found = [];
-  let seen = 0;
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const node = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || !node.checkVisibility()) continue;
-    if (node.closest(":disabled, .sr, script, kbd, option")) continue;
-    seen += 1;
-    const style = getComputedStyle(node);
-    const below = ground(node);
-    const [one, other] = [light(over(channels(style.color), below)), light(below)].sort((a, b) => b - a);
-    const size = parseFloat(style.fontSize);
-    const least = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
-    const ratio = (one + 0.05) / (other + 0.05);
-    if (ratio < least) found.push(`${ratio.toFixed(2)}: ${texts.currentNode.data.trim().slice(0, 40)}`);
-  }
-  return {found, seen};
-})()"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -169,29 +131,23 @@ def test_text_can_be_read_in_light_and_dark(browser: Browser, at: Addresses, tmp
         page = browser.new_page(url)
         page.looks(1200, 900, dark=dark)
         page.wait("!document.querySelector('#view-sign-in').hidden")
-        assert_readable(page)
+        page.assert_readable()
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert max(paper) < 64 if dark else min(paper) > 192
         page.write(TOKENS["ann"])
         page.press("Enter")
         page.wait(READY)
-        assert_readable(page)
+        page.assert_readable()
         page.press("ArrowLeft")
         page.wait("document.querySelector('.progress p').innerText.startsWith('1 of 2')")
         page.click("[data-view=statistics]")
         page.wait("document.querySelectorAll('#view-statistics .card').length > 0")
-        assert_readable(page)
+        page.assert_readable()
         page.click("[data-view=chat]")
         page.write("Hello")
         page.press("Enter")
         page.wait("!document.querySelector('#view-chat [data-choice]').disabled")
-        assert_readable(page)
-
-
-def assert_readable(page: Page) -> None:
-    answer = page.evaluate(LOW_CONTRAST)
-    assert answer["found"] == []
-    assert answer["seen"] >= 4
+        page.assert_readable()
 
 
 def box(page: Page, selector: str) -> dict[str, float]:

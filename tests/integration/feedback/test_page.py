@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from charter.v1 import judge_pb2, types_pb2
 
-from tests.support.chromium import Browser, Page, chromium
+from tests.support.chromium import Browser, Page
 from tests.support.comparisons import comparison
 from tests.support.feedback_page import TOKENS, Addresses, config, feedback_services, served, write_pairs
 
@@ -19,12 +19,6 @@ CONSTITUTION = judge_pb2.Constitution(
         judge_pb2.Principle(id="safe", dimension="harmless", compare="Which is safer?"),
     ],
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture

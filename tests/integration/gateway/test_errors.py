@@ -11,6 +11,8 @@ import httpx
 import openai
 import pytest
 from charter.gateway import metrics as gateway_metrics
+from charter.judge.server import JudgeConfig
+from charter.judge.server import build as build_judge
 from charter.policy import metrics
 from charter.policy.server import PolicyConfig, build
 
@@ -18,6 +20,7 @@ from tests.support.endpoint import Answer, endpoint
 from tests.support.gateway import gateway
 from tests.support.harness import running
 
+GENERAL = Path(__file__).resolve().parents[3] / "examples" / "constitutions" / "general.yaml"
 HI = [{"role": "user", "content": "Hi"}]
 CHAT: dict[str, Any] = {"model": "fake", "messages": HI}
 TEXT: dict[str, Any] = {"model": "fake", "prompt": "Hi"}
@@ -143,10 +146,31 @@ def test_a_policy_that_is_away_can_be_asked_again() -> None:
     with connected(named={"fake": NOWHERE}) as client:
         root = str(client.base_url).removesuffix("v1/")
         assert (httpx.get(f"{root}healthz").status_code, httpx.get(f"{root}readyz").status_code) == (200, 503)
-        with pytest.raises(openai.InternalServerError, match="the policy is away") as caught:
+        with pytest.raises(openai.InternalServerError, match="the model's service is away") as caught:
             client.chat.completions.create(**CHAT)
         assert caught.value.status_code == 503
         assert caught.value.response.headers["Retry-After"] == "5"
+
+
+def test_a_judge_that_is_away_hides_no_model_and_no_typing_error(tmp_path: Path) -> None:
+    with fake_policy(tmp_path) as at, connected(at, named={"judge": NOWHERE}) as client:
+        assert [one.id for one in client.models.list().data] == ["fake"]
+        assert client.chat.completions.create(**CHAT).choices[0].message.content
+        with pytest.raises(openai.NotFoundError, match="no model 'fale' here, but fake"):
+            client.chat.completions.create(**CHAT | {"model": "fale"})
+        with pytest.raises(openai.InternalServerError, match="the model's service is away"):
+            client.chat.completions.create(**CHAT | {"model": "judge"})
+
+
+def test_a_judge_before_an_endpoint_lends_nobody_its_key() -> None:
+    with endpoint(lambda _: Answer("A")) as served:
+        config = JudgeConfig("test-model", GENERAL, "openai", "choice", engine_settings={"endpoint": served.url})
+        with running(build_judge(config)) as judge, connected(named={"judge": judge.main}) as client:
+            asked = len(served.requests)
+            with pytest.raises(openai.NotFoundError, match="a judge with engine openai is to be asked at its endpoint"):
+                client.chat.completions.create(**CHAT | {"model": "judge"})
+            assert httpx.get(str(client.base_url).removesuffix("v1/") + "readyz").status_code == 503
+        assert len(served.requests) == asked
 
 
 def test_another_replica_is_asked_for_one_that_is_away(tmp_path: Path) -> None:
@@ -209,7 +233,7 @@ def test_a_full_policy_says_when_to_ask_again_and_a_client_that_leaves_makes_roo
     with fake_policy(tmp_path, max_requests=1, seconds_per_token=0.05) as at, connected(at) as client:
         with client.chat.completions.create(**CHAT, stream=True) as stream:
             next(iter(stream))
-            with pytest.raises(openai.RateLimitError, match="the policy is full") as caught:
+            with pytest.raises(openai.RateLimitError, match="the model's service is full") as caught:
                 client.chat.completions.create(**CHAT)
             assert caught.value.response.headers["Retry-After"] == "5"
             assert caught.value.code == "rate_limit_exceeded"
@@ -227,7 +251,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(tmp_path: Path) -> None:
             stream = client.chat.completions.create(**CHAT, stream=True)
             next(stream)
             policy.close()
-            with pytest.raises(openai.APIError, match="the policy"):
+            with pytest.raises(openai.APIError, match="the model's service is away"):
                 list(stream)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import openai
 import pytest
+from charter.judge import metrics as judge_metrics
+from charter.judge import server as judge_server
 from charter.policy.server import PolicyConfig, build
 from charter.rpc.channel import QUICK, connect
 from charter.rpc.tensors import from_tensor
@@ -17,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tests.support.gateway import gateway
 from tests.support.harness import running
 
+GENERAL = Path(__file__).resolve().parents[3] / "examples" / "constitutions" / "general.yaml"
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
@@ -56,6 +59,27 @@ def test_the_model_is_named_by_its_folder(client: openai.OpenAI) -> None:
     assert (model.id, model.owned_by) == ("tiny", "charter")
     assert model.model_extra == {"max_model_len": 512, "engine": "transformers", "weight_version": 0}
     assert client.models.retrieve("tiny") == model
+
+
+def test_the_judges_model_is_one_to_chat_with_and_to_measure(tiny_model: Path, policy: str) -> None:
+    judge = judge_server.build(judge_server.JudgeConfig(str(tiny_model), GENERAL))
+    with (
+        running(judge) as found,
+        gateway(policy, named={"judge": found.main}) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        assert [one.id for one in client.models.list().data] == ["tiny", "judge"]
+        before = judge_metrics.TOKENS.labels("completion")._value.get()
+        asked = {"messages": HI, "max_tokens": 12, "seed": 3, "logprobs": True}
+        own, judges = (client.chat.completions.create(model=name, **asked) for name in ("tiny", "judge"))  # type: ignore[call-overload]
+        # One model on two services: free of any constitution it answers the same.
+        assert judges.choices == own.choices
+        assert judge_metrics.TOKENS.labels("completion")._value.get() - before == judges.usage.completion_tokens
+        echoed = {"prompt": "The sky is blue", "max_tokens": 0, "echo": True, "logprobs": 1}
+        scores = [client.completions.create(model=name, **echoed).choices for name in ("tiny", "judge")]  # type: ignore[call-overload]
+        assert scores[0] == scores[1]
+        pieces = list(client.chat.completions.create(model="judge", stream=True, **asked))  # type: ignore[call-overload]
+        assert "".join(one.choices[0].delta.content or "" for one in pieces) == judges.choices[0].message.content
 
 
 def test_a_chat_says_what_the_policy_says(client: openai.OpenAI, policy: str) -> None:

@@ -130,7 +130,27 @@ def test_no_prompt_is_shown_unless_asked_for(
     assert not [one for one in made if one.text in said]
     assert "purple" not in said
     shown = CliRunner().invoke(app, [*command, "--show", "2"]).output
-    assert [one.text[:30] in shown for one in made[:3]] == [True, True, False]
+    assert [one.text[: len(one.text) // 2][:50] in shown for one in made[:3]] == [True, True, False]
+    assert not [one for one in made if one.text in shown]
+
+
+def test_rows_that_cannot_be_used_are_left_out_where_the_command_or_the_spec_says_so(
+    fake: str, seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with seeds.open("a") as file:
+        file.write("{}\n")
+    write_rows(tmp_path / "held.jsonl", [{"prompt": "May I ask?"}])
+    (tmp_path / "spec.yaml").write_text(
+        "name: x\npolicy: {model: org/policy}\njudge: {model: org/judge, constitution: rules.yaml}\n"
+        "prompts: {train: [seeds.jsonl], held_out: [held.jsonl]}\nfailures: {on_bad_row: ON_BAD_ROW_SKIP}\n"
+    )
+    (tmp_path / "rules.yaml").touch()
+    for name, more in (("option", ("--seeds", seeds, "--on-bad-row", "skip")), ("spec", ("--spec", "spec.yaml"))):
+        code, made, said = generate(fake, monkeypatch, tmp_path / name, *more, "--count", 3)
+        assert (code, made.get("accepted")) == (0, 3), said
+        assert "1 of no known layout; they are in seeds.jsonl.left-out.jsonl" in said
+    assert "line 9" in generate(fake, monkeypatch, tmp_path / "out", "--seeds", seeds, "--count", 3)[2]
 
 
 @pytest.mark.parametrize("method", ["magpie", "plain"])

@@ -48,7 +48,7 @@ def fake_run(folder: Path, settings: dict[str, float], **ppo: Any) -> Iterator[R
             send(services, 1)
             prompts = PromptSets(PROMPTS, PROMPTS, 0)
             constitution = judge_pb2.Constitution()
-            yield Run("run", spec, artifacts, services, reporter, Leader(reporter), prompts, constitution)
+            yield Run("run", spec, artifacts, services, reporter, Leader(reporter), prompts, constitution, None)
         finally:
             services.close()
             reporter.close()

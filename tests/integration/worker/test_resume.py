@@ -55,6 +55,8 @@ def assert_equal_to(stage: Stage, unbroken: str, run: str) -> None:
         for name, value in numbers.items():
             if not name.endswith(timed):
                 assert history[step][name] == value, f"{name} of step {step}"
+    samples, expected_samples = ((stage.run_folder(one) / "samples.jsonl").read_text() for one in (run, unbroken))
+    assert samples == expected_samples
 
 
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
@@ -119,6 +121,7 @@ UPDATING = [
     ("what was under way is sampled again", "charter.worker.reinforcement.sampling.rollouts:sample", 1, 1),
     ("learning from answers of the checkpoint", "charter.worker.reinforcement.update:Learner._critic_step", 1, 1),
     ("half of the weights are sent", "charter.weights.sender:_parts", 2, 1),
+    ("the step is reported, its samples are not written", "charter.worker.reinforcement.samples:samples_of", 1, 1),
 ]
 SAVING = [
     ("weights sent, checkpoint half written", "charter.worker.training.checkpoint:_write", 3, 0),

@@ -183,6 +183,8 @@ def test_a_revision_that_pleases_nobody_is_learned_from_only_where_all_are(
     result = json.loads((stage.run_folder(run) / "revision.json").read_text())
     assert result["outcomes"] == {outcome: 7}
     assert len((stage.run_folder(run) / "revision" / "accepted.jsonl").read_text().splitlines()) == count
+    # What the judge makes of a pair is stored, whatever is learned from.
+    assert [one.probability_a for one in stored_comparisons(stage, run) if one.method == "revision"] == [0.5] * 7
 
 
 def test_without_a_gain_on_held_out_prompts_nothing_is_revised(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,6 +194,10 @@ def test_without_a_gain_on_held_out_prompts_nothing_is_revised(stage: Stage, cap
     folder = stage.run_folder("no-gain")
     assert json.loads((folder / "revision.json").read_text())["skipped"] is True
     assert critic.written == {"critique": GATE - 4, "revision": GATE - 4}
+    # Why is told by what became of the revisions.
+    report = (folder / "report.html").read_text()
+    assert f"Of the revisions for it: {GATE - 4} clean." in report
+    assert "All are in revision/gate_rows.jsonl" in report
     # There are enough others: the evaluation's prompts are left alone.
     asked = {row.prompt[-1].content for row in recover_rows(folder / "revision" / "gate_rows.jsonl")}
     evaluated = {row["prompt"] for row in json.loads((folder / "evaluation.json").read_text())["rows"]}

@@ -15,7 +15,7 @@ from charter.rpc.errors import ServiceError, invalid_fields
 from charter.rpc.messages import proto_messages
 from charter.rpc.validation import Violation
 from charter.runs.artifacts import Artifacts
-from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2
+from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, run_pb2, types_pb2
 from charter.worker import reporter
 from charter.worker.__main__ import REFUSED
 from charter.worker.answer_log import Written
@@ -62,15 +62,15 @@ def judged_by(stage: Stage, address: str) -> Stage:
 
 
 @contextmanager
-def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
+def a_run(stage: Stage, name: str = "rewards", **sections: dict[str, Any]) -> Iterator[Run]:
     spec = stage.spec(**sections)
-    artifacts = Artifacts(stage.run_folder("rewards"), "rewards")
-    reporter = Reporter(artifacts, "rewards", 1, "")
+    artifacts = Artifacts(stage.run_folder(name), name)
+    reporter = Reporter(artifacts, name, 1, "")
     services = Services(spec.services, reporter)
     try:
         prompts = PromptSets(tuple(PROMPTS), (), 0)
         yield Run(
-            "rewards",
+            name,
             spec,
             artifacts,
             services,
@@ -78,6 +78,7 @@ def a_run(stage: Stage, **sections: dict[str, Any]) -> Iterator[Run]:
             Leader(reporter),
             prompts,
             services.judge.constitution(),
+            None,
         )
     finally:
         reporter.close()
@@ -181,7 +182,7 @@ def answer(text: str) -> Answer:
 def test_pairs_are_compared_by_the_judge(stage: Stage) -> None:
     """Turning a pair round turns its probabilities round; equal answers are a tie that costs nothing."""
     pairs = [[answer("yes"), answer("no, never")], [answer("same"), answer("same")], [answer("a"), answer("b")]]
-    with a_run(stage, ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
+    with a_run(stage, "online", ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
         assert not run.needs_preference_model
         got = rewards.compare(run, PROMPTS, pairs, seed=1)
         turned = rewards.compare(run, PROMPTS, [pair[::-1] for pair in pairs], seed=1)
@@ -192,9 +193,28 @@ def test_pairs_are_compared_by_the_judge(stage: Stage) -> None:
     assert got[0] != 0.5
 
 
+def test_what_the_judge_says_of_online_pairs_is_stored_once(stage: Stage) -> None:
+    pairs = [[answer("right"), answer("wrong, no")], [answer("same"), answer("same")], [answer("c"), answer("")]]
+    with a_run(stage, "online", ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
+        before = list(run.services.preference.comparisons(run.id))
+        scores = rewards.compare(run, PROMPTS, pairs, seed=3)
+        # The step runs again.
+        rewards.compare(run, PROMPTS, pairs, seed=3)
+        judged, failed = list(run.services.preference.comparisons(run.id))[len(before) :]
+    assert (judged.answer_a.text, judged.answer_b.text) == ("right", "wrong, no")
+    assert judged.probability_a == pytest.approx(scores[0])
+    assert [message.content for message in judged.prompt] == [message.content for message in PROMPTS[0].messages]
+    assert (judged.dimension, judged.source) == (PROMPTS[0].dimension, types_pb2.LABEL_SOURCE_AI)
+    assert judged.judgements[0].principle_id
+    assert judged.constitution_digest
+    assert (judged.answer_a.weight_version, judged.answer_a.cut_off) == (1, False)
+    assert failed.outcome == types_pb2.OUTCOME_INVALID
+    assert failed.judgements[0].failure
+
+
 def test_a_pair_that_cannot_be_judged_has_no_score(stage: Stage) -> None:
     pairs = [[answer("yes"), answer("")], [answer("yes"), answer("no " * 400)], [answer("a"), answer("b" * 400_001)]]
-    with a_run(stage, ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
+    with a_run(stage, "online", ppo={"algorithm": "ALGORITHM_ONLINE_DPO"}) as run:
         got = kinds(rewards.compare(run, PROMPTS, pairs, seed=1))
     assert got == ["empty"] * 2 + ["too_long"] * 4
 

@@ -1,13 +1,18 @@
 """Whole runs of the worker against real services on a tiny model."""
 
+import hashlib
+import importlib.metadata
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from charter.evaluation.card.markdown import markdown
+from charter.evaluation.card.twin import Twin
 from charter.inference.preference_model import PreferenceModel
 from charter.policy import server as policy
 from charter.rpc.channel import QUICK, connect
@@ -72,8 +77,30 @@ def test_every_artifact_is_there(finished: Stage) -> None:
     answers = [one for (one,) in answer_log.read(folder / "answers_after.jsonl")]
     assert len(answers) == 4
     assert all(one.tokens == limit for one in answers if one.cut_off)
-    assert (folder / "policy" / "README.md").read_text().startswith("---\n")
+    assert_card(folder, finished)
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000003"]
+
+
+def assert_card(folder: Path, stage: Stage) -> None:
+    """The card and its twin are of this run, and what it read is known by its digest."""
+    policy = folder / "policy"
+    twin = Twin.from_json((policy / "charter.json").read_text())
+    assert markdown(twin) == (policy / "README.md").read_text()
+    assert twin.reinforcement is not None
+    assert (twin.reinforcement.algorithm, twin.reinforcement.done) == ("ppo", 3)
+    assert sum(one.count for one in twin.collected) == pq.read_table(folder / "comparisons.parquet").num_rows
+    spec, (leg,) = stage.spec(), twin.attempts
+    assert leg.hardware.cores == len(os.sched_getaffinity(0))
+    assert leg.versions["torch"] == importlib.metadata.version("torch")
+    assert set(leg.phase_seconds) >= {"STARTING", "JUDGING", "PPO", "EVALUATING"}
+    (weights,) = Path(spec.policy.model).glob("*.safetensors")
+    read = {one.field: one.sha256 for one in twin.read}
+    assert read["policy.model"] == (hashlib.sha256(weights.read_bytes()).hexdigest(),)
+    train = hashlib.sha256(Path(spec.prompts.train[0]).read_bytes()).hexdigest()
+    assert read["prompts.train[0]"] == (train,)
+    learned = hashlib.sha256((policy / "model.safetensors").read_bytes()).hexdigest()
+    assert [(one.name, one.sha256) for one in twin.weights] == [("model.safetensors", learned)]
+    assert sum(sum(one.dimensions.values()) for one in twin.prompts) == 7
 
 
 def test_events_are_numbered_without_gaps_and_end_with_the_end(finished: Stage) -> None:

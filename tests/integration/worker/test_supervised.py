@@ -106,6 +106,8 @@ def test_what_is_held_out_gets_likelier(unbroken: Path, name: str) -> None:
     assert losses[-1] < losses[0] - 0.3
     assert found["done"] == found["steps"] == found["kept_step"]
     assert all(one["sample"] for one in found["measured"])
+    # Of the prompt behind which it was written, which may look for harm, half at most.
+    assert "question" not in found["sample_beginning"]
     for source in found["sources"].values():
         if name == "supervised":
             # Of ten conversations one is too long, and a fifth of the others is held out.
@@ -244,7 +246,7 @@ def test_without_prompts_there_is_no_rl_and_no_service_is_asked(stage: Stage, ca
     assert learned.keys() == policy.keys()
     assert all(torch.equal(learned[name], policy[name]) for name in learned)
     card = (folder / "policy" / "README.md").read_text()
-    assert "it learned from texts, it was fine-tuned on conversations. No judge" in card
+    assert "it learned from texts and it was fine-tuned on conversations. No judge" in card
     assert re.search(r"supervised \| held-out loss, nats per token \| \d\.\d{3} → \d\.\d{3} \|", card)
     assert "source: kind.jsonl" in card
     assert str(stage.folder) not in card

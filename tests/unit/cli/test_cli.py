@@ -19,6 +19,7 @@ from charter.cli.main import app
 from charter.cli.runs.progress import RunProgress
 from charter.cli.runs.readings import Reading, summary
 from charter.cli.services import SERVICES, Endpoint, Started, endpoint, remember, started
+from charter.spec.facts import ALGORITHM_TITLES
 from charter.trainer.processes import ProcessId
 from charter.v1 import run_pb2
 from rich.console import Console
@@ -53,7 +54,8 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield path, group.load() if isinstance(group, LazyCommand) else group
-    for name, command in getattr(group, "commands", {}).items():
+    # A command may have others behind its word.
+    for name, command in {**getattr(group, "commands", {}), **getattr(group, "others", {})}.items():
         yield from commands(command, (*path, name))
 
 
@@ -269,10 +271,11 @@ def event(phase: int, done: int, total: int, seconds: int, **metrics: float) -> 
     return made
 
 
-def shown(terminal: bool, *events: run_pb2.RunEvent, width: int = 120) -> str:
+def shown(terminal: bool, *events: run_pb2.RunEvent, width: int = 120, algorithm: str = "ppo") -> str:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=terminal, width=width, color_system=None, highlight=False)
-    with RunProgress(console) as progress:
+    spec = run_pb2.RunSpec(ppo=run_pb2.PpoSpec(algorithm=run_pb2.Algorithm.Value(f"ALGORITHM_{algorithm.upper()}")))
+    with RunProgress(console, spec) as progress:
         for one in events:
             progress.show(one)
     return screen.getvalue()
@@ -290,6 +293,19 @@ def test_a_run_is_shown_as_bars_on_a_terminal() -> None:
     # From the last event of the phase before.
     assert "0:02:45" in last
     assert "reward +0.625  KL 0.250  120 tokens/s" in last
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "reinforce_plus_plus", "online_dpo"])
+def test_a_phase_of_rl_has_the_name_of_its_algorithm(algorithm: str) -> None:
+    text = shown(False, event(run_pb2.PHASE_PPO, 1, 8, 200), algorithm=algorithm)
+    assert ALGORITHM_TITLES[algorithm] in text
+    assert "PPO" not in text
+
+
+@pytest.mark.parametrize("phase", [run_pb2.PHASE_DPO, run_pb2.PHASE_KTO])
+def test_labels_that_the_rewards_agree_with_are_not_called_preferred(phase: int) -> None:
+    """Of a thumb nothing is preferred: the reward is on its side or is not."""
+    assert "labels met 75%" in shown(False, event(phase, 1, 8, 200, held_out_reward_accuracy=0.75))
 
 
 @pytest.mark.parametrize("width", [60, 70, 80])

@@ -55,6 +55,15 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         },
         [SYSTEM, *PLAIN],
     ),
+    "argilla": (
+        {
+            "id": "1",
+            "fields": {"prompt": "Is tea hot?", "response": "Yes.", "note": None},
+            "responses": {"quality": [{"value": "good", "user_id": "u", "status": "submitted"}]},
+        },
+        PLAIN,
+    ),
+    "label studio": ({"id": 1, "data": {"messages": ANSWERED}, "annotations": [{"id": 7, "result": []}]}, PLAIN),
     "messages as JSON text": ({"messages": json.dumps(ANSWERED)}, PLAIN),
     # tatsu-lab/alpaca.
     "alpaca": (
@@ -108,6 +117,21 @@ def test_a_named_column_holds_turns_or_a_dialogue(tmp_path: Path) -> None:
         assert str(one.where) == f"{path}, line 1"
     with pytest.raises(DataError, match="line 1: has no column text; it has chosen, rejected, turns, messages"):
         list(conversations(f"{path}#text"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Is tea hot?", "chosen": "Yes.", "rejected": "No."},
+        {"prompt": ASKED, "chosen": ANSWERED[1:], "rejected": []},
+        {"prompt": "Is tea hot?", "chosen": ANSWERED, "rejected": []},
+        {"prompt": ASKED, "chosen": json.dumps(ANSWERED), "rejected": []},
+    ],
+)
+def test_a_named_answer_stands_behind_the_request_beside_it(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = write_rows(tmp_path / "c.jsonl", [row])
+    (one,) = conversations(f"{path}#chosen")
+    assert one.messages == (ChatMessage("user", "Is tea hot?"), ChatMessage("assistant", "Yes."))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ DIALOGUE = "\n\nHuman: Is tea hot?\n\nAssistant: Yes.\n\nHuman: Always?\n\nAssis
         ({"question_id": 81, "turns": ["Is tea hot?", "Always?"]}, USER),
         ({"prompt": "\n\nHuman: Is tea hot?\n\nAssistant:"}, USER),
         ({"context": CHAT[1:2], "response1": "x", "response2": "y"}, USER),
+        # Exports of Argilla and Label Studio.
+        ({"id": "1", "fields": {"prompt": "Is tea hot?", "response-1": "x"}, "responses": {}}, USER),
+        ({"fields": {"prompt": CHAT[:2]}, "responses": [{"values": {}, "status": "submitted"}]}, [SYSTEM, *USER]),
+        ({"id": 1, "data": {"question": "Is tea hot?", "answer1": "x"}, "annotations": []}, USER),
     ],
 )
 def test_layouts_of_prompts(tmp_path: Path, row: dict[str, Any], expected: list[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from charter.data import json_text
 from charter.data.bad_rows import BadRows
-from charter.data.errors import DataError
+from charter.data.errors import BadRowError, DataError
 from charter.data.rows import Row, rows_of
 from charter.data.sources import Source, read
 
@@ -109,10 +109,10 @@ def test_what_is_no_json_list_is_refused(content: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_bad_line_is_named_up_to_a_bound(tmp_path: Path, layout: str) -> None:
-    bad = ["{", "[1]", '{"text": NaN}', "[" * 100_000]
-    path = write(tmp_path, "\n".join(['{"text": "good"}', *bad, *["7"] * 21]), layout)
+    bad = ["{", "[1]", '{"text": NaN}', "[" * 100_000, *(f'{{"text": {number}}}' for number in range(21))]
+    path = write(tmp_path, "\n".join(['{"text": "good"}', *bad]), layout)
     with pytest.raises(DataError) as caught:
-        read_texts(path)
+        list(read(Source(str(path)), number_of, BadRows()))
     told = str(caught.value).split("\n")
     assert [line.startswith(f"{path}, line {number}: ") for number, line in enumerate(told[:-1], start=2)] == [
         True
@@ -123,6 +123,35 @@ def test_every_bad_line_is_named_up_to_a_bound(tmp_path: Path, layout: str) -> N
     assert (len(caught.value.problems), caught.value.more) == (10, 15)
     both = DataError.of([caught.value, DataError(["one of another file"])])
     assert (len(both.problems), both.more) == (10, 16)
+
+
+def number_of(row: Row) -> list[str]:
+    """A mistake that is another in each row."""
+    value = row.fields()["text"]
+    if value == "good":
+        return ["good"]
+    raise BadRowError("not wanted", f"text must not be {value}")
+
+
+def test_one_mistake_in_many_rows_is_said_once_with_its_count(tmp_path: Path) -> None:
+    """As in a file of another kind: its every row is wrong in the same way."""
+    path = write(tmp_path, "\n".join(['{"text": "good"}', "7", "{", *["7"] * 1000]))
+    with pytest.raises(DataError) as caught:
+        read_texts(path)
+    first, other = str(caught.value).split("\n")
+    assert first.startswith(f"{path}, line 2: must be a JSON object")
+    assert first.endswith("(the same: line 4, line 5, line 6 and 997 more)")
+    assert other.startswith(f"{path}, line 3: ")
+    assert "the same" not in other
+
+
+def test_few_rows_with_one_mistake_are_all_named_and_each_file_by_itself(tmp_path: Path) -> None:
+    bad = BadRows()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError) as caught:
+            read_texts(write(tmp_path / name, "7\n7\n"), bad)
+        assert str(caught.value) == f"{tmp_path / name / 'p.jsonl'}, line 1: must be a JSON object (the same: line 2)"
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:

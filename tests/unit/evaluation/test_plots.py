@@ -6,7 +6,8 @@ import re
 
 import pytest
 from charter.evaluation.judge.calibration import calibration_of
-from charter.evaluation.report.plots import Plot, _wilson, label_distribution, ppo_plots, reliability
+from charter.evaluation.report.drawing import Plot
+from charter.evaluation.report.plots import _wilson, label_distribution, ppo_plots, reliability
 from scipy import stats
 
 

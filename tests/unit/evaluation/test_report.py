@@ -14,6 +14,7 @@ import yaml
 from charter.evaluation.report.report import duration, write_report
 from charter.runs.folder import RunFolderError, read_run_folder
 from charter.runs.results import write_result
+from charter.spec.defaults import fill_defaults
 from charter.spec.load import SpecFile
 from charter.v1 import run_pb2
 from google.protobuf import json_format
@@ -194,11 +195,13 @@ def test_phase_times_and_their_shares(complete: Path) -> None:
 def test_the_spec_is_shown_exactly_and_can_be_run_again(complete: Path, tmp_path: Path) -> None:
     html = (complete / "report.html").read_text()
     shown = unescape(re.findall(r'<pre class="spec"[^>]*>(.*?)</pre>', html, re.DOTALL)[0])
-    assert json_format.ParseDict(yaml.safe_load(shown), run_pb2.RunSpec()) == read_run_folder(complete).spec
+    parsed = json_format.ParseDict(yaml.safe_load(shown), run_pb2.RunSpec())
+    assert not parsed.ppo.HasField("dpo_beta")  # It is not used.
+    assert fill_defaults(parsed) == read_run_folder(complete).spec
     for name in ("train.jsonl", "held_out.jsonl", "constitution.yaml", "labelled_pairs.jsonl"):
         (tmp_path / name).touch()
     (tmp_path / "spec.yaml").write_text(shown)
-    assert SpecFile(tmp_path / "spec.yaml").spec.ppo == read_run_folder(complete).spec.ppo  # type: ignore[union-attr]
+    assert fill_defaults(SpecFile(tmp_path / "spec.yaml").spec).ppo == read_run_folder(complete).spec.ppo  # type: ignore[union-attr]
 
 
 def test_nothing_is_loaded_from_anywhere(complete: Path) -> None:

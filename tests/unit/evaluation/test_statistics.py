@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from charter.evaluation.statistics import Estimate, bootstrap_interval, estimate
+from charter.evaluation.statistics import Estimate, bootstrap_interval, estimate, mean_of_pairs
 from scipy import stats
 
 
@@ -82,9 +82,21 @@ def test_prompts_needed_are_those_of_the_textbook() -> None:
     assert found.prompts_needed(0.5) == 790
 
 
+@pytest.mark.parametrize(
+    "found", [Estimate(0.875, 0.469, 0.982, 4), Estimate(0.125, 0.018, 0.531, 4), Estimate(0.25, 0.08, 0.531, 12)]
+)
+def test_an_open_verdict_needs_more_prompts_than_it_has(found: Estimate) -> None:
+    needed = found.prompts_needed(0.5)
+    assert needed is not None
+    # ((1.960 + 0.842) / 1.960)^2 where the interval just holds the value of no difference.
+    assert needed > 2.04 * found.prompts
+
+
 def test_no_prompts_are_needed_where_the_verdict_is_clear_and_none_would_do_where_there_is_no_difference() -> None:
     assert Estimate(0.6, 0.52, 0.68, 100).prompts_needed(0.5) is None
     assert Estimate(0.5, 0.4, 0.6, 100).prompts_needed(0.5) is None
+    # What a fit of ratings finds for models that won as much as they lost.
+    assert Estimate(-2e-12, -105.0, 127.0, 12).prompts_needed(0.0) is None
     assert Estimate(-20.0, -50.0, 10.0, 40).is_open(0.0)
 
 
@@ -93,3 +105,17 @@ def test_an_estimate_counts_the_groups() -> None:
     assert found.prompts == 2
     assert found.value == pytest.approx(2 / 3)
     assert found.low < found.value < found.high
+
+
+def test_pairs_that_share_a_prompt_go_together() -> None:
+    # All pairs of five prompts, of which each says what its two prompts add.
+    values = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    pairs = np.array([(i, j) for i in range(5) for j in range(i)])
+    found = mean_of_pairs(values[pairs].sum(axis=1), pairs[:, 0], pairs[:, 1], bounds=(0.0, 10.0))
+    apart = values[pairs].sum(axis=1) - found.value
+    shared = [
+        apart[p] * apart[q] for p in range(10) for q in range(10) if set(pairs[p].tolist()) & set(pairs[q].tolist())
+    ]
+    half = stats.t.isf(0.025, 4) * math.sqrt(sum(shared)) / 10
+    assert found.value == pytest.approx(2 * values.mean())
+    assert [found.low, found.high] == pytest.approx([found.value - half, min(10.0, found.value + half)])

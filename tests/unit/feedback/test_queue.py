@@ -8,9 +8,10 @@ from charter.data.errors import DataError
 from charter.feedback.chats import Chats
 from charter.feedback.labellers import LabellersError, add_labeller, load_labellers
 from charter.feedback.labels import Label, LabelError, comparison_of
-from charter.feedback.pairs import Pair, content_id, pair_of, prefers_first, read_pairs, unique
+from charter.feedback.pairs import Pair, pair_of, prefers_first, read_pairs, unique
 from charter.feedback.queue import LEASE_SECONDS, Queue
 from charter.storage.comparison_files import write_comparisons
+from charter.storage.comparisons import content_id
 from charter.v1 import judge_pb2, types_pb2
 
 from tests.support.comparisons import comparison
@@ -265,3 +266,18 @@ def test_a_wrong_file_of_labellers_is_named(tmp_path: Path, content: str, words:
     file.write_text(content)
     with pytest.raises(LabellersError, match=words):
         load_labellers(file)
+
+
+def test_where_pairs_without_a_label_come_first_a_second_labeller_waits_for_them() -> None:
+    pairs = make_pairs(3)
+    queue = Queue(pairs, second_share=1.0, unlabelled_first=True)
+    give(queue, pairs[0], "ann")
+    given = []
+    for _ in pairs:
+        pair = opened(queue, "ben")
+        given.append(pairs.index(pair))
+        give(queue, pair, "ben")
+    assert given == [1, 2, 0]
+    # What somebody has open is as good as labelled.
+    queue = Queue(pairs, second_share=1.0, unlabelled_first=True)
+    assert [pairs.index(opened(queue, name)) for name in ("ann", "ben", "cleo", "dan")] == [0, 1, 2, 0]

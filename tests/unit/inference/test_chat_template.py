@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from tests.support.chat_templates import ALL, LLAMA_2, sentencepiece_tokenizer
+from tests.support.tiny import byte_tokenizer
 
 # What parts turns in each template, by reading it.
 MARKERS = {
@@ -23,6 +24,7 @@ MARKERS = {
     "deepseek": ("<s>", "</s>", "<｜User｜>", "<｜Assistant｜>"),
 }
 CHATS = {name: ChatTokenizer(sentencepiece_tokenizer(template)) for name, template in ALL.items()}
+BYTES = ChatTokenizer(byte_tokenizer())
 ORDINARY = "See [1] and <b>this</b> for x < y || y > x; users: two. # One\n## Two"
 # Markers of all templates, their halves, and what may stand around them.
 PIECES = sorted({marker for markers in MARKERS.values() for marker in markers} | {"<unk>", "<b>", "</think>"})
@@ -321,6 +323,31 @@ def test_special_tokens_in_an_answer_stay_in_its_text(chat: ChatTokenizer) -> No
     assert chat.decode([*clean, chat.eos_id, chat.eos_id]) == "Boil it.<|im_end|>"
     assert chat.decode([len(chat.tokenizer) + 3, *clean, len(chat.tokenizer)]) == "\ufffdBoil it.\ufffd"
     assert chat.decode([chat.eos_id]) == chat.decode([]) == ""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_pieces_of_a_text_are_the_text(name: str) -> None:
+    chat = CHATS[name]
+    ids = [*chat.answer_ids("No\n\n  indented, (A) for all."), chat.eos_id]
+    pieces = chat.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == chat.decode(ids) + chat.tokenizer.eos_token
+
+
+def test_tokens_that_share_a_character_have_one_piece(chat: ChatTokenizer) -> None:
+    ids = [*chat.encode("a\u00e9\U0001f44d"), *chat.encode("\u20ac")[:2], chat.eos_id]
+    assert chat.pieces(ids) == ["a", "", "\u00e9", "", "", "", "\U0001f44d", "", "", "\ufffd<|im_end|>"]
+    # No text at all, though the tokenizer knows every token; and one that it does not know.
+    strange = chat.encode("\u20ac")[1:2] * 100
+    assert len(chat.pieces(strange)) == 100
+    assert chat.pieces([len(chat.tokenizer), *chat.encode("b")]) == ["", "\ufffdb"]
+    assert chat.pieces([]) == []
+
+
+@given(st.lists(st.integers(0, 258), max_size=30))
+def test_pieces_of_any_bytes_are_what_the_tokenizer_makes_of_them(ids: list[int]) -> None:
+    chat = BYTES
+    assert "".join(chat.pieces(ids)) == chat.tokenizer.decode(ids)
 
 
 def turns(system: str, first: str, answer: str, second: str) -> tuple[ChatMessage, ...]:

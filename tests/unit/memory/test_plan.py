@@ -14,6 +14,7 @@ from charter.memory.model_size import ModelSize, model_size
 from charter.memory.needs import GIB
 from charter.memory.plan import models_of, plan, ways_out
 from charter.spec.defaults import fill_defaults
+from charter.spec.facts import learning_stages
 from charter.v1 import run_pb2
 from charter.worker.reinforcement.update import Learner
 from charter.worker.supervised.corpus import Item
@@ -279,6 +280,19 @@ def test_full_fine_tuning_before_adapters_is_what_counts() -> None:
     assert [lines for lines, _ in ways_out(spec, SIZES, 80 * GIB)] == [("supervised: {lora_rank: 16}",)]
     revising = spec_of(**lora, revision={})
     assert [lines for lines, _ in ways_out(revising, SIZES, 80 * GIB)] == [("revision: {learning: {lora_rank: 16}}",)]
+
+
+def test_both_answers_of_a_comparison_are_in_memory_together() -> None:
+    labels = {"data": [{"source": "labels.jsonl"}], "max_tokens": 4096, "lora_rank": 16}
+    needed = {}
+    for section in ("dpo", "kto"):
+        settings = learning_stages(spec_of(**{section: labels}))[section]
+        needed[section] = needs.learning_need(LLAMA_8B, settings).step
+    assert needed["dpo"] - needed["kto"] == needs.saved_bytes(LLAMA_8B, 8192) - needs.saved_bytes(LLAMA_8B, 4096)
+    lora = {"ppo": {"lora_rank": 16}, "preference_model": {"lora_rank": 16}}
+    all_weights = spec_of(**lora, dpo={"data": labels["data"], "max_tokens": 256})
+    assert plan(all_weights, SIZES, 80 * GIB).holders[-1].learning > 16 * 8_030_261_248
+    assert [lines for lines, _ in ways_out(all_weights, SIZES, 80 * GIB)] == [("dpo: {lora_rank: 16}",)]
 
 
 def test_a_run_that_only_learns_has_the_gpu_to_itself(tmp_path: Path, tiny_model: Path) -> None:

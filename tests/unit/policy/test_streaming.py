@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+from charter.generation.servicer import PolicyServicer
 from charter.inference.fake import FakeEngine
-from charter.policy.servicer import PolicyServicer
 from charter.rpc.gate import Gate
 from charter.v1 import policy_pb2, types_pb2
 

@@ -36,6 +36,7 @@ EVERYTHING = ("judge_check.json", "pairs.jsonl", "labels.jsonl", "preference_fit
         (("labels.jsonl",), {"judge": {"model": "k"}}, "its pairs are judged already, by another judge.model"),
         (("labels.jsonl",), {"preference_model": {"epochs": 4}}, ""),
         (("preference_fit.json",), {"preference_model": {"epochs": 4}}, "by another preference_model.epochs"),
+        (("preference_fit.json",), {"comparisons": {"stored": [{"run_id": "r"}]}}, "comparisons.stored"),
         (("answers_before.jsonl",), {"evaluation": {"prompts": 4}}, "by another evaluation.prompts"),
         (("judge_check.json",), {"judge": {"model": "k"}}, "its judge is measured already, by another judge.model"),
         (("pairs.jsonl",), TUNED, "its pairs are sampled already, by another supervised.batch_size, "),
@@ -53,6 +54,15 @@ def test_only_what_depends_on_a_change_stands_against_it(
     found = conflicts(tmp_path, spec(), spec(**change))
     assert len(found) == bool(refused)
     assert refused in "".join(found)
+
+
+def test_what_the_last_stage_compares_may_change_at_any_time(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "step-000004")
+    judge = {"name": "strict", "address": "host:1"}
+    for compare in ({}, {"judges": [judge]}):
+        assert conflicts(tmp_path, spec(), spec(evaluation={"compare": compare})) == []
+    (why,) = conflicts(tmp_path, spec(), spec(seed=2, evaluation={"compare": {}}))
+    assert "has learned already" in why
 
 
 def checkpoint(folder: Path, place: str) -> None:

@@ -67,6 +67,20 @@ def test_a_column_stays_with_its_file(folder: Path, tmp_path: Path) -> None:
     assert with_absolute_files(relative, runs) == stored
 
 
+def test_compared_prompts_are_read_and_travel_as_the_others(folder: Path, tmp_path: Path) -> None:
+    (folder / "other.jsonl").write_text(lines("prompt", ["other", "train 3"]))
+    compare = "evaluation: {compare: {prompts: [{source: other.jsonl, count: 3}]}}\n"
+    spec, problems = found(folder, more=compare)
+    assert [one.partition(" ")[0] for one in problems] == [
+        f"evaluation.compare.prompts[0].{name}:" for name in ("source", "count")
+    ]
+    assert "1 of its prompts are also in prompts.train" in problems[0]
+    assert "is 3, and" in problems[1]
+    runs = tmp_path / "runs"
+    (prompts,) = with_stored_files(spec, _files_of(spec), runs).evaluation.compare.prompts
+    assert prompts.source.startswith(f"{runs}/inputs/")
+
+
 def test_a_template_file_travels_as_the_others(folder: Path, tmp_path: Path) -> None:
     (folder / "mine.jinja").write_text("{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}")
     spec, _ = found(folder, more="")
@@ -87,10 +101,11 @@ def test_a_template_file_travels_as_the_others(folder: Path, tmp_path: Path) -> 
 
 def test_a_wrong_column_and_a_missing_file_are_named(folder: Path) -> None:
     _, problems = found(folder, '"train.jsonl#goal", "none.jsonl#goal"')
-    assert len(problems) == 12
+    assert len(problems) == 2
     assert problems[0] == f"prompts.train[1]: no such file: {folder}/none.jsonl"
     assert problems[1].startswith("prompts.train[0]: ")
     assert "train.jsonl, line 1: has no column goal; it has prompt" in problems[1]
+    assert problems[1].endswith("(the same: line 2, line 3, line 4 and 36 more)")
 
 
 def test_bad_rows_stop_a_spec_or_are_skipped(folder: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from charter.spec import checks, facts
+from charter.spec import checks, facts, label_checks
 from charter.spec.defaults import fill_defaults
+from charter.v1 import run_pb2
+
+from tests.support.worker_services import CONSTITUTION
 
 GOOD = "name: my-run\npolicy:\n  model: org/policy\n"
 PAIR = {"prompt": "p", "chosen": "x", "rejected": "y"}
@@ -70,6 +73,58 @@ def test_a_run_of_labels_alone_needs_at_most_the_store(folder: Path) -> None:
         spec = fill_defaults(checks.load_checked(folder / "spec.yaml"))
         assert not facts.needs_reinforcement(spec)
         assert facts.needs_store(spec) == store
+
+
+ALIGNED = """prompts: {train: [t.jsonl], held_out: [h.jsonl]}
+judge: {model: org/judge, constitution: c.yaml}
+comparisons: {stored: [{run_id: study-a-judge}, {run_id: study-a-people, dimension: helpful}]%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (", held_out_fraction: 0.3}", ""),
+        ("}\nfeedback: {ai: 1}", "feedback: says whose labels are learned, and so does comparisons.stored: leave one"),
+        (", pairs: 10}", "comparisons.pairs: is about pairs that are sampled"),
+        (", refresh_every_steps: 2}", "comparisons.refresh_every_steps: is about pairs that are sampled"),
+        (", refresh_pairs: 2}", "comparisons.refresh_pairs: is about pairs that are sampled"),
+        ("}\npreference_model: {warm_start_epochs: 1}", "preference_model.warm_start_epochs: learns from all imported"),
+        ("}\nreward: {preference_weight: 0, judge_weight: 1}", "comparisons.stored: is what a preference model is"),
+        ("}\nppo: {algorithm: ALGORITHM_ONLINE_DPO}", "comparisons.stored: is what a preference model is"),
+    ],
+)
+def test_what_a_preference_model_is_fitted_to_is_said_once(folder: Path, more: str, expected: str) -> None:
+    spec = GOOD + ALIGNED.replace("%s}", more)
+    (folder / "t.jsonl").write_text('{"prompt": "p"}\n{"prompt": "q"}\n')
+    (folder / "h.jsonl").write_text('{"prompt": "r"}\n')
+    (folder / "c.yaml").write_text(CONSTITUTION)
+    (folder / "spec.yaml").write_text(spec)
+    problems = [str(one) for one in checks.check_file(folder / "spec.yaml", to_serve=True).file.problems]
+    assert len(problems) == bool(expected), problems
+    assert not expected or problems[0].startswith(expected)
+
+
+def test_stored_labels_count_once_and_a_run_compares_itself_only_by_revising() -> None:
+    stored = [run_pb2.StoredComparisons(weight=2), run_pb2.StoredComparisons(run_id="own")]
+    spec = fill_defaults(run_pb2.RunSpec(comparisons=run_pb2.ComparisonSpec(stored=stored)))
+    weight, own = map(str, label_checks.fitted(spec))
+    assert weight.startswith("comparisons.stored[0].weight: has no meaning here")
+    assert own.startswith("comparisons.stored[1].run_id: is own, and with comparisons.stored the run compares nothing")
+    spec.revision.SetInParent()
+    assert list(map(str, label_checks.fitted(spec))) == [weight]
+
+
+def test_with_stored_labels_no_default_speaks_of_others() -> None:
+    spec = run_pb2.RunSpec(comparisons=run_pb2.ComparisonSpec(stored=[run_pb2.StoredComparisons(run_id="other")]))
+    filled = fill_defaults(spec)
+    assert facts.needs_preference_model(filled)
+    assert not facts.samples_pairs(filled)
+    assert not filled.HasField("feedback")
+    assert not filled.comparisons.HasField("pairs")
+    assert filled.comparisons.held_out_fraction == 0.2
+    assert fill_defaults(filled) == filled
+    assert facts.samples_pairs(fill_defaults(run_pb2.RunSpec()))
 
 
 def test_adapters_learn_at_ten_times_the_rate(folder: Path) -> None:

@@ -116,6 +116,11 @@ def test_adapters_do_not_learn_new_tokens(folder: Path) -> None:
     (problem,) = found(folder, text + "  lora_rank: 8\n")
     assert problem.startswith("supervised.lora_rank: trains no embeddings")
     assert "<|end|>" in problem
+    # Fitted from the policy as it is named, a preference model reads them too.
+    whole = REVISES.replace("model: org/policy", policy) + "preference_model: {lora_rank: 8}\n"
+    (problem,) = found(folder, whole)
+    assert problem.startswith("preference_model.lora_rank: trains no embeddings")
+    assert found(folder, whole.replace("{lora_rank", "{model: ./model, lora_rank")) == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from charter.spec.defaults import fill_defaults, with_engines
+from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 
@@ -49,6 +50,20 @@ def test_models_and_engines_of_every_service_are_named_together() -> None:
     assert "serves org/other, the spec says org/policy (preference_model.model)" in problem
     spec.policy.engine = "auto"
     assert list(policy_problems(spec, "host:1", types_pb2.ModelInfo(model="org/policy", engine="fake"))) == []
+
+
+def test_the_policy_of_a_run_goes_on_on_the_service_that_the_run_had(tmp_path: Path) -> None:
+    model = "org/policy"
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        made = run_pb2.RunSpec(policy=run_pb2.PolicySpec(model=model))
+        (tmp_path / run / "spec.json").write_text(spec_to_json(made))
+        model = str(tmp_path / run / "policy")
+    spec = fill_defaults(run_pb2.RunSpec(policy=run_pb2.PolicySpec(model=model), judge=run_pb2.JudgeSpec(model=model)))
+    assert list(policy_problems(spec, "host:1", types_pb2.ModelInfo(model="org/policy"))) == []
+    assert len(list(policy_problems(spec, "host:1", types_pb2.ModelInfo(model="org/other")))) == 1
+    # A judge is sent no weights.
+    assert len(list(judge_problems(spec, "host:1", served("org/policy", "transformers")))) == 1
 
 
 def test_the_calibration_that_a_spec_names_must_be_the_one_applied(tmp_path: Path) -> None:

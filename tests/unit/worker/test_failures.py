@@ -23,7 +23,7 @@ def a_run(folder: Path, **failures: Any) -> Run:
     """All of a run that counting needs."""
     spec = fill_defaults(run_pb2.RunSpec(failures=run_pb2.FailureSpec(**failures)))
     none = cast(Any, None)
-    return Run("counted", spec, Artifacts(folder, "counted"), none, none, none, none, none)
+    return Run("counted", spec, Artifacts(folder, "counted"), none, none, none, none, none, none)
 
 
 def test_a_few_are_counted_by_kind(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def prompt_spec(train: list[str], held_out: list[str], most: int = 100, **more: 
 def test_overlap_is_an_error_whatever_the_white_space(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     train = write(tmp_path / "train.jsonl", {"prompt": "One"}, {"prompt": "Two"})
     held_out = write(tmp_path / "held.jsonl", {"messages": [{"role": "user", "content": " Two\n"}]})
-    with pytest.raises(SpecError, match=r"1 held-out prompts are also in prompts\.train, for example 'Two'"):
+    with pytest.raises(SpecError, match=r"1 held-out prompts are also in prompts\.train, for example 'T…'"):
         load_prompt_sets(prompt_spec([train], [held_out]), tokenizer)
 
 
@@ -162,6 +162,20 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_one_is_whole(tmp_path: 
     assert recover_lines(path) == ['{"a": 1}']
     append_line(path, '{"c": 3}')
     assert recover_lines(path) == ['{"a": 1}', '{"c": 3}']
+
+
+def test_an_attempt_is_noted_and_those_before_it_stay(tmp_path: Path) -> None:
+    for attempt, seconds in ((1, 1.5), (2, 2.0)):
+        artifacts = Artifacts(tmp_path, "r")
+        artifacts.begin_leg(attempt, hardware={"cores": attempt})
+        artifacts.note_in_leg(versions={"charter": str(attempt)})
+        artifacts.add_seconds("PPO", seconds)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["phase_seconds"] == {"PPO": 3.5}
+    first, second = record["legs"]
+    assert (first["attempt"], first["phase_seconds"], first["versions"]) == (1, {"PPO": 1.5}, {"charter": "1"})
+    assert (second["hardware"], second["phase_seconds"]) == ({"cores": 2}, {"PPO": 2.0})
+    assert first["started"] <= first["ended"] <= second["started"] <= second["ended"]
 
 
 def test_times_of_attempts_add_up(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from charter.cli.services import home
 
 if TYPE_CHECKING:
     from charter.evaluation.compare.folder import EvaluationFolder
+    from charter.evaluation.compare.results import Results
     from charter.evaluation.compare.spec import EvaluateSpec
 
 SpecArgument = Annotated[
@@ -19,7 +20,10 @@ SpecArgument = Annotated[
 ]
 CheckOption = Annotated[bool, typer.Option("--check", help="Only find every mistake in the spec, offline.")]
 FiguresOption = Annotated[
-    bool, typer.Option("--figures", help="Only compute the figures again, from what is stored; SPEC may be its folder.")
+    bool,
+    typer.Option(
+        "--figures", help="Only compute the figures again, from what is stored; SPEC may be its folder or name."
+    ),
 ]
 FolderOption = Annotated[
     Path | None,
@@ -40,15 +44,26 @@ def evaluate(
     by item: the same command goes on where one that was interrupted stopped.
     """
     # Here, not at the top: who asks for help waits for none of it.
-    from charter.evaluation.compare.folder import EvaluationBusyError, EvaluationFolder
+    from charter.cli.finding import evaluation_of
+    from charter.data.errors import DataError
+    from charter.evaluation.compare.folder import EvaluationFolder
     from charter.evaluation.compare.spec import load_evaluation
+    from charter.state_files import FolderBusyError, alone_in
+    from charter.worker.errors import RunError
 
     say = errors if as_json else console
-    if figures and spec.is_dir():
-        _show(EvaluationFolder(spec), say, as_json)
+    if figures and not spec.is_file():
+        stored = evaluation_of(str(spec))
+        try:
+            with alone_in(stored.path):
+                _show(stored, say, as_json)
+        except FolderBusyError as error:
+            fail(error)
         return
-    checked = load_evaluation(spec, home() / "runs")
-    place = EvaluationFolder(folder or home() / "evaluations" / checked.spec.name)
+    if spec.is_dir():
+        fail(f"{spec} is a folder: name the spec, a file, or compute the figures of what is stored in it by --figures")
+    checked = load_evaluation(spec, home(), folder)
+    place = EvaluationFolder(checked.folder)
     if check:
         say.print(f"{escape(str(spec))} is valid.", soft_wrap=True)
         for one in checked.unread:
@@ -57,11 +72,14 @@ def evaluate(
             emit_json({"valid": True})
         return
     try:
-        with place.alone():
+        with alone_in(place.path):
             if not figures:
-                _ask(checked.spec, place, say)
+                try:
+                    ask_stored(checked.spec, place, say)
+                except (DataError, RunError) as error:
+                    fail(error)
             _show(place, say, as_json, checked.spec)
-    except EvaluationBusyError as error:
+    except FolderBusyError as error:
         fail(error)
     except KeyboardInterrupt:
         say.print(
@@ -72,40 +90,47 @@ def evaluate(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _ask(spec: "EvaluateSpec", folder: "EvaluationFolder", say: Console) -> None:
+def ask_stored(spec: "EvaluateSpec", folder: "EvaluationFolder", say: Console) -> None:
+    """Have models and judges of a filled spec say what is not stored yet, and show how it goes.
+
+    Raises ``DataError``, ``RunError`` and as ``worker.evaluation.evaluate``.
+    """
     from charter.cli.evaluation.progress import EvaluationProgress
     from charter.cli.evaluation.serving import LocalServers
-    from charter.data.errors import DataError
     from charter.evaluation.compare.prompts import choose_prompts
-    from charter.worker.errors import RunError
     from charter.worker.evaluation.evaluate import evaluate as ask
 
-    try:
-        prompts = choose_prompts(spec)
-        say.print(f"{len(prompts)} prompts, answers in {escape(str(folder.path))}", soft_wrap=True)
-        servers = LocalServers(spec.name, folder.path, say)
-        servers.stop_left_over()
-        with EvaluationProgress(say) as progress:
-            ask(spec, prompts, folder, servers, progress.show)
-    except (DataError, RunError) as error:
-        fail(error)
+    prompts = choose_prompts(spec)
+    say.print(f"{len(prompts)} prompts, answers in {escape(str(folder.path))}", soft_wrap=True)
+    servers = LocalServers(spec.name, folder.path, say)
+    servers.stop_left_over()
+    with EvaluationProgress(say) as progress:
+        ask(spec, prompts, folder, servers, progress.show)
+
+
+def write_figures(folder: "EvaluationFolder", spec: "EvaluateSpec") -> "Results":
+    """Compute the figures of what is stored, and write them and the page."""
+    from charter.evaluation.compare.results import compute, write_results
+    from charter.evaluation.report.evaluation_page import write_page
+
+    results = compute(spec, folder)
+    write_results(results, folder)
+    write_page(results, spec, folder)
+    return results
 
 
 def _show(folder: "EvaluationFolder", say: Console, as_json: bool, spec: "EvaluateSpec | None" = None) -> None:
     """Compute the figures, write them, and show them."""
     from charter.cli.evaluation.tables import print_results
-    from charter.evaluation.compare.results import compute, write_results
     from charter.evaluation.compare.spec import changes
-    from charter.evaluation.report.evaluation_page import write_page
 
     stored = folder.read_spec()
     if stored is None:
         fail(f"nothing is stored in {folder.path}: `charter evaluate SPEC` asks the models first")
     if spec is not None and (changed := changes(stored, spec, folder.stored_names())):
         fail(f"{folder.path} is of another spec: {', '.join(changed)} changed. --figures takes the folder, too")
-    results = compute(spec or stored, folder)
-    write_results(results, folder)
-    write_page(results, folder.report)
+    shown = spec or stored
+    results = write_figures(folder, shown)
     if as_json:
         emit_json(results.as_json() | {"folder": str(folder.path), "report": str(folder.report)})
         return

@@ -4,40 +4,22 @@ import time
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.progress import TaskID, TextColumn, TimeElapsedColumn
+
+from charter.cli.bars import Bars, bar_column, count_column
 
 # Seconds between two lines of one stage.
 _LINE_SECONDS = 5.0
 
 
-class EvaluationProgress:
+class EvaluationProgress(Bars):
     """Context in which progress is shown."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars = Progress(
-            SpinnerColumn(finished_text="[green]✔[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20, table_column=Column(min_width=8)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-        )
+        described, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+        super().__init__(console, described, bar_column(), count_column(), TimeElapsedColumn(), text)
         self._tasks: dict[str, TaskID] = {}
         self._line = ("", 0.0)
-
-    def __enter__(self) -> "EvaluationProgress":
-        """Start drawing."""
-        if self._console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing; what was drawn stays."""
-        if self._console.is_terminal:
-            self._bars.stop()
 
     def show(self, stage: str, done: int, total: int, text: str) -> None:
         """So many of a stage's items are done; ``text`` says what was left out."""

@@ -8,12 +8,14 @@ import typer
 
 from charter.cli.calls import channel_to
 from charter.cli.finding import run_id_of
+from charter.cli.judging.audit_learned import labels_taken, learned_run, print_sources, sources_json
 from charter.cli.judging.audit_summary import summary_of
 from charter.cli.judging.audit_tables import print_comparison, print_comparisons, print_summary
 from charter.cli.output import JsonOption, emit_json, fail
 from charter.cli.preferences.preferences import AddressOption
 from charter.rpc.channel import BATCH
 from charter.rpc.stalled import unless_stalled
+from charter.runs.folder import RunFolder, RunFolderError
 from charter.storage.comparisons import Row, comparison_to_row
 from charter.v1 import preference_pb2, preference_pb2_grpc, types_pb2
 
@@ -43,7 +45,17 @@ def audit(
     """
     if comparison and summary:
         fail("give --comparison or --summary, not both")
-    run_id = run_id_of(run, address)
+    try:
+        learned = None if address else learned_run(run)
+        # A run that learns from labels of the store, and from rewards, may be given by its name.
+        run_id = run_id_of(run, address) if learned is None else ""
+        if learned is None and not address and run_id != run:
+            learned = learned_run(run_id)
+    except RunFolderError as error:
+        fail(error)
+    if learned is not None:
+        _audit_learned(learned, comparison, summary, principle, dimension, limit, as_json)
+        return
     chosen = preference_pb2.ComparisonFilter(run_id=run_id, principle_id=principle, dimension=dimension)
     if comparison:
         one = _one(chosen, comparison, address)
@@ -65,6 +77,35 @@ def audit(
         emit_json([_json(one) for one in listed])
     else:
         print_comparisons(listed, more=next(iter(labels), None) is not None)
+
+
+def _audit_learned(
+    run: RunFolder, comparison: str, summary: bool, principle: str, dimension: str, limit: int, as_json: bool
+) -> None:
+    """Of a run without labels of its own: what it learned from, and the labels that it took from the store."""
+    labels = [one for one in labels_taken(run) if _fits(one, principle, dimension)]
+    if comparison:
+        one = _only(labels, run.name, comparison)
+        if as_json:
+            emit_json(_json(one))
+        else:
+            print_comparison(one)
+        return
+    if as_json:
+        found = summary_of(labels) if summary else {"labels": [_json(one) for one in labels[:limit]]}
+        emit_json({"run": run.name, "sources": sources_json(run)} | found)
+        return
+    print_sources(run)
+    if labels and summary:
+        print_summary(run.name, summary_of(labels))
+    elif labels:
+        print_comparisons(labels[:limit], more=len(labels) > limit)
+
+
+def _fits(one: types_pb2.Comparison, principle: str, dimension: str) -> bool:
+    """As the store's filter."""
+    asked = not principle or any(judgement.principle_id == principle for judgement in one.judgements)
+    return asked and dimension in ("", one.dimension)
 
 
 def labels_of(run_id: str, address: str) -> Iterator[types_pb2.Comparison]:
@@ -90,10 +131,13 @@ def _one(chosen: preference_pb2.ComparisonFilter, comparison_id: str, address: s
     """The label whose id begins so; ends the command unless there is exactly one."""
     if len(comparison_id) == _ID_LENGTH:
         chosen.id = comparison_id
-    matching = (one for one in _stream(chosen, address) if one.id.startswith(comparison_id))
-    found = list(islice(matching, 2))
+    return _only(_stream(chosen, address), chosen.run_id, comparison_id)
+
+
+def _only(labels: Iterable[types_pb2.Comparison], run_id: str, comparison_id: str) -> types_pb2.Comparison:
+    found = list(islice((one for one in labels if one.id.startswith(comparison_id)), 2))
     if not found:
-        fail(f"run {chosen.run_id} has no comparison {comparison_id}; `charter audit {chosen.run_id}` lists them")
+        fail(f"run {run_id} has no comparison {comparison_id}; `charter audit {run_id}` lists them")
     if len(found) > 1:
         fail(f"more than one comparison begins with {comparison_id}: give more of the id")
     return found[0]
@@ -110,4 +154,5 @@ def _stream(chosen: preference_pb2.ComparisonFilter, address: str) -> Iterator[t
 def _json(comparison: types_pb2.Comparison) -> dict[str, Any]:
     """The layout of an exported comparison."""
     row: Row = comparison_to_row(comparison)
-    return row | {"create_time": row["create_time"].isoformat()}
+    time = row["create_time"]
+    return row | {"create_time": None if time is None else time.isoformat()}

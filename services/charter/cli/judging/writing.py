@@ -45,7 +45,7 @@ def critique(
     )
     with channel_to("judge", address) as channel:
         (found,) = judge_pb2_grpc.JudgeServiceStub(channel).Critique(request, timeout=BATCH)
-    _show("critique", found.critique, found.principle_id, found.failure, as_json)
+    _show("critique", found.critique, found, as_json)
 
 
 def revise(
@@ -72,7 +72,7 @@ def revise(
     )
     with channel_to("judge", address) as channel:
         (found,) = judge_pb2_grpc.JudgeServiceStub(channel).Revise(request, timeout=BATCH)
-    _show("revision", found.revision, found.principle_id, found.failure, as_json)
+    _show("revision", found.revision, found, as_json)
 
 
 def _item(prompt: str, answer: str, critique: str = "") -> judge_pb2.AnswerItem:
@@ -84,11 +84,13 @@ def _options(principle: str, dimension: str, instruction: str, seed: int) -> jud
     return judge_pb2.JudgingOptions(principle_id=principle, dimension=dimension, instruction=instruction, seed=seed)
 
 
-def _show(what: str, text: str, principle: str, failure: str, as_json: bool) -> None:
-    """Print what was written; ends the command with 1 when there is nothing."""
+def _show(what: str, text: str, written: judge_pb2.CritiqueResponse | judge_pb2.ReviseResponse, as_json: bool) -> None:
+    """Print what was written, and whether the token limit ended it; ends the command with 1 when there is nothing."""
+    principle, failure, cut_off = written.principle_id, written.failure, written.cut_off
     if as_json:
-        emit_json({what: text, "principle_id": principle, "failure": failure})
+        emit_json({what: text, "principle_id": principle, "failure": failure, "cut_off": cut_off})
     elif text:
-        console.print(f"{escape(printable(text))}\n[dim]{what} by {escape(principle)}[/]")
+        limit = ", cut off by --max-new-tokens" if cut_off else ""
+        console.print(f"{escape(printable(text))}\n[dim]{what} by {escape(principle)}{limit}[/]")
     if failure:
         fail(f"no {what} was written: {failure}")

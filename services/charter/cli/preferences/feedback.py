@@ -9,12 +9,13 @@ import typer
 from rich.markup import escape
 
 from charter.cli.bad_rows import OnBadRow, OnBadRowOption, bad_rows_of, tell
-from charter.cli.finding import run_id_of
+from charter.cli.finding import evaluation_of, run_id_of, study_of
 from charter.cli.output import console, fail
 from charter.cli.services import endpoint, home
 from charter.feedback.labellers import Labellers, LabellersError, add_labeller, load_labellers
 from charter.rpc.errors import ServiceError
 from charter.spec.constitution import load_constitution
+from charter.state_files import FolderBusyError
 
 if TYPE_CHECKING:
     from charter.feedback.room import FeedbackConfig
@@ -32,6 +33,16 @@ PairsOption = Annotated[
 ]
 RunOption = Annotated[
     str, typer.Option("--run", help="Compare the pairs of this run (id or name), blind to its labels.")
+]
+EvaluationOption = Annotated[
+    str,
+    typer.Option("--evaluation", help="Compare the models of an evaluation (folder or name), blind; votes stay in it."),
+]
+StudyOption = Annotated[
+    str, typer.Option("--study", help="Label the pairs of a study of `charter compare` (folder or name), blind.")
+]
+CountOption = Annotated[
+    int | None, typer.Option(min=1, help="Only so many pairs of the evaluation, as many of all models.")
 ]
 SecondOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the pairs that a second person labels too.")]
 ConstitutionOption = Annotated[
@@ -52,6 +63,9 @@ def feedback(
     pairs: PairsOption = None,
     on_bad_row: OnBadRowOption = OnBadRow.STOP,
     run: RunOption = "",
+    evaluation: EvaluationOption = "",
+    study: StudyOption = "",
+    count: CountOption = None,
     second_share: SecondOption = 0.2,
     constitution: ConstitutionOption = None,
     guided: GuidedOption = False,
@@ -64,14 +78,21 @@ def feedback(
 ) -> None:
     """Serve the page where people chat with the policy and compare answers.
 
-    It runs until Ctrl-C. Prints a sign-in link for each labeller. Labels go to the preference service; what was not
-    sent stays in the browser and is sent later.
+    It runs until Ctrl-C. Prints a sign-in link for each labeller. Labels go to the preference service, votes on an
+    evaluation or a study into its folder; what was not sent stays in the browser and is sent later.
     """
     # Here, not at the top: who asks for help waits for no numpy and no web server.
     from charter.feedback.room import FeedbackConfig
 
     if guided and constitution is None:
         fail("--guided needs --constitution, the file whose principles are shown")
+    for option, given in (("--evaluation", evaluation), ("--study", study)):
+        if given and (pairs or run):
+            fail(f"{option} has a queue and a place for votes of its own: leave --pairs and --run out")
+    if evaluation and study:
+        fail("give --evaluation or --study, not both")
+    if count is not None and not evaluation:
+        fail("--count is for --evaluation")
     known = _labellers(labellers or home() / "feedback" / "labellers.json", labeller or [])
     config = FeedbackConfig(
         policy=policy or endpoint("policy").main,
@@ -80,6 +101,9 @@ def feedback(
         chats=home() / "feedback" / "chats.jsonl",
         files={source: bad_rows_of(source, on_bad_row) for source in pairs or ()},
         run=run_id_of(run, preference),
+        evaluation=evaluation_of(evaluation) if evaluation else None,
+        most=count,
+        study=study_of(study) if study else None,
         second_share=second_share,
         constitution=None if constitution is None else load_constitution(constitution).to_proto(),
         guided=guided,
@@ -98,7 +122,7 @@ async def _serve(config: "FeedbackConfig", host: str, port: int) -> None:
     room = Room(config)
     try:
         await room.start()
-    except (ServiceError, OSError, ValueError) as error:
+    except (ServiceError, FolderBusyError, OSError, ValueError) as error:
         await room.stop()
         fail(error)
     for source, bad in config.files.items():

@@ -1,4 +1,4 @@
-"""Shows a run while it goes: a bar for each phase, with the newest numbers of PPO."""
+"""Shows a run while it goes: a bar for each phase, with the newest numbers."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 import grpc
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import TextColumn
 from rich.table import Column
 
+from charter.cli.bars import Bars, bar_column, count_column
 from charter.cli.patience import Patience
 from charter.rpc.channel import BATCH
+from charter.spec.facts import algorithm_title
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
 PHASES = {
@@ -24,8 +26,9 @@ PHASES = {
     run_pb2.PHASE_SAMPLING_PAIRS: "sampling pairs",
     run_pb2.PHASE_JUDGING: "judging",
     run_pb2.PHASE_FITTING_PREFERENCE_MODEL: "fitting the preference model",
-    run_pb2.PHASE_PPO: "PPO",
+    run_pb2.PHASE_PPO: "reinforcement learning",
     run_pb2.PHASE_EVALUATING: "evaluating",
+    run_pb2.PHASE_COMPARING: "comparing the stages",
     run_pb2.PHASE_REPORTING: "reporting",
 }
 # Metrics that are shown behind the bars.
@@ -34,7 +37,8 @@ NUMBERS = {
     "train_loss": "loss {:.3f}",
     "held_out_loss": "held out {:.3f}",
     "held_out_accuracy": "agreement {:.0%}",
-    "held_out_reward_accuracy": "preferred {:.0%}",
+    # Of comparisons and of thumbs.
+    "held_out_reward_accuracy": "labels met {:.0%}",
     "reward_mean": "reward {:+.3f}",
     "judge_certainty": "judge's certainty {:.0%}",
     "kl_k1": "KL {:.3f}",
@@ -47,6 +51,12 @@ NUMBERS = {
 
 # Columns of a terminal in which there is room for bars, and for several numbers side by side.
 _BARS_FROM, _NUMBERS_FROM = 76, 100
+
+
+def phase_name(phase: "run_pb2.Phase.ValueType", spec: run_pb2.RunSpec) -> str:
+    """What a run does in a phase, in words; the phase of RL by the name of the spec's algorithm."""
+    return algorithm_title(spec.ppo) if phase == run_pb2.PHASE_PPO else PHASES.get(phase, "working")
+
 
 ACTIVE = (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING)
 
@@ -74,43 +84,31 @@ def watch(
                 patience.wait(error)
 
 
-class RunProgress:
-    """Context in which events of a run are shown: live bars on a terminal, one line an event elsewhere."""
+class RunProgress(Bars):
+    """Context in which events of a run by a spec are shown: live bars on a terminal, one line an event elsewhere."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, spec: run_pb2.RunSpec) -> None:
+        self._spec = spec
         # In a narrow terminal each number has a line, and in a very narrow one there is no bar; count and time stay.
         wide = console.width >= _BARS_FROM
-        self._bars = Progress(
-            SpinnerColumn(finished_text="[green]✔[/]"),
+        super().__init__(
+            console,
             TextColumn("{task.description:<27}" if wide else "{task.description}"),
-            *([BarColumn(bar_width=20, table_column=Column(min_width=8))] if wide else []),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            *([bar_column()] if wide else []),
+            count_column(),
             TextColumn(
                 "{task.fields[clock]}", style="progress.elapsed", table_column=Column(no_wrap=True, min_width=7)
             ),
             TextColumn("{task.fields[numbers]}", table_column=Column(min_width=16)),
-            console=console,
         )
         # The newest bar and the phase it stands for; when (Unix seconds) that phase began, and the last event's time.
         self._bar = self._bars.add_task("waiting for the worker", total=None, numbers="", clock="")
         self._phase = run_pb2.PHASE_UNSPECIFIED
         self._begin = self._last = 0.0
 
-    def __enter__(self) -> "RunProgress":
-        """Start drawing."""
-        if self._console.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop drawing; what was drawn stays."""
-        if self._console.is_terminal:
-            self._bars.stop()
-
     def show(self, event: run_pb2.RunEvent) -> None:
         """Draw one event."""
-        name = PHASES.get(event.phase, "working")
+        name = phase_name(event.phase, self._spec)
         between = "  " if self._console.width >= _NUMBERS_FROM or not self._console.is_terminal else "\n"
         numbers = between.join(
             text.format(event.metrics[name]) for name, text in NUMBERS.items() if name in event.metrics

@@ -9,9 +9,10 @@ from rich.markup import escape
 from charter.cli.calls import channel_to
 from charter.cli.output import JsonOption, console, shortened
 from charter.cli.runs.runs import RunArgument
+from charter.shown import beginning
 from charter.v1 import trainer_pb2, trainer_pb2_grpc
 
-# Characters of a text in the list, and of a prompt: prompts that look for harm are not shown whole.
+# Characters of a text in the list, and of a prompt.
 _SHOWN, _SHOWN_OF_PROMPT = 60, 30
 
 
@@ -40,13 +41,12 @@ def revisions(
 
 def _show(response: trainer_pb2.WatchRevisionsResponse) -> None:
     one = response.revision
-    prompt = one.prompt[-1].content
     parts = (
         str(response.row),
         f"round {one.round}",
         one.principle_id,
         (one.outcome or one.verdict).replace("_", " "),
-        shortened(prompt, min(_SHOWN_OF_PROMPT, len(prompt) // 2)),
+        shortened(beginning(one.prompt[-1].content, _SHOWN_OF_PROMPT), _SHOWN_OF_PROMPT + 1),
         f"-> {shortened(one.revision, _SHOWN)}",
     )
     console.print("  ".join(map(escape, parts)), soft_wrap=True)

@@ -89,7 +89,7 @@ def follow(started: run_pb2.Run, detach: bool, as_json: bool, cancels: bool = Tr
             console.print(f"Follow it with `charter runs watch {started.id}`.")
         return
     interrupted = False
-    with channel_to("trainer") as channel, RunProgress(screen) as progress:
+    with channel_to("trainer") as channel, RunProgress(screen, started.spec) as progress:
         stub = trainer_pb2_grpc.TrainerServiceStub(channel)
         # Of a run that was just resumed only what is new.
         last, ended = started.last_event.sequence if cancels and started.attempts > 1 else 0, started

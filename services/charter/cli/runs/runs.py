@@ -14,9 +14,10 @@ from rich.table import Table
 from charter.cli.calls import channel_to
 from charter.cli.checks import problems
 from charter.cli.output import JsonOption, console, emit_json, errors, fail, print_table
-from charter.cli.runs.progress import ACTIVE, PHASES, watch
+from charter.cli.runs.progress import ACTIVE, phase_name, watch
 from charter.cli.runs.run import DetachOption, as_dict, bring, follow, spec_and_files
 from charter.rpc.channel import BATCH, QUICK
+from charter.spec.facts import used_parts
 from charter.spec.load import spec_to_yaml
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 
@@ -57,7 +58,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         if as_json:
             emit_json(as_dict(found))
             return
-        numbers = _numbers(stub, found.id)
+        numbers = _numbers(stub, found)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("run", f"[bold]{found.id}[/]")
     table.add_row("state", _state(found))
@@ -74,19 +75,21 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     table.add_row("artifacts", escape(found.artifacts))
     print_table(table)
     console.print("\nspec", style="bold")
-    console.print(escape(spec_to_yaml(found.spec)), end="")
+    console.print(escape(spec_to_yaml(used_parts(found.spec))), end="")
 
 
-def _numbers(stub: trainer_pb2_grpc.TrainerServiceStub, run_id: str) -> dict[str, tuple[int | None, dict[str, float]]]:
+def _numbers(
+    stub: trainer_pb2_grpc.TrainerServiceStub, run: run_pb2.Run
+) -> dict[str, tuple[int | None, dict[str, float]]]:
     """Of each phase its newest step and numbers: those of its last step, and what is only measured now and then."""
     found: dict[str, tuple[int | None, dict[str, float]]] = {}
-    for response in stub.WatchRun(trainer_pb2.WatchRunRequest(run_id=run_id), timeout=BATCH):
+    for response in stub.WatchRun(trainer_pb2.WatchRunRequest(run_id=run.id), timeout=BATCH):
         if response.HasField("run"):
             # Behind the stored events comes the run, then what has not happened yet.
             break
         event = response.event
         if event.metrics:
-            name = PHASES.get(event.phase, "working")
+            name = phase_name(event.phase, run.spec)
             step, earlier = found.get(name, (None, {}))
             found[name] = (event.step if event.HasField("step") else step, earlier | dict(event.metrics))
     return found
@@ -188,7 +191,7 @@ def _position(run: run_pb2.Run) -> str:
     if not event.sequence:
         return ""
     count = f" {event.done}/{event.total}" if event.total else ""
-    return PHASES.get(event.phase, "working") + count
+    return phase_name(event.phase, run.spec) + count
 
 
 def _local(run: run_pb2.Run) -> datetime:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from charter.atomic_files import write_text
 from charter.cli.judging.audit import labels_of
 from charter.cli.judging.audit_tables import PREVIEW, SHORT_ID, print_text
 from charter.cli.output import JsonOption, console, emit_json, fail, print_table, printable, shortened
@@ -17,7 +18,7 @@ from charter.cli.runs.report import RunArgument, folder_of
 from charter.outcomes import side
 from charter.rpc.messages import chat_messages
 from charter.runs.folder import RunFolderError, read_run_folder
-from charter.runs.samples import FILE, Sample, read_samples
+from charter.runs.samples import FILE, PAGE, Sample, read_samples
 from charter.storage.comparisons import LABELLED, enum_name, messages_from
 from charter.v1 import types_pb2
 
@@ -35,6 +36,9 @@ class Push:
 
 def samples(
     run: RunArgument,
+    file: Annotated[
+        Path | None, typer.Argument(help=f"With --html: file to write, instead of {PAGE} in the run's folder.")
+    ] = None,
     step: Annotated[int | None, typer.Option(min=1, help="Only answers of this step.")] = None,
     highest: Annotated[
         bool, typer.Option("--highest", help="The highest scores first: is the preference model being exploited?")
@@ -42,16 +46,22 @@ def samples(
     sample: Annotated[
         str, typer.Option(help="One answer in full, by its id, and the labels that pushed its score most.")
     ] = "",
+    html: Annotated[
+        bool, typer.Option("--html", help="Write a page of all answers, or a step's, with coloured tokens.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Most answers, or with --sample labels each way, to list.")] = 10,
     address: AddressOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show the answers that a run scored lowest, and the labels that taught it to.
 
-    Those of all steps, or of one. Each step keeps a few answers at either end of its scores. With --sample the run's
-    labels are ranked by how much they pushed that answer's score down and up; `charter audit RUN --comparison ID` then
-    says which principle each came from.
+    Those of all steps, or of one. Each step keeps a few answers at either end of its scores, and some drawn by lot.
+    With --sample the run's labels are ranked by how much they pushed that answer's score down and up; `charter audit
+    RUN --comparison ID` then says which principle each came from. With --html everything that was kept is written to
+    one page, to look through.
     """
+    if file is not None and not html:
+        fail(f"{file} is given without --html, which writes a page to it")
     folder = folder_of(run)
     try:
         kept = read_samples(folder)
@@ -68,11 +78,31 @@ def samples(
     chosen = [one for one in kept if step is None or one.step == step]
     if not chosen:
         fail(f"run {run} has no answers of step {step}; its steps are {kept[0].step} to {kept[-1].step}")
-    chosen = sorted(chosen, key=lambda one: one.score, reverse=highest)[:limit]
+    if html:
+        _write_page(folder, chosen, file or folder / PAGE, as_json)
+        return
+    scored = [(one.score, one) for one in chosen if one.score is not None]
+    chosen = [one for _, one in sorted(scored, key=lambda pair: pair[0], reverse=highest)[:limit]]
     if as_json:
         emit_json([asdict(one) for one in chosen])
     else:
         _print_list(run, chosen)
+
+
+def _write_page(folder: Path, chosen: Sequence[Sample], file: Path, as_json: bool) -> None:
+    # Here, not at the top: every other command starts without the report's libraries.
+    from charter.evaluation.report.samples_page import render_samples_page
+
+    try:
+        contents = read_run_folder(folder)
+        together = contents.spec.ppo.samples_per_prompt if contents.spec else 0
+        write_text(file, render_samples_page(chosen, contents.name, together))
+    except (RunFolderError, OSError) as error:
+        fail(error)
+    if as_json:
+        emit_json({"page": str(file), "answers": len(chosen)})
+    else:
+        console.print(str(file), markup=False, soft_wrap=True)
 
 
 def _show_one(folder: Path, one: Sample, limit: int, address: str, as_json: bool) -> None:
@@ -83,7 +113,7 @@ def _show_one(folder: Path, one: Sample, limit: int, address: str, as_json: bool
         )
         return
     _print_one(one)
-    if not one.preference_version:
+    if not one.preference_version and one.score is not None:
         console.print(
             "\nNo preference model scored it: the judge or a service of yours did, and no label is behind that."
         )
@@ -151,7 +181,7 @@ def _print_list(run: str, chosen: Sequence[Sample]) -> None:
     for one in chosen:
         table.add_row(
             one.id,
-            f"{one.score:+.3f}",
+            _score(one, 3),
             str(one.tokens),
             "yes" if one.ended else "no",
             escape(shortened(one.prompt[-1]["content"], PREVIEW // 2)),
@@ -167,8 +197,8 @@ def _print_one(one: Sample) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False)
     ended = "ended" if one.ended else "cut off without EOS"
     for name, value in (
-        ("answer", f"{one.id}, of PPO step {one.step}"),
-        ("score", f"{one.score:+.4f}"),
+        ("answer", f"{one.id}, of step {one.step}"),
+        ("score", _score(one, 4)),
         ("length", f"{one.tokens} tokens, {ended}"),
         ("written by", f"the policy's weight version {one.weight_version}"),
         (
@@ -183,6 +213,10 @@ def _print_one(one: Sample) -> None:
     for turn in one.prompt:
         print_text(f"prompt, {turn['role']}", turn["content"])
     print_text("answer", one.answer)
+
+
+def _score(one: Sample, digits: int) -> str:
+    return f"none, {one.failure}" if one.score is None else f"{one.score:+.{digits}f}"
 
 
 def _print_pushes(title: str, found: Sequence[Push]) -> None:

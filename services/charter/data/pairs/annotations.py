@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from charter.data.errors import BadRowError
+from charter.data.exports import task_of
 from charter.data.pairs.pair import Pair
 from charter.data.pairs.side_by_side import Columns, answer_columns, chosen_of, side_by_side_pair, side_of
 from charter.data.rows import Fields
@@ -18,10 +19,10 @@ def annotated_pair(fields: Fields, column: str) -> Pair | None:
 
     ``column`` names the question where there are several. Raises ``BadRowError`` where nobody chose.
     """
-    if isinstance(fields.get("data"), Mapping) and isinstance(fields.get("annotations"), list):
-        return _pair(fields["data"], _label_studio(fields["annotations"]), column)
-    if isinstance(fields.get("fields"), Mapping) and isinstance(fields.get("responses"), Mapping | list):
-        return _pair(fields["fields"], _argilla_json(fields["responses"]), column)
+    task = task_of(fields)
+    if task is not None:
+        answers = _label_studio(fields["annotations"]) if "data" in fields else _argilla_json(fields["responses"])
+        return _pair(task, answers, column)
     if answers := _argilla_columns(fields):
         return _pair(fields, answers, column)
     return None

@@ -1,26 +1,31 @@
 """The figures of an evaluation, from what is stored: computed again at any time, and nobody is asked for it."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from charter.atomic_files import write_json
-from charter.data.prompts import TaskPrompt
-from charter.evaluation.compare.folder import Answer, Compared, EvaluationFolder
+from charter.evaluation.compare.agreement import Agreement, agreements
+from charter.evaluation.compare.folder import Answer, Compared, EvaluationFolder, StartLikelihood, StoredReply
+from charter.evaluation.compare.judged import judged_rows, token_counts
+from charter.evaluation.compare.people import People
+from charter.evaluation.compare.replies import ReplyFigures, reply_figures
 from charter.evaluation.compare.spec import EvaluateSpec, pairs_of
+from charter.evaluation.compare.texts import TextFigures, text_figures
 from charter.evaluation.compare.trained import remarks
+from charter.evaluation.compare.votes import votes_that_count
 from charter.evaluation.figures import ratings as rating_figures
 from charter.evaluation.figures.length_control import length_controlled
 from charter.evaluation.figures.rows import Judgement, between
 from charter.evaluation.figures.win_rate import WinRate, win_matrix
 from charter.evaluation.statistics import Estimate, NotIdentifiedError
+from charter.outcomes import failure_of_judgement
 from charter.runs.results import LeftOut
-from charter.v1 import types_pb2
+from charter.spec.comparison_checks import ALL, PEOPLE
 
-# Figures over prompts of every dimension.
-ALL = "all"
+Stored = TypeVar("Stored", Answer, StartLikelihood, Compared, StoredReply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,23 @@ class Standing:
     model: str
     win_rate: WinRate | None
     length_controlled: Estimate | None
+    # What an answer that is longer by a standard deviation has more in log-odds.
+    length_slope: Estimate | None
     # Elo points; the start has 0.
     rating: Estimate | None
     # Probability that it has the highest rating.
     best: float | None
     notes: tuple[str, ...] = ()
+
+    def prompts_needed(self) -> dict[str, int | None]:
+        """About how many prompts would tell, by figure; None where the verdict is not open, or there is none."""
+        rate = None if self.win_rate is None else self.win_rate.win_rate
+        figures = {
+            "win_rate": (rate, 0.5),
+            "length_controlled": (self.length_controlled, 0.5),
+            "rating": (self.rating, 0.0),
+        }
+        return {name: None if found is None else found.prompts_needed(null) for name, (found, null) in figures.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,10 @@ class Cell:
     model: str
     against: str
     win_rate: WinRate
+
+    def prompts_needed(self) -> dict[str, int | None]:
+        """As ``Standing.prompts_needed``."""
+        return {"win_rate": self.win_rate.win_rate.prompts_needed(0.5)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +83,21 @@ class Results:
     prompts: dict[str, int]
     standings: tuple[Standing, ...]
     matrix: tuple[Cell, ...]
-    # What was left out of the answers of each model, and of the judgements of each judge.
+    # Of every two judges, and of people with each other.
+    agreements: tuple[Agreement, ...]
+    # By judge and model, where prompts are harmful or look so.
+    refusals: tuple[ReplyFigures, ...]
+    # By model.
+    texts: dict[str, TextFigures]
+    # What was left out of the answers of each model, of their likelihoods, and of the judgements of each judge.
     answers_left_out: dict[str, LeftOut]
+    likelihoods_left_out: dict[str, LeftOut]
     judgements_left_out: dict[str, LeftOut]
     # Of the models whose tokens are counted.
     mean_tokens: dict[str, float]
     cut_off: dict[str, int]
+    # How many are not asked for yet, of `answers of MODEL` and `judgements of JUDGE`.
+    missing: dict[str, int]
     # By judge: what must be said wherever its figures stand.
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
@@ -76,11 +106,11 @@ class Results:
         return list(dict.fromkeys(one.dimension for one in self.standings))
 
     def as_json(self) -> dict[str, Any]:
-        """As ``result.json`` has it: each open verdict with the prompts that it would need."""
+        """As ``result.json`` has it: verdicts with the prompts that they would need where they are open."""
         found = asdict(self)
-        for given, one in zip(found["standings"], self.standings, strict=True):
-            rate = one.win_rate
-            given["prompts_needed"] = None if rate is None else rate.win_rate.prompts_needed(0.5)
+        for name in ("standings", "matrix", "agreements"):
+            for given, one in zip(found[name], getattr(self, name), strict=True):
+                given["prompts_needed"] = one.prompts_needed()
         return found
 
 
@@ -89,39 +119,79 @@ def compute(spec: EvaluateSpec, folder: EvaluationFolder) -> Results:
     prompts, served = folder.read_prompts(), folder.read_served()
     answers, compared = folder.read_answers(), folder.read_judgements()
     models = [model.name for model in spec.models]
-    wanted = {prompt.key for prompt in prompts}
-    of_model = {
-        name: [one for one in answers.values() if one.model == name and one.prompt in wanted] for name in models
+    # What an earlier spec asked for, and this one does not, stays stored and counts in nothing.
+    wanted = {(prompt.key, sample) for prompt in prompts for sample in range(spec.answers_per_prompt)}
+    scored = [one for one in _asked(folder.read_likelihoods().values(), wanted) if one.start == spec.start]
+    of_model = {name: [one for one in _asked(answers.values(), wanted) if one.model == name] for name in models}
+    rows = {
+        judge.name: _by_dimension(list(judged_rows(spec, judge.name, prompts, answers, compared)))
+        for judge in spec.judges
     }
-    rows = {judge.name: list(_rows(spec, judge.name, prompts, answers, compared)) for judge in spec.judges}
+    judges = {judge.name: served["judges"].get(judge.name, {}) for judge in spec.judges}
+    pairs = set(pairs_of(spec))
+    judged = [one for one in _asked(compared.values(), wanted) if (one.model_a, one.model_b) in pairs]
+    left_out = {judge.name: _left_out(judge.name, judged) for judge in spec.judges}
+    replies = _asked(folder.read_replies().values(), wanted)
+    # Two people on the pairs that both saw.
+    twice: dict[str, dict[str, list[Judgement]]] = {}
+    if votes := votes_that_count(folder.read_votes()):
+        people = People(spec, prompts, answers, votes)
+        rows[PEOPLE], judges[PEOPLE], left_out[PEOPLE] = _by_dimension(people.rows()), people.about, people.left_out
+        twice = {name: _by_dimension(found) for name, found in people.of_two().items()}
+    drawn = {"samples": spec.bootstrap_samples, "seed": spec.seed}
     standings: list[Standing] = []
     matrix: list[Cell] = []
-    for judge in spec.judges:
-        for dimension, chosen in _by_dimension(rows[judge.name]).items():
-            cells = win_matrix(chosen, samples=spec.bootstrap_samples, seed=spec.seed)
-            matrix += [Cell(judge.name, dimension, a, b, rate) for (a, b), rate in cells.items()]
-            standings += _standings(spec, judge.name, dimension, chosen, answers, cells)
+    for judge, by_dimension in rows.items():
+        for dimension, chosen in by_dimension.items():
+            cells = win_matrix(chosen, **drawn)
+            matrix += [Cell(judge, dimension, a, b, rate) for (a, b), rate in cells.items()]
+            standings += _standings(spec, judge, dimension, chosen, answers, cells)
     answered = {name: [one for one in of_model[name] if not one.failure] for name in models}
-    trained = {name: served["models"].get(name, {}).get("trained", {}) for name in models}
+    trained = {name: served["models"].get(name, {}).get("trained", []) for name in models}
     return Results(
         name=spec.name,
         start=spec.start,
         models={name: served["models"].get(name, {}) for name in models},
-        judges={judge.name: served["judges"].get(judge.name, {}) for judge in spec.judges},
+        judges=judges,
         prompts=dict(Counter(prompt.dimension for prompt in prompts)),
         standings=tuple(standings),
         matrix=tuple(matrix),
-        answers_left_out={
-            name: LeftOut.of(len(found), [one.failure for one in found if one.failure])
-            for name, found in of_model.items()
-        },
-        judgements_left_out={judge.name: _left_out(judge.name, wanted, compared.values()) for judge in spec.judges},
+        agreements=(*agreements(_of_different(rows, answers), **drawn), *agreements(twice, **drawn)),
+        refusals=tuple(
+            figures
+            for judge in spec.judges
+            for figures in reply_figures(judge.name, models, {one.key: one for one in prompts}, replies, **drawn)
+        ),
+        texts=text_figures(answered, scored, served, spec.start, **drawn),
+        answers_left_out={name: _failures(found) for name, found in of_model.items()},
+        likelihoods_left_out={name: _failures([one for one in scored if one.model == name]) for name in models},
+        judgements_left_out=left_out,
         mean_tokens=_mean_tokens(answered),
         cut_off={name: sum(one.cut_off for one in found) for name, found in answered.items()},
-        remarks={
-            judge.name: remarks(judge.name, served["judges"].get(judge.name, {}), trained) for judge in spec.judges
-        },
+        missing=missing_of(spec, wanted, answers, compared),
+        remarks={judge: remarks(judge, about, trained) for judge, about in judges.items()},
     )
+
+
+def missing_of(
+    spec: EvaluateSpec,
+    wanted: Collection[tuple[str, int]],
+    answers: Mapping[tuple[str, str, int], Answer],
+    compared: Collection[tuple[str, str, str, str, int]],
+) -> dict[str, int]:
+    """What an evaluation that was stopped has not got to, by what it is."""
+    found = {
+        f"answers of {model.name}": sum((model.name, *place) not in answers for place in wanted)
+        for model in spec.models
+    }
+    there = {key for key, one in answers.items() if not one.failure}
+    for judge in spec.judges:
+        found[f"judgements of {judge.name}"] = sum(
+            (judge.name, a, b, *place) not in compared and there >= {(a, *place), (b, *place)}
+            for a, b in pairs_of(spec)
+            for place in wanted
+        )
+    return {what: count for what, count in found.items() if count}
 
 
 def _mean_tokens(answered: dict[str, list[Answer]]) -> dict[str, float]:
@@ -134,32 +204,27 @@ def write_results(results: Results, folder: EvaluationFolder) -> None:
     write_json(folder.result, results.as_json())
 
 
-def _rows(
-    spec: EvaluateSpec,
-    judge: str,
-    prompts: Sequence[TaskPrompt],
-    answers: dict[tuple[str, str, int], Answer],
-    compared: dict[tuple[str, str, str, str, int], Compared],
-) -> Iterable[Judgement]:
-    """What was to be judged; a pair with an answer that failed counts as one whose judgement did."""
-    for a, b in pairs_of(spec):
-        for prompt in prompts:
-            for sample in range(spec.answers_per_prompt):
-                both = [answers.get((model, prompt.key, sample)) for model in (a, b)]
-                one = compared.get((judge, a, b, prompt.key, sample))
-                if one is None and all(answer is not None and not answer.failure for answer in both):
-                    # Not asked yet.
-                    continue
-                probability = None if one is None else one.probability_a
-                yield Judgement(prompt.key, prompt.dimension, judge, a, b, sample, probability)
-
-
 def _by_dimension(rows: Sequence[Judgement]) -> dict[str, list[Judgement]]:
     """With all of them together where there are several."""
     found: dict[str, list[Judgement]] = {}
     for one in rows:
         found.setdefault(one.dimension, []).append(one)
     return {ALL: list(rows), **found} if len(found) > 1 else found
+
+
+def _of_different(
+    rows: Mapping[str, Mapping[str, Sequence[Judgement]]], answers: Mapping[tuple[str, str, int], Answer]
+) -> dict[str, dict[str, list[Judgement]]]:
+    """By judge and dimension, the judgements of two answers that are not the same text."""
+    texts = {key: one.text for key, one in answers.items()}
+
+    def differ(one: Judgement) -> bool:
+        return texts.get((one.model_a, one.prompt, one.seed)) != texts.get((one.model_b, one.prompt, one.seed))
+
+    return {
+        judge: {dimension: list(filter(differ, found)) for dimension, found in by_dimension.items()}
+        for judge, by_dimension in rows.items()
+    }
 
 
 def _standings(
@@ -177,25 +242,31 @@ def _standings(
     except NotIdentifiedError as error:
         rated, why_no_ratings = None, (str(error),)
     best = rated.best() if rated is not None else {}
-    lengths = {(one.prompt, one.model, one.sample): one.tokens for one in answers.values() if one.tokens is not None}
+    lengths = token_counts(answers)
     for model in spec.models:
         name, notes = model.name, why_no_ratings
-        controlled = None
+        controlled, slope = None, None
         if name != start:
             try:
                 found = between(rows, name, start)
-                controlled = length_controlled(found, lengths, samples=samples, seed=seed).rate
+                fitted = length_controlled(found, lengths, samples=samples, seed=seed)
+                controlled, slope = fitted.rate, fitted.slope
             except NotIdentifiedError as error:
                 notes = (*notes, str(error))
         rating = rated.rating(name) if rated is not None and name in rated.names else None
-        yield Standing(judge, dimension, name, cells.get((name, start)), controlled, rating, best.get(name), notes)
+        rate = cells.get((name, start))
+        yield Standing(judge, dimension, name, rate, controlled, slope, rating, best.get(name), notes)
 
 
-def _left_out(judge: str, prompts: set[str], compared: Iterable[Compared]) -> LeftOut:
-    found = [one.judgement for one in compared if one.judge == judge and one.prompt in prompts]
-    kinds = [
-        types_pb2.FailureKind.Name(one.failure_kind).removeprefix("FAILURE_KIND_").lower()
-        for one in found
-        if not one.HasField("probability_a")
-    ]
-    return LeftOut.of(len(found), kinds)
+def _failures(stored: Sequence[Answer | StartLikelihood]) -> LeftOut:
+    return LeftOut.of(len(stored), [one.failure for one in stored if one.failure])
+
+
+def _asked(stored: Iterable[Stored], wanted: Collection[tuple[str, int]]) -> list[Stored]:
+    """Of what is stored, what is of these prompts and samples."""
+    return [one for one in stored if (one.prompt, one.sample) in wanted]
+
+
+def _left_out(judge: str, compared: Iterable[Compared]) -> LeftOut:
+    found = [one.judgement for one in compared if one.judge == judge]
+    return LeftOut.of(len(found), [kind for one in found if (kind := failure_of_judgement(one))])

@@ -11,9 +11,11 @@ from google.protobuf import json_format
 from charter.data.errors import MOST_NAMED, DataError
 from charter.data.prompts import read_prompts
 from charter.data.sources import Source
-from charter.evaluation.compare.prompts import bad_rows_of
+from charter.evaluation.compare.checkpoints import checkpoint_problem
+from charter.evaluation.compare.prompts import KINDS, bad_rows_of
 from charter.evaluation.compare.trained import trained_prompts
-from charter.runs.folder import is_run_folder
+from charter.runs.folder import is_run_folder, newest_run
+from charter.spec.comparison_checks import ALL, ALL_TAKEN, PEOPLE, lone_kind
 from charter.spec.constitution import ConstitutionError, load_constitution
 from charter.spec.defaults import DEFAULTS, fill
 from charter.spec.load import MessageFile
@@ -35,23 +37,26 @@ class Checked:
     """The spec of a file with its defaults; ``unread`` is what it names and could not be looked into."""
 
     spec: EvaluateSpec
+    # Where what is asked is kept.
+    folder: Path
     unread: Sequence[Problem]
 
 
-def load_evaluation(path: Path, runs: Path) -> Checked:
-    """The checked spec in a file; ``runs`` is the folder of the runs that it may name.
+def load_evaluation(path: Path, home: Path, folder: Path | None = None) -> Checked:
+    """The checked spec in a file; ``home`` has the runs that it may name, and the evaluations.
 
-    Raises ``SpecError`` with every mistake.
+    ``folder`` is where it is kept, if that is not there. Raises ``SpecError`` with every mistake.
     """
-    file = MessageFile(path, EvaluateSpec(), lambda spec, base: _resolve(spec, base, runs))
+    file = MessageFile(path, EvaluateSpec(), lambda spec, base: resolve(spec, base, home / "runs"))
+    place = folder or home / "evaluations" / file.spec.name
     filled = fill_defaults(file.spec)
-    for rule in _RULES:
-        file.add(rule(filled))
+    file.add(broken_rules(filled))
     wrong = {one.field for one in file.problems}
-    contents, unread = _contents(filled, wrong)
+    file.add(_checkpoints(filled, wrong, place))
+    contents, unread = read_contents(filled, wrong)
     file.add(contents)
     file.raise_if_wrong()
-    return Checked(filled, unread)
+    return Checked(filled, place, unread)
 
 
 def fill_defaults(spec: EvaluateSpec) -> EvaluateSpec:
@@ -79,7 +84,7 @@ def spec_to_json(spec: EvaluateSpec) -> str:
 
 
 def spec_from_json(text: str) -> EvaluateSpec:
-    """Read what ``spec_to_json`` wrote. Raises ``google.protobuf.json_format.ParseError``, a ``ValueError``."""
+    """Read what ``spec_to_json`` wrote. Raises ``google.protobuf.json_format.ParseError``."""
     return json_format.Parse(text, EvaluateSpec())
 
 
@@ -113,13 +118,17 @@ def _asked(one: evaluation_pb2.EvaluatedModel | evaluation_pb2.EvaluationJudge) 
     return {field.name: value for field, value in one.ListFields() if field.name != "limits"}
 
 
-def _resolve(spec: EvaluateSpec, base: Path, runs: Path) -> list[Problem]:
-    """Make every file and folder absolute, in place; returns a problem for each one that does not exist."""
+def resolve(spec: EvaluateSpec, base: Path, runs: Path) -> list[Problem]:
+    """Make every file and folder absolute, in place; returns a problem for each one that does not exist.
+
+    ``base`` is the folder of the spec's file, ``runs`` that of the runs.
+    """
     paths = PathResolver(base)
     for index, model in enumerate(spec.models):
         field = f"models[{index}]"
         if model.run:
-            model.run = _run_folder(paths, f"{field}.run", model.run, base, runs)
+            needs_policy = not model.HasField("step")
+            model.run = _run_folder(paths, f"{field}.run", model.run, base, runs, needs_policy=needs_policy)
         if model.model and model.engine not in _REMOTE:
             model.model = paths.model(f"{field}.model", model.model)
         model.chat_template = paths.template(f"{field}.chat_template", model.chat_template)
@@ -135,15 +144,16 @@ def _resolve(spec: EvaluateSpec, base: Path, runs: Path) -> list[Problem]:
     return paths.problems
 
 
-def _run_folder(paths: PathResolver, field: str, value: str, base: Path, runs: Path) -> str:
+def _run_folder(paths: PathResolver, field: str, value: str, base: Path, runs: Path, *, needs_policy: bool) -> str:
     places = [base / Path(value).expanduser(), *([runs / value] if Path(value).name == value else [])]
     folder = next((place for place in places if os.path.isdir(place) and is_run_folder(place)), None)
+    folder = folder or newest_run(runs, value)
     if folder is None:
         paths.problems.append(
             Problem(field, f"no run: {' and '.join(map(str, places))} hold neither spec.json nor run.json")
         )
         return value
-    if not os.path.isdir(folder / "policy"):
+    if needs_policy and not os.path.isdir(folder / "policy"):
         paths.problems.append(
             Problem(field, f"the run in {folder} has made no policy yet: let it end (`charter runs resume`)")
         )
@@ -159,6 +169,12 @@ def _names(spec: EvaluateSpec) -> Iterator[Problem]:
                     f"{kind}[{index}].name", f"`{one.name}` is the name of {kind}[{seen[one.name]}] too: give another"
                 )
             seen.setdefault(one.name, index)
+    for index, judge in enumerate(spec.judges):
+        if judge.name == PEOPLE:
+            yield Problem(f"judges[{index}].name", f"`{PEOPLE}` is what votes of people stand under: give another")
+    for index, prompts in enumerate(spec.prompts):
+        if prompts.dimension == ALL:
+            yield Problem(f"prompts[{index}].dimension", f"makes {ALL_TAKEN}")
     if spec.start and spec.start not in {model.name for model in spec.models}:
         there = ", ".join(model.name for model in spec.models)
         yield Problem("start", f"names no model: `{spec.start}` is not among {there}", ("models",))
@@ -178,6 +194,8 @@ def _models(spec: EvaluateSpec) -> Iterator[Problem]:
         yield from _endpoint(model, field)
         if model.run and model.engine in _REMOTE:
             yield Problem(f"{field}.engine", f"{model.engine} cannot serve the policy of a run: leave it out")
+        if model.HasField("step") and not model.run:
+            yield Problem(f"{field}.step", "is that of a run's checkpoint: name the run", (f"{field}.run",))
         if model.eos_token and not model.chat_template:
             yield Problem(
                 f"{field}.eos_token", "belongs to chat_template, which is not set", (f"{field}.chat_template",)
@@ -203,6 +221,12 @@ def _judges(spec: EvaluateSpec) -> Iterator[Problem]:
             )
 
 
+def _kinds(spec: EvaluateSpec) -> Iterator[Problem]:
+    if lone := lone_kind([KINDS[prompts.kind] for prompts in spec.prompts]):
+        index, problem = lone
+        yield Problem(f"prompts[{index}].kind", problem, ("prompts",))
+
+
 def _needless(
     one: evaluation_pb2.EvaluatedModel | evaluation_pb2.EvaluationJudge, field: str, names: Sequence[str], why: str
 ) -> Iterator[Problem]:
@@ -222,10 +246,29 @@ def _endpoint(one: evaluation_pb2.EvaluatedModel | evaluation_pb2.EvaluationJudg
             yield Problem(f"{field}.{name}", "is for engine openai: set that, or leave this out", engine)
 
 
-_RULES: tuple[Callable[[EvaluateSpec], Iterator[Problem]], ...] = (_names, _models, _judges)
+_RULES: tuple[Callable[[EvaluateSpec], Iterator[Problem]], ...] = (_names, _models, _judges, _kinds)
 
 
-def _contents(spec: EvaluateSpec, wrong: set[str]) -> tuple[list[Problem], list[Problem]]:
+def broken_rules(spec: EvaluateSpec) -> Iterator[Problem]:
+    """Every mistake across the fields of a filled spec."""
+    for rule in _RULES:
+        yield from rule(spec)
+
+
+def _checkpoints(spec: EvaluateSpec, wrong: set[str], folder: Path) -> Iterator[Problem]:
+    for index, model in enumerate(spec.models):
+        field = f"models[{index}]"
+        if not model.HasField("step") or wrong & {field, f"{field}.run", f"{field}.step"}:
+            continue
+        try:
+            problem = checkpoint_problem(folder, model)
+        except (ValueError, OSError) as error:
+            problem = f"the run's files cannot be read: {error}"
+        if problem:
+            yield Problem(f"{field}.step", problem)
+
+
+def read_contents(spec: EvaluateSpec, wrong: Collection[str]) -> tuple[list[Problem], list[Problem]]:
     """Mistakes in the files that it names, and what could not be looked into; ``wrong`` are fields with a mistake."""
     found: list[Problem] = []
     unread: list[Problem] = []
@@ -253,10 +296,13 @@ def _contents(spec: EvaluateSpec, wrong: set[str]) -> tuple[list[Problem], list[
             unread.append(Problem(field, f"{prompts.source} is not in the hub's cache of this machine"))
             continue
         try:
-            there = {prompt.key for prompt in read_prompts(str(here), bad_rows_of(spec))}
+            dimensions = {prompt.key: prompt.dimension for prompt in read_prompts(str(here), bad_rows_of(spec))}
         except DataError as error:
             found += [Problem(field, line) for line in str(error).splitlines()]
             continue
+        there = dimensions.keys()
+        if ALL in dimensions.values():
+            found.append(Problem(field, f"has {ALL_TAKEN}"))
         for name, keys in trained.items():
             if shared := len(there & keys):
                 found.append(Problem(field, f"{shared} of its prompts trained {name}: take them out", ("models",)))

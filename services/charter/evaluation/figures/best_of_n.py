@@ -5,6 +5,7 @@ Malik et al. 2025, "RewardBench 2" (arXiv 2506.01937, section 3), in its own sco
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class BestOfNAccuracy:
 
     subsets: Mapping[str, Estimate]
     ties: TiesScore | None
-    mean: float
+    mean: Estimate
 
 
 def accuracy(rows: Sequence[ScoredAnswers], *, samples: int, seed: int) -> BestOfNAccuracy:
@@ -70,8 +71,21 @@ def accuracy(rows: Sequence[ScoredAnswers], *, samples: int, seed: int) -> BestO
         for name, part in by_subset.items()
     }
     of_ties = None if ties is None else ties_score(ties, samples=samples, seed=seed)
-    values = [one.value for one in subsets.values()] + ([of_ties.score.value] if of_ties else [])
-    return BestOfNAccuracy(subsets, of_ties, float(np.mean(values)))
+    return BestOfNAccuracy(subsets, of_ties, _mean([*subsets.values(), *([of_ties.score] if of_ties else [])]))
+
+
+def by_chance(rows: Sequence[ScoredAnswers]) -> float:
+    """The accuracy of scores that are drawn at random: of each prompt, that all its chosen answers come first."""
+    return float(np.mean([1 / comb(len(one.chosen) + len(one.rejected), len(one.chosen)) for one in rows]))
+
+
+def _mean(parts: Sequence[Estimate]) -> Estimate:
+    """The mean of figures of different prompts, from their intervals (Zou and Donner 2008, equations 3 and 4)."""
+    values = np.array([one.value for one in parts])
+    below = float(np.linalg.norm(values - [one.low for one in parts])) / len(parts)
+    above = float(np.linalg.norm(values - [one.high for one in parts])) / len(parts)
+    value = float(values.mean())
+    return Estimate(value, value - below, value + above, sum(one.prompts for one in parts))
 
 
 def _right(one: ScoredAnswers) -> float:

@@ -44,6 +44,8 @@ class LengthControlled:
     rate: Estimate
     # What an answer that is longer by one standard deviation of the differences has more in log-odds.
     slope: Estimate
+    # What the rate may be in log-odds, 0 = as often as not [draws].
+    log_odds: Array
     ridge: float
     # Tokens of the answers that were judged.
     mean_length: float
@@ -77,7 +79,12 @@ class _Samples:
 
 
 def length_controlled(
-    judgements: Sequence[Judgement], lengths: Mapping[tuple[str, str, int], int], *, samples: int, seed: int
+    judgements: Sequence[Judgement],
+    lengths: Mapping[tuple[str, str, int], int],
+    *,
+    samples: int,
+    seed: int,
+    among: Sequence[str] = (),
 ) -> LengthControlled:
     """The length-controlled win rate of model A in judgements of two models (``rows.between``).
 
@@ -90,6 +97,8 @@ def length_controlled(
         lengths: by prompt, model and seed, in tokens.
         samples: bootstrap draws.
         seed: of the draws.
+        among: prompts that the draws weigh, these among them, so that draws of several models go together. Empty =
+            those of the judgements.
 
     Raises:
         NotIdentifiedError: the rate at equal lengths cannot be told: nothing was judged, all answers differ by the same
@@ -97,7 +106,8 @@ def length_controlled(
     """
     rows = judged(judgements)
     if not rows:
-        raise NotIdentifiedError("no length-controlled win rate: every judgement failed")
+        why = "every judgement failed" if judgements else "nothing was judged"
+        raise NotIdentifiedError(f"no length-controlled win rate: {why}")
     if unknown := [
         name for one, _ in rows for name in (one.model_a, one.model_b) if (one.prompt, name, one.seed) not in lengths
     ]:
@@ -106,18 +116,22 @@ def length_controlled(
     theirs = np.array([lengths[one.prompt, one.model_b, one.seed] for one, _ in rows], dtype=np.float64)
     prompts, _ = numbered([one.prompt for one, _ in rows])
     _check(prompts, ours - theirs, rows[0][0])
+    # Of each prompt that was judged, its place among those that are weighed.
+    weighed = {prompt: place for place, prompt in enumerate(among or dict.fromkeys(one.prompt for one, _ in rows))}
+    places = [weighed[prompt] for prompt in dict.fromkeys(one.prompt for one, _ in rows)]
     found = _samples(prompts, ours - theirs, np.array([probability for _, probability in rows]))
     ridge = _ridge(found, seed)
     fitted = _fit(found, np.ones((1, found.count)), np.full((1, 2), 0.5), ridge)
     unseen = prior_weights(2, samples, seed)
     drawn: list[Array] = []
-    for weights in prompt_weights(found.count, samples, seed):
+    for weights in prompt_weights(len(weighed), samples, seed):
         done = sum(map(len, drawn))
-        drawn.append(_fit(found, weights, unseen[done : done + len(weights)], ridge, start=fitted[0]))
+        drawn.append(_fit(found, weights[:, places], unseen[done : done + len(weights)], ridge, start=fitted[0]))
     draws = np.concatenate(drawn)
     return LengthControlled(
         rate=_estimate(expit(fitted[0, 0]), expit(draws[:, 0]), found.count),
         slope=_estimate(fitted[0] @ _LONGER, draws @ _LONGER, found.count),
+        log_odds=draws[:, 0],
         ridge=ridge,
         mean_length=float(ours.mean()),
         mean_length_against=float(theirs.mean()),
@@ -131,9 +145,10 @@ def _estimate(value: float, draws: Array, prompts: int) -> Estimate:
 def _check(prompts: NDArray[np.intp], difference: Array, one: Judgement) -> None:
     a, b = one.model_a, one.model_b
     if difference.std() == 0:
+        always = f"always differ by {difference[0]:+g} tokens" if difference[0] else "are always equally long"
         raise NotIdentifiedError(
-            f"no length-controlled win rate: the answers of {a} and {b} always differ by {difference[0]:g} tokens, so "
-            "that the effect of the length cannot be told from that of the model"
+            f"no length-controlled win rate: the answers of {a} and {b} {always}, so that the effect of the length "
+            "cannot be told from that of the model"
         )
     count = prompts.max() + 1
     for longer, shorter, not_longer in ((a, b, difference <= 0), (b, a, difference >= 0)):

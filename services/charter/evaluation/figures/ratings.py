@@ -6,12 +6,11 @@ The start model has 0, so that a rating is a difference to it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from charter.evaluation.figures.rows import Judgement, judged
 from charter.evaluation.statistics import (
@@ -75,21 +74,22 @@ def ratings(judgements: Sequence[Judgement], start: str, *, samples: int, seed: 
     if not any(start in (one.model_a, one.model_b) for one, _ in rows):
         raise NotIdentifiedError(f"no ratings: no judgement of {start}, from which the others are measured, is there")
     place = {name: i for i, name in enumerate(names)}
-    pairs = list(combinations(range(len(names)), 2))
+    if alone := next((one for one, _ in rows if one.model_a == one.model_b), None):
+        raise ValueError(f"{alone.model_a} was compared with itself")
+    # Those that were compared, the model that comes first in ``names`` first.
+    pairs = sorted({tuple(sorted((place[one.model_a], place[one.model_b]))) for one, _ in rows})
+    _check_connected(names, pairs)
     of_pair = {pair: i for i, pair in enumerate(pairs)}
     prompts, count = numbered([one.prompt for one, _ in rows])
-    # Won by the model that comes first in ``names``, and judged at all [prompts, pairs].
+    # Won by the first model of the pair, and judged at all [prompts, pairs].
     won, seen = np.zeros((count, len(pairs))), np.zeros((count, len(pairs)))
     for prompt, (one, probability) in zip(prompts, rows, strict=True):
         a, b = place[one.model_a], place[one.model_b]
-        if a == b:
-            raise ValueError(f"{one.model_a} was compared with itself")
         pair = of_pair[min(a, b), max(a, b)]
         won[prompt, pair] += probability if a < b else 1.0 - probability
         seen[prompt, pair] += 1.0
-    _check_connected(names, [pairs[place] for place in np.flatnonzero(seen.any(axis=0))])
     # Judgements of a prompt on which a pair was compared: half a prompt has half as many.
-    size = seen.sum(axis=0) / np.maximum((seen > 0).sum(axis=0), 1)
+    size = seen.sum(axis=0) / (seen > 0).sum(axis=0)
     first, second = np.array(pairs).T
     half = 0.5 * size[None]
     values = _fit(won.sum(axis=0)[None] + half, seen.sum(axis=0)[None] + 2 * half, first, second, len(names))
@@ -100,7 +100,7 @@ def ratings(judgements: Sequence[Judgement], start: str, *, samples: int, seed: 
     return Ratings(names, values[0] * ELO, draws * ELO, count, len(judgements) - len(rows))
 
 
-def _check_connected(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> None:
+def _check_connected(names: Sequence[str], pairs: Sequence[tuple[int, ...]]) -> None:
     edges = np.array(pairs).T
     graph = coo_array((np.ones(len(pairs)), (edges[0], edges[1])), shape=(len(names), len(names)))
     groups, group_of = connected_components(graph, directed=False)
@@ -116,7 +116,8 @@ def _check_connected(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> 
 def _fit(won: Array, seen: Array, first: np.ndarray, second: np.ndarray, models: int) -> Array:
     """Ratings in nats [draws, models], the first 0, of wins of the first of each pair [draws, pairs] among ``seen``.
 
-    Newton's method on the concave log-likelihood of all draws at once.
+    Newton's method on the concave log-likelihood of all draws at once. Pairs that make a tree, such as those of each
+    model with the start, leave nothing to weigh up: each difference is the log-odds of its own wins.
     """
     draws = len(won)
     found = np.zeros((draws, models))
@@ -124,6 +125,10 @@ def _fit(won: Array, seen: Array, first: np.ndarray, second: np.ndarray, models:
     design = np.zeros((won.shape[1], models))
     design[np.arange(len(first)), first], design[np.arange(len(second)), second] = 1.0, -1.0
     design = design[:, 1:]
+    if len(first) == models - 1:
+        # A float holds no 1 - 1e-17.
+        found[:, 1:] = np.linalg.solve(design, logit(np.clip(won / seen, 1e-15, 1 - 1e-15)).T).T
+        return found
     for _ in range(_MOST_STEPS):
         p = expit(found[:, first] - found[:, second])
         gradient = (won - seen * p) @ design

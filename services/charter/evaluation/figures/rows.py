@@ -6,14 +6,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to a prompt; ``seed`` tells its answers to one prompt apart. ``length`` is in tokens."""
+    """What a model said to a prompt."""
 
     prompt: str
-    dimension: str
-    model: str
-    seed: int
     text: str
-    length: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,27 @@
 """Whose labels something was made from, in words."""
 
 from collections import Counter
-from collections.abc import Iterable
-
-from charter.runs.results import LearnedSource
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 LABEL_SOURCES = {"AI": "the judge", "HUMAN": "people", "IMPORTED": "files"}
 
 
-def labels_in_words(sources: Iterable[LearnedSource]) -> str:
+class Labelled(Protocol):
+    """A source that says whose labels it has, and how many thumbs are up and down."""
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """By source."""
+        ...
+
+    @property
+    def verdicts(self) -> Mapping[str, int]:
+        """By verdict, ``up`` and ``down``."""
+        ...
+
+
+def labels_in_words(sources: Iterable[Labelled]) -> str:
     """For example ``12 of people, 30 of the judge; 20 thumbs up, 22 down``; empty where nothing has labels."""
     labels: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from charter.evaluation.report.drawing import Plot, plot_series, svg_of
 from charter.evaluation.report.label_sources import labels_in_words
-from charter.evaluation.report.plots import Plot, plot_series, svg_of
 from charter.runs.folder import RunFolder
 from charter.runs.results import Figure, Learned, LearnedSource
 from charter.v1 import run_pb2
@@ -78,6 +78,8 @@ class FigureRow:
     after: str
     # Of the latter.
     interval: str
+    # How a number of it is written.
+    written: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ def figure_rows(before: dict[str, Figure], after: dict[str, Figure]) -> Iterator
     for name, (words, written) in _FIGURES.items():
         if name in before and (found := after.get(name)) is not None:
             interval = f"{written.format(found.low)} to {written.format(found.high)}"
-            yield FigureRow(name, words, written.format(before[name].mean), written.format(found.mean), interval)
+            means = written.format(before[name].mean), written.format(found.mean)
+            yield FigureRow(name, words, *means, interval, written)
 
 
 def _by_step(run: RunFolder, name: str, metric: str) -> list[tuple[int, float]]:

@@ -1,77 +1,19 @@
-"""The plots of the report, as SVG that takes its colours and its font from the page.
+"""The plots of the report."""
 
-Matplotlib draws with placeholder colours that become CSS variables: one drawing suits a light and a dark page.
-"""
-
-import io
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
+from charter.evaluation.report.drawing import INK, SERIES, Plot, plot_series, svg_of
 from charter.runs.results import Calibration, PreferenceFit
-
-# Series colours of the page; a second line is also dashed, a third dotted, so that colour is never the only sign.
-_SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4")
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)))
-_INK, _GRID = "#0000b1", "#0000b2"
-_VARIABLES = {
-    **{colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES, start=1)},
-    _INK: "var(--plot-ink)",
-    _GRID: "var(--plot-grid)",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "charter",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.formatter.useoffset": False,
-    "axes.formatter.limits": (-3, 4),
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "text.color": _INK,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 3.5,
-    "lines.solid_capstyle": "round",
-}
-# Inches; 72 SVG units each, so text of size 10 is 10 px in a column of 360 px.
-_WIDTH, _HEIGHT = 5.0, 2.9
 
 Steps = dict[int, dict[str, float]]
 
 # Said where there is more than one line.
 _SCALES = " The preference model was refreshed: each has a line and a scale of its own; do not compare across them."
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A drawing with the words that go around it."""
-
-    title: str
-    svg: str
-    # What to look for, in a sentence.
-    caption: str
-    # Label of each series, in the order of the page's series colours; empty for one series.
-    legend: tuple[str, ...] = ()
-    # Series are areas, not lines.
-    filled: bool = False
 
 
 def ppo_plots(steps: Steps) -> list[Plot]:
@@ -141,8 +83,8 @@ def label_distribution(labels: Sequence[float]) -> Plot:
     """Histogram of the soft labels P(A is better)."""
 
     def draw(axes: Axes) -> None:
-        axes.hist(labels, bins=[i / 20 for i in range(21)], color=_SERIES[0], alpha=0.85, rwidth=0.92)
-        axes.axvline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.hist(labels, bins=[i / 20 for i in range(21)], color=SERIES[0], alpha=0.85, rwidth=0.92)
+        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set_xlim(0, 1)
         axes.set_xlabel("P(answer A is better)")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -161,13 +103,13 @@ def reliability(name: str, title: str, calibration: Calibration) -> Plot:
 
     def draw(axes: Axes) -> None:
         bins = [one for one in calibration.bins if one.count > 0]
-        axes.plot([0.5, 1], [0.5, 1], color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         sizes = [12 + 500 * one.count / calibration.pairs for one in bins]
         predicted = [one.mean_predicted for one in bins]
         observed = [one.mean_observed for one in bins]
         limits = [_wilson(one.mean_observed, one.count) for one in bins]
-        axes.vlines(predicted, *zip(*limits, strict=True), color=_SERIES[0], linewidth=1.4, alpha=0.7)
-        axes.scatter(predicted, observed, s=sizes, color=_SERIES[0], alpha=0.6, linewidths=0, clip_on=False)
+        axes.vlines(predicted, *zip(*limits, strict=True), color=SERIES[0], linewidth=1.4, alpha=0.7)
+        axes.scatter(predicted, observed, s=sizes, color=SERIES[0], alpha=0.6, linewidths=0, clip_on=False)
         axes.set(xlim=(0.48, 1.02), ylim=(-0.04, 1.04), xlabel="sure of its preference", ylabel="right")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -195,7 +137,7 @@ def fit_losses(fit: PreferenceFit) -> Plot:
         plot_series(axes, 0, [one.step for one in fit.history], [one.train_loss for one in fit.history])
         measured = [(one.step, one.held_out_loss) for one in fit.history if one.held_out_loss is not None]
         plot_series(axes, 1, [step for step, _ in measured], [loss for _, loss in measured])
-        axes.axhline(0.693147, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.axhline(0.693147, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -214,7 +156,7 @@ def _reward(steps: Steps) -> Plot | None:
             deviation = dict(zip(*_column(part, "score_std"), strict=True))
             low = [s - deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
             high = [s + deviation.get(step, 0) for step, s in zip(x, score, strict=True)]
-            axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.15, linewidth=0)
+            axes.fill_between(x, low, high, color=SERIES[0], alpha=0.15, linewidth=0)
             plot_series(axes, 0, x, score)
             plot_series(axes, 1, *_column(part, "reward_mean"))
             _name_scale(axes, scales, version, x[0], score[0])
@@ -225,7 +167,7 @@ def _reward(steps: Steps) -> Plot | None:
         "Preference-model score of the sampled answers (band: one standard deviation), and the reward: the score "
         f"less the penalties for KL and for a missing end.{_SCALES if len(scales) > 1 else ''}"
     )
-    return Plot("Reward", svg_of("reward", "Score and reward by PPO step", draw), caption, ("score", "reward"))
+    return Plot("Reward", svg_of("reward", "Score and reward by RL step", draw), caption, ("score", "reward"))
 
 
 def _kl(steps: Steps) -> Plot | None:
@@ -245,7 +187,7 @@ def _kl(steps: Steps) -> Plot | None:
         "KL of an answer to the starting policy, in nats: k1 is in the reward, k3 is never negative. Below, the "
         "coefficient that weighs it."
     )
-    svg = svg_of("kl", "KL divergence and its coefficient by PPO step", draw, heights=(5, 2))
+    svg = svg_of("kl", "KL divergence and its coefficient by RL step", draw, heights=(5, 2))
     return Plot("KL to the start", svg, caption, ("k1", "k3", "coefficient"))
 
 
@@ -267,7 +209,7 @@ def _over_optimisation(steps: Steps) -> Plot | None:
             _name_scale(upper, scales, version, distance[0], score[0])
         upper.tick_params(labelbottom=False)
         plot_series(lower, 1, *zip(*judged, strict=True))
-        lower.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        lower.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         lower.yaxis.set_major_formatter(PercentFormatter(1))
         lower.set_xlabel("square root of the KL to the start, nats per answer")
 
@@ -293,7 +235,7 @@ def _step_seconds(steps: Steps) -> Plot | None:
     def draw(axes: Axes) -> None:
         x = list(steps)
         floor = [0.0] * len(x)
-        for colour, part in zip(_SERIES, parts, strict=True):
+        for colour, part in zip(SERIES, parts, strict=False):
             height = [metrics.get(part, 0.0) for metrics in steps.values()]
             axes.bar(x, height, bottom=floor, width=0.75, color=colour, linewidth=0)
             floor = [a + b for a, b in zip(floor, height, strict=True)]
@@ -301,7 +243,7 @@ def _step_seconds(steps: Steps) -> Plot | None:
         _step_axis(axes)
 
     caption = "Seconds of each step, by what they went into."
-    svg = svg_of("step-seconds", "Seconds by PPO step", draw)
+    svg = svg_of("step-seconds", "Seconds by RL step", draw)
     return Plot("Time of a step", svg, caption, tuple(parts.values()), filled=True)
 
 
@@ -332,7 +274,7 @@ def _lines(
         if share or as_percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         if line_at is not None:
-            axes.axhline(line_at, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)))
+            axes.axhline(line_at, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         values = [value for _, y in columns for value in y]
         if logarithmic and min(values) > 0:
             axes.set_yscale("log")
@@ -342,7 +284,7 @@ def _lines(
 
     name = re.sub(r"\W+", "-", title.lower())
     legend = tuple(series.values()) if len(series) > 1 else ()
-    return Plot(title, svg_of(name, f"{title} by PPO step", draw), caption, legend)
+    return Plot(title, svg_of(name, f"{title} by RL step", draw), caption, legend)
 
 
 def _by_scale(steps: Steps) -> dict[int, Steps]:
@@ -365,34 +307,6 @@ def _column(steps: Steps, metric: str) -> tuple[list[int], list[float]]:
     return list(found), list(found.values())
 
 
-def plot_series(axes: Axes, index: int, x: Sequence[float], y: Sequence[float]) -> None:
-    """A line in the page's colour and dash of this index, with marks where it has few points."""
-    marker = "o" if len(x) <= 40 else None
-    axes.plot(x, y, color=_SERIES[index], linestyle=_DASHES[index], marker=marker, zorder=3 - 0.1 * index)
-
-
 def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("PPO step")
+    axes.set_xlabel("RL step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def svg_of(name: str, alternative: str, draw: Callable[..., None], heights: tuple[int, ...] = (1,)) -> str:
-    """An ``<svg>`` element whose ids are unique by ``name``; ``draw`` gets one axes for each of ``heights``."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT))
-        # Fixed margins, so that the plots of the page line up.
-        figure.subplots_adjust(left=0.12, right=0.985, bottom=0.175, top=0.965)
-        axes = figure.subplots(len(heights), squeeze=False, sharex=True, height_ratios=heights)
-        draw(*axes[:, 0])
-        out = io.StringIO()
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
-    drawing = re.sub(r"<style.*?</style>", "", out.getvalue(), flags=re.DOTALL)
-    head, body = re.findall(r"<svg([^>]*)>(.*)", drawing, flags=re.DOTALL)[0]
-    view = re.findall(r'viewBox="[^"]*"', head)[0]
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
-    body = body.replace("'DejaVu Sans'", "var(--sans)")
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, variable)
-    return f'<svg role="img" aria-label="{alternative}" {view}>{body}'

@@ -1,25 +1,24 @@
 """The report of a run: one HTML file that needs nothing beside it."""
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
 from charter.atomic_files import write_text
 from charter.evaluation.figures.win_rate import WinRate, win_rate
 from charter.evaluation.report import plots
+from charter.evaluation.report.drawing import Plot
 from charter.evaluation.report.label_sources import LABEL_SOURCES
 from charter.evaluation.report.learned import learned_sections
-from charter.evaluation.report.pages import FOLDER, fill
+from charter.evaluation.report.pages import fill
 from charter.evaluation.report.verdict import judge_warnings, verdict
 from charter.outcomes import side
+from charter.runs import samples
+from charter.runs.artifacts import COMPARISON
 from charter.runs.folder import RunFolder, read_run_folder
 from charter.runs.results import Calibration, Evaluation, EvaluationRow
-from charter.spec.facts import needs_reinforcement
+from charter.spec.facts import algorithm_title, needs_reinforcement, used_parts
 from charter.spec.load import spec_to_yaml
 from charter.v1 import judge_pb2, run_pb2
 
@@ -86,13 +85,11 @@ def write_report(run_folder: Path, output: Path | None = None) -> Path:
 
 def render_report(run: RunFolder) -> str:
     """The report as HTML."""
-    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     evaluation = run.evaluation
     values = {
         "run": run,
         "aligned": _aligned(run),
-        "script": Markup(script),
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "algorithm": _algorithm(run),
         "verdict": verdict(evaluation, run.judge_check, run.preference_fit, fake=run.fake),
         "progress": _progress(run),
         "seconds": _total_seconds(run),
@@ -104,17 +101,21 @@ def render_report(run: RunFolder) -> str:
         "judge_plot": _judge_plot(run),
         "judge_warnings": judge_warnings(run.judge_check),
         "steps": run.ppo_steps,
+        "samples": (run.path / samples.FILE).is_file(),
+        "samples_page": samples.PAGE if (run.path / samples.PAGE).is_file() else None,
+        "compared": (run.path / COMPARISON / "report.html").is_file(),
         "dimensions": _dimensions(evaluation, run.spec.seed if run.spec else 0) if evaluation else [],
         "principle_use": _principle_use(evaluation.rows) if evaluation else {},
         "phases": _phases(run),
         "left_out": _left_out(run),
-        "spec_yaml": spec_to_yaml(run.spec) if run.spec else None,
+        "spec_yaml": spec_to_yaml(used_parts(run.spec)) if run.spec else None,
         "judging_method": _judging_method(run),
     }
     return fill(
         "report.html",
         values,
         {"duration": duration, "readable": _readable, "preview": _preview, "preferred": _preferred},
+        scripts=("report.js",),
     )
 
 
@@ -134,8 +135,18 @@ def _readable(name: str) -> str:
     """A name from code as words: OUTCOME_TIE -> tie, FITTING_PREFERENCE_MODEL -> fitting preference model."""
     for prefix in ("PHASE_", "OUTCOME_", "JUDGING_METHOD_"):
         name = name.removeprefix(prefix)
-    words = name.replace("_", " ").lower()
-    return "PPO" if words == "ppo" else words
+    return name.replace("_", " ").lower()
+
+
+def _algorithm(run: RunFolder) -> str:
+    """What the phase of RL is called."""
+    return algorithm_title(run.spec.ppo) if run.spec else "RL"
+
+
+def _phase(name: str, run: RunFolder) -> str:
+    """A phase as words: FITTING_PREFERENCE_MODEL -> fitting preference model; RL by its algorithm."""
+    words = _readable(name)
+    return _algorithm(run) if words == "ppo" else words
 
 
 def _preview(text: str) -> str | None:
@@ -164,7 +175,7 @@ def _progress(run: RunFolder) -> str | None:
     if not run.events:
         return "It reported no progress."
     last = run.events[-1]
-    phase = _readable(run_pb2.Phase.Name(last.phase))
+    phase = _phase(run_pb2.Phase.Name(last.phase), run)
     return f"The last it reported was {phase}, {last.done} of {last.total}." + (f" {last.text}" if last.text else "")
 
 
@@ -173,7 +184,7 @@ def _total_seconds(run: RunFolder) -> float | None:
     return sum(run.info.phase_seconds.values()) if run.info and run.info.phase_seconds else None
 
 
-def _fit_plots(run: RunFolder) -> list[plots.Plot]:
+def _fit_plots(run: RunFolder) -> list[Plot]:
     fit = run.preference_fit
     if fit is None:
         return []
@@ -198,7 +209,7 @@ def _fit_parts(run: RunFolder) -> list[tuple[str, Calibration]]:
     return [*(sources if len(sources) > 1 else []), *(dimensions if len(dimensions) > 1 else [])]
 
 
-def _judge_plot(run: RunFolder) -> plots.Plot | None:
+def _judge_plot(run: RunFolder) -> Plot | None:
     if run.judge_check is None:
         return None
     return plots.reliability("judge-reliability", "Judge: calibration", run.judge_check.calibration)
@@ -232,8 +243,8 @@ def _principle_use(rows: Iterable[EvaluationRow]) -> dict[str, tuple[int, int]]:
 
 
 def _phases(run: RunFolder) -> list[PhaseTime]:
-    order = [_readable(name) for name in run_pb2.Phase.DESCRIPTOR.values_by_name]
-    given = {_readable(name): took for name, took in (run.info.phase_seconds if run.info else {}).items()}
+    order = [_phase(name, run) for name in run_pb2.Phase.DESCRIPTOR.values_by_name]
+    given = {_phase(name, run): took for name, took in (run.info.phase_seconds if run.info else {}).items()}
     times = dict(sorted(given.items(), key=lambda one: order.index(one[0]) if one[0] in order else len(order)))
     longest, total = max(times.values(), default=0), sum(times.values())
     if total <= 0:

@@ -50,6 +50,7 @@ function begin(session) {
     statistics: new StatisticsView(find("#view-statistics"), shared),
   };
   find("#labeller").textContent = session.labeller;
+  find('[data-view="chat"]').hidden = !session.chat;
   find("header").hidden = false;
   showOutbox();
   open(session.queue ? "compare" : "chat");

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from charter.outcomes import failure_name, failure_of_judgement
 from charter.rpc.validation import violations
 from charter.storage.comparisons import LABELLED
 from charter.v1 import judge_pb2, types_pb2
@@ -21,8 +22,7 @@ class Failed:
 
 def failed(kind: types_pb2.FailureKind.ValueType, reason: str) -> Failed:
     """A failure that a service tells of; ``other`` where it does not say of what kind."""
-    name = types_pb2.FailureKind.Name(kind).removeprefix("FAILURE_KIND_").lower()
-    return Failed(name if kind else "other", reason or "no reason was given")
+    return _failed(failure_name(kind), reason)
 
 
 def unsendable(item: Message) -> Failed | None:
@@ -35,11 +35,9 @@ def unsendable(item: Message) -> Failed | None:
 
 def failure_of(judgement: judge_pb2.Judgement) -> Failed | None:
     """Why a pair has no label; None where it has one."""
-    if judgement.HasField("probability_a"):
-        return None
-    unavailable = judgement.outcome == types_pb2.OUTCOME_UNAVAILABLE
-    kind = types_pb2.FAILURE_KIND_UNAVAILABLE if unavailable else judgement.failure_kind
-    return failed(kind, next((one.failure for one in judgement.principles if one.failure), ""))
+    kind = failure_of_judgement(judgement)
+    reason = next((one.failure for one in judgement.principles if one.failure), "")
+    return _failed(kind, reason) if kind else None
 
 
 def stored_failure(comparison: types_pb2.Comparison) -> Failed | None:
@@ -55,3 +53,7 @@ def unjudged(failure: Failed) -> judge_pb2.Judgement:
     kind, outcome = types_pb2.FailureKind.Value(f"FAILURE_KIND_{failure.kind.upper()}"), types_pb2.OUTCOME_INVALID
     found = types_pb2.PrincipleJudgement(outcome=outcome, failure=failure.reason, failure_kind=kind)
     return judge_pb2.Judgement(outcome=outcome, failure_kind=kind, principles=[found])
+
+
+def _failed(kind: str, reason: str) -> Failed:
+    return Failed(kind, reason or "no reason was given")

@@ -106,10 +106,17 @@ class PreferenceClient:
                 self._lost |= error.code in AWAY
                 patience.wait(error)
 
-    def count_labels(self, source: types_pb2.LabelSource.ValueType) -> int:
-        """How many comparisons with a label a source has stored."""
+    def count_labels(
+        self,
+        run_id: str = "",
+        source: types_pb2.LabelSource.ValueType = types_pb2.LABEL_SOURCE_UNSPECIFIED,
+        dimension: str = "",
+    ) -> int:
+        """How many of the ``comparisons`` have a label."""
         request = preference_pb2.GetStatsRequest(
-            filter=preference_pb2.ComparisonFilter(source=source, labelled_only=True)
+            filter=preference_pb2.ComparisonFilter(
+                run_id=run_id, source=source, dimension=dimension, labelled_only=True
+            )
         )
         return int(self._patiently(lambda: self._stub.GetStats(request, timeout=QUICK)).total)
 

@@ -1,22 +1,25 @@
 """An evaluation from its spec to its files: each model answers, then each judge compares what is not stored yet."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from functools import cache
+from typing import Protocol
 
-from charter.data.prompts import TaskPrompt
-from charter.evaluation.compare.folder import Answer, Compared, EvaluationFolder
+from charter.evaluation.compare.folder import Answer, Compared, EvaluationFolder, StartLikelihood, StoredReply
+from charter.evaluation.compare.prompts import EvaluatedPrompt
 from charter.evaluation.compare.spec import EvaluateSpec, changes, pairs_of
-from charter.evaluation.compare.trained import training_of
-from charter.evaluation.compare.weights import weights_digest
+from charter.evaluation.compare.texts import gives_log_probs
 from charter.runs.results import LeftOut
-from charter.v1 import evaluation_pb2, judge_pb2, policy_pb2, types_pb2
+from charter.v1 import evaluation_pb2, judge_pb2, policy_pb2
 from charter.worker.clients.failed import UNAVAILABLE, Failed, failure_of
 from charter.worker.errors import RunError
 from charter.worker.evaluation.answers import Asked, answers, served_model
 from charter.worker.evaluation.failures import FailureCount
 from charter.worker.evaluation.judgements import Pair, judgements, served_judge
+from charter.worker.evaluation.likelihood import Said, likelihoods
+from charter.worker.evaluation.replies import replies
+from charter.worker.evaluation.served import about_judge, about_model, same_as_before
 from charter.worker.seeds import derive_seed
 
 
@@ -35,7 +38,7 @@ Report = Callable[[str, int, int, str], None]
 
 
 def evaluate(
-    spec: EvaluateSpec, prompts: Sequence[TaskPrompt], folder: EvaluationFolder, servers: Servers, report: Report
+    spec: EvaluateSpec, prompts: Sequence[EvaluatedPrompt], folder: EvaluationFolder, servers: Servers, report: Report
 ) -> None:
     """Have every model answer and every judge compare what is not stored yet.
 
@@ -51,15 +54,18 @@ def evaluate(
     folder.begin(spec, prompts)
     for model in spec.models:
         _answer(spec, model, prompts, folder, servers, report)
+    _score(spec, prompts, folder, servers, report)
     for judge in spec.judges:
-        _judge(spec, judge, prompts, folder, servers, report)
+        with _on_demand(servers.judge(judge)) as address:
+            _judge(spec, judge, prompts, folder, address, report)
+            _classify(spec, judge, prompts, folder, address, report)
     folder.settle(spec)
 
 
 def _answer(
     spec: EvaluateSpec,
     model: evaluation_pb2.EvaluatedModel,
-    prompts: Sequence[TaskPrompt],
+    prompts: Sequence[EvaluatedPrompt],
     folder: EvaluationFolder,
     servers: Servers,
     report: Report,
@@ -84,28 +90,13 @@ def _answer(
     if not missing:
         return
     with servers.model(model) as address:
-        about = _about_model(model, served_model(address))
-        _same_as_before(folder, "models", model.name, about, bound=any(name == model.name for name, _, _ in known))
+        about = about_model(model, served_model(address))
+        same_as_before(folder, "models", model.name, about, bound=any(name == model.name for name, _, _ in known))
         version = int(about["weight_version"])
         for done, (item, found) in enumerate(answers(address, missing, spec.sampling, version), len(stored) + 1):
             folder.add_answer(_stored_answer(model.name, item, found, version))
             count.add(found if isinstance(found, Failed) else None)
             report(stage, done, len(items), count.so_far.in_words())
-
-
-def _about_model(model: evaluation_pb2.EvaluatedModel, served: types_pb2.ModelInfo) -> dict[str, Any]:
-    """What is kept of a model that answers."""
-    return {
-        "model": served.model,
-        "engine": served.engine,
-        "parameters": served.parameters,
-        "weight_version": served.weight_version,
-        "weight_digest": served.weight_digest,
-        # Of the files: a service knows the digest only of weights that were sent to it.
-        "files_digest": "" if model.address or model.engine in ("openai", "fake") else weights_digest(served.model),
-        "chat_form": served.chat_form,
-        "trained": training_of(model),
-    }
 
 
 def _stored_answer(model: str, item: Asked, found: policy_pb2.Sample | Failed, version: int) -> Answer:
@@ -117,12 +108,41 @@ def _stored_answer(model: str, item: Asked, found: policy_pb2.Sample | Failed, v
     return replace(begun, text=found.text, tokens=counted, cut_off=cut_off)
 
 
+def _score(
+    spec: EvaluateSpec, prompts: Sequence[EvaluatedPrompt], folder: EvaluationFolder, servers: Servers, report: Report
+) -> None:
+    """Have the start model say how likely each answer is, where it gives log-probs of what others wrote."""
+    if not gives_log_probs(folder.read_served(), spec.start):
+        return
+    known = folder.read_likelihoods()
+    items = _said(spec, prompts, folder.read_answers())
+    stored = [one for item in items if (one := known.get((spec.start, *item.key))) is not None]
+    missing = [item for item in items if (spec.start, *item.key) not in known]
+    count = LeftOut.of(len(stored), [one.failure for one in stored if one.failure])
+    stage = f"answers under {spec.start}"
+    report(stage, len(stored), len(items), count.in_words())
+    if not missing:
+        return
+    start = next(model for model in spec.models if model.name == spec.start)
+    with servers.model(start) as address:
+        about = about_model(start, served_model(address))
+        same_as_before(folder, "models", start.name, about, bound=True)
+        scored = likelihoods(address, missing, int(about["weight_version"]))
+        for done, (item, found) in enumerate(scored, len(stored) + 1):
+            if isinstance(found, Failed):
+                folder.add_likelihood(StartLikelihood(start.name, *item.key, failure=found.kind, reason=found.reason))
+            else:
+                folder.add_likelihood(StartLikelihood(start.name, *item.key, nats=found.nats, tokens=found.tokens))
+            count += LeftOut.of(1, [found.kind] if isinstance(found, Failed) else [])
+            report(stage, done, len(items), count.in_words())
+
+
 def _judge(
     spec: EvaluateSpec,
     judge: evaluation_pb2.EvaluationJudge,
-    prompts: Sequence[TaskPrompt],
+    prompts: Sequence[EvaluatedPrompt],
     folder: EvaluationFolder,
-    servers: Servers,
+    address: Callable[[], str],
     report: Report,
 ) -> None:
     by_key, known = folder.read_answers(), folder.read_judgements()
@@ -151,32 +171,97 @@ def _judge(
     )
     done = len(stored)
     unreached: Failed | None = None
-    with servers.judge(judge) as address:
-        served = served_judge(address)
-        about = _about_judge(judge, served.info, served.constitution)
-        _same_as_before(folder, "judges", judge.name, about, bound=any(key[0] == judge.name for key in known))
-        for model_a, model_b, pairs in missing:
-            for pair, judgement in judgements(address, pairs, options, served.constitution):
-                failure = failure_of(judgement)
-                if failure is not None and failure.kind == UNAVAILABLE:
-                    # It may pass: the same command asks again.
-                    unreached = failure
-                    continue
-                prompt = pair.prompt
-                folder.add_judgement(
-                    Compared(judge.name, model_a, model_b, prompt.key, pair.sample, prompt.dimension, judgement)
-                )
-                done += 1
-                count.add(failure)
-                report(stage, done, total, count.so_far.in_words())
-            if unreached is not None:
-                raise RunError(
-                    f"the model of judge {judge.name} cannot be reached: {unreached.reason}. The same command goes on"
-                )
+    served = served_judge(address())
+    about = about_judge(judge, served.info, served.constitution)
+    same_as_before(folder, "judges", judge.name, about, bound=any(key[0] == judge.name for key in known))
+    for model_a, model_b, pairs in missing:
+        for pair, judgement in judgements(address(), pairs, options, served.constitution):
+            failure = failure_of(judgement)
+            if failure is not None and failure.kind == UNAVAILABLE:
+                # It may pass: the same command asks again.
+                unreached = failure
+                continue
+            prompt = pair.prompt
+            folder.add_judgement(
+                Compared(judge.name, model_a, model_b, prompt.key, pair.sample, prompt.dimension, judgement)
+            )
+            done += 1
+            count.add(failure)
+            report(stage, done, total, count.so_far.in_words())
+        if unreached is not None:
+            raise RunError(_unreached(judge.name, unreached))
+
+
+def _classify(
+    spec: EvaluateSpec,
+    judge: evaluation_pb2.EvaluationJudge,
+    prompts: Sequence[EvaluatedPrompt],
+    folder: EvaluationFolder,
+    address: Callable[[], str],
+    report: Report,
+) -> None:
+    """Have a judge say of each answer to a harmful prompt or a look-alike whether it declines."""
+    items = _said(spec, [prompt for prompt in prompts if prompt.kind], folder.read_answers())
+    if not items:
+        return
+    stored = folder.read_replies()
+    # Of a prompt whose dimension is another now, other principles judge.
+    known = {
+        item.key: one
+        for item in items
+        if (one := stored.get((judge.name, *item.key))) is not None and one.dimension == item.prompt.dimension
+    }
+    missing = [item for item in items if item.key not in known]
+    stage = f"refusals by {judge.name}"
+    failures = LeftOut.of(len(known), [one.failure for one in known.values() if one.failure])
+    count = FailureCount(stage, len(items), spec.failures.max_share, failures)
+    report(stage, len(known), len(items), count.so_far.in_words())
+    if not missing:
+        return
+    options = judge_pb2.JudgingOptions(ensemble_size=judge.ensemble_size, seed=derive_seed(spec.seed, "principles"))
+    bound = any(key[0] == judge.name for log in (stored, folder.read_judgements()) for key in log)
+    served = served_judge(address())
+    about = about_judge(judge, served.info, served.constitution)
+    same_as_before(folder, "judges", judge.name, about, bound=bound)
+    for done, (item, found) in enumerate(replies(address(), missing, options, served.constitution), len(known) + 1):
+        begun = StoredReply(judge.name, *item.key, item.prompt.dimension)
+        if not isinstance(found, Failed):
+            folder.add_reply(replace(begun, distribution=tuple(found)))
+        elif found.kind == UNAVAILABLE:
+            # It may pass: the same command asks again.
+            raise RunError(_unreached(judge.name, found))
+        else:
+            folder.add_reply(replace(begun, failure=found.kind, reason=found.reason))
+        count.add(found if isinstance(found, Failed) else None)
+        report(stage, done, len(items), count.so_far.in_words())
+
+
+@contextmanager
+def _on_demand(serving: AbstractContextManager[str]) -> Iterator[Callable[[], str]]:
+    """Gives what serves when it is first called, and gives its address from then on while the block lasts."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(serving))
+
+
+def _unreached(judge: str, failure: Failed) -> str:
+    return f"the model of judge {judge} cannot be reached: {failure.reason}. The same command goes on"
+
+
+def _said(
+    spec: EvaluateSpec, prompts: Sequence[EvaluatedPrompt], by_key: dict[tuple[str, str, int], Answer]
+) -> list[Said]:
+    """The answers to these prompts that did not fail, those to one prompt together."""
+    return [
+        Said(model.name, prompt, sample, answer.text)
+        for prompt in prompts
+        for model in spec.models
+        for sample in range(spec.answers_per_prompt)
+        if not (answer := by_key[model.name, prompt.key, sample]).failure
+    ]
 
 
 def _pairs(
-    spec: EvaluateSpec, prompts: Sequence[TaskPrompt], by_key: dict[tuple[str, str, int], Answer], a: str, b: str
+    spec: EvaluateSpec, prompts: Sequence[EvaluatedPrompt], by_key: dict[tuple[str, str, int], Answer], a: str, b: str
 ) -> list[Pair]:
     """The answers of two models, where both have one."""
     found = []
@@ -186,40 +271,3 @@ def _pairs(
             if not one.failure and not other.failure:
                 found.append(Pair(prompt, sample, one.text, other.text))
     return found
-
-
-def _about_judge(
-    judge: evaluation_pb2.EvaluationJudge,
-    info: judge_pb2.JudgeServiceGetModelInfoResponse,
-    constitution: judge_pb2.Constitution,
-) -> dict[str, Any]:
-    """What is kept of a judge."""
-    method = judge_pb2.JudgingMethod.Name(judge.method or info.default_method).removeprefix("JUDGING_METHOD_").lower()
-    return {
-        "model": info.model.model,
-        "engine": info.model.engine,
-        "method": method,
-        "chain_of_thought": info.default_chain_of_thought and not judge.method,
-        "calibration_digest": info.calibration.digest,
-        "constitution_name": constitution.name,
-        "constitution_version": constitution.version,
-        "constitution_digest": constitution.digest,
-        "files_digest": "" if judge.address or judge.engine in ("openai", "fake") else weights_digest(info.model.model),
-    }
-
-
-def _same_as_before(folder: EvaluationFolder, kind: str, name: str, about: dict[str, Any], *, bound: bool) -> None:
-    """Keep what serves; raises ``RunError`` when earlier answers or judgements, which ``bound`` says are there, are
-    another's.
-    """
-    before = folder.read_served()[kind].get(name)
-    if before is None or not bound:
-        folder.note_served(kind, name, about)
-        return
-    changed = [field for field in about if field != "trained" and before.get(field) != about[field]]
-    if changed:
-        now = "; ".join(f"{field} was {before.get(field)!r} and is {about[field]!r}" for field in changed)
-        raise RunError(
-            f"{kind[:-1]} `{name}` is not what it was when {folder.path} was begun: {now}. Bring it back, or give it "
-            "another name in the spec"
-        )

@@ -1,20 +1,15 @@
 """Asks a judge service to compare the answers of two models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import grpc
-
 from charter.data.prompts import TaskPrompt
-from charter.rpc.channel import BATCH, QUICK, connect
-from charter.rpc.errors import ServiceError, explained
+from charter.rpc.channel import QUICK, connect
+from charter.rpc.errors import explained
 from charter.rpc.messages import proto_messages
-from charter.rpc.stalled import unless_stalled
 from charter.v1 import judge_pb2, judge_pb2_grpc
-from charter.worker.clients.failed import unjudged, unsendable
-
-# Pairs in one call.
-_BATCH = 32
+from charter.worker.clients.failed import Failed, unjudged
+from charter.worker.evaluation.judge_calls import ask_judge, known_dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +46,20 @@ def judgements(
     A pair is known to the judge by prompt and sample alone, so that it draws the same principles for every two models.
     Raises ``ServiceError``.
     """
-    dimensions = {principle.dimension for principle in constitution.principles}
-    with connect(address) as channel:
-        stub = judge_pb2_grpc.JudgeServiceStub(channel)
-        for start in range(0, len(pairs), _BATCH):
-            left = {f"{pair.prompt.key}-{pair.sample}": pair for pair in pairs[start : start + _BATCH]}
-            items = []
-            for name, pair in list(left.items()):
-                item = _item(name, pair, dimensions)
-                if (failure := unsendable(item)) is not None:
-                    yield left.pop(name), unjudged(failure)
-                else:
-                    items.append(item)
-            if not items:
-                continue
-            request = judge_pb2.CompareRequest(items=items, options=options)
-            with explained("judge", address):
-                for response in unless_stalled(stub.Compare(request), BATCH):
-                    yield left.pop(response.item_id), response.judgement
-            if left:
-                problem = f"it left out {len(left)} of {len(items)} judgements; see its log"
-                raise ServiceError("judge", address, grpc.StatusCode.DATA_LOSS, problem)
 
+    def message(_: int, pair: Pair) -> judge_pb2.ComparisonItem:
+        return judge_pb2.ComparisonItem(
+            id=f"{pair.prompt.key}-{pair.sample}",
+            prompt=proto_messages(pair.prompt.messages),
+            answer_a=pair.answer_a,
+            answer_b=pair.answer_b,
+            dimension=known_dimension(pair.prompt, constitution),
+        )
 
-def _item(name: str, pair: Pair, dimensions: set[str]) -> judge_pb2.ComparisonItem:
-    return judge_pb2.ComparisonItem(
-        id=name,
-        prompt=proto_messages(pair.prompt.messages),
-        answer_a=pair.answer_a,
-        answer_b=pair.answer_b,
-        # All principles where the constitution has none of the prompt's own dimension.
-        dimension=pair.prompt.dimension if pair.prompt.dimension in dimensions else "",
-    )
+    def call(
+        stub: "judge_pb2_grpc.JudgeServiceStub", items: list[judge_pb2.ComparisonItem]
+    ) -> Iterable[judge_pb2.CompareResponse]:
+        return stub.Compare(judge_pb2.CompareRequest(items=items, options=options))
+
+    for pair, response in ask_judge(address, pairs, message, call, "judgements"):
+        yield pair, unjudged(response) if isinstance(response, Failed) else response.judgement

@@ -69,6 +69,24 @@ def mix(
     return weighted, measured, report
 
 
+def all_alike(train: Sequence[Example], held_out: Sequence[Example]) -> list[MixedLabels]:
+    """What went in where nothing is mixed: every label counts once, whoever's it is."""
+    counts = Counter((example.dimension, example.source) for example in train)
+    held = Counter((example.dimension, example.source) for example in held_out)
+    dimensions = Counter(example.dimension for example in train)
+    return [
+        MixedLabels(
+            source=source,
+            dimension=dimension,
+            train_pairs=count,
+            held_out_pairs=held[dimension, source],
+            wanted_share=count / dimensions[dimension],
+            share=count / dimensions[dimension],
+        )
+        for (dimension, source), count in sorted(counts.items())
+    ]
+
+
 def _require(feedback: run_pb2.FeedbackSpec, counts: Counter[tuple[str, str]]) -> None:
     for dimension in feedback.by_dimension:
         for source in shares(feedback, dimension):

@@ -36,13 +36,24 @@ class Progress:
 
 
 def save_progress(
-    learner: Learner, folder: Path, progress: Progress, unconsumed: Mapping[int, Batch], keep: int
+    learner: Learner,
+    folder: Path,
+    progress: Progress,
+    unconsumed: Mapping[int, Batch],
+    keep: int,
+    curve_every: int = 0,
 ) -> Path:
-    """Write a checkpoint; every rank calls it. The newest ``keep`` stay, and the one that the judge liked best.
+    """Write a checkpoint; every rank calls it. The newest ``keep`` stay, the one that the judge liked best, and those
+    of every ``curve_every`` steps, none with 0.
 
     ``unconsumed`` are answers of coming steps, by step, that older weights may have written. Raises as
     ``checkpoint.save``.
     """
+    best = overoptimisation.best(progress.measured).step if progress.measured else None
+
+    def stays(step: int) -> bool:
+        return step == best or (step > 0 and curve_every > 0 and step % curve_every == 0)
+
     return checkpoint.save(
         learner,
         folder,
@@ -50,7 +61,7 @@ def save_progress(
         asdict(progress),
         lambda temporary: write_batches(temporary / _UNCONSUMED, unconsumed),
         keep=keep,
-        keep_step=overoptimisation.best(progress.measured).step if progress.measured else None,
+        stays=stays,
     )
 
 

@@ -1,5 +1,6 @@
 """The arithmetic of one step: from scored episodes to updated models and the step's numbers."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,28 @@ class Controls(NamedTuple):
     scores: Moments = Moments()
 
 
-def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -> tuple[dict[str, float], Controls]:
+class TokenFigures(NamedTuple):
+    """What a step finds of the tokens of one answer, before it learns; each [tokens]. Empty where there is none."""
+
+    # log p - log p_ref, nats.
+    log_ratios: Sequence[float] = ()
+    advantages: Sequence[float] = ()
+    # The critic's, of the state before the token.
+    values: Sequence[float] = ()
+
+
+class Learned(NamedTuple):
+    """What comes of a step besides the models."""
+
+    # By metric name.
+    numbers: dict[str, float]
+    # Of the next step.
+    controls: Controls
+    # Of the episodes that were asked about.
+    figures: list[TokenFigures]
+
+
+def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls, shown: Sequence[int] = ()) -> Learned:
     """Update the models from the episodes of a step.
 
     Args:
@@ -28,9 +50,7 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
         episodes: sampled from the learner's present policy or, as their ages say, from earlier ones.
         step: of the run, from 0.
         controls: of this step.
-
-    Returns:
-        The step's numbers by metric name, and the next step's controls.
+        shown: episodes whose tokens' figures are wanted.
     """
     spec = learner.spec
     mask = episodes.mask
@@ -60,7 +80,13 @@ def learn(learner: Learner, episodes: Episodes, step: int, controls: Controls) -
     if spec.HasField("kl_target"):
         numbers["kl_target"] = spec.kl_target
         kl_coefficient = formulas.adapt_kl_coefficient(kl_coefficient, numbers["kl_k1"], spec.kl_target)
-    return numbers, Controls(kl_coefficient, moments)
+    figures = [_figures(experience, targets, row, len(episodes.answers[row])) for row in shown]
+    return Learned(numbers, Controls(kl_coefficient, moments), figures)
+
+
+def _figures(experience: Experience, targets: Targets, row: int, tokens: int) -> TokenFigures:
+    found = (experience.kl, targets.advantages if targets.are_advantages else None, targets.values)
+    return TokenFigures(*([] if one is None else one[row, :tokens].tolist() for one in found))
 
 
 def _numbers(experience: Experience, targets: Targets, old: Prepared) -> dict[str, float]:

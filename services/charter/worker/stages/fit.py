@@ -2,24 +2,28 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from charter.data.bad_rows import BadRows
+from charter.data.pairs.read import PairDefaults, comparisons
 from charter.inference.preference_model import Aggregation, PreferenceModel
-from charter.runs.results import Calibration, FitStep, PreferenceFit, write_result
+from charter.runs.results import Calibration, FitStep, MixedLabels, PreferenceFit, write_result
 from charter.spec.facts import AI, HUMAN, IMPORTED, label_sources, needs_preference_model
 from charter.v1 import run_pb2, types_pb2
 from charter.worker.clients.gpu_turn import gpu_turn
 from charter.worker.clients.served import preference_serves, serve_preference_model
 from charter.worker.context import PREFERENCE_VERSION, Run
 from charter.worker.failures import drawn_anew_after, draws
-from charter.worker.preference.examples import Divided, Labels, Reader, divide_labels, read_labels
+from charter.worker.offline.stored import taken_from_store
+from charter.worker.preference.examples import Divided, Labels, Reader, divide, divide_labels, read_labels
 from charter.worker.preference.fit import Example, Measured
 from charter.worker.preference.fit_best import Best, calibration, fit_best
-from charter.worker.preference.mixing import mix
+from charter.worker.preference.mixing import all_alike, mix
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.label import held_out_keys
 from charter.worker.training import ranks
@@ -82,18 +86,51 @@ def serve_fitted(run: Run, refreshes: int) -> None:
     run.services.preference.when_without_weights(send)
 
 
-def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
-    spec = run.spec.preference_model
-    reader = Reader.load(preference_base(run.spec))
-    evaluated = {prompt.key for prompt in run.prompts.held_out}
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What a fit, and before it the warm start if there is one, learns from and is measured on."""
+
+    examples: Divided
+    warm_start: Divided | None
+    mix: Sequence[MixedLabels]
+    left_out: dict[str, int]
+
+
+def _of_feedback(run: Run, reader: Reader, policy_version: int) -> _Learned:
+    """The labels that ``feedback`` mixes."""
+    evaluated = _evaluated(run)
     labels = read_labels(reader, _labels(run, policy_version), evaluated, run.start.version)
     imported = _imported(run, reader, evaluated)
-    (train, held_out), warm_start = divide_labels(
+    examples, warm_start = divide_labels(
         labels, imported, run.spec.feedback, held_out_keys(run), run.spec.comparisons.held_out_fraction
     )
     left_out = dict(labels.left_out)
     left_out["IDENTICAL"] = left_out.get("IDENTICAL", 0) + run.artifacts.record["counts"]["pairs_identical"]
-    train, held_out, mixed = mix(train, held_out, run.spec.feedback)
+    train, held_out, mixed = mix(*examples, run.spec.feedback)
+    return _Learned((train, held_out), warm_start, mixed, left_out)
+
+
+def _of_store(run: Run, reader: Reader) -> _Learned:
+    """The labels that ``comparisons.stored`` chooses, as they are now. Raises as ``taken_from_store``."""
+    file = run.artifacts.stored("comparisons")
+    chosen = {f"comparisons.stored[{index}]": one for index, one in enumerate(run.spec.comparisons.stored)}
+    taken_from_store(run, chosen, file, lambda _: True)
+    found = (one for _, one in comparisons(file, PairDefaults(labeller=""), BadRows()))
+    labels = read_labels(reader, found, _evaluated(run), run.start.version)
+    examples = divide(labels, labels.examples, labels.held_out, run.spec.comparisons.held_out_fraction)
+    return _Learned(examples, None, all_alike(*examples), labels.left_out)
+
+
+def _evaluated(run: Run) -> set[str]:
+    """Keys of the prompts on which the run is judged in the end."""
+    return {prompt.key for prompt in run.prompts.held_out}
+
+
+def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
+    spec = run.spec.preference_model
+    reader = Reader.load(preference_base(run.spec))
+    learned = _of_store(run, reader) if run.spec.comparisons.stored else _of_feedback(run, reader, policy_version)
+    train, held_out = learned.examples
     history: list[FitStep] = []
 
     def report(step: FitStep, total: int, warming_up: bool) -> None:
@@ -108,7 +145,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     torch.manual_seed(derive_seed(run.spec.seed + refreshes, "fit", *([again] if again else [])))
     with drawn_anew_after(run, FITTING, refreshes, "preference_model.learning_rate"):
         measured, kept_step, weights = run.leader.on_all_ranks(
-            fit_on_ranks, report, run.spec, warm_start, train, held_out
+            fit_on_ranks, report, run.spec, learned.warm_start, train, held_out
         )
     model = _untrained(run.spec, torch.device("cpu"))
     model.load_state_dict(weights)
@@ -118,7 +155,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
     result = PreferenceFit(
         train_pairs=len(train),
         held_out_pairs=len(held_out),
-        left_out=left_out,
+        left_out=learned.left_out,
         labels=tuple(example.probability_a for example in (*train, *held_out)),
         history=tuple(history),
         held_out=calibration(measured, held_out, [True] * len(held_out), run.spec.seed),
@@ -127,7 +164,7 @@ def _fit(run: Run, refreshes: int, policy_version: int) -> PreferenceModel:
         ),
         kept_step=kept_step,
         members=spec.members,
-        mix=tuple(mixed),
+        mix=tuple(learned.mix),
         by_source=_parts(measured, held_out, lambda example: example.source, run.spec.seed),
         by_dimension=_parts(measured, held_out, lambda example: example.dimension or "none given", run.spec.seed),
     )

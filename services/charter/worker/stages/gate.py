@@ -4,8 +4,11 @@ A critic that does not see the harm, or a model that cannot rewrite, makes revis
 2023, "Self-Refine", arXiv 2303.17651, find gains only for strong models). What is learned from these is no gain either.
 """
 
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import TypeAdapter
 
 from charter.data.prompts import TaskPrompt
 from charter.evaluation.figures.words import ending
@@ -19,9 +22,9 @@ from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import take
 from charter.worker.revision.acceptance import Candidate, judge_all
-from charter.worker.revision.filters import common_endings
+from charter.worker.revision.filters import ENDING, common_endings
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN
+from charter.worker.revision.rows import CLEAN, samples
 from charter.worker.stages.answers import held_out_prompts, watched_prompts
 
 # Stages of ``Failures``.
@@ -37,7 +40,7 @@ def pass_gate(run: Run) -> RevisionGate:
     """
     file = run.artifacts.folder / f"{_NAME}.json"
     if file.exists():
-        return RevisionGate(**json.loads(file.read_text(encoding="utf-8")))
+        return TypeAdapter(RevisionGate).validate_json(file.read_bytes())
     folder = run.artifacts.folder / FOLDER
     folder.mkdir(exist_ok=True)
     prompts = prompts_of_gate(run)
@@ -51,9 +54,14 @@ def pass_gate(run: Run) -> RevisionGate:
     )
     drafts = [Draft(prompt, one.text) for prompt, (one,) in zip(prompts, answers, strict=True) if one.text.strip()]
     rows = revise_all(run, folder / "gate_rows.jsonl", drafts, 1, GATING)
-    preferred = judge_all(run, folder / "gate_judged.jsonl", _clean(prompts, rows), GATED)
+    verdicts = _verdicts(rows)
+    preferred = judge_all(run, folder / "gate_judged.jsonl", _clean(prompts, rows, verdicts), GATED)
     revised = sum(bool(row.revision) for row in rows)
-    found = _measured(run, prompts, revised, [one for one in preferred.values() if not isinstance(one, str)])
+    found = replace(
+        _measured(run, prompts, revised, [one for one in preferred.values() if not isinstance(one, str)]),
+        verdicts=dict(Counter(verdicts.values())),
+        samples=tuple(samples(rows, verdicts)),
+    )
     write_result(run.artifacts.folder, _NAME, found)
     return found
 
@@ -75,14 +83,15 @@ def prompts_of_gate(run: Run) -> list[TaskPrompt]:
     return sorted(drawn, key=lambda prompt: uses.get(prompt.key, 0))[: gate_prompts(spec, len(drawn))]
 
 
-def _clean(prompts: Sequence[TaskPrompt], rows: Sequence[RevisionRow]) -> list[Candidate]:
-    of_key = {prompt.key: prompt for prompt in prompts}
+def _verdicts(rows: Sequence[RevisionRow]) -> dict[str, str]:
+    """What is wrong with each row, by its id, that it ends as many others do included."""
     common = common_endings([row.revision for row in rows])
-    return [
-        Candidate(of_key[row.prompt_key], row.answer, row)
-        for row in rows
-        if row.verdict == CLEAN and ending(row.revision) not in common
-    ]
+    return {row.id: ENDING if row.verdict == CLEAN and ending(row.revision) in common else row.verdict for row in rows}
+
+
+def _clean(prompts: Sequence[TaskPrompt], rows: Sequence[RevisionRow], verdicts: Mapping[str, str]) -> list[Candidate]:
+    of_key = {prompt.key: prompt for prompt in prompts}
+    return [Candidate(of_key[row.prompt_key], row.answer, row) for row in rows if verdicts[row.id] == CLEAN]
 
 
 def _measured(run: Run, prompts: Sequence[TaskPrompt], revised: int, preferred: Sequence[float]) -> RevisionGate:

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from charter.hashing import stable_number
 from charter.held_out import held_out_of, prompt_key
 from charter.jsonl import append_line
-from charter.outcomes import outcome_of
-from charter.rpc.messages import chat_messages, proto_messages
+from charter.rpc.messages import chat_messages
 from charter.rpc.validation import violations
 from charter.runs.results import LeftOut
-from charter.spec.facts import needs_preference_model
-from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name, method_name
+from charter.spec.facts import samples_pairs
+from charter.storage.comparisons import LABELLED, REVISION_METHOD, enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker import metrics
 from charter.worker.answer_log import Written
 from charter.worker.clients.failed import failure_of, stored_failure
 from charter.worker.context import Run
 from charter.worker.failures import Failures, draws
+from charter.worker.labels import label_of
 from charter.worker.seeds import derive_seed
 from charter.worker.stages.sample_pairs import Pair, judged_prompts, sampled_pairs
 
@@ -36,7 +36,7 @@ class PairLabelling:
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
         """Whether a preference model is fitted to the labels."""
-        return needs_preference_model(spec)
+        return samples_pairs(spec)
 
     def done(self, run: Run) -> bool:
         """Whether it is fitted."""
@@ -155,24 +155,9 @@ class Labelling:
         return held
 
     def _comparison(self, pair: Pair, judgement: judge_pb2.Judgement) -> types_pb2.Comparison:
-        comparison = types_pb2.Comparison(
-            prompt=proto_messages(pair.prompt.messages),
-            answer_a=self._written(pair.answer_a),
-            answer_b=self._written(pair.answer_b),
-            source=types_pb2.LABEL_SOURCE_AI,
-            labeller=judgement.model,
-            outcome=judgement.outcome,
-            judgements=judgement.principles,
-            method=method_name(judgement),
-            constitution_digest=judgement.constitution_digest,
-            run_id=self._run.id,
-            split=types_pb2.SPLIT_HELD_OUT if pair.prompt.key in self._held_out else types_pb2.SPLIT_TRAIN,
-            dimension=pair.prompt.dimension,
-        )
-        if judgement.HasField("probability_a"):
-            comparison.probability_a = judgement.probability_a
-            comparison.outcome = outcome_of(judgement.probability_a)
-        return comparison
+        held_out = pair.prompt.key in self._held_out
+        answers = self._written(pair.answer_a), self._written(pair.answer_b)
+        return label_of(self._run, pair.prompt, *answers, judgement, held_out=held_out)
 
     def _written(self, answer: Written) -> types_pb2.Answer:
         return types_pb2.Answer(

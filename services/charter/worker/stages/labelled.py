@@ -47,10 +47,10 @@ def plan_of(
     names = names_of(spec.data)
     sources, weights = dict(names), weights_of(spec.data, names)
     if spec.HasField("stored"):
-        file = run.artifacts.folder / f"{name}_stored.parquet"
+        file = run.artifacts.stored(name)
         # An attempt that goes on from a checkpoint learns from what the earlier ones have found.
         if not (file.is_file() and checkpoint.complete(run.artifacts.checkpoints / name)):
-            taken_from_store(run, name, spec.stored, file, wanted)
+            taken_from_store(run, {f"{name}.stored": spec.stored}, file, wanted)
         sources[STORED] = str(file)
         weights |= {STORED: spec.stored.weight} if spec.stored.HasField("weight") else {}
     bad = bad_rows_of(run.spec, run.artifacts.left_out(name))
@@ -60,5 +60,7 @@ def plan_of(
     note_sources(run, name, corpus, bad, items="", counted=f"{name}_rows_left_out")
     units = {source: [1] * len(one.train) for source, one in corpus.items()}
     batching = Batching(Mixture.weighted(units, weights), units, spec.batch_size, spec.epochs, run.spec.seed)
-    sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
+    sample = Sample.of(
+        corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode, reader.shown
+    )
     return Plan(name, name, spec, corpus, batching, sample, partial(learner, beta=spec.beta), with_reference)

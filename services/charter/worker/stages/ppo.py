@@ -13,7 +13,7 @@ from charter.jsonl import append_line
 from charter.rpc.logs import working_on
 from charter.rpc.tracing import exemplar, traced
 from charter.runs.results import LeftOut
-from charter.runs.samples import extremes, step_to_line
+from charter.runs.samples import forget_after, step_to_line
 from charter.spec.facts import has_own_critic, needs_reinforcement, servers_sleep
 from charter.v1 import run_pb2
 from charter.worker import metrics
@@ -23,6 +23,7 @@ from charter.worker.clients.served import check_served, policy_serves, serve_lea
 from charter.worker.context import Run
 from charter.worker.errors import Cancelled, TooManyFailuresError
 from charter.worker.failures import Failures, drawn_anew_after
+from charter.worker.reinforcement import samples
 from charter.worker.reinforcement.agreement import probe_policy
 from charter.worker.reinforcement.overoptimisation import best, parted
 from charter.worker.reinforcement.progress import Progress, newest_progress, save_progress, unconsumed_batches
@@ -92,10 +93,15 @@ def _take_steps(run: Run, learner: Learner, ahead: Ahead, progress: Progress) ->
             with drawn_anew_after(run, UPDATING, progress.step, "ppo.learning_rate"):
                 progress = _learn(run, learner, ahead, progress, scored, left_out, clock)
         last = progress.step == run.spec.ppo.steps
-        if last or progress.step % run.spec.checkpoints.every_steps == 0 or due(run, progress.step):
+        if last or _saved_after(run, progress.step) or due(run, progress.step):
             _save(run, progress, ahead)
             saved = progress.step
     return progress
+
+
+def _saved_after(run: Run, step: int) -> bool:
+    spec = run.spec.checkpoints
+    return any(every and step % every == 0 for every in (spec.every_steps, spec.curve_every_steps))
 
 
 def make_learner(spec: run_pb2.RunSpec, model: str, preference_model: Path | None, place: torch.device) -> Learner:
@@ -157,6 +163,7 @@ def _resume(run: Run) -> tuple[Progress, dict[int, Batch]]:
         sampled = unconsumed_batches(path)
         metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)
         run.reporter.report(progress.step, run.spec.ppo.steps, text=f"resumed from {path.name}")
+    forget_after(run.artifacts.samples, progress.step)
     restore_preference_model(run, progress.step)
     if not policy_serves(run, progress.weight_version):
         serve_learner(run, progress.weight_version)
@@ -241,8 +248,15 @@ def _learn(
 ) -> Progress:
     """Update, send the new weights, begin the next answers, report. Cannot be stopped: only a whole step is saved."""
     spec, episodes = run.spec.ppo, scored.episodes
+    kept = samples.choose(scored.answers, share=spec.sample_share, seed=run.spec.seed, step=progress.step + 1)
     with traced("update"), gpu_turn(run, learner):
-        numbers, controls = run.leader.with_learner(learn, episodes, progress.step, progress.controls)
+        numbers, controls, figures = run.leader.with_learner(
+            learn,
+            episodes,
+            progress.step,
+            progress.controls,
+            [one.row for one in kept if one.row is not None],
+        )
     clock.lap("update_seconds")
     version = progress.weight_version
     if learner.critic is None or progress.step >= spec.critic_warmup_steps:
@@ -274,8 +288,6 @@ def _learn(
                 numbers["held_out_score"] = found.score
     clock.lap("watching_seconds")
 
-    kept = extremes(rollouts.samples_of(run, done.step, scored.answers, preference_version=scored.preference_version))
-    append_line(run.artifacts.samples, step_to_line(kept))
     tokens = sum(len(answer) for answer in episodes.answers)
     # Its exemplar leads from the step on the dashboard to its trace.
     metrics.STEPS.labels(run.id).inc(exemplar=exemplar())
@@ -297,6 +309,9 @@ def _learn(
     if run.needs_preference_model:
         numbers["preference_version"] = float(scored.preference_version)
     run.reporter.report(done.step, spec.steps, step=done.step, numbers=numbers, text=scored.left_out.in_words())
+    # Behind the report, which refuses numbers that are not finite, and a worker whose run another has taken over.
+    kept_answers = samples.samples_of(run, done.step, scored.answers, kept, figures, scored.preference_version)
+    append_line(run.artifacts.samples, step_to_line(kept_answers))
     return done
 
 
@@ -351,6 +366,7 @@ def _save(run: Run, progress: Progress, ahead: Ahead) -> None:
             progress,
             ahead.sampled(progress),
             run.spec.checkpoints.keep,
+            run.spec.checkpoints.curve_every_steps,
         )
     metrics.CHECKPOINT_SECONDS.labels(run.id).set(time.monotonic() - start)
     metrics.CHECKPOINT_TIME.labels(run.id).set(path.stat().st_mtime)

@@ -3,10 +3,10 @@
 import os
 import shutil
 
-from charter.atomic_files import write_text
-from charter.evaluation.report.model_card import model_card
+from charter.evaluation.card.files import write_card
 from charter.evaluation.report.report import write_report
 from charter.runs.artifacts import now
+from charter.runs.folder import read_run_folder
 from charter.spec.facts import needs_reinforcement
 from charter.storage.comparison_files import write_comparisons
 from charter.v1 import run_pb2
@@ -33,10 +33,10 @@ class Publishing:
             write_comparisons(run.artifacts.comparisons, run.services.preference.comparisons(run.id))
         else:
             _take_over(run)
-        write_text(run.artifacts.policy / "README.md", model_card(run.artifacts.folder))
-        run.reporter.report(1, 2, text=f"{'comparisons and ' * aligned}model card written")
         run.artifacts.record["finished"] = now()
         run.artifacts.save_record()
+        write_card(read_run_folder(run.artifacts.folder))
+        run.reporter.report(1, 2, text=f"{'comparisons and ' * aligned}model card written")
         write_report(run.artifacts.folder)
         run.reporter.report(2, 2, text="finished")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +13,7 @@ from charter.evaluation.figures.words import ending
 from charter.hashing import stable_number
 from charter.outcomes import outcome_of
 from charter.rpc.messages import proto_messages
-from charter.runs.results import RevisionGate, RevisionRound, Revisions, RevisionSample, write_result
+from charter.runs.results import RevisionGate, RevisionRound, Revisions, write_result
 from charter.runs.revisions import FOLDER, ROWS, RevisionRow, write_outcomes
 from charter.spec.facts import is_revised
 from charter.storage.comparisons import REVISION_METHOD
@@ -25,7 +25,7 @@ from charter.worker.errors import RunError
 from charter.worker.revision.acceptance import ACCEPTED, SUPERSEDED, Candidate, Judged, decision, judge_all
 from charter.worker.revision.filters import ENDING, UNCHANGED, common_endings
 from charter.worker.revision.rounds import Draft, revise_all
-from charter.worker.revision.rows import CLEAN, write_table
+from charter.worker.revision.rows import CLEAN, samples, write_table
 from charter.worker.stages.gate import pass_gate
 from charter.worker.stages.label import held_out_keys
 
@@ -33,8 +33,6 @@ from charter.worker.stages.label import held_out_keys
 REVISING, COMPARING = "revising", "comparing revisions"
 # In the stage's folder, conversations to learn from: accepted revisions, and the policy's answers to other prompts.
 REVISED, HELPFUL = "accepted.jsonl", "helpful.jsonl"
-# Characters of a sample's texts, and of its prompt: prompts that look for harm are not shown whole.
-_SHOWN, _SHOWN_OF_PROMPT = 160, 60
 
 
 class Revising:
@@ -179,14 +177,12 @@ def _decide(
         rounds=tuple(_round(number, rows) for number in range(1, run.spec.revision.rounds + 1)),
         outcomes=dict(Counter(outcomes[row.id] for row in last.values())),
         by_principle=_by_principle(rows, outcomes),
-        samples=tuple(_samples(rows, outcomes)),
+        samples=tuple(samples(rows, outcomes)),
     )
 
 
 def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str, str]:
-    """What becomes of each candidate, by its row; with ``accept: all`` nobody is asked."""
-    if run.spec.revision.accept == "all":
-        return {one.row.id: ACCEPTED for one in candidates}
+    """What becomes of each candidate, by its row. All are compared and stored, with ``accept: all`` too."""
     held_out = held_out_keys(run)
 
     def store(judged: Judged, again: int) -> None:
@@ -196,6 +192,8 @@ def _judged(run: Run, folder: Path, candidates: Sequence[Candidate]) -> dict[str
         run.services.preference.add_comparisons(f"{run.id}-revisions-{request:016x}", comparisons)
 
     preferences = judge_all(run, folder / "judged.jsonl", candidates, COMPARING, store)
+    if run.spec.revision.accept == "all":
+        return dict.fromkeys(preferences, ACCEPTED)
     return {name: decision(preference) for name, preference in preferences.items()}
 
 
@@ -239,17 +237,3 @@ def _by_principle(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> d
         if row.principle:
             counted[row.principle].append(outcomes[row.id])
     return {name: (len(found), found.count(ACCEPTED)) for name, found in sorted(counted.items())}
-
-
-def _samples(rows: Sequence[RevisionRow], outcomes: Mapping[str, str]) -> Iterator[RevisionSample]:
-    first: dict[str, RevisionRow] = {}
-    for row in rows:
-        first.setdefault(outcomes[row.id], row)
-    for outcome, row in sorted(first.items()):
-        prompt = row.prompt[-1].content
-        prompt = _cut(prompt, min(_SHOWN_OF_PROMPT, len(prompt) // 2))
-        yield RevisionSample(outcome, row.principle, prompt, _cut(row.answer, _SHOWN), _cut(row.revision, _SHOWN))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charter.data.prompts import TaskPrompt
-from charter.spec.facts import AI, label_shares, label_sources, needs_preference_model
+from charter.spec.facts import AI, label_shares, label_sources, samples_pairs
 from charter.v1 import run_pb2
 from charter.worker.answer_log import BATCH, Written, read, sample_all
 from charter.worker.clients.served import serve_start
@@ -28,7 +28,7 @@ class PairSampling:
 
     def wanted(self, spec: run_pb2.RunSpec) -> bool:
         """Whether a preference model is fitted to them."""
-        return needs_preference_model(spec)
+        return samples_pairs(spec)
 
     def done(self, run: Run) -> bool:
         """Whether every batch is sampled."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -32,12 +33,14 @@ from charter.spec.facts import (
     reads_turns,
     servers_sleep,
 )
+from charter.spec.label_checks import OWN
 from charter.spec.load import spec_to_json
 from charter.spec.served import judge_problems, policy_problems, preference_problems
 from charter.storage.comparisons import enum_name
 from charter.v1 import judge_pb2, run_pb2, types_pb2
 from charter.worker.clients.services import Services
 from charter.worker.errors import RunError, SpecError
+from charter.worker.offline.stored import nothing_stored
 from charter.worker.prompts import PromptSets, load_prompt_sets
 from charter.worker.supervised.conversations import ConversationReader
 from charter.worker.training import ranks
@@ -124,7 +127,8 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
         )
     shares = prompts.shares()
     artifacts.record["prompt_sources"] = {
-        name: asdict(PromptSource(len(keys), shares.get(name, 0.0))) for name, keys in prompts.sources.items()
+        name: asdict(PromptSource(len(keys), shares.get(name, 0.0), _dimensions(prompts, keys)))
+        for name, keys in prompts.sources.items()
     }
     kinds = {**({"too_long": prompts.too_long} if prompts.too_long else {}), **bad.counts}
     items = len(prompts.train) + len(prompts.held_out) + sum(kinds.values())
@@ -136,6 +140,10 @@ def load_prompts(spec: run_pb2.RunSpec, artifacts: Artifacts, tokenizer: ChatTok
         prompt_rows_left_out=bad.counts.total(),
     )
     return prompts
+
+
+def _dimensions(prompts: PromptSets, keys: frozenset[str]) -> dict[str, int]:
+    return dict(Counter(prompt.dimension for prompt in prompts.train if prompt.key in keys))
 
 
 def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifacts) -> judge_pb2.Constitution:
@@ -186,6 +194,10 @@ def check_services(spec: run_pb2.RunSpec, services: Services, artifacts: Artifac
     artifacts.record["constitution_digest"] = constitution.digest
     engines = {"policy engine": policies[0][1].engine, "judge engine": judge.model.engine}
     artifacts.record["versions"] = _versions() | engines
+    for served in (judge.model, policies[0][1]):
+        # Of the other engines the worker has the library itself, or there is none.
+        if served.engine == "vllm" and served.engine_version:
+            artifacts.record["versions"]["vllm"] = served.engine_version
     if judge.calibration.digest:
         artifacts.record["versions"]["judge calibration"] = judge.calibration.digest
     artifacts.save_record()
@@ -219,6 +231,10 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
     """What the spec mixes in must be there before the run begins. Raises ``RunError``."""
     if not needs_preference_model(spec):
         return
+    for index, one in enumerate(spec.comparisons.stored):
+        there = one.run_id == OWN or services.preference.count_labels(one.run_id, one.source, one.dimension)
+        if not there:
+            raise RunError(nothing_stored(f"comparisons.stored[{index}]", services.preference.address))
     sources = label_sources(spec.feedback)
     wanted = [
         (
@@ -235,7 +251,7 @@ def _check_labels(spec: run_pb2.RunSpec, services: Services) -> None:
         ),
     ]
     for needed, source, field, advice in wanted:
-        if needed and services.preference.count_labels(source) == 0:
+        if needed and services.preference.count_labels(source=source) == 0:
             name = enum_name("source", source).lower()
             raise RunError(f"{field} asks for {name} labels, and the preference service has none: {advice}")
 

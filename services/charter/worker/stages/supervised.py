@@ -68,5 +68,7 @@ def plan_of(
     sizes = {name: [1] * len(one.train) for name, one in corpus.items()}
     note_sources(run, name, corpus, bad, items="conversations", counted=f"{name}_rows_left_out")
     batching = Batching(mixture, sizes, spec.batch_size, spec.epochs, run.spec.seed)
-    sample = Sample.of(corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode)
+    sample = Sample.of(
+        corpus, most, run.spec.sampling.max_new_tokens, tokenizer.stop_ids, tokenizer.decode, reader.shown
+    )
     return Plan(name, section, spec, corpus, batching, sample, TokenLearner)

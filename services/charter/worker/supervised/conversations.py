@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from charter.chat import ChatMessage
 from charter.inference.chat_template import ChatTokenizer
 from charter.inference.engine import RefusedRequestError
+from charter.shown import beginning
 from charter.worker.clients.failed import Failed
 from charter.worker.errors import RunError
 from charter.worker.training.batches import TrainingSequence
@@ -71,6 +72,14 @@ class ConversationReader:
         if (longest := max(len(one.ids) for one in sequences)) > self._max_tokens:
             return Failed(TOO_LONG, f"it has {longest} tokens, more than {self._max_tokens}")
         return sequences
+
+    def shown(self, rendered: str) -> str:
+        """A rendered prompt as a report may have it: what the template says whole, of what people say the beginning."""
+        before, _, after = self._tokenizer.render(_PROBE[:1]).partition(_PROBE[0].content)
+        start = len(before) if rendered.startswith(before) else 0
+        end = rendered.rfind(after.strip(), start)
+        # A tokenizer may spell the end otherwise.
+        return f"{rendered[:start]}{beginning(rendered[start:end])}{rendered[end:]}" if end >= start else "…"
 
     def _answers(self, messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
         """Of each answer the rendered text before it, and what it adds."""

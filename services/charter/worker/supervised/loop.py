@@ -52,19 +52,31 @@ class Sample:
     tokens: int
     stops: Collection[int]
     decode: Callable[[Sequence[int]], str]
+    # The beginning as a report may have it.
+    shown: str
 
     @classmethod
     def of(
-        cls, corpus: Corpus, context: int, most: int, stops: Collection[int], decode: Callable[[Sequence[int]], str]
+        cls,
+        corpus: Corpus,
+        context: int,
+        most: int,
+        stops: Collection[int],
+        decode: Callable[[Sequence[int]], str],
+        show: Callable[[str], str] = str,
     ) -> "Sample":
-        """Behind what comes before the first target of something that is held out, else of what is learned."""
+        """Behind what comes before the first target of something that is held out, else of what is learned.
+
+        ``show`` makes of the beginning what a report may have of it.
+        """
         held_out = [item for one in corpus.values() for item in one.held_out]
         items = held_out or [item for one in corpus.values() for item in one.train]
         # Where it is short enough for the rest.
         sequences = [item.sequences[0] for item in items]
         first = next((one for one in sequences if one.states[0] < context - _SAMPLED), sequences[0])
         beginning = first.ids[: max(first.states[0] + 1, min(_LEAST_BEGINNING, len(first.ids) // 2))]
-        return cls(beginning, min(most, _SAMPLED, max(1, context - len(beginning))), stops, decode)
+        tokens = min(most, _SAMPLED, max(1, context - len(beginning)))
+        return cls(beginning, tokens, stops, decode, show(decode(beginning)))
 
     def text(self, written: Sequence[int]) -> str:
         """What was written, as text."""
@@ -299,7 +311,7 @@ def _result(run: Run, plan: Plan, progress: Progress, kept: int, total: int) -> 
         steps=total,
         done=progress.step,
         kept_step=kept,
-        sample_beginning=plan.sample.decode(plan.sample.beginning),
+        sample_beginning=plan.sample.shown,
         measured=progress.measured,
     )
 

@@ -38,8 +38,11 @@ def save(learner: Learner[Any], folder: Path, progress: Progress) -> Path:
     """
     best = progress.best
     state = {"step": progress.step, "measured": [asdict(one) for one in progress.measured]}
-    keep_step = None if best is None else best.step
-    return checkpoint.save(learner, folder, progress.step, state, _nothing, keep=1, keep_step=keep_step)
+
+    def stays(step: int) -> bool:
+        return best is not None and step == best.step
+
+    return checkpoint.save(learner, folder, progress.step, state, _nothing, keep=1, stays=stays)
 
 
 def newest(folder: Path) -> tuple[Path, Progress] | None:

@@ -5,7 +5,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from charter.inference.chat_template import loading
 from charter.spec.chat_form import origin_of
-from charter.spec.facts import needs_preference_model
+from charter.spec.facts import needs_preference_model, reads_untrained_policy
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError
 from charter.worker.training.lora import layers_to_adapt
@@ -32,11 +32,15 @@ def check_architectures(spec: run_pb2.RunSpec) -> None:
     asked |= {"dpo": spec.HasField("dpo"), "kto": spec.HasField("kto")}
     first = next((name for name, is_asked in asked.items() if is_asked), "ppo")
     origin = origin_of(policy_model(spec))
-    if stages[first].HasField("lora_rank") and origin is not None and origin.new_tokens:
+    adapted = [first] if stages[first].HasField("lora_rank") else []
+    if reads_untrained_policy(spec) and spec.preference_model.HasField("lora_rank"):
+        adapted.append("preference_model")
+    if adapted and origin is not None and origin.new_tokens:
+        sections = " and ".join(f"{name}.lora_rank" for name in adapted)
         raise RunError(
-            f"{first}.lora_rank trains no embeddings, and policy.chat_template adds tokens that {spec.policy.model} "
-            f"has never seen: {', '.join(origin.new_tokens)}. Train every weight (leave {first}.lora_rank out), or "
-            "take a template of tokens that the model has"
+            f"{sections} trains no embeddings, and policy.chat_template adds tokens that {spec.policy.model} "
+            f"has never seen: {', '.join(origin.new_tokens)}. Train every weight (leave {sections} out), or take a "
+            "template of tokens that the model has"
         )
     if needs_preference_model(spec) and spec.preference_model.HasField("lora_rank"):
         layers_to_adapt(_architecture(spec.preference_model.model))

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from charter.atomic_files import replacing
-from charter.runs.artifacts import COMPLETE
+from charter.runs.artifacts import COMPLETE, remove_checkpoint
 from charter.worker.errors import RunError
 from charter.worker.training import ranks
 from charter.worker.training.models import named_tensors
@@ -51,7 +51,7 @@ def save(
     add_files: Callable[[Path], None],
     *,
     keep: int,
-    keep_step: int | None,
+    stays: Callable[[int], bool],
 ) -> Path:
     """Write the checkpoint after ``step`` steps, then delete all but the newest ``keep`` complete ones.
 
@@ -62,7 +62,7 @@ def save(
         progress: where the loop stands, as JSON; ``newest`` gives it back.
         add_files: writes what else belongs to it into the folder it is given; rank 0 calls it.
         keep: how many stay.
-        keep_step: the checkpoint of this step stays too.
+        stays: whether the checkpoint of a step stays whatever came after it.
 
     Raises:
         RunError: it cannot be written (disk full); older ones are untouched then.
@@ -78,7 +78,7 @@ def save(
             steps[name] = _optimizer_steps(module, optimizer)
     digests = {name: digest for part in ranks.collect(_own_digests(temporary)) for name, digest in part.items()}
     ranks.from_rank_zero(lambda: _finish(temporary, final, progress, add_files, steps, digests))
-    ranks.from_rank_zero(lambda: _prune(folder, keep, keep_step))
+    ranks.from_rank_zero(lambda: _prune(folder, keep, stays))
     return final
 
 
@@ -131,14 +131,10 @@ def _add_state(temporary: Path, progress: Mapping[str, Any], steps: dict[str, di
         _sync(part)
 
 
-def _prune(folder: Path, keep: int, keep_step: int | None) -> None:
-    kept = folder_of(folder, keep_step) if keep_step is not None else None
+def _prune(folder: Path, keep: int, stays: Callable[[int], bool]) -> None:
     for old in complete(folder)[:-keep]:
-        if old == kept:
-            continue
-        # Unmarked first, so that a deletion that is cut short leaves no checkpoint that looks complete.
-        (old / COMPLETE).unlink()
-        shutil.rmtree(old)
+        if not stays(int(old.name.removeprefix("step-"))):
+            remove_checkpoint(old)
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -165,20 +161,31 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Damaged ones are named in the log and left.
     """
     for path in reversed(complete(folder)):
-        files = [one for one in path.rglob("*") if one.is_file() and COMPLETE not in one.name]
-        with contextlib.suppress(ValueError):
-            if json.loads((path / COMPLETE).read_text()) == _digests(path, files):
-                progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
-                return path, progress
+        if is_undamaged(path):
+            progress: dict[str, Any] = json.loads((path / _STATE).read_text())["progress"]
+            return path, progress
         logger.error("checkpoint is damaged: a digest differs; trying the one before", extra={"path": str(path)})
     return None
+
+
+def is_undamaged(path: Path) -> bool:
+    """Whether a checkpoint that is complete has the files that were written."""
+    files = [one for one in path.rglob("*") if one.is_file() and COMPLETE not in one.name]
+    with contextlib.suppress(ValueError):
+        return bool(json.loads((path / COMPLETE).read_text()) == _digests(path, files))
+    return False
+
+
+def restore_weights(module: nn.Module, path: Path, name: str) -> None:
+    """Put the weights of one part of a checkpoint into a module like it. Raises ``OSError``, ``ValueError``."""
+    _read(path / name, named_tensors(module))
 
 
 def restore(learner: Trainable, path: Path) -> None:
     """Put a checkpoint's weights, optimizers and random states back, whatever the number of ranks that wrote it."""
     state = json.loads((path / _STATE).read_text())
     for name, (module, optimizer) in learner.learning().items():
-        _read(path / name, named_tensors(module))
+        restore_weights(module, path, name)
         for key, parameter in module.named_parameters():
             # One that had not learned yet has none, whatever it has by now.
             optimizer.state.pop(parameter, None)

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.worker.training import ranks
 from charter.worker.training.lead import Leader
@@ -19,10 +19,14 @@ def save_policy(leader: Leader, learner: PolicyTrainable, tokenizer: str, folder
     The folder appears when it is whole, in place of one that is there. ``tokenizer`` is the hub id or folder that the
     tokenizer is copied from.
     """
+    save_model(learner.actor.model, leader.with_learner(_actor_tensors), tokenizer, folder)
+
+
+def save_model(model: PreTrainedModel, tensors: dict[str, Tensor], tokenizer: str, folder: Path) -> None:
+    """As ``save_policy``, of a model whose tensors are ``tensors``, by name."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = learner.actor.model
-    model.save_pretrained(temporary, state_dict=merged_tensors(model, leader.with_learner(_actor_tensors)))
+    model.save_pretrained(temporary, state_dict=merged_tensors(model, tensors))
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

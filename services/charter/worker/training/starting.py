@@ -4,6 +4,7 @@ from functools import cache
 
 from charter.inference.base_model import as_chat_model
 from charter.spec.chat_form import ChatForm
+from charter.spec.facts import reads_untrained_policy
 from charter.v1 import run_pb2
 
 
@@ -20,5 +21,4 @@ def _chat_model(model: str, form: ChatForm) -> str:
 
 def preference_base(spec: run_pb2.RunSpec) -> str:
     """Hub id or folder of what the preference model is fitted from: the policy's, or a model with its own template."""
-    same = spec.preference_model.model == spec.policy.model
-    return policy_model(spec) if same else spec.preference_model.model
+    return policy_model(spec) if reads_untrained_policy(spec) else spec.preference_model.model

@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 def load(folder: Path, text: str = GOOD) -> EvaluateSpec:
     (folder / "evaluation.yaml").write_text(text)
-    return load_evaluation(folder / "evaluation.yaml", folder / "runs").spec
+    return load_evaluation(folder / "evaluation.yaml", folder).spec
 
 
 def test_a_good_spec_is_filled_and_its_files_found(folder: Path) -> None:
@@ -68,6 +68,14 @@ def test_a_good_spec_is_filled_and_its_files_found(folder: Path) -> None:
     assert spec_from_json(spec_to_json(spec)) == spec
 
 
+def test_a_name_of_runs_is_the_newest_run(folder: Path) -> None:
+    for run in ("aligned-20261129-235959-ffff", "aligned-20261130-080000-0a1b", "aligned-again-20261201-080000-0a1b"):
+        (folder / "runs" / run / "policy").mkdir(parents=True)
+        (folder / "runs" / run / "run.json").write_text("{}")
+    spec = load(folder, GOOD.replace("run: my-run", "run: aligned"))
+    assert spec.models[1].run == str(folder / "runs/aligned-20261130-080000-0a1b")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -77,6 +85,8 @@ def test_a_good_spec_is_filled_and_its_files_found(folder: Path) -> None:
         ("run: my-run", "", "4: models[1]: needs one of run, model and address"),
         ("run: my-run", "run: my-run, model: org/model", "4: models[1]: has run and model: leave all but one out"),
         ("run: my-run", "run: my-run, engine: fake", "4: models[1].engine: fake cannot serve the policy of a run"),
+        ("run: my-run", "run: my-run, step: 3", "4: models[1].step: the run in "),
+        ("model: org/model", "model: org/model, step: 3", "3: models[0].step: is that of a run's checkpoint"),
         ("run: my-run", "model: ./nothing", "4: models[1].model: no such model folder: "),
         ("run: my-run", "address: 'a:1', engine: vllm", "4: models[1].engine: is for a model that is started here"),
         ("model: org/model", "modl: org/model", "3: models[0].modl: unknown field; did you mean `model`?"),
@@ -91,6 +101,8 @@ def test_a_good_spec_is_filled_and_its_files_found(folder: Path) -> None:
         ("held.jsonl", "nothing.jsonl", "7: prompts[0].source: no such file: "),
         ("held.jsonl", "rules.yaml", "7: prompts[0].source: "),
         ("count: 4", "count: 11", "7: prompts[0].count: is 11, and "),
+        ("count: 4", "kind: harmful", "7: prompts[0].kind: needs prompts of kind look_alike beside it"),
+        ("count: 4", "kind: harmless", "7: prompts[0].kind: "),
         ("count: 4", "count: 0", "7: prompts[0].count: must be at least 1, is 0"),
         ("model: org/judge, ", "", "9: judges[0].model: is required, or address"),
         ("rules.yaml", "held.jsonl", "9: judges[0].constitution: "),
@@ -99,6 +111,12 @@ def test_a_good_spec_is_filled_and_its_files_found(folder: Path) -> None:
             '"127.0.0.1:1", model: m, method',
             "10: judges[1].model: is for a judge that is started",
         ),
+        (
+            "dimension: helpful",
+            "dimension: all",
+            "7: prompts[0].dimension: makes prompts of dimension `all`, which figures of all prompts stand under",
+        ),
+        ("name: running", "name: people", "10: judges[1].name: `people` is what votes of people stand under"),
         ("method: choice", "method: guess", "10: judges[1].method: `guess` is unknown"),
     ],
 )
@@ -108,6 +126,16 @@ def test_a_mistake_is_said_with_its_line_and_alone(folder: Path, old: str, new: 
         load(folder, GOOD.replace(old, new, 1))
     (problem,) = error.value.problems
     assert problem.removeprefix(f"{folder / 'evaluation.yaml'}:").startswith(words), problem
+
+
+def test_a_checkpoint_is_a_model_of_a_run_that_has_made_no_policy(folder: Path) -> None:
+    checkpoint = folder / "runs/young/checkpoints/step-000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMPLETE").touch()
+    (folder / "runs/young/spec.json").write_text('{"policy": {"model": "org/model"}}')
+    spec = load(folder, GOOD.replace("run: my-run", "run: young, step: 3"))
+    assert (spec.models[1].run, spec.models[1].step) == (str(folder / "runs/young"), 3)
+    assert changes(spec, load(folder, GOOD), STORED) == ["models `ppo`"]
 
 
 def test_prompts_that_trained_a_model_are_no_measure_of_it(folder: Path) -> None:
@@ -159,3 +187,9 @@ def test_what_may_change_and_what_may_not(folder: Path) -> None:
     unbound = {"models": {"ppo"}, "judges": set[str]()}
     assert changes(old, load(folder, GOOD.replace("org/model", "org/other")), unbound) == []
     assert changes(old, load(folder, GOOD + "seed: 1\n"), {"models": set(), "judges": set()}) == []
+
+
+def test_rows_of_the_dimension_that_all_prompts_stand_under_are_a_mistake(folder: Path) -> None:
+    (folder / "held.jsonl").write_text('{"prompt": "One?"}\n{"prompt": "Two?", "dimension": "all"}\n')
+    with pytest.raises(SpecError, match=r"7: prompts\[0\].source: has prompts of dimension `all`"):
+        load(folder, GOOD.replace("count: 4", "count: 2"))

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from charter.evaluation.figures.best_of_n import ScoredAnswers, accuracy, ties_score
+from charter.evaluation.figures.best_of_n import ScoredAnswers, accuracy, by_chance, ties_score
 from charter.evaluation.statistics import NotIdentifiedError
 
 
@@ -33,7 +33,8 @@ def test_the_chosen_answer_must_have_the_highest_score_and_ties_share_it() -> No
     assert found.subsets["Math"].value == pytest.approx((1 + 1 / 3 + 0) / 3)
     assert found.subsets["Focus"].value == 0.5
     assert found.ties is None
-    assert found.mean == pytest.approx((4 / 9 + 1 / 2) / 2)
+    assert found.mean.value == pytest.approx((4 / 9 + 1 / 2) / 2)
+    assert found.mean.prompts == 5
     assert found.subsets["Math"].low < 4 / 9 < found.subsets["Math"].high
 
 
@@ -52,7 +53,7 @@ def test_the_subset_of_ties_is_one_of_the_mean() -> None:
     found = accuracy([*TIES, one("a", (1.0,), (0.0,))], samples=50, seed=0)
     assert found.ties
     assert set(found.subsets) == {"Math"}
-    assert found.mean == pytest.approx((1 + found.ties.score.value) / 2)
+    assert found.mean.value == pytest.approx((1 + found.ties.score.value) / 2)
 
 
 def test_what_has_no_sibling_or_no_score_is_refused() -> None:
@@ -64,3 +65,17 @@ def test_what_has_no_sibling_or_no_score_is_refused() -> None:
         accuracy([], samples=10, seed=0)
     with pytest.raises(ValueError, match="finite"):
         accuracy([one("a", (math.nan,), (0.0,))], samples=10, seed=0)
+
+
+def test_the_mean_of_equally_sure_subsets_is_surer_by_the_root_of_their_number() -> None:
+    rows = [one(str(place), (float(place % 2),), (0.5,), subset) for subset in "abcd" for place in range(40)]
+    found = accuracy(rows, samples=2000, seed=0)
+    half = found.subsets["a"].high - 0.5
+    assert found.mean.high - found.mean.value == pytest.approx(half / 2)
+    assert found.mean.value - found.mean.low == pytest.approx((0.5 - found.subsets["a"].low) / 2)
+
+
+def test_chance_puts_the_chosen_ones_first() -> None:
+    assert by_chance([one("a", (1.0,), (1.0, 2.0, 0.0)), one("b", (1.0, 2.0), (0.0, 0.5))]) == pytest.approx(
+        (1 / 4 + 1 / 6) / 2
+    )

@@ -3,12 +3,17 @@
 import pytest
 
 from tests.benchmarks.coverage import (
+    Arms,
     Scenario,
     Simulation,
     kappas,
     length_controlled_rates,
     model_ratings,
+    over_seeds,
+    pair_means,
     soft_win_rates,
+    subset_means,
+    token_means,
     win_rates,
 )
 
@@ -21,6 +26,10 @@ from tests.benchmarks.coverage import (
         pytest.param(length_controlled_rates(0.4, 1.5, 0.5), id="length-controlled"),
         pytest.param(model_ratings((0.0, 100.0)), id="ratings"),
         pytest.param(kappas(0.8, 0.5), id="kappa"),
+        pytest.param(pair_means(0.5), id="self-BLEU"),
+        pytest.param(token_means(2.0), id="nats per token"),
+        pytest.param(subset_means((0.5, 0.9)), id="best-of-n"),
+        pytest.param(over_seeds(Arms(3, (40.0, 40.0))), id="ratings over seeds"),
     ],
 )
 def test_intervals_hold_the_truth(simulate: Simulation) -> None:

@@ -10,7 +10,7 @@ from charter.evaluation.statistics import NotIdentifiedError
 
 
 def answers(texts: list[str]) -> list[Answer]:
-    return [Answer(str(prompt), "", "ppo", 0, text, 1) for prompt, text in enumerate(texts)]
+    return [Answer(str(prompt), text) for prompt, text in enumerate(texts)]
 
 
 def test_counts_by_hand() -> None:

@@ -95,7 +95,7 @@ def test_nothing_but_wins_has_a_finite_rate() -> None:
 @pytest.mark.parametrize(
     ("differences", "message"),
     [
-        ([40] * 12, "always differ by 40 tokens"),
+        ([40] * 12, "always differ by \\+40 tokens"),
         ([*range(1, 10), -1, -2, -3], "on 9 of 12 prompts every answer of new is longer than that of old"),
         ([-one for one in range(1, 13)], "on 12 of 12 prompts every answer of old is longer than that of new"),
     ],
@@ -109,3 +109,16 @@ def test_failed_judgements_alone_are_refused() -> None:
     failed = Judgement("p", "helpful", "judge", "new", "old", 0, None)
     with pytest.raises(NotIdentifiedError, match="every judgement failed"):
         length_controlled([failed], {}, samples=10, seed=0)
+    with pytest.raises(NotIdentifiedError, match="nothing was judged"):
+        length_controlled([], {}, samples=10, seed=0)
+
+
+def test_draws_of_models_that_were_judged_on_other_prompts_go_together() -> None:
+    rng = np.random.default_rng(4)
+    prompts = [f"prompt {place}" for place in range(40)]
+    rows = [Judgement(prompt, "", "judge", "a", "b", 0, float(rng.uniform(0.1, 0.9))) for prompt in prompts]
+    lengths = {(prompt, name, 0): int(rng.integers(20, 90)) for prompt in prompts for name in "ab"}
+    whole, but_first = (
+        length_controlled(found, lengths, samples=300, seed=1, among=prompts).log_odds for found in (rows, rows[1:])
+    )
+    assert np.corrcoef(whole, but_first)[0, 1] > 0.9

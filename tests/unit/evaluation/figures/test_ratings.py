@@ -53,6 +53,14 @@ def test_ratings_that_explain_all_labels_are_found() -> None:
     assert found.difference("rloo", "ppo").value == pytest.approx(190, abs=1)
 
 
+def test_models_that_met_the_start_alone_have_the_log_odds_of_their_own_wins() -> None:
+    rows = [(name, "start", won) for name, won in (("ppo", 0.7), ("dpo", 0.2), ("ppo", 1.0))] * 3
+    found = ratings(judgements(rows), "start", samples=10, seed=0)
+    # Each was judged on prompts of its own; half a prompt more was won, and half a prompt lost.
+    won = {"dpo": (3 * 0.2 + 0.5) / 4, "ppo": (3 * 1.7 + 0.5) / 7}
+    assert found.values[1:] == pytest.approx([400 * np.log10(won[name] / (1 - won[name])) for name in found.names[1:]])
+
+
 def test_a_model_that_always_wins_is_rated_finitely_with_a_wide_interval() -> None:
     found = ratings(judgements([("ppo", "start", 1.0)] * 30), "start", samples=2000, seed=0)
     rating = found.rating("ppo")

@@ -6,7 +6,7 @@ from charter.spec.facts import label_sources
 from charter.v1 import run_pb2
 from charter.worker.errors import RunError, SpecError
 from charter.worker.preference.fit import Example
-from charter.worker.preference.mixing import mix, shares
+from charter.worker.preference.mixing import all_alike, mix, shares
 
 
 def feedback(**values: object) -> run_pb2.FeedbackSpec:
@@ -62,6 +62,17 @@ def test_where_a_source_has_nothing_the_others_share_its_part() -> None:
         ("helpful", "AI", 0.5, 0.5),
         ("helpful", "HUMAN", 0.5, 0.5),
     ]
+
+
+def test_stored_labels_are_counted_as_they_are() -> None:
+    train = [*examples(6, "AI", "harmless"), *examples(3, "AI", "helpful"), *examples(1, "HUMAN", "helpful")]
+    report = all_alike(train, examples(2, "HUMAN", "helpful"))
+    assert [(one.dimension, one.source, one.train_pairs, one.held_out_pairs, one.share) for one in report] == [
+        ("harmless", "AI", 6, 0, 1.0),
+        ("helpful", "AI", 3, 0, 0.75),
+        ("helpful", "HUMAN", 1, 2, 0.25),
+    ]
+    assert [one.wanted_share for one in report] == [one.share for one in report]
 
 
 def test_a_source_without_any_labels_is_an_error() -> None:

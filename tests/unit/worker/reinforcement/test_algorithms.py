@@ -225,7 +225,7 @@ def test_micro_batches_change_nothing(tiny_model: Path, monkeypatch: pytest.Monk
         )
         start = copy.deepcopy(learner.actor.state_dict())
         torch.manual_seed(3)
-        numbers, _ = learn(learner, episodes, 1, Controls(0.05))
+        numbers, _, _ = learn(learner, episodes, 1, Controls(0.05))
         assert all(math.isfinite(value) for value in numbers.values())
         assert not all(torch.equal(tensor, start[name]) for name, tensor in learner.actor.state_dict().items())
         after.append(learner.actor.state_dict())

@@ -65,7 +65,7 @@ def train(model: Path, algorithm: str, seed: int, sign: float, pull: float) -> t
         )
         if algorithm == "ALGORITHM_ONLINE_DPO":
             episodes = judged(episodes)
-        numbers, controls = learn(learner, episodes, step, controls)
+        numbers, controls, _ = learn(learner, episodes, step, controls)
         assert numbers["logprob_mismatch_max"] < 1e-4
     after = rewards_of(learner, seed)
     error = ((stdev(before) ** 2 + stdev(after) ** 2) / MEASURED) ** 0.5

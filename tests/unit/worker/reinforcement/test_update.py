@@ -139,7 +139,7 @@ def test_a_shared_trunk_learns_from_both_losses_at_once(tiny_model: Path, monkey
     nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(4))
     episodes = make_episodes()
     model, value_head = copy.deepcopy(learner.actor.model), copy.deepcopy(head)
-    numbers, _ = learn(learner, episodes, step=1, controls=Controls(0.3))
+    numbers, _, _ = learn(learner, episodes, step=1, controls=Controls(0.3))
 
     mask, spec = episodes.mask, learner.spec
     new, values = torch.zeros(mask.shape), torch.zeros(mask.shape)
@@ -178,7 +178,7 @@ def test_a_shared_trunk_learns_from_both_losses_at_once(tiny_model: Path, monkey
 def test_the_first_pass_starts_at_ratio_one(tiny_model: Path) -> None:
     """Dropout off and the same temperature everywhere: old and new log-probs are equal before the first step."""
     learner = make_learner(tiny_model, minibatches=1)
-    numbers, _ = learn(learner, make_episodes(), step=0, controls=Controls(0.05))
+    numbers, _, _ = learn(learner, make_episodes(), step=0, controls=Controls(0.05))
     assert numbers["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
     assert numbers["clip_fraction"] == 0.0
     assert numbers["kl_k1"] == pytest.approx(0.0, abs=1e-5)
@@ -188,7 +188,7 @@ def test_the_first_pass_starts_at_ratio_one(tiny_model: Path) -> None:
 def test_warm_up_leaves_the_policy_alone(tiny_model: Path) -> None:
     learner = make_learner(tiny_model, critic_warmup_steps=1)
     actor, critic = copy.deepcopy(learner.actor.state_dict()), copy.deepcopy(critic_of(learner).state_dict())
-    numbers, _ = learn(learner, make_episodes(), step=0, controls=Controls(0.05))
+    numbers, _, _ = learn(learner, make_episodes(), step=0, controls=Controls(0.05))
     assert all(torch.equal(tensor, actor[name]) for name, tensor in learner.actor.state_dict().items())
     assert not all(torch.equal(tensor, critic[name]) for name, tensor in critic_of(learner).state_dict().items())
     assert "policy_loss" not in numbers
@@ -208,7 +208,7 @@ def test_the_critic_is_calibrated_before_the_first_step_only(tiny_model: Path) -
     critic_of(learner).head.rescale(50.0, 20.0)
     episodes = make_episodes()
     far = values_of(learner, episodes)
-    numbers, _ = learn(learner, episodes, step=0, controls=Controls(0.05))
+    numbers, _, _ = learn(learner, episodes, step=0, controls=Controls(0.05))
     assert -1e-6 <= numbers["explained_variance"] <= 1.0
     assert values_of(learner, episodes).abs().max() < far.abs().max() / 10
     head = critic_of(learner).head.weight.clone()
@@ -227,9 +227,9 @@ def test_learning_rates_fall_linearly(tiny_model: Path) -> None:
 
 
 def test_adaptive_coefficient_reaches_the_next_step(tiny_model: Path) -> None:
-    _, fixed = learn(make_learner(tiny_model), make_episodes(), step=0, controls=Controls(0.05))
+    _, fixed, _ = learn(make_learner(tiny_model), make_episodes(), step=0, controls=Controls(0.05))
     assert fixed.kl_coefficient == 0.05
-    _, adapted = learn(make_learner(tiny_model, kl_target=3.0), make_episodes(), step=0, controls=Controls(0.05))
+    _, adapted, _ = learn(make_learner(tiny_model, kl_target=3.0), make_episodes(), step=0, controls=Controls(0.05))
     assert adapted.kl_coefficient == pytest.approx(0.05 * 0.98)
 
 

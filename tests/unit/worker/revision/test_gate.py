@@ -1,5 +1,6 @@
 """The gate: which held-out prompts it asks about, what it compares, and when revising counts as a gain."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from charter.worker.context import Run
 from charter.worker.errors import RunError
 from charter.worker.prompts import PromptSets
 from charter.worker.stages.answers import held_out_prompts, watched_prompts
-from charter.worker.stages.gate import _clean, _measured, prompts_of_gate
+from charter.worker.stages.gate import _clean, _measured, _verdicts, prompts_of_gate
 from google.protobuf import json_format
 
 HELD_OUT = tuple(
@@ -30,7 +31,7 @@ def a_run(folder: Path, gate_prompts: int, *dimensions: str) -> Run:
     }
     spec = fill_defaults(json_format.ParseDict(values, run_pb2.RunSpec()))
     none = cast(Any, None)
-    return Run("gated", spec, Artifacts(folder, "gated"), none, none, none, PromptSets((), HELD_OUT, 0), none)
+    return Run("gated", spec, Artifacts(folder, "gated"), none, none, none, PromptSets((), HELD_OUT, 0), none, none)
 
 
 def test_prompts_that_nothing_else_asks_about_come_first(tmp_path: Path) -> None:
@@ -74,7 +75,9 @@ def row(prompt: TaskPrompt, revision: str, verdict: str = "clean") -> RevisionRo
 def test_only_clean_revisions_are_compared() -> None:
     shared = [row(one, f"{n} and n. Have a very nice day, friend") for n, one in enumerate(HELD_OUT[2:6])]
     rows = [row(HELD_OUT[0], "No."), row(HELD_OUT[1], "Here it is", "scaffolding"), *shared]
-    assert [one.row for one in _clean(HELD_OUT, rows)] == [rows[0]]
+    verdicts = _verdicts(rows)
+    assert [one.row for one in _clean(HELD_OUT, rows, verdicts)] == [rows[0]]
+    assert Counter(verdicts.values()) == {"clean": 1, "scaffolding": 1, "common_ending": 4}
 
 
 @pytest.mark.parametrize(

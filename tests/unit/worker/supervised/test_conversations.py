@@ -242,6 +242,23 @@ def test_a_message_cannot_end_its_turn() -> None:
     assert list(sequence.targets).count(byte_tokenizer().eos_token_id) == 1
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_report_has_no_prompt_in_full(case: str) -> None:
+    tokenizer = CASES[case][0]
+    chat = ChatTokenizer(tokenizer)
+    for before in ((), (SYSTEM,)):
+        for question in ("Why?", "How is a pie made with apples?", "Please tell me all that you know of bees. " * 9):
+            prompt = chat.render((*before, ChatMessage("user", question)))
+            shown = reader(tokenizer).shown(chat.decode(chat.encode(prompt)))
+            assert question.strip() not in shown
+            assert len(shown) < len(prompt)
+
+
+def test_of_a_prompt_a_report_has_the_beginning() -> None:
+    prompt = "<|im_start|>user\nHow is a pie made with apples?<|im_end|>\n<|im_start|>assistant\n"
+    assert reader(byte_tokenizer()).shown(prompt) == prompt.replace("de with apples?", "…")
+
+
 def test_the_longest_that_fits_is_kept() -> None:
     tokenizer = byte_tokenizer()
     (sequence,) = read(tokenizer, TALK)

@@ -97,6 +97,13 @@ def test_only_the_newest_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000010"]
 
 
+def test_those_of_a_curve_are_kept_besides(tiny_model: Path, tmp_path: Path) -> None:
+    learner = make_learner(tiny_model)
+    for step in range(7):
+        save_progress(learner, tmp_path, progress(step), {}, keep=1, curve_every=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000004", "step-000006"]
+
+
 def test_half_written_ones_are_ignored_and_cleaned(tiny_model: Path, tmp_path: Path) -> None:
     """What a worker leaves that dies before the rename, and what one leaves that dies before the mark."""
     learner = make_learner(tiny_model)

@@ -47,9 +47,9 @@ def test_only_the_adapters_learn_and_the_frozen_model_is_the_reference(tiny_mode
     plain = LanguageModel.load(tiny_model, CPU)
     before = plain.logprobs(batch, TEMPERATURE)
     # New adapters change nothing.
-    numbers, _ = learn(learner, make_episodes(), step=1, controls=Controls(0.05))
+    numbers, _, _ = learn(learner, make_episodes(), step=1, controls=Controls(0.05))
     assert numbers["kl_k3"] == 0.0
-    numbers, _ = learn(learner, make_episodes(1), step=2, controls=Controls(0.05))
+    numbers, _, _ = learn(learner, make_episodes(1), step=2, controls=Controls(0.05))
     assert numbers["kl_k3"] > 0
     adapters = named_adapters(learner.actor.model)
     assert len(adapters) == 2 * 7

@@ -55,7 +55,7 @@ def steps(learner: Learner, first: int) -> list[dict[str, float]]:
     """The numbers of each step."""
     history, controls = [], Controls(0.3)
     for step in range(first, first + STEPS):
-        numbers, controls = learn(learner, make_episodes(step, EPISODES), step, controls)
+        numbers, controls, _ = learn(learner, make_episodes(step, EPISODES), step, controls)
         history.append(numbers)
     return history
 

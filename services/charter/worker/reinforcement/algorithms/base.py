@@ -52,6 +52,8 @@ class Targets(NamedTuple):
     returns: Tensor | None = None
     # Of the KL in the loss; 0 where it is paid in the rewards.
     kl_coefficient: float = 0.0
+    # Whether ``advantages`` are any: online DPO puts its labels there.
+    are_advantages: bool = True
 
 
 class Rows(NamedTuple):

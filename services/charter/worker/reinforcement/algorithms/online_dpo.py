@@ -23,7 +23,7 @@ class OnlineDpo(Algorithm):
         """The soft labels. Nothing is weighted: the loss holds for pairs from any policy."""
         mask = experience.mask
         labels = experience.episodes.scores.unsqueeze(1) * mask
-        return Targets(labels, mask.to(labels))
+        return Targets(labels, mask.to(labels), are_advantages=False)
 
     def score_numbers(self, scores: Tensor) -> dict[str, float]:
         """The scores of a pair add to 1, so that their mean says nothing: how sure the judge is does."""

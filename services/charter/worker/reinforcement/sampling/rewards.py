@@ -3,12 +3,16 @@
 A source that cannot score an answer says why, and the answer has no score: a failure is never a number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from charter.data.prompts import TaskPrompt
+from charter.hashing import stable_number
+from charter.rpc.validation import violations
+from charter.v1 import judge_pb2, types_pb2
 from charter.worker.clients.failed import Failed, failure_of
 from charter.worker.clients.policy import Answer
 from charter.worker.context import Run
+from charter.worker.labels import label_of
 from charter.worker.seeds import derive_seed
 
 
@@ -59,6 +63,7 @@ def compare(
     """The judge's P(better of its pair) of each answer, pair after pair: ``p`` for A, ``1 - p`` for B.
 
     Two answers that are the same have 0.5 and are not asked about. A pair that cannot be judged has no number, twice.
+    What the judge said is stored, as the labels of a preference model are.
     Raises ``ServiceError`` and ``RunError`` as ``JudgeClient.compare``.
     """
     items = [
@@ -67,6 +72,7 @@ def compare(
         if one.text != other.text
     ]
     judged = run.services.judge.compare(items, run.judging_options(derive_seed(seed, "pairs"))) if items else {}
+    _store(run, prompts, pairs, judged)
     scores: list[float | Failed] = []
     for place in range(len(pairs)):
         judgement = judged.get(str(place))
@@ -77,3 +83,30 @@ def compare(
         else:
             scores += [judgement.probability_a, 1 - judgement.probability_a]
     return scores
+
+
+def _store(
+    run: Run,
+    prompts: Sequence[TaskPrompt],
+    pairs: Sequence[Sequence[Answer]],
+    judged: Mapping[str, judge_pb2.Judgement],
+) -> None:
+    """Keep what the judge said of these pairs, once however often a step runs again with the same answers."""
+    found = []
+    for place, judgement in judged.items():
+        one, other = pairs[int(place)]
+        if judgement.outcome != types_pb2.OUTCOME_UNAVAILABLE:
+            found.append(label_of(run, prompts[int(place)], _written(run, one), _written(run, other), judgement))
+    if labels := [one for one in found if not violations(one)]:
+        texts = (text for one in labels for text in (one.prompt[-1].content, one.answer_a.text, one.answer_b.text))
+        run.services.preference.add_comparisons(f"{run.id}-online-{stable_number(*texts):016x}", labels)
+
+
+def _written(run: Run, one: Answer) -> types_pb2.Answer:
+    """What is stored of an answer; its version is the newest that wrote any of it."""
+    return types_pb2.Answer(
+        text=one.text,
+        model=run.spec.policy.model,
+        weight_version=max(one.versions, default=0),
+        cut_off=not one.ended,
+    )

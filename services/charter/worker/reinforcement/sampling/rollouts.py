@@ -5,15 +5,13 @@ no failure becomes a reward.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import torch
 
 from charter.data.prompts import TaskPrompt
-from charter.rpc import tracing
-from charter.runs.samples import Sample
 from charter.v1 import run_pb2
 from charter.worker.clients.failed import Failed
 from charter.worker.clients.policy import Answer
@@ -52,17 +50,13 @@ class Scored:
     """A step's answers, prompt after prompt, with what they scored; and the episodes of those that have a score."""
 
     prompts: list[TaskPrompt]
+    # Number of the prompt that each answers, from 0.
+    groups: list[int]
     answers: list[Answer]
     # Score of each answer, for online DPO P(it is the better one of its pair); or why it is left out.
     scores: list[float | Failed]
     # None where every answer is left out.
     episodes: Episodes | None
-
-    def kept(self) -> Iterator[tuple[TaskPrompt, Answer, float]]:
-        """The answers that have a score."""
-        for prompt, answer, score in zip(self.prompts, self.answers, self.scores, strict=True):
-            if not isinstance(score, Failed):
-                yield prompt, answer, score
 
 
 def score(
@@ -97,7 +91,7 @@ def score(
     if kept:
         chosen, of_prompt, known = zip(*kept, strict=True)
         episodes = episodes_of(chosen, known, version, of_prompt)
-    return Scored(asked, answers, scores, episodes)
+    return Scored(asked, numbers, answers, scores, episodes)
 
 
 def scores_by_dimension(run: Run, scored: Scored) -> dict[str, float]:
@@ -108,28 +102,10 @@ def scores_by_dimension(run: Run, scored: Scored) -> dict[str, float]:
     if run.spec.ppo.algorithm == run_pb2.ALGORITHM_ONLINE_DPO:
         return {}
     scores: dict[str, list[float]] = {}
-    for prompt, _, score in scored.kept():
-        scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
+    for prompt, score in zip(scored.prompts, scored.scores, strict=True):
+        if not isinstance(score, Failed):
+            scores.setdefault(run.judged_dimension(prompt.dimension) or "other", []).append(score)
     return {f"{BY_DIMENSION}{name}": fmean(values) for name, values in scores.items()}
-
-
-def samples_of(run: Run, step: int, scored: Scored, *, preference_version: int) -> list[Sample]:
-    """The step's answers that have a score as ``samples.jsonl`` keeps them; ``step`` counts from 1."""
-    return [
-        Sample(
-            id=f"{step}.{number}",
-            prompt=[{"role": turn.role, "content": turn.content} for turn in prompt.messages],
-            dimension=prompt.dimension,
-            answer=answer.text,
-            tokens=len(answer.token_ids),
-            ended=answer.ended,
-            score=score,
-            weight_version=answer.versions[-1],
-            preference_version=preference_version if run.needs_preference_model else 0,
-            trace_id=tracing.log_fields().get("trace_id", ""),
-        )
-        for number, (prompt, answer, score) in enumerate(scored.kept())
-    ]
 
 
 def episodes_of(

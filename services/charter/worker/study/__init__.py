@@ -1,0 +1,1 @@
+"""What a study asks of services: answers of the start, and labels of its pairs."""
