@@ -31,10 +31,12 @@ from rich.console import Console
 GENERAL = Path("examples/constitutions/general.yaml")
 OTHER = Path(__file__).parents[1] / "four_models" / "constitution.yaml"
 # Characters: longer ones cost the CPU more than they tell.
-LONGEST_PROMPT, LONGEST_ANSWER = 300, 500
+LONGEST_PROMPT, LONGEST_ANSWER = 200, 400
 HELD_OUT = 0.25
+# That of examples/relevance_judge.py.
+RELEVANCE = "127.0.0.1:50055"
 # Prompts of each dimension that judge the arms.
-MEASURED = 100
+MEASURED = 64
 
 
 def helpful_pairs(file: Path) -> Iterator[Pair]:
@@ -103,18 +105,21 @@ def specs(model: str, pairs_taken: int, steps: int) -> dict[str, dict[str, Any]]
             "policy": {"model": model},
             "judge": judge,
             "prompts": {"train": ["train.jsonl"], "held_out": ["helpful.jsonl", "harmless.jsonl"]},
-            "sampling": {"max_new_tokens": 48},
-            "preference_model": {"learning_rate": 5e-5},
+            "sampling": {"max_new_tokens": 32},
+            "preference_model": {"lora_rank": 16, "learning_rate": 5e-4},
             "ppo": {
+                # Without a critic: it has little to learn from in so few steps.
+                "algorithm": "grpo",
                 "steps": steps,
                 "episodes_per_step": 16,
-                "learning_rate": 3e-5,
-                "critic_learning_rate": 5e-5,
-                "critic_warmup_steps": 2,
+                "learning_rate": 1e-4,
+                # The same budget for all arms.
+                "kl_target": 4.0,
+                "kl_coefficient": 0.02,
                 "missing_eos_penalty": 0,
             },
-            "evaluation": {"prompts": 16},
-            "checkpoints": {"every_steps": steps // 2, "keep": 2},
+            "evaluation": {"prompts": 8},
+            "checkpoints": {"every_steps": steps // 2},
         },
         "compare": {
             "name": "rlhf-vs-rlaif",
@@ -130,7 +135,12 @@ def specs(model: str, pairs_taken: int, steps: int) -> dict[str, dict[str, Any]]
             ],
             "evaluation": {
                 "prompts": [{"source": "helpful.jsonl"}, {"source": "harmless.jsonl"}],
-                "judges": [{"name": "third", "model": model, "constitution": "other.yaml", "method": "contrast"}],
+                "judges": [
+                    # Another model, method and principle; it knows nothing of harm.
+                    {"name": "relevance", "address": RELEVANCE},
+                    # The same model by other principles.
+                    {"name": "other", "model": model, "constitution": "other.yaml", "method": "contrast"},
+                ],
                 "every_steps": steps // 2,
             },
         },
@@ -145,8 +155,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--helpful", type=Path, required=True)
     parser.add_argument("--harmless", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=12, help="of PPO")
+    parser.add_argument("--pairs", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=8, help="of GRPO")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True)
