@@ -141,7 +141,7 @@ def note_run_files(folder: StudyFolder, arm: str, seed: int, *, kl: float, label
     write_text(path / "spec.json", json.dumps({"name": f"made-{arm}-{seed}"}))
     event = {"sequence": "1", "phase": "PHASE_PPO", "step": STEPS, "metrics": {"kl_k1": kl}}
     write_text(path / "events.jsonl", json.dumps(event) + "\n")
-    fit = PreferenceFit(labels - 4, 4, {}, (), (), Calibration(4, 0.5, 0.1, 0.9, 0.2, 0.1, ()), 0.0)
+    fit = PreferenceFit(labels - 4, 4, {}, (), (), Calibration(4, 0.75, 0.1, 0.9, 0.2, 0.1, ()), 0.0)
     write_result(path, "preference_fit", fit)
 
 

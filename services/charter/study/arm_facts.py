@@ -27,6 +27,8 @@ class ArmFacts:
     wanted: int
     # Labels that the preference model was fitted to, held-out ones among them.
     labels: float | None
+    # Share of the held-out ones that the preference model agrees with: 0.5 has learned nothing.
+    agreement: float | None
     # Of the answers that were measured.
     tokens: float | None
     # Share of them that the token limit ended.
@@ -47,7 +49,7 @@ def arm_facts(
     for one in answers.values():
         if not one.failure:
             said.setdefault(one.model, []).append(one)
-    start = ArmFacts(START, "", {}, (), 0, None, *_answered(said.get(START, ())), None, None)
+    start = ArmFacts(START, "", {}, (), 0, None, None, *_answered(said.get(START, ())), None, None)
     return start, *(_facts(spec, arm, runs, points, said) for arm in spec.arms)
 
 
@@ -68,6 +70,7 @@ def _facts(
         tuple(run.seed for run in done),
         len(spec.seeds),
         _mean(folders, _labels),
+        _mean(folders, _agreement),
         *_answered([one for model in ends for one in said.get(model, ())]),
         _mean(folders, _kl),
         fmean(run.seconds for run in done) / 60 if done else None,
@@ -89,6 +92,10 @@ def _mean(folders: Sequence[RunFolder], number: Callable[[RunFolder], float | No
 
 def _labels(run: RunFolder) -> float | None:
     return None if run.preference_fit is None else run.preference_fit.train_pairs + run.preference_fit.held_out_pairs
+
+
+def _agreement(run: RunFolder) -> float | None:
+    return None if run.preference_fit is None else run.preference_fit.held_out.accuracy
 
 
 def _kl(run: RunFolder) -> float | None:

@@ -102,7 +102,7 @@ def test_an_arm_is_told_with_its_labels_tokens_kl_and_minutes(results: StudyResu
     assert rlhf.tokens is not None
     assert start.tokens is not None
     assert rlhf.tokens - start.tokens == pytest.approx(40, abs=5)
-    assert (rlhf.labels, rlhf.kl, rlhf.labellers) == (100, 2.0, {"": "imported"})
+    assert (rlhf.labels, rlhf.agreement, rlhf.kl, rlhf.labellers) == (100, 0.75, 2.0, {"": "imported"})
     assert rlhf.minutes == pytest.approx(12)
     # Runs whose folders are on another machine.
     assert (rlaif.kl, rlaif.seeds, rlaif.wanted) == (None, (1, 2), 3)
