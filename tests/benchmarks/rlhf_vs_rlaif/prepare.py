@@ -36,7 +36,7 @@ HELD_OUT = 0.25
 # That of examples/relevance_judge.py.
 RELEVANCE = "127.0.0.1:50055"
 # Prompts of each dimension that judge the arms.
-MEASURED = 40
+MEASURED = 20
 
 
 def helpful_pairs(file: Path) -> Iterator[Pair]:
