@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
@@ -11,6 +10,7 @@ from charter.hashing import stable_fraction
 from charter.v1 import judge_pb2, judge_pb2_grpc, preference_pb2, types_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tests.support.bare_server import bare_server
 from tests.support.reward_service import Scores
 
 # Logits: an answer of such characters alone against one without.
@@ -85,17 +85,14 @@ class RightJudge(judge_pb2_grpc.JudgeServiceServicer):
 @contextmanager
 def right_judge(characters: str) -> Iterator[str]:
     """Address of a judge service that is always right."""
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool)
-        # What it leaves out answers UNIMPLEMENTED.
-        judge = RightJudge(characters)  # type: ignore[abstract]
+    # What it leaves out answers UNIMPLEMENTED.
+    judge = RightJudge(characters)  # type: ignore[abstract]
+
+    def register(server: grpc.Server) -> None:
         judge_pb2_grpc.add_JudgeServiceServicer_to_server(judge, server)
         checks = health.HealthServicer()
         checks.set("charter.v1.JudgeService", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(0).wait()
+
+    with bare_server(register) as address:
+        yield address

@@ -1,12 +1,13 @@
 """Somebody's own reward service: it speaks PreferenceService.Score and nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
 from charter.rpc.errors import StatusError
 from charter.v1 import preference_pb2
+
+from tests.support.bare_server import bare_server
 
 # (item id, score) of each item that it answers for.
 Scores = Callable[[preference_pb2.PreferenceServiceScoreRequest], Iterable[tuple[str, float]]]
@@ -33,11 +34,5 @@ def reward_service(scores: Scores) -> Iterator[str]:
         response_serializer=preference_pb2.PreferenceServiceScoreResponse.SerializeToString,
     )
     handler = grpc.method_handlers_generic_handler("charter.v1.PreferenceService", {"Score": method})
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool, handlers=[handler])
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(0).wait()
+    with bare_server(lambda server: server.add_generic_rpc_handlers((handler,))) as address:
+        yield address

@@ -11,21 +11,12 @@ from typing import Any
 
 import pytest
 from charter.cli.main import app
-from charter.judge.server import JudgeConfig
-from charter.judge.server import build as build_judge
-from charter.policy.server import PolicyConfig
-from charter.policy.server import build as build_policy
-from charter.preference.server import PreferenceConfig
-from charter.preference.server import build as build_preference
 from charter.rpc.channel import QUICK, connect
-from charter.trainer.server import TrainerConfig
-from charter.trainer.server import build as build_trainer
 from charter.v1 import run_pb2, trainer_pb2, trainer_pb2_grpc
 from typer.testing import CliRunner, Result
 
-from tests.support.forked_launcher import ForkedLauncher
-from tests.support.harness import running_for_commands
-from tests.support.worker_services import CONSTITUTION, write_jsonl
+from tests.support.study_home import by_dimension, study_home, write_prompts
+from tests.support.worker_services import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
 ARMS, SEEDS, PROMPTS = ("rlhf", "rlaif"), (1, 2), 4
@@ -35,26 +26,15 @@ ARMS, SEEDS, PROMPTS = ("rlhf", "rlaif"), (1, 2), 4
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Path]:
     """All four services, found through the environment, and the study's files; gives their state folder."""
     home = tmp_path_factory.mktemp("home")
-    (home / "c.yaml").write_text(CONSTITUTION)
-    url = f"sqlite:///{home}/charter.db"
-    none = run_pb2.ServiceAddresses()
-    rooms = (
-        build_policy(PolicyConfig(str(tiny_model), home / "staging")),
-        build_judge(JudgeConfig("fake-judge", home / "c.yaml", "fake")),
-        build_preference(PreferenceConfig({"default": str(tiny_model)}, url, home / "staging")),
-        build_trainer(TrainerConfig(url, home / "runs", "unset:1", ForkedLauncher(), none)),
-    )
-    with running_for_commands(home, rooms):
+    with study_home(home, tiny_model):
         _write_files(home, tiny_model)
         yield home
 
 
 def _write_files(home: Path, model: Path) -> None:
-    for name, count in (("train", 8), ("held", 4), ("eval", PROMPTS)):
-        rows = [{"prompt": f"{name} {i}?", "dimension": "helpful" if i % 2 else "harmless"} for i in range(count)]
-        write_jsonl(home / f"{name}.jsonl", rows)
+    write_prompts(home, train=8, held=4, eval=PROMPTS)
     sides = {"chosen": "Yes, of course.", "rejected": "No!"}
-    rows = [{"prompt": f"pair {i}?", **sides, "dimension": "helpful" if i % 2 else "harmless"} for i in range(10)]
+    rows = [{"prompt": f"pair {i}?", **sides, "dimension": by_dimension(i)} for i in range(10)]
     write_jsonl(home / "human.jsonl", rows)
     (home / "run.yaml").write_text(
         f"name: base\npolicy: {{model: {model}}}\n"

@@ -12,22 +12,11 @@ from typing import Any
 
 import pytest
 from charter.cli.main import app
-from charter.judge.server import JudgeConfig
-from charter.judge.server import build as build_judge
-from charter.policy.server import PolicyConfig
-from charter.policy.server import build as build_policy
-from charter.preference.server import PreferenceConfig
-from charter.preference.server import build as build_preference
-from charter.trainer.server import TrainerConfig
-from charter.trainer.server import build as build_trainer
-from charter.v1 import run_pb2
 from typer.testing import CliRunner
 
-from tests.support.forked_launcher import ForkedLauncher
-from tests.support.harness import running_for_commands
 from tests.support.known_truth import noise, right_judge, right_scores
 from tests.support.reward_service import reward_service
-from tests.support.worker_services import CONSTITUTION, write_jsonl
+from tests.support.study_home import study_home, write_prompts
 
 LETTERS = string.ascii_letters
 PAIRS, PROMPTS = 192, 64
@@ -35,24 +24,13 @@ PAIRS, PROMPTS = 192, 64
 
 @pytest.fixture
 def home(tmp_path: Path, tiny_model: Path) -> Iterator[Path]:
-    """All four services, found through the environment; gives their state folder."""
-    (tmp_path / "c.yaml").write_text(CONSTITUTION)
-    url = f"sqlite:///{tmp_path}/charter.db"
-    none = run_pb2.ServiceAddresses()
-    rooms = (
-        build_policy(PolicyConfig(str(tiny_model), tmp_path / "staging")),
-        build_judge(JudgeConfig("fake-judge", tmp_path / "c.yaml", "fake")),
-        build_preference(PreferenceConfig({"default": str(tiny_model)}, url, tmp_path / "staging")),
-        build_trainer(TrainerConfig(url, tmp_path / "runs", "unset:1", ForkedLauncher(), none)),
-    )
-    with running_for_commands(tmp_path, rooms):
+    """State folder of a study's services."""
+    with study_home(tmp_path, tiny_model):
         yield tmp_path
 
 
 def study_file(home: Path, model: Path, right: str, chance: str, judge: str) -> Path:
-    for name, count in (("train", PAIRS), ("held", 4), ("eval", PROMPTS)):
-        rows = [{"prompt": f"{name} {i}?", "dimension": "helpful" if i % 2 else "harmless"} for i in range(count)]
-        write_jsonl(home / f"{name}.jsonl", rows)
+    write_prompts(home, train=PAIRS, held=4, eval=PROMPTS)
     run = {
         "name": "base",
         "policy": {"model": str(model)},
